@@ -1,0 +1,75 @@
+"""Makes transformers' Auto classes know ours, whichever of the two packages is imported first.
+
+Where an auto module is loaded already, ours is registered at once; else a finder on `sys.meta_path` waits for it, so that
+importing this package imports neither torch nor transformers.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+
+
+def _register_config():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
+
+    from .configuration_mister_e import MisterEConfig
+
+    if MisterEConfig.model_type not in CONFIG_MAPPING:
+        AutoConfig.register(MisterEConfig.model_type, MisterEConfig)
+
+
+def _register_model():
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
+
+    from .configuration_mister_e import MisterEConfig
+    from .modeling_mister_e import MisterEModel
+
+    if MisterEConfig not in MODEL_MAPPING:
+        AutoModel.register(MisterEConfig, MisterEModel)
+
+
+_REGISTER = {
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_model,
+}
+
+
+class _RegisterAfterLoading(importlib.abc.Loader):
+    """Loads a module as its own loader does, then registers ours in it."""
+
+    def __init__(self, loader: importlib.abc.Loader, register):
+        self._loader = loader
+        self._register = register
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        self._loader.exec_module(module)
+        module.__spec__.loader = self._loader
+        self._register()
+
+    def __getattr__(self, name: str):
+        return getattr(self._loader, name)
+
+
+class _AutoModuleFinder(importlib.abc.MetaPathFinder):
+    def find_spec(self, fullname, path, target=None):
+        if fullname not in _REGISTER:
+            return None
+        waiting = [finder for finder in sys.meta_path if finder is not self]
+        for finder in waiting:
+            spec = finder.find_spec(fullname, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None and spec.loader is not None:
+                spec.loader = _RegisterAfterLoading(spec.loader, _REGISTER[fullname])
+                return spec
+        return None
+
+
+def install():
+    for name, register in _REGISTER.items():
+        if name in sys.modules:
+            register()
+    if not all(name in sys.modules for name in _REGISTER):
+        sys.meta_path.insert(0, _AutoModuleFinder())

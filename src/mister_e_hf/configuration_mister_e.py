@@ -1,0 +1,169 @@
+"""The configuration of the stage-2 conversation model."""
+
+import difflib
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+EXPERTS = ("speech", "text", "fusion")
+
+# What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
+_TRANSFORMERS_KEYS = {
+    "_attn_implementation",
+    "_commit_hash",
+    "_experts_implementation",
+    "_name_or_path",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "torch_dtype",
+    "use_cache",
+}
+
+
+@strict
+class MisterEConfig(PreTrainedConfig):
+    r"""
+    Sizes and switches of [`MisterEModel`]. The defaults are the published sizes (Dutta, Balaji and Ganapathy, Computer
+    Speech & Language 100, 2026, 101965).
+
+    Args:
+        speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
+        text_embedding_dim (`int`, defaults to 2048): width Dt of an utterance's text vector.
+        hidden_size (`int`, defaults to 1024): width H of the context experts and of the fusion expert.
+        experts (`list[str]`, defaults to `["speech", "text", "fusion"]`):
+            which experts exist. Outputs list them in this fixed order, whatever order is given.
+        context_layer (`bool`, defaults to `True`):
+            whether the speech and text experts see their neighbouring turns (convolutions and GRU). Without it an
+            expert is its linear skip and head alone.
+        context_kernel_sizes (`list[int]`, defaults to `[1, 3, 5]`): one convolution over the turns per (odd) size.
+        context_num_layers (`int`, defaults to 3): GRU layers.
+        context_dropout (`float`, defaults to 0.0):
+            dropout before the GRU, between its layers and before the head. The published code passes a value that
+            never acts, so its figures were made with none.
+        fusion (`str`, defaults to `"co_attention"`):
+            `"co_attention"`, or `"concatenation"` of one linear projection per modality.
+        fusion_num_layers (`int`, defaults to 4): co-attention layers.
+        attention_dim (`int`, defaults to 120): width of queries, keys and values.
+        num_attention_heads (`int`, defaults to 3): attention heads; must divide `attention_dim`.
+        attention_dropout (`float`, defaults to 0.1): dropout of attention probabilities.
+        projection_dropout (`float`, defaults to 0.5): dropout after the fusion expert's input projections.
+        layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
+        gate (`str`, defaults to `"learned"`): `"learned"`, or `"mean"` of the experts whose modality is present.
+        gate_hidden_size (`int`, defaults to 10): width of the gate's hidden layer.
+        gate_temperature (`float`, defaults to 2.0): temperature of the gate's softmax.
+        causal (`bool`, defaults to `False`):
+            make turn t depend on turns up to t alone: left-padded convolutions, a one-directional GRU of width H in
+            place of two of H/2, causal attention.
+        modality_dropout (`float`, defaults to 0.0):
+            in training, the probability with which each modality of each turn is taken away, independently.
+        feature_clip (`float`, *optional*):
+            clip standardised vectors at this many standard deviations.
+        focal_gamma (`float`, defaults to 3.0): gamma of the focal loss (Lin et al. 2017); 0 is cross-entropy.
+        class_weights (`dict[str, float]`, *optional*):
+            weight of each label's turns in the focal loss, by label name; a label left out weighs 1.
+        id2label, label2id: class names by index and back; giving one fills in the other.
+    """
+
+    model_type = "mister_e"
+    keys_to_ignore_at_inference = ["speech_states", "text_states", "speech_mask", "text_mask"]
+
+    speech_embedding_dim: int = 2048
+    text_embedding_dim: int = 2048
+    hidden_size: int = 1024
+    experts: list[str] | tuple[str, ...] = EXPERTS
+    context_layer: bool = True
+    context_kernel_sizes: list[int] | tuple[int, ...] = (1, 3, 5)
+    context_num_layers: int = 3
+    context_dropout: float | int = 0.0
+    fusion: Literal["co_attention", "concatenation"] = "co_attention"
+    fusion_num_layers: int = 4
+    attention_dim: int = 120
+    num_attention_heads: int = 3
+    attention_dropout: float | int = 0.1
+    projection_dropout: float | int = 0.5
+    layer_norm_eps: float = 1e-6
+    gate: Literal["learned", "mean"] = "learned"
+    gate_hidden_size: int = 10
+    gate_temperature: float | int = 2.0
+    causal: bool = False
+    modality_dropout: float | int = 0.0
+    feature_clip: float | int | None = None
+    focal_gamma: float | int = 3.0
+    class_weights: dict[str, float | int] | None = None
+
+    def __post_init__(self, **kwargs):
+        fields = set(type(self).__annotations__)
+        for name, value in kwargs.items():
+            if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):
+                nearest = difflib.get_close_matches(name, fields, n=1)
+                hint = f" Did you mean '{nearest[0]}'?" if nearest else f" It has: {', '.join(sorted(fields))}."
+                raise ValueError(f"MisterEConfig has no field '{name}' (given: {value!r}).{hint}")
+        if self.id2label is None and self.label2id is not None:
+            self.id2label = {index: label for label, index in self.label2id.items()}
+        super().__post_init__(**kwargs)
+        if self.label2id is None or len(self.label2id) != len(self.id2label):
+            self.label2id = {label: index for index, label in self.id2label.items()}
+        self.label2id = {label: int(index) for label, index in self.label2id.items()}
+        # one order for every output; a wrong name stays, for validate_experts to refuse
+        self.experts = sorted(self.experts, key=lambda name: EXPERTS.index(name) if name in EXPERTS else len(EXPERTS))
+        self.context_kernel_sizes = list(self.context_kernel_sizes)
+
+    def validate_sizes(self):
+        for name in (
+            "speech_embedding_dim",
+            "text_embedding_dim",
+            "hidden_size",
+            "context_num_layers",
+            "fusion_num_layers",
+            "attention_dim",
+            "num_attention_heads",
+            "gate_hidden_size",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.attention_dim % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide attention_dim ({self.attention_dim})"
+            )
+        if not self.causal and self.hidden_size % 2:
+            raise ValueError(f"hidden_size must be even for a bidirectional GRU, got {self.hidden_size}")
+        if not self.context_kernel_sizes or any(size < 1 or size % 2 == 0 for size in self.context_kernel_sizes):
+            raise ValueError(f"context_kernel_sizes must be odd positive numbers, got {self.context_kernel_sizes}")
+
+    def validate_ranges(self):
+        for name in ("context_dropout", "attention_dropout", "projection_dropout", "modality_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("gate_temperature", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.feature_clip is not None and not self.feature_clip > 0:
+            raise ValueError(f"feature_clip must be positive or null, got {self.feature_clip}")
+        if not self.focal_gamma >= 0:
+            raise ValueError(f"focal_gamma must not be negative, got {self.focal_gamma}")
+
+    def validate_experts(self):
+        if not self.experts or set(self.experts) - set(EXPERTS) or len(set(self.experts)) != len(self.experts):
+            raise ValueError(f"experts must be a choice of {list(EXPERTS)}, got {self.experts}")
+
+    def validate_labels(self):
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label must number its labels 0, 1, 2, ..., got {self.id2label}")
+        if self.label2id != {label: index for index, label in self.id2label.items()}:
+            raise ValueError(f"id2label {self.id2label} and label2id {self.label2id} disagree")
+        for label, weight in (self.class_weights or {}).items():
+            if label not in self.label2id:
+                raise ValueError(f"class_weights names '{label}', which is none of the labels {list(self.label2id)}")
+            if not weight >= 0:
+                raise ValueError(f"class_weights['{label}'] must not be negative, got {weight}")
+
+
+MisterEConfig.register_for_auto_class()
