@@ -1,0 +1,94 @@
+"""Dialogues -> a padded batch with masks; batches of dialogues of like length."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Sampler
+
+from .losses import IGNORE_INDEX
+
+_PADDING = {
+    "speech_embeddings": 0.0,
+    "text_embeddings": 0.0,
+    "speech_mask": False,
+    "text_mask": False,
+    "labels": IGNORE_INDEX,
+}
+
+
+class DialogueCollator:
+    r"""
+    Puts dialogues of different length into one batch, padded at the end.
+
+    Takes the items of [`DialogueVectors`], or dictionaries of the same fields as lists or arrays: `speech_embeddings` (T, Ds),
+    `text_embeddings` (T, Dt) or one of them, and optionally `speech_mask`, `text_mask`, `labels` (T,). Other fields are left
+    out. Returns what [`MisterEModel`] takes: embeddings in float32, `attention_mask` (B, T), and each given mask and labels.
+
+    Raises:
+        ValueError: if a dialogue has no turns, or its fields differ in length, or one dialogue has a field that another lacks.
+    """
+
+    def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
+        fields = [name for name in _PADDING if name in dialogues[0]]
+        lengths = []
+        for number, dialogue in enumerate(dialogues):
+            given = {name: len(dialogue[name]) for name in _PADDING if name in dialogue}
+            if set(given) != set(fields) or not any(name.endswith("_embeddings") for name in given):
+                raise ValueError(
+                    f"dialogue {number} of the batch has the fields {sorted(given)}, the first one {sorted(fields)}"
+                )
+            if len(set(given.values())) != 1 or 0 in given.values():
+                raise ValueError(
+                    f"dialogue {number} of the batch must have one entry per turn in each field, got {given}"
+                )
+            lengths.append(next(iter(given.values())))
+        batch = {}
+        for name in fields:
+            dtype = (
+                torch.float32 if name.endswith("_embeddings") else torch.bool if name.endswith("_mask") else torch.long
+            )
+            rows = [torch.as_tensor(dialogue[name]).to(dtype) for dialogue in dialogues]
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
+        batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return batch
+
+
+class LikeLengthSampler(Sampler[int]):
+    r"""
+    Yields every dialogue once, ordered so that each run of `batch_size` has dialogues of like length.
+
+    Each epoch the lengths are jittered, the dialogues sorted by them and cut into batches, and the batches shuffled. The batches
+    thus differ from epoch to epoch and depend on `seed` and epoch alone. A last batch that is not full comes at the end.
+
+    Args:
+        lengths: turns of each dialogue.
+        batch_size: dialogues of one step over all processes, so that they all get batches of like length.
+        seed: of the jitter and the order.
+        jitter: largest relative change of a length.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, jitter: float = 0.01):
+        self.lengths = np.asarray(lengths, dtype=np.float64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.jitter = jitter
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int):
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        noise = generator.uniform(-self.jitter, self.jitter, len(self.lengths))
+        # plus a little, so that dialogues of equal length change places too
+        order = np.argsort(self.lengths * (1 + noise) + generator.uniform(0, 0.5, len(self.lengths)))
+        short = len(order) % self.batch_size
+        # The longest dialogues differ most in length: the batch that is not full takes them.
+        full = order[: len(order) - short].reshape(-1, self.batch_size)
+        yield from full[generator.permutation(len(full))].flatten().tolist()
+        yield from order[len(order) - short :].tolist()

@@ -1,0 +1,113 @@
+"""A generated corpus whose right answer is known: a test of the method, not of speech or language.
+
+The emotion follows a Markov chain over the turns, and each emotion shows in one place alone:
+
+| emotion | speech vector | text vector |
+|---|---|---|
+| anger | its own pattern | plain |
+| joy | plain | its own pattern |
+| surprise | pattern a or b | c with a, d with b |
+| fear | pattern a or b | d with a, c with b |
+| sadness, neutral | plain | plain |
+
+So anger needs the speech vector, joy the text vector, surprise and fear both together, and a plain turn the context: it is sadness
+where the last turn that was not plain was anger, else neutral.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LABELS = ["neutral", "joy", "anger", "surprise", "fear", "sadness"]
+SPEECH_DIM, TEXT_DIM = 24, 32
+SPLIT_SIZES = {"train": 240, "validation": 60, "test": 100}
+
+_TRANSITIONS = np.array(
+    [  # neutral, joy, anger, surprise, fear, sadness
+        [0.35, 0.15, 0.20, 0.15, 0.15, 0.00],  # neutral
+        [0.40, 0.10, 0.20, 0.15, 0.15, 0.00],  # joy
+        [0.00, 0.10, 0.15, 0.10, 0.10, 0.55],  # anger
+        [0.40, 0.15, 0.20, 0.10, 0.15, 0.00],  # surprise
+        [0.40, 0.15, 0.20, 0.15, 0.10, 0.00],  # fear
+        [0.00, 0.20, 0.15, 0.10, 0.10, 0.45],  # sadness
+    ]
+)
+_PLAIN, _OWN, _FIRST, _SECOND = range(4)
+_ABSENT_SHARE = 0.02
+
+
+def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
+    r"""
+    Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.DialogueVectors`] reads.
+
+    Args:
+        seed: same seed, same corpus.
+        noise: standard deviation of each vector dimension around its pattern, whose dimensions have standard deviation 1.
+        sizes: dialogues per split.
+    """
+    generator = np.random.default_rng(seed)
+    speech_patterns = generator.normal(size=(4, SPEECH_DIM))
+    text_patterns = generator.normal(size=(4, TEXT_DIM))
+    return {
+        split: _split(generator, split, size, speech_patterns, text_patterns, noise)
+        for split, size in (sizes or SPLIT_SIZES).items()
+    }
+
+
+def write_demo_corpus(folder: str | Path, seed: int = 0) -> Path:
+    """Write `train.parquet`, `validation.parquet` and `test.parquet`; returns the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, table in demo_corpus(seed).items():
+        pq.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.Table:
+    rows = {
+        name: [] for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
+    }
+    for number in range(size):
+        emotions = _emotions(generator, length=int(generator.integers(3, 17)))
+        speech, text = _shown(generator, emotions)
+        rows["dialogue_id"].append(f"{split}_{number:03}")
+        rows["utterance_ids"].append([f"{split}_{number:03}_{turn:02}" for turn in range(len(emotions))])
+        rows["labels"].append([LABELS[emotion] for emotion in emotions])
+        rows["has_audio"].append((generator.random(len(emotions)) >= _ABSENT_SHARE).tolist())
+        for name, patterns, shown in (
+            ("speech_features", speech_patterns, speech),
+            ("text_features", text_patterns, text),
+        ):
+            vectors = patterns[shown] + noise * generator.normal(size=(len(shown), patterns.shape[1]))
+            rows[name].append(vectors.astype(np.float32).tolist())
+    vector_list = pa.list_(pa.list_(pa.float32()))
+    schema = pa.schema(
+        {
+            "dialogue_id": pa.string(),
+            "utterance_ids": pa.list_(pa.string()),
+            "labels": pa.list_(pa.string()),
+            "has_audio": pa.list_(pa.bool_()),
+            "speech_features": vector_list,
+            "text_features": vector_list,
+        }
+    )
+    return pa.table(rows, schema=schema)
+
+
+def _emotions(generator: np.random.Generator, length: int) -> np.ndarray:
+    emotions = [int(generator.choice(len(LABELS), p=_TRANSITIONS[0]))]
+    while len(emotions) < length:
+        emotions.append(int(generator.choice(len(LABELS), p=_TRANSITIONS[emotions[-1]])))
+    return np.array(emotions)
+
+
+def _shown(generator: np.random.Generator, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which pattern the speech and the text vector of each turn show."""
+    names = np.array(LABELS)[emotions]
+    paired = np.isin(names, ["surprise", "fear"])
+    which = generator.integers(2, size=len(emotions))
+    speech = np.where(names == "anger", _OWN, np.where(paired, _FIRST + which, _PLAIN))
+    text = np.where(names == "joy", _OWN, np.where(paired, _FIRST + (which ^ (names == "fear")), _PLAIN))
+    return speech, text

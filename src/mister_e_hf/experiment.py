@@ -1,0 +1,258 @@
+"""One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from accelerate import PartialState
+from transformers import set_seed
+
+from .hub import save_checkpoint
+from .metrics import bootstrap_intervals, emotion_scores
+from .modeling_mister_e import MisterEModel
+from .recipe import Recipe
+from .trainer import MisterETrainer, finished_checkpoints, softmax
+from .vectors import DialogueVectors
+
+_VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
+
+
+def run_experiment(
+    recipe: Recipe, output_dir: str | Path, seed: int, corpus: dict[str, DialogueVectors] | None = None
+) -> dict:
+    r"""
+    Train one seed of a recipe, choosing the epoch on validation, and score test once.
+
+    Writes to `output_dir` the checkpoint folder, `predictions.parquet` and `results.json`. A finished run is not run again; one that
+    was killed goes on from its last whole checkpoint.
+
+    Args:
+        recipe: what to train on what and how.
+        output_dir: of this run alone.
+        seed: of the initial weights, dropout and the order of dialogues.
+        corpus: the recipe's corpus, where it was read already.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        ValueError: if `output_dir` holds a run of another recipe, or the corpus does not fit.
+    """
+    output_dir = Path(output_dir)
+    arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, where there is one
+    corpus = recipe.read_corpus() if corpus is None else corpus
+    fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
+    record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
+    if _claim(output_dir, record):
+        return json.loads((output_dir / "results.json").read_text())
+
+    set_seed(seed)
+    trainer = MisterETrainer(
+        model=MisterEModel(recipe.model_config()),
+        args=arguments,
+        train_dataset=corpus["train"],
+        eval_dataset=corpus["validation"],
+    )
+    checkpoints = finished_checkpoints(output_dir)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    seconds = time.perf_counter() - start
+
+    results: dict[str, Any] = {
+        "seed": seed,
+        "best_epoch": _best_epoch(trainer),
+        "epochs": trainer.state.epoch,
+        "training_seconds": None if checkpoints else round(seconds, 1),
+        "parameters": trainer.model.num_parameters(),
+        "data_fingerprints": fingerprints,
+        "git_commit": _git_commit(),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": str(arguments.device)},
+    }
+    tables = []
+    for split in ("validation", "test"):
+        predictions = predict(trainer, corpus[split])
+        results[split] = score(predictions, corpus[split], list(trainer.model.config.id2label.values()))
+        tables.append(_prediction_table(predictions, corpus[split], trainer.model.config.id2label))
+    if trainer.is_world_process_zero():
+        _write_atomically(
+            output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
+        )
+        save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results)
+        _write_json(output_dir / "results.json", results)
+        if arguments.push_to_hub:
+            trainer.push_to_hub()
+    trainer.accelerator.wait_for_everyone()
+    return results
+
+
+def run_seeds(recipe: Recipe, output_dir: str | Path, seeds: list[int]) -> dict:
+    """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
+    if recipe.sections["training"].get("push_to_hub"):
+        raise ValueError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
+    recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
+    corpus = recipe.read_corpus()
+    runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus) for seed in seeds]
+    summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
+    summary["validation"] = summarize([run["validation"] for run in runs])
+    if PartialState().is_main_process:
+        _write_json(Path(output_dir) / "summary.json", summary)
+    return summary
+
+
+def summarize(runs: list[dict]) -> dict:
+    """Mean and sample standard deviation over runs of each scalar score, by output."""
+    summary = {}
+    for name, block in runs[0].items():
+        summary[name] = {"num_utterances": block["num_utterances"]}
+        for metric, value in block.items():
+            if isinstance(value, float):
+                values = [run[name][metric] for run in runs]
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                summary[name][metric] = {"mean": statistics.fmean(values), "sd": spread}
+    return summary
+
+
+def predict(trainer: MisterETrainer, data: DialogueVectors) -> dict[str, np.ndarray]:
+    """Probabilities of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
+    outputs = trainer.predict(data).predictions
+    logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+    real = np.arange(logits.shape[1]) < data.lengths[:, None]
+    predictions = {"mixture": softmax(logits[real])}
+    if others:
+        expert_logits, gate_weights = others
+        for number, expert in enumerate(trainer.model.config.experts):
+            predictions[expert] = softmax(expert_logits[real][:, number])
+        predictions["gate_weights"] = gate_weights[real]
+    return predictions
+
+
+def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+    """
+    Scores of the mixture, with intervals, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
+    given with the turns left out whose score is zero or missing, as `... without zeros`.
+    """
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    variants = {"": data.labels}
+    if data.scores is not None:
+        zero = np.isnan(data.scores) | (data.scores == 0)
+        variants[" without zeros"] = np.where(zero, -100, data.labels)
+    scores = {}
+    for suffix, labels in variants.items():
+        for name, probabilities in predictions.items():
+            if name != "gate_weights":
+                scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
+        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, predictions["mixture"], dialogues)
+    return scores
+
+
+def _prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+    columns = {
+        "split": [data.name] * data.num_turns,
+        "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
+        "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
+        "label": [id2label.get(int(label)) for label in data.labels],
+        "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
+        "probabilities": predictions["mixture"].tolist(),
+    }
+    for name, values in predictions.items():
+        if name != "mixture":
+            columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
+    return pa.table(columns)
+
+
+def _claim(output_dir: Path, record: dict) -> bool:
+    """Whether the run in this folder is finished; a run of something else is refused, a new one is noted down."""
+    run, finished = output_dir / "run.yaml", (output_dir / "results.json").is_file()
+    with PartialState().main_process_first():
+        if run.is_file():
+            earlier = yaml.safe_load(run.read_text())
+            different = [name for name in record if earlier.get(name) != record[name]]
+            if different:
+                raise ValueError(
+                    f"'{output_dir}' holds a run with another {' and '.join(different)}. Choose another --output_dir, or remove it."
+                )
+        elif finished or finished_checkpoints(output_dir):
+            raise ValueError(
+                f"'{output_dir}' holds a run without a run.yaml. Choose another --output_dir, or remove it."
+            )
+        else:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            _write_atomically(run, lambda path: path.write_text(yaml.safe_dump(record, sort_keys=False)))
+    return finished
+
+
+def _best_epoch(trainer: MisterETrainer) -> float | None:
+    best = trainer.state.best_global_step
+    return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
+
+
+def _git_commit() -> str | None:
+    """Commit of the source tree that this package runs from, with a mark when it was changed; None outside of one."""
+
+    def git(*words: str) -> str | None:
+        try:
+            call = subprocess.run(
+                ["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return call.stdout.strip() if call.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", __file__) else None
+    return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _write_atomically(path: Path, write):
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
+def _write_json(path: Path, value: dict):
+    _write_atomically(path, lambda unfinished: unfinished.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def format_results(summary: dict) -> str:
+    """A table of weighted and macro F1, per cent, mean ± standard deviation over seeds."""
+    lines = [f"{'test':26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
+    for name, block in summary["test"].items():
+        cells = []
+        for metric in ("weighted_f1", "macro_f1"):
+            mean, spread = block[metric]["mean"], block[metric]["sd"]
+            cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
+        lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
+    return "\n".join(lines)
+
+
+def main(words: list[str] | None = None):
+    """The command behind `scripts/train.py`."""
+    parser = argparse.ArgumentParser(
+        description="Train MiSTER-E's stage 2 on a corpus of vectors.",
+        epilog="Every further --field value overrides the recipe's, e.g. --learning_rate 1e-4 --model.causal true.",
+    )
+    parser.add_argument("recipe", help="YAML file with the sections model, corpus and training")
+    parser.add_argument("--output_dir", default=None, help="where the run goes; by default runs/NAME-OF-THE-RECIPE")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
+    known, overrides = parser.parse_known_args(words)
+    try:
+        recipe = Recipe.load(known.recipe, overrides)
+        output_dir = known.output_dir or Path("runs") / Path(known.recipe).stem
+        if len(known.seeds) > 1:
+            summary = run_seeds(recipe, output_dir, known.seeds)
+        else:
+            results = run_experiment(recipe, output_dir, known.seeds[0])
+            summary = {"test": summarize([results["test"]])}
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if PartialState().is_main_process:
+        print(f"{format_results(summary)}\nin {output_dir}")

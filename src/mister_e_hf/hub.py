@@ -1,0 +1,133 @@
+"""The checkpoint folder: writing it, describing it, pushing it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from transformers import PreTrainedModel
+
+# Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
+PUSHED_FILES = ["config.json", "model.safetensors", "*.py", "README.md", "training.yaml", "results.json"]
+
+_PAPER = "https://arxiv.org/abs/2602.23300"
+
+
+def save_checkpoint(
+    folder: str | Path, model: PreTrainedModel, recipe: dict | None = None, results: dict | None = None
+) -> Path:
+    r"""
+    Write a model's checkpoint folder: weights, configuration, the code that loads it without this package, the recipe that made
+    it and a card made from its results. Each file is replaced whole.
+
+    Args:
+        folder: made where it is not there; other files in it stay.
+        model: the trained model.
+        recipe: goes to `training.yaml`; without it, one that stands there stays.
+        results: as `results.json` holds them, for the card.
+    """
+    folder = Path(folder)
+    unfinished = folder / ".unfinished-model"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model.save_pretrained(unfinished)
+    if recipe is not None:
+        (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    card = model_card(model, recipe or {}, results or {})
+    (unfinished / "README.md").write_text(str(card))
+    # config.json last: with it the folder counts as a model
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, folder / path.name)
+    unfinished.rmdir()
+    return folder
+
+
+def push_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    commit_message: str | None = None,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+) -> str:
+    """Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' is no checkpoint folder: it has no config.json")
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=PUSHED_FILES,
+        ignore_patterns=["*/*"],
+        commit_message=commit_message or "Add MiSTER-E checkpoint",
+        revision=revision,
+    )
+    return repo_id
+
+
+def model_card(model: PreTrainedModel, recipe: dict, results: dict) -> ModelCard:
+    """A card that says what the model is, how it was trained, what it scored, and how to load it."""
+    config = model.config
+    corpus = recipe.get("corpus", {}).get("name") or "custom"
+    test = results.get("test", {}).get("mixture")
+    scores = (
+        [
+            EvalResult(
+                task_type="audio-text-classification",
+                task_name="emotion recognition in conversations",
+                dataset_type=corpus.lower(),
+                dataset_name=corpus,
+                dataset_split="test",
+                metric_type=kind,
+                metric_name=name,
+                metric_value=test[kind],
+            )
+            for kind, name in (("weighted_f1", "Weighted F1"), ("macro_f1", "Macro F1"), ("accuracy", "Accuracy"))
+        ]
+        if test
+        else None
+    )
+    data = ModelCardData(
+        library_name="transformers",
+        tags=["emotion-recognition-in-conversation", "mixture-of-experts", "mister-e"],
+        model_name=f"MiSTER-E {corpus}",
+        eval_results=scores,
+    )
+    labels = ", ".join(config.id2label.values())
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# MiSTER-E, {corpus}",
+        f"Names one of {config.num_labels} emotions ({labels}) for every turn of a dialogue from the turns' speech and text vectors, "
+        f"without using who speaks. The method is MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER})), {model.num_parameters():,} "
+        "parameters.",
+        "## Use",
+        "```python\nfrom transformers import AutoModel\n\n"
+        'model = AutoModel.from_pretrained("REPOSITORY", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
+        "output = model(speech_embeddings, text_embeddings)  # "
+        f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
+        "emotions = output.logits.argmax(-1)\n```",
+        "## Results",
+    ]
+    if test:
+        lines.append(
+            "Epoch chosen on validation, test computed once, one seed "
+            f"({results['seed']}), intervals over resampled dialogues (95 %).\n\n"
+            "| test | weighted F1 | macro F1 | utterances |\n|---|---|---|---|\n"
+            + "\n".join(
+                f"| {name} | {100 * block['weighted_f1']:.2f} | {100 * block['macro_f1']:.2f} | {block['num_utterances']} |"
+                for name, block in results["test"].items()
+            )
+        )
+    else:
+        lines.append("None recorded.")
+    lines += [
+        "## Limits",
+        "Emotions are what annotators agreed on, not what people feel. The scores hold for dialogues like those it was trained on. "
+        "It must not be used to judge people: the EU AI Act forbids emotion recognition at work and in school.",
+    ]
+    return ModelCard("\n\n".join(lines) + "\n")

@@ -1,0 +1,182 @@
+"""A recipe: one YAML file that says model, corpus and training, and is checked whole before any work starts."""
+
+import copy
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .configuration_mister_e import MisterEConfig
+from .trainer import MisterETrainingArguments
+from .vectors import DialogueVectors, read_corpus
+
+
+@dataclasses.dataclass
+class CorpusSettings:
+    r"""
+    The `corpus` section of a recipe.
+
+    Args:
+        path: folder, Hub dataset id; see [`~mister_e_hf.vectors.read_corpus`].
+        name: what to call it in a model card.
+        labels: class names in the order of the model's class indices.
+        label_column: the table's column of labels.
+        score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
+            turns left out whose score is zero or missing.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    labels: list[str] = dataclasses.field(default_factory=list)
+    label_column: str = "labels"
+    score_column: str | None = None
+
+
+# Set by the corpus section and by the command's own options.
+_MODEL_FIELDS = {name: hint for name, hint in MisterEConfig.__annotations__.items()}
+_CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
+_TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
+_SECTIONS = {"model": _MODEL_FIELDS, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
+
+
+class Recipe:
+    r"""
+    What to train on what and how, one section each.
+
+    Args:
+        sections: `model` (fields of [`MisterEConfig`]), `corpus` (of [`CorpusSettings`]) and `training` (of
+            [`MisterETrainingArguments`]).
+
+    Raises:
+        ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
+    """
+
+    def __init__(self, sections: dict[str, dict[str, Any]], source: str = "recipe"):
+        self.source = source
+        if not isinstance(sections, dict):
+            raise ValueError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
+        self.sections = {name: {} for name in _SECTIONS}
+        for section, values in copy.deepcopy(sections).items():
+            if section not in _SECTIONS:
+                raise ValueError(f"{source}: unknown section '{section}'{_nearest(section, _SECTIONS)}")
+            if values is not None and not isinstance(values, dict):
+                raise ValueError(f"{source}: section '{section}' must hold fields and values, got {values!r}")
+            for field, value in (values or {}).items():
+                self.set(f"{section}.{field}", value)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        r"""
+        Read a recipe file.
+
+        Args:
+            path: a YAML file.
+            overrides: command-line words, `--learning_rate 1e-4`, `--model.causal`, `--corpus=PATH`; see [`Recipe.override`].
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No recipe at '{path}'")
+        try:
+            sections = yaml.safe_load(path.read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"'{path}' is no valid YAML: {error}") from error
+        recipe = cls(sections, source=str(path))
+        recipe.override(overrides)
+        return recipe
+
+    def set(self, name: str, value: Any):
+        """Set one field, by `section.field`, or by the field's name alone where only one section has it."""
+        section, _, field = name.rpartition(".")
+        if not section:
+            homes = [home for home, fields in _SECTIONS.items() if field in fields]
+            if not homes:
+                known = [known for fields in _SECTIONS.values() for known in fields]
+                raise ValueError(f"{self.source}: unknown field '{field}'{_nearest(field, known)}")
+            if len(homes) > 1:
+                raise ValueError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
+            section = homes[0]
+        if section not in _SECTIONS:
+            raise ValueError(f"{self.source}: unknown section '{section}'{_nearest(section, _SECTIONS)}")
+        if field not in _SECTIONS[section]:
+            raise ValueError(
+                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, _SECTIONS[section])}"
+            )
+        self.sections[section][field] = _as_number(value, _SECTIONS[section][field])
+
+    def override(self, words: Sequence[str]):
+        """Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML."""
+        words = list(words)
+        while words:
+            word = words.pop(0)
+            if not word.startswith("--") or word == "--":
+                raise ValueError(f"Expected --field value, got '{word}'")
+            name, equals, text = word[2:].partition("=")
+            if not equals:
+                values = []
+                while words and not words[0].startswith("--"):
+                    values.append(words.pop(0))
+                text = "true" if not values else values[0] if len(values) == 1 else f"[{', '.join(values)}]"
+            self.set("corpus.path" if name == "corpus" else name, yaml.safe_load(text))
+
+    @property
+    def corpus(self) -> CorpusSettings:
+        settings = CorpusSettings(**self.sections["corpus"])
+        if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
+            raise ValueError(
+                f"{self.source}: corpus.labels must name two classes or more, each once; got {settings.labels}"
+            )
+        if not all(isinstance(label, str) for label in settings.labels):
+            raise ValueError(
+                f"{self.source}: corpus.labels must be names (quote yes, no, on, off); got {settings.labels}"
+            )
+        return settings
+
+    def model_config(self) -> MisterEConfig:
+        """The model's configuration, its classes those of the corpus section."""
+        try:
+            return MisterEConfig(id2label=dict(enumerate(self.corpus.labels)), **self.sections["model"])
+        except Exception as error:  # the config's checks raise errors of several kinds
+            raise ValueError(f"{self.source}: section 'model': {error}") from error
+
+    def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
+        return MisterETrainingArguments(**{**self.sections["training"], "output_dir": str(output_dir), "seed": seed})
+
+    def read_corpus(self) -> dict[str, DialogueVectors]:
+        """The corpus's splits, checked against the model's configuration."""
+        corpus, config = self.corpus, self.model_config()
+        if corpus.path is None:
+            raise ValueError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
+        splits = read_corpus(corpus.path, config.label2id, corpus.label_column, corpus.score_column)
+        widths = {"speech": config.speech_embedding_dim, "text": config.text_embedding_dim}
+        for data in splits.values():
+            data.check(widths)
+            if not (data.labels >= 0).any():
+                raise ValueError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
+        for modality in widths:
+            present = splits["train"].present.get(modality)
+            if modality in config.experts and (present is None or not present.any()):
+                raise ValueError(
+                    f"train: no turn has {modality}, so its expert cannot be trained; leave it out of model.experts"
+                )
+        return splits
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        return copy.deepcopy(self.sections)
+
+
+def _nearest(name: str, known) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f". Did you mean '{nearest[0]}'?" if nearest else f". Known: {', '.join(sorted(known))}"
+
+
+def _as_number(value: Any, hint: Any) -> Any:
+    """YAML 1.1 reads `1e-5`, without a point, as a string."""
+    if isinstance(value, str) and "float" in str(hint):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

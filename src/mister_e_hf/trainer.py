@@ -1,0 +1,285 @@
+"""Trains MiSTER-E, or any model of its inputs and outputs, on dialogues."""
+
+import os
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.distributed.nn.functional import all_gather
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from .collator import DialogueCollator, LikeLengthSampler
+from .hub import push_checkpoint, save_checkpoint
+from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
+from .metrics import emotion_scores
+from .modeling_mister_e import MisterEOutput, expert_availability
+from .vectors import DialogueVectors
+
+_UNFINISHED = ".unfinished"
+
+
+@dataclass
+class MisterETrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with the weights of MiSTER-E's loss terms and the defaults of its training: evaluate and
+    save each epoch, keep the best epoch by validation weighted F1, batches of like length.
+
+    Args:
+        contrastive_weight (`float`, defaults to 2.0): factor of the contrastive term; 0 leaves it out.
+        contrastive_temperature (`float`, defaults to 1.0): its tau.
+        consistency_weight (`float`, defaults to 0.1): factor of the consistency term; 0 leaves it out.
+        standardize (`bool`, defaults to `True`):
+            before the first step, fit the model's mean and standard deviation of each vector dimension on the training turns.
+        early_stopping_patience (`int`, *optional*):
+            stop after this many epochs without a better validation score.
+    """
+
+    contrastive_weight: float = field(default=2.0, metadata={"help": "Factor of the contrastive term."})
+    contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of the contrastive term."})
+    consistency_weight: float = field(default=0.1, metadata={"help": "Factor of the consistency term."})
+    standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
+    metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Early stopping goes on counting after a resume."}
+    )
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of like length."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Dialogues have no columns."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
+    hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
+                "choose one by CUDA_VISIBLE_DEVICES"
+            )
+        if not self.average_tokens_across_devices:
+            raise ValueError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
+        for name in ("contrastive_weight", "consistency_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.contrastive_temperature > 0:
+            raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
+
+
+class MisterETrainer(Trainer):
+    r"""
+    [`~transformers.Trainer`] for dialogues: adds the contrastive and consistency terms to the model's focal loss, logs every term by
+    name, compares contrastive states across processes, and writes checkpoints that appear whole or not at all.
+
+    The model may be [`MisterEModel`] or any whose output has `loss` and `logits` alone; the two terms are then left out. `eval_loss` is
+    the model's own focal loss, since the contrastive term depends on what a dialogue is batched with.
+
+    Args:
+        model, args, train_dataset, eval_dataset, callbacks, ...: as the Trainer's; datasets of [`DialogueVectors`]' items.
+
+    Raises:
+        ValueError: if a term has a weight but the model lacks the experts it needs.
+    """
+
+    def __init__(self, model=None, args: MisterETrainingArguments | None = None, **kwargs):
+        kwargs.setdefault("data_collator", DialogueCollator())
+        kwargs.setdefault("compute_metrics", self.emotion_metrics)
+        super().__init__(model=model, args=args, **kwargs)
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        experts = getattr(self.model.config, "experts", None)
+        if experts is not None and self.args.contrastive_weight and "fusion" not in experts:
+            raise ValueError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
+        if experts is not None and self.args.consistency_weight and len(experts) < 2:
+            raise ValueError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
+
+    # Data
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "lengths"):
+            return super()._get_train_sampler(dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LikeLengthSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Predictions come back in the order of the dataset; padding costs the model nothing.
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """As the Trainer's. Starting afresh, it first fits the model's standardisation, if asked."""
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / _UNFINISHED, ignore_errors=True)
+        if self.args.standardize and not resume_from_checkpoint and isinstance(self.train_dataset, DialogueVectors):
+            for modality in self.train_dataset.vectors:
+                module = getattr(self.model, f"{modality}_input", None)
+                if module is not None:
+                    module.set_statistics(*self.train_dataset.statistics(modality))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        processes = self.accelerator.num_processes
+        # In evaluation a batch's loss is its own mean, whatever the other processes hold.
+        num_items_in_batch = num_items_in_batch if model.training else None
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = outputs["loss"]
+        if model.training:
+            terms = self._further_terms(outputs, inputs["labels"], num_items_in_batch)
+            loss = loss + sum(getattr(self.args, f"{name}_weight") * value for name, value in terms.items())
+            self._note_terms(outputs, inputs["labels"], num_items_in_batch, terms)
+            # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
+            loss = loss * processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _experts(self) -> list[str]:
+        return list(getattr(self.model.config, "experts", []))
+
+    def _further_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> dict[str, torch.Tensor]:
+        terms = {}
+        if self.args.contrastive_weight and getattr(outputs, "speech_states", None) is not None:
+            terms["contrastive"] = self._contrastive(outputs, labels, num_items)
+        if self.args.consistency_weight and len(self._experts()) > 1:
+            available = expert_availability(self._experts(), outputs.speech_mask, outputs.text_mask)
+            terms["consistency"] = consistency_loss(outputs.expert_logits, available, labels, num_items)
+        return terms
+
+    def _contrastive(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> torch.Tensor:
+        scored = labels != IGNORE_INDEX
+        speech, text = outputs.speech_mask & scored, outputs.text_mask & scored
+        states = torch.cat([outputs.speech_states[speech], outputs.text_states[text]])
+        state_labels = torch.cat([labels[speech], labels[text]])
+        options = {"temperature": self.args.contrastive_temperature, "num_items": num_items}
+        if self.accelerator.num_processes == 1:
+            return contrastive_loss(states, state_labels, **options)
+        counts = self.accelerator.gather(torch.tensor([len(states)], device=states.device)).tolist()
+        longest = max(*counts, 1)
+        padded = states.new_zeros(longest, states.shape[1]).index_copy(
+            0, torch.arange(len(states), device=states.device), states
+        )
+        all_states = all_gather(padded)
+        padded_labels = torch.nn.functional.pad(state_labels, (0, longest - len(states)), value=IGNORE_INDEX)
+        all_labels = self.accelerator.gather(padded_labels).split(longest)
+        return contrastive_loss(
+            states,
+            state_labels,
+            candidates=torch.cat([part[:count] for part, count in zip(all_states, counts, strict=True)]),
+            candidate_labels=torch.cat([part[:count] for part, count in zip(all_labels, counts, strict=True)]),
+            anchor_offset=sum(counts[: self.accelerator.process_index]),
+            **options,
+        )
+
+    @torch.no_grad()
+    def _note_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items, terms: dict[str, torch.Tensor]):
+        for name, value in terms.items():
+            self._term_sums[f"{name}_loss"] += value.detach()
+        if self._experts():
+            config = self.model.config
+            available = expert_availability(config.experts, outputs.speech_mask, outputs.text_mask)
+            weights = self.accelerator.unwrap_model(self.model).class_weights(outputs.logits)
+            focal = focal_terms(
+                outputs.logits, outputs.expert_logits, available, labels, config.focal_gamma, weights, num_items
+            )
+            for name, value in zip(["mixture", *config.experts], focal, strict=True):
+                self._term_sums[f"{name}_focal_loss"] += value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
+        if "loss" in logs and self._term_sums:
+            steps = max(self.state.global_step - self._steps_at_last_log, 1)
+            names = sorted(self._term_sums)
+            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
+            self._term_sums.clear()
+            self._steps_at_last_log = self.state.global_step
+        super().log(logs, start_time)
+
+    _steps_at_last_log = 0
+
+    # Evaluation
+
+    def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scalar scores of the mixture, and weighted F1 of each expert's own logits."""
+        outputs = prediction.predictions
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        scored = prediction.label_ids != IGNORE_INDEX
+        names = [self.model.config.id2label[index] for index in range(logits.shape[-1])]
+        labels = prediction.label_ids[scored]
+        scores = emotion_scores(labels, softmax(logits[scored]), names)
+        scores.pop("f1_per_class")
+        for number, expert in enumerate(self._experts()):
+            expert_scores = emotion_scores(labels, softmax(outputs[1][scored][:, number]), names)
+            scores[f"{expert}_weighted_f1"] = expert_scores["weighted_f1"]
+        return scores
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model, trial):
+        """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
+        output_dir, args = Path(self._get_output_dir(trial)), self.args
+        folder = f"checkpoint-{self.state.global_step}"
+        args.output_dir = str(output_dir / _UNFINISHED)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.output_dir = str(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+        if args.should_save:
+            self.state.save_to_json(str(output_dir / _UNFINISHED / folder / TRAINER_STATE_NAME))
+            shutil.rmtree(output_dir / folder, ignore_errors=True)
+            os.replace(output_dir / _UNFINISHED / folder, output_dir / folder)
+            self._delete_old_checkpoints(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _delete_old_checkpoints(self, output_dir: Path):
+        checkpoints = finished_checkpoints(output_dir)
+        best = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
+        for checkpoint in checkpoints[: -self.args.save_total_limit] if self.args.save_total_limit else []:
+            if checkpoint != best:
+                # renamed first, so that a half-deleted one is never taken for a whole one
+                os.replace(checkpoint, output_dir / _UNFINISHED / checkpoint.name)
+                shutil.rmtree(output_dir / _UNFINISHED / checkpoint.name, ignore_errors=True)
+
+    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
+        """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
+        if not self.is_world_process_zero():
+            return ""
+        save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        return push_checkpoint(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo,
+            revision=kwargs.get("revision") or self.args.hub_revision,
+        )
+
+
+def finished_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, in float64."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
