@@ -1,6 +1,7 @@
 """The stage-2 conversation model: speech, text and fusion experts over a dialogue's turns, mixed by a gate per turn.
 
-Dutta, Balaji and Ganapathy, "MiSTER-E", Computer Speech & Language 100, 2026, 101965 (arXiv 2602.23300).
+Dutta, Balaji and Ganapathy, "A Mixture-of-Experts Model for Multimodal Emotion Recognition in Conversations", Computer Speech &
+Language 100, 2026, 101965 (arXiv 2602.23300).
 
 Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), Ds and Dt embedding widths,
 H hidden, A attention width, C classes, E experts in the order speech, text, fusion.

@@ -67,7 +67,8 @@ def write_demo_corpus(folder: str | Path, seed: int = 0) -> Path:
 
 def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.Table:
     rows = {
-        name: [] for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
+        name: []
+        for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
     }
     for number in range(size):
         emotions = _emotions(generator, length=int(generator.integers(3, 17)))
