@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from safetensors.torch import save_file
-from test_trainer import arguments, dialogues_of, tiny_corpus, tiny_model, unlabel
 
 from mister_e_hf import MisterETrainer
+from test_trainer import arguments, dialogues_of, tiny_corpus, tiny_model, unlabel
 
 if __name__ == "__main__":
     folder, unlabelled = Path(sys.argv[1]), tuple(map(int, sys.argv[2:]))

@@ -1,7 +1,8 @@
 """The configuration of the stage-2 conversation model."""
 
 import difflib
-from typing import Literal
+import math
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -100,18 +101,22 @@ class MisterEConfig(PreTrainedConfig):
     class_weights: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
-        fields = set(type(self).__annotations__)
+        fields = {*type(self).__annotations__, "id2label", "label2id"}
         for name, value in kwargs.items():
             if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):
                 nearest = difflib.get_close_matches(name, fields, n=1)
                 hint = f" Did you mean '{nearest[0]}'?" if nearest else f" It has: {', '.join(sorted(fields))}."
                 raise ValueError(f"MisterEConfig has no field '{name}' (given: {value!r}).{hint}")
-        if self.id2label is None and self.label2id is not None:
-            self.id2label = {index: label for label, index in self.label2id.items()}
-        super().__post_init__(**kwargs)
-        if self.label2id is None or len(self.label2id) != len(self.id2label):
-            self.label2id = {label: index for index, label in self.id2label.items()}
-        self.label2id = {label: int(index) for label, index in self.label2id.items()}
+        try:
+            if self.label2id is not None:
+                self.label2id = {label: int(index) for label, index in self.label2id.items()}
+                if self.id2label is None:
+                    self.id2label = {index: label for label, index in self.label2id.items()}
+            super().__post_init__(**kwargs)
+            if self.label2id is None:
+                self.label2id = {label: index for index, label in self.id2label.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise
         # one order for every output; a wrong name stays, for validate_experts to refuse
         self.experts = sorted(self.experts, key=lambda name: EXPERTS.index(name) if name in EXPERTS else len(EXPERTS))
         self.context_kernel_sizes = list(self.context_kernel_sizes)

@@ -454,13 +454,23 @@ class MisterEModel(MisterEPreTrainedModel):
                 "with the config.json they were saved with, or for other classes give id2label and "
                 "ignore_mismatched_sizes=True."
             )
-        if mismatched:
+        if kwargs.get("ignore_mismatched_sizes") and (
+            mismatched or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
+        ):
             model._start_anew(anew)
             logger.warning(
                 f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
                 f"use: {', '.join(anew)}."
             )
         return (model, info) if wants_info else model
+
+    @classmethod
+    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        stored, _ = cls.config_class.get_config_dict(
+            pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
+        )
+        return cls.config_class(**stored).id2label
 
     def _start_anew(self, names: list[str]):
         for name in names:

@@ -1,0 +1,48 @@
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mister_e_hf.corpora.demo import write_demo_corpus
+from mister_e_hf.experiment import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def demo_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "hub_configs", tmp_path / "hub_configs")
+    corpus = write_demo_corpus("runs/demo-corpus")
+    short = ["--num_train_epochs", "1", "--hidden_size", "16", "--disable_tqdm"]
+    main(["hub_configs/demo.yaml", "--corpus", str(corpus), "--output_dir", "runs/demo", *short])
+
+
+def test_python_snippets_run(demo_run):
+    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(snippets) >= 3
+    names = {}
+    for snippet in snippets:
+        exec(compile(snippet, "README.md", "exec"), names)
+    assert len(names["emotions"]) == 10
+    assert names["output"].gate_weights[0, 9, 0] == 0
+
+
+def test_snippet_of_the_model_card_runs(demo_run):
+    snippet = re.search(r"```python\n(.*?)```", Path("runs/demo/README.md").read_text(), flags=re.DOTALL)[1]
+    snippet = snippet.replace("REPOSITORY", "runs/demo")
+    prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 24), torch.randn(1, 3, 32)\n"
+    call = subprocess.run([sys.executable, "-c", prelude + snippet], capture_output=True, text=True, timeout=120)
+    assert call.returncode == 0, call.stderr
+
+
+def test_every_file_and_recipe_that_it_names_is_there():
+    for name in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", README):
+        assert list(ROOT.rglob(name)) and (ROOT / "src/mister_e_hf" / name).is_file() or (ROOT / name).is_file(), name
+    listed = {path.stem for path in (ROOT / "hub_configs").glob("*.yaml")}
+    published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
+    assert listed == published | {f"{name}-small" for name in published} | {"demo"}
