@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.distributed.nn.functional import all_gather
+import torch.distributed as dist
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -61,6 +61,7 @@ class MisterETrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
     hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
 
     def __post_init__(self):
@@ -172,7 +173,7 @@ class MisterETrainer(Trainer):
         padded = states.new_zeros(longest, states.shape[1]).index_copy(
             0, torch.arange(len(states), device=states.device), states
         )
-        all_states = all_gather(padded)
+        all_states = _GatherWithGradient.apply(padded)
         padded_labels = torch.nn.functional.pad(state_labels, (0, longest - len(states)), value=IGNORE_INDEX)
         all_labels = self.accelerator.gather(padded_labels).split(longest)
         return contrastive_loss(
@@ -247,6 +248,7 @@ class MisterETrainer(Trainer):
             shutil.rmtree(output_dir / folder, ignore_errors=True)
             os.replace(output_dir / _UNFINISHED / folder, output_dir / folder)
             self._delete_old_checkpoints(output_dir)
+            shutil.rmtree(output_dir / _UNFINISHED)
         self.accelerator.wait_for_everyone()
 
     def _delete_old_checkpoints(self, output_dir: Path):
@@ -256,7 +258,6 @@ class MisterETrainer(Trainer):
             if checkpoint != best:
                 # renamed first, so that a half-deleted one is never taken for a whole one
                 os.replace(checkpoint, output_dir / _UNFINISHED / checkpoint.name)
-                shutil.rmtree(output_dir / _UNFINISHED / checkpoint.name, ignore_errors=True)
 
     def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
         """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
@@ -271,6 +272,22 @@ class MisterETrainer(Trainer):
             private=self.args.hub_private_repo,
             revision=kwargs.get("revision") or self.args.hub_revision,
         )
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Every process's rows (M, H) -> (processes, M, H). `Accelerator.gather` would lose the gradient of the others' losses."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
 
 
 def finished_checkpoints(output_dir: str | Path) -> list[Path]:
