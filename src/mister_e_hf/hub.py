@@ -5,12 +5,13 @@ import shutil
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 # Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
 PUSHED_FILES = ["config.json", "model.safetensors", "*.py", "README.md", "training.yaml", "results.json"]
 
+_REPOSITORY = "REPOSITORY"
 _PAPER = "https://arxiv.org/abs/2602.23300"
 
 
@@ -59,11 +60,12 @@ def push_checkpoint(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=folder,
-        allow_patterns=PUSHED_FILES,
-        ignore_patterns=["*/*"],
+    contents: dict[str, Path | bytes] = {path.name: path for name in PUSHED_FILES for path in folder.glob(name)}
+    if "README.md" in contents:  # the folder on disk cannot know where it goes
+        contents["README.md"] = contents["README.md"].read_bytes().replace(_REPOSITORY.encode(), repo_id.encode())
+    api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, content) for name, content in contents.items()],
         commit_message=commit_message or "Add MiSTER-E checkpoint",
         revision=revision,
     )
@@ -107,7 +109,7 @@ def model_card(model: PreTrainedModel, recipe: dict, results: dict) -> ModelCard
         "parameters.",
         "## Use",
         "```python\nfrom transformers import AutoModel\n\n"
-        'model = AutoModel.from_pretrained("REPOSITORY", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
+        f'model = AutoModel.from_pretrained("{_REPOSITORY}", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
         "output = model(speech_embeddings, text_embeddings)  # "
         f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
         "emotions = output.logits.argmax(-1)\n```",
