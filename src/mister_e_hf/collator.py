@@ -27,7 +27,8 @@ class DialogueCollator:
     out. Returns what [`MisterEModel`] takes: embeddings in float32, `attention_mask` (B, T), and each given mask and labels.
 
     Raises:
-        ValueError: if a dialogue has no turns, or its fields differ in length, or one dialogue has a field that another lacks.
+        ValueError: if a dialogue has no turns or no embeddings, or its fields differ in length, or dialogues differ in their fields or
+            widths.
     """
 
     def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -35,7 +36,9 @@ class DialogueCollator:
         lengths = []
         for number, dialogue in enumerate(dialogues):
             given = {name: len(dialogue[name]) for name in _PADDING if name in dialogue}
-            if set(given) != set(fields) or not any(name.endswith("_embeddings") for name in given):
+            if not any(name.endswith("_embeddings") for name in given):
+                raise ValueError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
+            if set(given) != set(fields):
                 raise ValueError(
                     f"dialogue {number} of the batch has the fields {sorted(given)}, the first one {sorted(fields)}"
                 )
@@ -50,6 +53,9 @@ class DialogueCollator:
                 torch.float32 if name.endswith("_embeddings") else torch.bool if name.endswith("_mask") else torch.long
             )
             rows = [torch.as_tensor(dialogue[name]).to(dtype) for dialogue in dialogues]
+            shapes = {tuple(row.shape[1:]) for row in rows}
+            if len(shapes) != 1 or len(*shapes) != name.endswith("_embeddings"):
+                raise ValueError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
             batch[name] = pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
         batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         return batch

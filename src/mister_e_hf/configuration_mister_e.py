@@ -112,11 +112,18 @@ class MisterEConfig(PreTrainedConfig):
                 self.label2id = {label: int(index) for label, index in self.label2id.items()}
                 if self.id2label is None:
                     self.id2label = {index: label for label, index in self.label2id.items()}
-            super().__post_init__(**kwargs)
-            if self.label2id is None:
-                self.label2id = {label: index for index, label in self.id2label.items()}
-        except (AttributeError, TypeError, ValueError) as error:
-            raise
+            if self.id2label is not None:
+                self.id2label = {int(index): label for index, label in self.id2label.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(
+                "id2label must map indices to names and label2id names to indices, "
+                f"got id2label={self.id2label!r}, label2id={self.label2id!r}"
+            ) from None
+        if self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label)):
+            raise ValueError(f"num_labels is {kwargs['num_labels']}, but the labels are {self.id2label}")
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
         # one order for every output; a wrong name stays, for validate_experts to refuse
         self.experts = sorted(self.experts, key=lambda name: EXPERTS.index(name) if name in EXPERTS else len(EXPERTS))
         self.context_kernel_sizes = list(self.context_kernel_sizes)
@@ -148,18 +155,22 @@ class MisterEConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         for name in ("gate_temperature", "layer_norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.feature_clip is not None and not self.feature_clip > 0:
-            raise ValueError(f"feature_clip must be positive or null, got {self.feature_clip}")
-        if not self.focal_gamma >= 0:
-            raise ValueError(f"focal_gamma must not be negative, got {self.focal_gamma}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
+            raise ValueError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
+        if not 0 <= self.focal_gamma < math.inf:
+            raise ValueError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
 
     def validate_experts(self):
         if not self.experts or set(self.experts) - set(EXPERTS) or len(set(self.experts)) != len(self.experts):
             raise ValueError(f"experts must be a choice of {list(EXPERTS)}, got {self.experts}")
 
     def validate_labels(self):
+        if not self.id2label or not all(isinstance(label, str) for label in self.id2label.values()):
+            raise ValueError(f"id2label must hold at least one label, each of them a string, got {self.id2label}")
+        if len(set(self.id2label.values())) != len(self.id2label):
+            raise ValueError(f"id2label must not give two indices the same label, got {self.id2label}")
         if sorted(self.id2label) != list(range(len(self.id2label))):
             raise ValueError(f"id2label must number its labels 0, 1, 2, ..., got {self.id2label}")
         if self.label2id != {label: index for index, label in self.id2label.items()}:
@@ -167,8 +178,24 @@ class MisterEConfig(PreTrainedConfig):
         for label, weight in (self.class_weights or {}).items():
             if label not in self.label2id:
                 raise ValueError(f"class_weights names '{label}', which is none of the labels {list(self.label2id)}")
-            if not weight >= 0:
-                raise ValueError(f"class_weights['{label}'] must not be negative, got {weight}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"class_weights['{label}'] must be finite and not negative, got {weight}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """
+        As [`~transformers.PreTrainedConfig.from_dict`], but fields given beside `config_dict` are checked together with it.
+        New labels take the place of the old ones, whose class weights go with them.
+        """
+        labels = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
+        given = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
+        config_dict = dict(config_dict)
+        stored = cls(**{name: config_dict[name] for name in ("id2label", "label2id") if name in config_dict}).id2label
+        count = kwargs.get("num_labels") or len(stored)
+        if cls(**labels).id2label != stored if labels else count != len(stored):
+            for name in ("id2label", "label2id", "class_weights"):
+                config_dict.pop(name, None)
+        return super().from_dict({**config_dict, **labels, **given}, **kwargs)
 
 
 MisterEConfig.register_for_auto_class()

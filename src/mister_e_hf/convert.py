@@ -1,8 +1,10 @@
 """Weights saved by the authors' stage-2 code -> [`MisterEModel`]."""
 
+import re
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_mister_e import MisterEConfig
 from .modeling_mister_e import MisterEModel
@@ -43,17 +45,28 @@ class _Reader:
         self.state_dict = state_dict
         self.taken = set()
 
-    def __call__(self, name: str) -> torch.Tensor:
+    def __call__(self, name: str, *shape: int) -> torch.Tensor:
+        """The tensor of that name, of that shape if one is given."""
         if name not in self.state_dict:
             raise ValueError(
                 f"The checkpoint has no tensor '{name}'. Expected the state dict that the authors' stage-2 code saves; "
                 f"this one begins with {list(self.state_dict)[:3]}."
             )
+        tensor = self.state_dict[name]
+        if shape and tensor.shape != shape:
+            raise ValueError(
+                f"'{name}' has shape {tuple(tensor.shape)}, but the checkpoint's other tensors imply {shape}"
+            )
         self.taken.add(name)
-        return self.state_dict[name].double()
+        return tensor.double()
 
-    def linear(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return self(f"{name}.weight"), self(f"{name}.bias")
+    def layer(self, name: str, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A layer's weight, of that shape, and its bias."""
+        return self(f"{name}.weight", *shape), self(f"{name}.bias", shape[0])
+
+    def count(self, pattern: str) -> int:
+        """How many different first groups `pattern` has among the names; at least 1, so that what is missing is named."""
+        return max(len({found[1] for name in self.state_dict if (found := re.match(pattern, name))}), 1)
 
     def untaken(self) -> list[str]:
         return sorted(name for name in self.state_dict if name not in self.taken and not name.startswith(_UNUSED))
@@ -81,58 +94,63 @@ def convert_reference_state_dict(
         ValueError: if a tensor is missing, left over, or of another shape than the rest implies.
     """
     read = _Reader({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
-    num_labels = len(read("fusion.fc_2.bias"))
+    num_labels, hidden = read("fusion.fc_2.bias").numel(), read("fusion.fc_aud.bias").numel()
     if id2label is not None and len(id2label) != num_labels:
         raise ValueError(f"id2label names {len(id2label)} classes, but the checkpoint has {num_labels}")
-    config = MisterEConfig(
-        speech_embedding_dim=read("fusion.fc_aud.weight").shape[1],
-        text_embedding_dim=read("fusion.fc_text.weight").shape[1],
-        hidden_size=len(read("fusion.fc_aud.bias")),
-        context_kernel_sizes=list(_KERNELS.values()),
-        context_num_layers=sum(name.startswith("audio_self.rnn_1.bias_ih_l") for name in state_dict) // 2 or 3,
-        fusion_num_layers=len({name.split(".")[2] for name in state_dict if name.startswith("fusion.units.")}) or 4,
-        attention_dim=len(read("fusion.units.0.fc_audq.bias")),
-        num_attention_heads=num_attention_heads,
-        gate_hidden_size=len(read("gate.0.bias")),
-        id2label=id2label or {index: f"LABEL_{index}" for index in range(num_labels)},
-    )
+    widths = {
+        "speech": read("fusion.fc_aud.weight").numel() // max(hidden, 1),
+        "text": read("fusion.fc_text.weight").numel() // max(hidden, 1),
+    }
+    try:
+        config = MisterEConfig(
+            speech_embedding_dim=widths["speech"],
+            text_embedding_dim=widths["text"],
+            hidden_size=hidden,
+            context_kernel_sizes=list(_KERNELS.values()),
+            context_num_layers=read.count(r"audio_self\.rnn_1\.bias_ih_l(\d+)"),
+            fusion_num_layers=read.count(r"fusion\.units\.(\d+)\."),
+            attention_dim=read("fusion.units.0.fc_audq.bias").numel(),
+            num_attention_heads=num_attention_heads,
+            gate_hidden_size=read("gate.0.bias").numel(),
+            id2label=id2label or {index: f"LABEL_{index}" for index in range(num_labels)},
+        )
+    except StrictDataclassError as error:
+        raise ValueError(f"The checkpoint's tensors imply sizes that no model can have. {error}") from error
     model = MisterEModel(config)
 
     def put(module: str, weight: torch.Tensor, bias: torch.Tensor):
-        for name, tensor in (("weight", weight), ("bias", bias)):
-            target = model.get_parameter(f"{module}.{name}")
-            if target.shape != tensor.shape:
-                raise ValueError(
-                    f"'{module}.{name}' would have shape {tuple(tensor.shape)}, but the other tensors imply "
-                    f"{tuple(target.shape)}"
-                )
-            target.data.copy_(tensor)
+        model.get_parameter(f"{module}.weight").data.copy_(weight)
+        model.get_parameter(f"{module}.bias").data.copy_(bias)
 
-    for source, expert in _EXPERTS.items():
+    for (source, expert), width in zip(_EXPERTS.items(), widths.values(), strict=True):
         for name, parameter in getattr(model, expert).gru.named_parameters():
-            parameter.data.copy_(read(f"{source}.rnn_1.{name}"))
-        for index, name in enumerate(_KERNELS):
-            weight, bias = read.linear(f"{source}.{name}")  # [H, D, k]
+            parameter.data.copy_(read(f"{source}.rnn_1.{name}", *parameter.shape))
+        for index, (name, size) in enumerate(_KERNELS.items()):
+            weight, bias = read.layer(f"{source}.{name}", hidden, width, size)
             put(f"{expert}.convolutions.{index}", weight.permute(2, 0, 1), bias)
-        put(f"{expert}.skip", *read.linear(f"{source}.fc_1"))
-        put(f"{expert}.head", *read.linear(f"{source}.fc"))
+        put(f"{expert}.skip", *read.layer(f"{source}.fc_1", hidden, width))
+        put(f"{expert}.head", *read.layer(f"{source}.fc", num_labels, hidden))
 
+    inside = config.attention_dim
     for layer in range(config.fusion_num_layers):
         unit, ours = f"fusion.units.{layer}", f"fusion_expert.layers.{layer}"
         for attention, (query, other, suffix, source, output) in _ATTENTIONS.items():
-            weights = read(f"{unit}.{source}.in_proj_weight").chunk(3)
-            biases = read(f"{unit}.{source}.in_proj_bias").chunk(3)
+            weights = read(f"{unit}.{source}.in_proj_weight", 3 * inside, inside).chunk(3)
+            biases = read(f"{unit}.{source}.in_proj_bias", 3 * inside).chunk(3)
             for index, (name, stream) in enumerate((("query", query), ("key", other), ("value", other))):
-                inner = read.linear(f"{unit}.fc_{stream}{name[0]}{suffix}")
+                inner = read.layer(f"{unit}.fc_{stream}{name[0]}{suffix}", inside, hidden)
                 put(f"{ours}.{attention}.{name}", *_compose((weights[index], biases[index]), inner))
-            outer = read.linear(f"{unit}.{output}")
-            put(f"{ours}.{attention}.output", *_compose(outer, read.linear(f"{unit}.{source}.out_proj")))
+            outer = read.layer(f"{unit}.{output}", hidden, inside)
+            put(
+                f"{ours}.{attention}.output", *_compose(outer, read.layer(f"{unit}.{source}.out_proj", inside, inside))
+            )
         for name, source in _NORMS.items():
-            put(f"{ours}.{name}", *read.linear(f"{unit}.{source}"))
+            put(f"{ours}.{name}", *read.layer(f"{unit}.{source}", hidden))
     for name, source in _FUSION.items():
-        put(f"fusion_expert.{name}", *read.linear(f"fusion.{source}"))
-    put("gate.dense", *read.linear("gate.0"))
-    put("gate.output", *read.linear("gate.2"))
+        module = f"fusion_expert.{name}"
+        put(module, *read.layer(f"fusion.{source}", *model.get_parameter(f"{module}.weight").shape))
+    put("gate.dense", *read.layer("gate.0", config.gate_hidden_size, 3 * num_labels))
+    put("gate.output", *read.layer("gate.2", 3, config.gate_hidden_size))
 
     if left := read.untaken():
         raise ValueError(f"The checkpoint has tensors that this model has no place for: {', '.join(left)}")

@@ -66,6 +66,11 @@ def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: S
     labels, probabilities = labels[scored], probabilities[scored]
     if len(labels) == 0:
         raise ValueError("No turn has a label, so there is nothing to score")
+    if probabilities.shape[-1] != len(label_names) or labels.min() < 0 or labels.max() >= len(label_names):
+        raise ValueError(
+            f"{len(label_names)} label names, but {probabilities.shape[-1]} probabilities per turn and labels from "
+            f"{labels.min()} to {labels.max()}"
+        )
     classes = np.arange(len(label_names))
     scores = scores_from_confusion(confusion_matrix(labels, probabilities.argmax(-1), labels=classes))
     per_class = scores.pop("f1_per_class")
@@ -86,6 +91,7 @@ def bootstrap_intervals(
 ) -> dict[str, list[float]]:
     r"""
     Percentile intervals of the scores by drawing whole dialogues with replacement: turns of one dialogue are not independent.
+    Drawing with replacement raises the calibration error, so its draws are shifted to have the computed value as their mean.
 
     Args:
         labels (`(N,)`): class indices; turns with -100 are left out.
@@ -110,5 +116,8 @@ def bootstrap_intervals(
             for times in drawn[:, dialogue]
         ]
     )
+    calibration = samples["expected_calibration_error"]
+    shift = expected_calibration_error(labels, probabilities) - calibration.mean()
+    samples["expected_calibration_error"] = np.maximum(calibration + shift, 0)
     edges = [(1 - level) / 2, (1 + level) / 2]
     return {name: [float(edge) for edge in np.quantile(values, edges)] for name, values in samples.items()}

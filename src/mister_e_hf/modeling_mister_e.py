@@ -260,6 +260,7 @@ class MisterEPreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "speech_embeddings"
     accepts_loss_kwargs = True
+    _supports_sdpa = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -439,13 +440,17 @@ class MisterEModel(MisterEPreTrainedModel):
             ValueError: naming the weights that do not fit.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        other_classes = kwargs.pop("ignore_mismatched_sizes", False)
+        # another shape is let through here, to be refused below by name
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
         anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in name]
         mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
         problems = {
             "missing": sorted(info["missing_keys"]),
             "unexpected": sorted(info["unexpected_keys"]),
-            "of another shape": sorted(set(mismatched) - set(anew)),
+            "of another shape": sorted(set(mismatched) - set(anew if other_classes else ())),
         }
         if any(problems.values()):
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
@@ -454,7 +459,7 @@ class MisterEModel(MisterEPreTrainedModel):
                 "with the config.json they were saved with, or for other classes give id2label and "
                 "ignore_mismatched_sizes=True."
             )
-        if kwargs.get("ignore_mismatched_sizes") and (
+        if other_classes and (
             mismatched or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
         ):
             model._start_anew(anew)
@@ -462,6 +467,10 @@ class MisterEModel(MisterEPreTrainedModel):
                 f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
                 f"use: {', '.join(anew)}."
             )
+        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
         return (model, info) if wants_info else model
 
     @classmethod

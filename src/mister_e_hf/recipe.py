@@ -5,7 +5,8 @@ import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -35,10 +36,15 @@ class CorpusSettings:
     score_column: str | None = None
 
 
-# Set by the corpus section and by the command's own options.
 _MODEL_FIELDS = {name: hint for name, hint in MisterEConfig.__annotations__.items()}
 _CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 _TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
+# A recipe is the same for every run of it, is stored with each and pushed.
+_NO_PART_OF_A_RECIPE = {
+    "output_dir": "pass --output_dir",
+    "seed": "pass --seeds",
+    "hub_token": "set HF_TOKEN in the environment, or log in",
+}
 _SECTIONS = {"model": _MODEL_FIELDS, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
 
 
@@ -87,8 +93,11 @@ class Recipe:
         recipe.override(overrides)
         return recipe
 
-    def set(self, name: str, value: Any):
-        """Set one field, by `section.field`, or by the field's name alone where only one section has it."""
+    def set(self, name: str, value: Any, word: str | None = None):
+        """
+        Set one field, by `section.field`, or by the field's name alone where only one section has it. With the command-line
+        word that the value was read from, the word itself or a list of one is taken where the value does not fit but they do.
+        """
         section, _, field = name.rpartition(".")
         if not section:
             homes = [home for home, fields in _SECTIONS.items() if field in fields]
@@ -104,7 +113,17 @@ class Recipe:
             raise ValueError(
                 f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, _SECTIONS[section])}"
             )
-        self.sections[section][field] = _as_number(value, _SECTIONS[section][field])
+        if section == "training" and field in _NO_PART_OF_A_RECIPE:
+            raise ValueError(
+                f"{self.source}: training.{field} is no part of a recipe; {_NO_PART_OF_A_RECIPE[field]} instead"
+            )
+        hint = _SECTIONS[section][field]
+        choices = [_as_number(value, hint), *([] if word is None else [word, [value]])]
+        fitting = [choice for choice in choices if _fits(choice, hint)]
+        if not fitting:
+            kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+            raise ValueError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
+        self.sections[section][field] = fitting[0]
 
     def override(self, words: Sequence[str]):
         """Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML."""
@@ -114,23 +133,26 @@ class Recipe:
             if not word.startswith("--") or word == "--":
                 raise ValueError(f"Expected --field value, got '{word}'")
             name, equals, text = word[2:].partition("=")
-            if not equals:
-                values = []
-                while words and not words[0].startswith("--"):
-                    values.append(words.pop(0))
-                text = "true" if not values else values[0] if len(values) == 1 else f"[{', '.join(values)}]"
-            self.set("corpus.path" if name == "corpus" else name, yaml.safe_load(text))
+            values = [text] if equals else []
+            while not equals and words and not words[0].startswith("--"):
+                values.append(words.pop(0))
+            text = f"[{', '.join(values)}]" if len(values) > 1 else values[0] if values else "true"
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ValueError(f"--{name}: '{text}' is no valid YAML: {error}") from error
+            self.set("corpus.path" if name == "corpus" else name, value, text if len(values) == 1 else None)
 
     @property
     def corpus(self) -> CorpusSettings:
         settings = CorpusSettings(**self.sections["corpus"])
-        if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
-            raise ValueError(
-                f"{self.source}: corpus.labels must name two classes or more, each once; got {settings.labels}"
-            )
         if not all(isinstance(label, str) for label in settings.labels):
             raise ValueError(
                 f"{self.source}: corpus.labels must be names (quote yes, no, on, off); got {settings.labels}"
+            )
+        if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
+            raise ValueError(
+                f"{self.source}: corpus.labels must name two classes or more, each once; got {settings.labels}"
             )
         return settings
 
@@ -142,7 +164,10 @@ class Recipe:
             raise ValueError(f"{self.source}: section 'model': {error}") from error
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
-        return MisterETrainingArguments(**{**self.sections["training"], "output_dir": str(output_dir), "seed": seed})
+        try:
+            return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: section 'training': {error}") from error
 
     def read_corpus(self) -> dict[str, DialogueVectors]:
         """The corpus's splits, checked against the model's configuration."""
@@ -168,8 +193,20 @@ class Recipe:
 
 
 def _nearest(name: str, known) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(str(name), known, n=1)
     return f". Did you mean '{nearest[0]}'?" if nearest else f". Known: {', '.join(sorted(known))}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a field of this type takes the value; a whole number is a float too, a truth value no number."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    if kind is Literal:
+        return value in get_args(hint)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _as_number(value: Any, hint: Any) -> Any:

@@ -91,6 +91,10 @@ class DialogueVectors(torch.utils.data.Dataset):
         for column in ("dialogue_id", "utterance_ids", *([label_column] if label2id else []), score_column):
             if column is not None and column not in table.column_names:
                 raise ValueError(f"{name}: the table has no column '{column}'; it has {table.column_names}")
+        if not _is_list(table["utterance_ids"].type):
+            raise ValueError(
+                f"{name}: 'utterance_ids' must hold one list per dialogue, not {table['utterance_ids'].type}"
+            )
         self.dialogue_ids = [str(value) for value in table["dialogue_id"].to_pylist()]
         self.utterance_ids = table["utterance_ids"].to_pylist()
         self.lengths = np.array([len(ids or []) for ids in self.utterance_ids], dtype=np.int64)
@@ -108,7 +112,10 @@ class DialogueVectors(torch.utils.data.Dataset):
             column = f"{modality}_features"
             present = np.ones(self.num_turns, dtype=bool)
             if flag in table.column_names:
-                present &= self._flatten(table[flag], flag).fill_null(False).to_numpy(zero_copy_only=False)
+                given = self._flatten(table[flag], flag)
+                if not pa.types.is_boolean(given.type):
+                    raise ValueError(f"{name}: '{flag}' must hold true or false per turn, not {given.type}")
+                present &= given.fill_null(False).to_numpy(zero_copy_only=False)
             if vectors and modality in vectors:
                 self.vectors[modality] = vectors[modality]
                 if len(vectors[modality]) != self.num_turns:
@@ -135,6 +142,7 @@ class DialogueVectors(torch.utils.data.Dataset):
         return len(self.dialogue_ids)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        index = range(len(self))[index]
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
         item = {}
         for modality, column in self.vectors.items():
@@ -203,6 +211,8 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def _flatten(self, column: pa.ChunkedArray, field: str) -> pa.Array:
         """A list column's items, one per turn of the split."""
+        if not _is_list(column.type):
+            raise ValueError(f"{self.name}: '{field}' must hold one list per dialogue, not {column.type}")
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
@@ -221,6 +231,8 @@ class DialogueVectors(torch.utils.data.Dataset):
             raise ValueError(
                 f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices instead."
             )
+        if pa.types.is_nested(values.type):
+            raise ValueError(f"{self.name}: '{field}' must hold a name or a class index per turn, not {values.type}")
         labels = np.full(self.num_turns, IGNORE_INDEX, dtype=np.int64)
         indices = set(label2id.values())
         for turn, value in enumerate(values.to_pylist()):
@@ -239,6 +251,12 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def _read_vectors(self, column: pa.ChunkedArray, field: str) -> tuple[VectorColumn, np.ndarray]:
         turns = self._flatten(column, field)
+        if pa.types.is_null(turns.type):
+            turns = turns.cast(pa.list_(pa.float32()))
+        if not _is_list(turns.type) or not (
+            pa.types.is_floating(turns.type.value_type) or pa.types.is_integer(turns.type.value_type)
+        ):
+            raise ValueError(f"{self.name}: '{field}' must hold a list of numbers per turn, not {turns.type}")
         given = np.array(turns.is_valid())
         widths = np.array(turns.value_lengths().fill_null(0))[given]
         if not len(widths) or len(set(widths.tolist())) != 1:
@@ -248,14 +266,23 @@ class DialogueVectors(torch.utils.data.Dataset):
             )
             raise ValueError(f"{self.name}: '{field}' {found} (see dialogue '{self.dialogue_of(row)}')")
         values = turns.flatten()
-        if values.null_count:
-            raise ValueError(f"{self.name}: '{field}' holds vectors with null entries")
+        if not widths[0] or values.null_count:
+            broken = int(np.flatnonzero(np.array(values.is_null()))[0]) // widths[0] if widths[0] else 0
+            row = int(np.flatnonzero(given)[broken])
+            raise ValueError(
+                f"{self.name}: '{field}' holds {'vectors with null entries' if widths[0] else 'vectors of width 0'} "
+                f"(see dialogue '{self.dialogue_of(row)}')"
+            )
         matrix = np.array(values).reshape(-1, widths[0])
         if not given.all():
             everywhere = np.zeros((self.num_turns, widths[0]), dtype=matrix.dtype)
             everywhere[given] = matrix
             matrix = everywhere
         return VectorColumn([torch.from_numpy(matrix)]), given
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def read_corpus(
@@ -309,7 +336,13 @@ def _load_from_hub(name: str):
 
 def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorColumn]]:
     def files(ending: str) -> list[Path]:
-        return sorted([*folder.glob(f"{split}.{ending}"), *folder.glob(f"{split}-*-of-*.{ending}")])
+        shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
+        for path in shards:
+            if (count := path.stem.rpartition("-of-")[2]).isdecimal() and int(count) != len(shards):
+                raise FileNotFoundError(
+                    f"'{folder}' holds {len(shards)} shards '{split}-*.{ending}', but '{path.name}' says {int(count)}"
+                )
+        return [*folder.glob(f"{split}.{ending}"), *shards]
 
     tables = files("parquet")
     if not tables:
@@ -357,15 +390,27 @@ def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: t
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    expected = {f"{modality}_features" for modality in MODALITIES}
+    for name, tensor in features.items():
+        if name not in expected or tensor.ndim != 2:
+            raise ValueError(
+                f"{split}: expected speech_features and text_features of shape (N, D), got '{name}' of shape "
+                f"{tuple(tensor.shape)}"
+            )
     # Through the reader, so that nothing is written that cannot be read.
-    DialogueVectors(
+    data = DialogueVectors(
         table,
         vectors={name.removesuffix("_features"): VectorColumn([tensor]) for name, tensor in features.items()},
         name=split,
     )
+    _check_dialogues_stand_once({split: data})
     vectors, rows = folder / f"{split}.safetensors", folder / f"{split}.parquet"
+    partial = folder / f"{split}.partial"
     rows.unlink(missing_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in features.items()}, vectors.with_suffix(".partial"))
-    os.replace(vectors.with_suffix(".partial"), vectors)
-    pq.write_table(table, rows.with_suffix(".partial"))
-    os.replace(rows.with_suffix(".partial"), rows)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in features.items()}, partial)
+        os.replace(partial, vectors)
+        pq.write_table(table, partial)
+        os.replace(partial, rows)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,271 @@
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import mister_e_hf
+
+PACKAGE = Path(mister_e_hf.__file__).parent
+STAGE_2 = ("configuration_mister_e", "modeling_mister_e", "losses", "turns")  # the files that go to the Hub
+
+
+def python(code: str, *words, cwd: Path, **environment: str) -> str:
+    call = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert call.returncode == 0, call.stdout + call.stderr
+    return call.stdout
+
+
+IMPORT = """
+import json, sys, time
+before = time.perf_counter()
+import mister_e_hf
+seconds = time.perf_counter() - before
+dir(mister_e_hf)
+heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "numpy", "pyarrow", "accelerate", "peft"}
+print(json.dumps({"seconds": seconds, "loaded": sorted(heavy & set(sys.modules))}))
+"""
+
+
+def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
+    runs = [json.loads(python(IMPORT, cwd=tmp_path)) for _ in range(3)]
+    assert min(run["seconds"] for run in runs) < 0.5
+    assert runs[0]["loaded"] == []
+
+
+def test_public_names_are_there_and_no_others():
+    for name in mister_e_hf.__all__:
+        assert getattr(mister_e_hf, name).__name__ == name
+    assert set(mister_e_hf.__all__) <= set(dir(mister_e_hf))
+    with pytest.raises(AttributeError, match="no attribute 'MisterF'"):
+        mister_e_hf.MisterF  # noqa: B018
+
+
+ORDERS = {
+    "alone": "import mister_e_hf; from transformers import AutoModel",
+    "before transformers": "import mister_e_hf; import transformers; AutoModel = transformers.AutoModel",
+    "after transformers": "import transformers; import mister_e_hf; AutoModel = transformers.AutoModel",
+    "before AutoConfig": "import mister_e_hf; from transformers import AutoConfig; from transformers import AutoModel",
+    "after AutoConfig": "from transformers import AutoConfig; import mister_e_hf; from transformers import AutoModel",
+    "after AutoModel": "from transformers import AutoModel; import mister_e_hf",
+    "before PreTrainedModel": "import mister_e_hf; from transformers import PreTrainedModel, AutoModel",
+    "after PreTrainedModel": "from transformers import PreTrainedModel; import mister_e_hf; from transformers import AutoModel",
+    "before Trainer": "import mister_e_hf; from transformers import Trainer, AutoModel",
+    "after Trainer": "from transformers import Trainer; import mister_e_hf; from transformers import AutoModel",
+    "after the model": "from mister_e_hf import MisterEModel; from transformers import AutoModel",
+}
+# Each order in a process of its own, forked where all that transformers builds on is loaded already and it itself is not.
+FORK = """
+import json, os, sys, traceback
+import accelerate, datasets, scipy.stats, torch._dynamo, torch.distributed.tensor, torch.onnx
+
+assert not {"transformers", "mister_e_hf"} & {name.partition(".")[0] for name in sys.modules}
+for name, order in json.loads(sys.argv[2]).items():
+    child = os.fork()
+    if child == 0:
+        try:
+            exec(order)
+            import mister_e_hf
+            from transformers import AutoConfig
+            assert type(AutoConfig.from_pretrained(sys.argv[1])) is mister_e_hf.MisterEConfig
+            assert type(AutoModel.from_pretrained(sys.argv[1])) is mister_e_hf.MisterEModel
+            assert type(AutoModel.from_config(AutoConfig.from_pretrained(sys.argv[1]))) is mister_e_hf.MisterEModel
+            assert type(AutoConfig.for_model("mister_e", hidden_size=6)) is mister_e_hf.MisterEConfig
+        except BaseException:
+            print(f"{name}: {traceback.format_exc()}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        print(f"{name}: done", flush=True)
+"""
+
+
+@pytest.fixture
+def saved(tiny_model, tmp_path) -> Path:
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_auto_classes_know_ours_in_every_order_of_import(saved, tmp_path):
+    printed = python(FORK, saved, json.dumps(ORDERS), cwd=tmp_path)
+    assert printed.splitlines() == [f"{name}: done" for name in ORDERS], printed
+
+
+# Hides packages from import and from the look-ups by which transformers finds out what is installed.
+ONLY_TORCH_AND_TRANSFORMERS = """
+import sys
+
+HIDDEN = {"mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"}
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+for name in HIDDEN:
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise AssertionError(f"{name} is not hidden")
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+torch.set_num_threads(1)
+folder, stored = sys.argv[1], load_file(sys.argv[2])
+expected = {name.removeprefix("output."): stored.pop(name) for name in list(stored) if name.startswith("output.")}
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+loss = model(**stored).loss
+loss.backward()
+with torch.no_grad():
+    output = model(**stored)
+for name, value in expected.items():
+    torch.testing.assert_close(output[name], value, rtol=0, atol=1e-6)
+modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("transformers_modules.")}
+print(*sorted(modules & set(sys.argv[3:])))
+assert type(model).__module__.startswith("transformers_modules.")
+assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
+model.save_pretrained(folder + "_again")
+AutoModel.from_pretrained(folder + "_again", trust_remote_code=True)
+"""
+
+
+def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
+    with torch.no_grad():
+        output = model(**batch)
+    save_file(
+        {**batch, **{f"output.{name}": value for name, value in output.items()}}, tmp_path / "stored.safetensors"
+    )
+    assert {path.stem for path in saved.glob("*.py")} == set(STAGE_2)
+    loaded = python(
+        ONLY_TORCH_AND_TRANSFORMERS,
+        saved,
+        tmp_path / "stored.safetensors",
+        *STAGE_2,
+        cwd=tmp_path,
+        HF_HOME=str(tmp_path / "cache"),
+    )
+    assert loaded.split() == sorted(STAGE_2)
+
+
+def imports(path: Path) -> tuple[set[str], set[str]]:
+    """What a file imports anywhere in it: packages from outside, and modules of ours by their name below the package."""
+    outside, ours = set(), set()
+    here = path.relative_to(PACKAGE).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            below = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == PACKAGE.name else []
+            names = [node.module, *below]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([PACKAGE.name, *here[: len(here) - node.level + 1], *filter(None, [node.module])])
+            names = [f"{base}.{alias.name}" for alias in node.names] + [base]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package != PACKAGE.name:
+                outside.add(package)
+            elif module := module_of(rest):
+                ours.add(module)
+    return outside - set(sys.stdlib_module_names), ours
+
+
+def module_of(name: str) -> str | None:
+    """The longest beginning of a dotted name that is a module of ours: names inside a module are none."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:end])
+        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
+            return ".".join(parts[:end])
+    return None
+
+
+def file_of(module: str) -> Path:
+    path = PACKAGE.joinpath(*module.split("."))
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+
+
+def reached(module: str) -> tuple[set[str], set[str]]:
+    """What a module imports, itself or by way of others of ours."""
+    outside, ours, waiting = set(), set(), {module}
+    while waiting:
+        current = waiting.pop()
+        ours.add(current)
+        more_outside, more_ours = imports(file_of(current))
+        outside |= more_outside
+        waiting |= more_ours - ours
+    return outside, ours
+
+
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if path != PACKAGE / "__init__.py"
+)
+
+
+def test_walk_sees_imports():
+    assert imports(PACKAGE / "modeling_mister_e.py") == (
+        {"torch", "transformers"},
+        {"configuration_mister_e", "losses", "turns"},
+    )
+    assert reached("modeling_mister_e")[1] == set(STAGE_2)
+    assert {"losses", "collator", "hub"} <= imports(PACKAGE / "trainer.py")[1]
+    assert "datasets" in imports(PACKAGE / "vectors.py")[0]  # inside a function
+    assert set(STAGE_2) < set(MODULES) and "corpora.demo" in MODULES
+
+
+@pytest.mark.parametrize("module", ["losses", "turns"])
+def test_losses_and_turns_import_torch_alone(module):
+    assert reached(module) == ({"torch"}, {module})
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("configuration_")])
+def test_configurations_do_not_import_torch(module):
+    outside, ours = reached(module)
+    assert outside <= {"transformers", "huggingface_hub"}
+    assert all(name.startswith("configuration_") for name in ours)
+
+
+def test_model_imports_torch_and_transformers_alone():
+    outside, ours = reached("modeling_mister_e")
+    assert outside <= {"torch", "transformers", "huggingface_hub"}
+    assert ours == set(STAGE_2)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] == "corpora"])
+def test_corpora_never_import_torch(module):
+    outside, ours = reached(module)
+    assert not {"torch", "transformers", "safetensors"} & outside
+    assert all(name.partition(".")[0] == "corpora" for name in ours)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_the_scripts_the_tests_or_the_command_line(module):
+    outside, ours = imports(file_of(module))
+    assert not {"scripts", "tests"} & outside
+    assert module == "cli" or "cli" not in ours
