@@ -30,7 +30,13 @@ print(json.dumps(AutoModel.from_pretrained("org/demo").config.id2label))
 
 
 def tiny_model() -> MisterEModel:
-    sizes = {"speech_embedding_dim": 3, "text_embedding_dim": 2, "hidden_size": 8, "attention_dim": 6, "fusion_num_layers": 1}
+    sizes = {
+        "speech_embedding_dim": 3,
+        "text_embedding_dim": 2,
+        "hidden_size": 8,
+        "attention_dim": 6,
+        "fusion_num_layers": 1,
+    }
     return MisterEModel(MisterEConfig(**sizes, id2label={0: "anger", 1: "joy"}))
 
 
