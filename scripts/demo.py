@@ -11,6 +11,7 @@ from mister_e_hf.corpora.demo import write_demo_corpus
 from mister_e_hf.experiment import main
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a model this small gains nothing from more, and loses much where the cores are busy
     run = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo")
     corpus = write_demo_corpus(run.with_name(f"{run.name}-corpus"))
     main(["hub_configs/demo.yaml", "--corpus", str(corpus), "--output_dir", str(run)])

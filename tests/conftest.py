@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from mister_e_hf import MisterEConfig, MisterEModel
 
 SHARED = Path(__file__).parents[2] / "shared"
 
-torch.set_num_threads(1)  # tiny models: more threads only wait for one another
+# Tiny models: more threads only wait for one another, here and in the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):

@@ -48,10 +48,13 @@ class MisterEOutput(ModelOutput):
 
 
 class ModalityTurns(NamedTuple):
-    """One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1); `null` (D,) stands there."""
+    """
+    One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1); `null` (D,) stands there.
+    `absent` is None where no turn lacks the modality.
+    """
 
     vectors: torch.Tensor
-    absent: torch.Tensor
+    absent: torch.Tensor | None
     null: torch.Tensor
 
 
@@ -76,20 +79,24 @@ class ModalityInput(nn.Module):
         vectors = (embeddings.to(self.mean) - self.mean) / self.std
         if self.feature_clip is not None:
             vectors = vectors.clamp(-self.feature_clip, self.feature_clip)
+        if present.all():
+            return ModalityTurns(vectors, None, self.null_embedding)
         absent = ~present[:, None]
         return ModalityTurns(vectors.masked_fill(absent, 0.0), absent.to(vectors), self.null_embedding)
 
 
 def project(turns: ModalityTurns, weight: torch.Tensor) -> torch.Tensor:
     # Equal to a linear map of the vectors with the null vector put in, but no gradient of the (N, D) input is needed.
-    return F.linear(turns.vectors, weight) + turns.absent * F.linear(turns.null, weight)
+    rows = F.linear(turns.vectors, weight)
+    return rows if turns.absent is None else rows + turns.absent * F.linear(turns.null, weight)
 
 
 class TurnLinear(nn.Linear):
     """Linear map of one modality's vectors, absent ones included: [`ModalityTurns`] -> (N, H)."""
 
     def forward(self, turns: ModalityTurns) -> torch.Tensor:
-        return project(turns, self.weight) + self.bias
+        # 0 * null: a parameter without a gradient would hold up the other processes
+        return project(turns, self.weight) + (self.bias + 0.0 * turns.null.sum())
 
 
 class TurnConvolution(nn.Module):
@@ -105,8 +112,7 @@ class TurnConvolution(nn.Module):
     def forward(self, turns: ModalityTurns, layout: TurnLayout) -> torch.Tensor:
         taps = project(turns, self.weight.flatten(0, 1)).unflatten(1, (len(self.offsets), -1))  # [N, k, H]
         total = self.bias
-        for tap, offset in enumerate(self.offsets):
-            rows = taps[:, tap]
+        for rows, offset in zip(taps.unbind(1), self.offsets, strict=True):
             if offset:
                 rows = F.pad(rows, (0, 0, 0, 1))[layout.neighbours(offset)]  # the row behind the last is zero
             total = total + rows
