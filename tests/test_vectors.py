@@ -531,6 +531,27 @@ def test_a_failed_write_leaves_no_readable_split_and_no_partial_file(tmp_path):
     assert read_corpus(tmp_path, LABEL2ID, splits=("train",))
 
 
+WRITE_ON_A_FULL_DISK = """
+import resource, sys
+import pyarrow as pa, torch
+from mister_e_hf import write_vectors
+
+table = pa.table({"dialogue_id": ["d"], "utterance_ids": [["a", "b"]]})
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+write_vectors(sys.argv[1], "train", table, text_features=torch.zeros(2, 2**16))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_a_write_broken_off_in_the_vectors_leaves_no_partial_file(tmp_path):
+    write_vectors(tmp_path, "train", bare_table(), **tensors())
+    command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path)]
+    call = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert call.returncode == 1 and "File too large" in call.stderr, call.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"train.safetensors"}
+    assert torch.equal(load_file(tmp_path / "train.safetensors")["text_features"], tensors()["text_features"])
+
+
 def test_writing_anew_leaves_an_open_corpus_as_it_was(tmp_path):
     write_vectors(tmp_path, "train", bare_table(), **tensors())
     first = read_corpus(tmp_path, LABEL2ID, splits=("train",))["train"]
@@ -628,3 +649,25 @@ def test_real_corpora(shared_dir, name):
         np.testing.assert_array_equal(labels[scored] == 1, scores[scored] >= 0)
     if name == "meld":
         assert not all(data.present["speech"].all() for data in corpus.values())
+
+
+def test_class_labels_of_a_dataset_are_read_by_name():
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+    features = Features(
+        {
+            "dialogue_id": Value("string"),
+            "utterance_ids": List(Value("string")),
+            "labels": List(ClassLabel(names=["joy", "anger"])),
+            "text_features": List(List(Value("float32"))),
+        }
+    )
+    row = {
+        "dialogue_id": ["a"],
+        "utterance_ids": [["a0", "a1"]],
+        "labels": [[0, 1]],
+        "text_features": [[[1.0], [2.0]]],
+    }
+    source = DatasetDict({"test": Dataset.from_dict(row, features=features)})
+    corpus = read_corpus(source, {"anger": 0, "joy": 1}, splits=("test",))
+    assert corpus["test"].labels.tolist() == [1, 0]

@@ -315,10 +315,23 @@ def read_corpus(
         for split in splits:
             if split not in datasets:
                 raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(datasets)}")
-            table = datasets[split].with_format("arrow")[:]
+            table = _with_label_names(datasets[split].with_format("arrow")[:], datasets[split].features, label_column)
             corpus[split] = DialogueVectors(table, name=split, **options)
     _check_dialogues_stand_once(corpus)
     return corpus
+
+
+def _with_label_names(table: pa.Table, features, label_column: str) -> pa.Table:
+    """A dataset's `ClassLabel` integers as their names: the order of its classes need not be the model's."""
+    names = getattr(getattr(features.get(label_column), "feature", None), "names", None)
+    if names is None:
+        return table
+    labels = [
+        [None if label is None or label < 0 else names[label] for label in turns or []]
+        for turns in table[label_column].to_pylist()
+    ]
+    index = table.column_names.index(label_column)
+    return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
 
 
 def _load_from_hub(name: str):
