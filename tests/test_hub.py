@@ -57,7 +57,9 @@ def test_corpus_from_the_hub_to_a_pushed_checkpoint(tmp_path):
         python("scripts/train.py", "hub_configs/demo.yaml", *words, *push)
         pushed = set(hub.files("org/demo")) - {".gitattributes"}
         assert pushed == CHECKPOINT | {"training.yaml", "results.json"}
-        assert 'from_pretrained("org/demo"' in hub.read("org/demo", "README.md").decode()
+        card = hub.read("org/demo", "README.md").decode()
+        assert 'from_pretrained("org/demo"' in card
+        assert "| mixture |" in card and "None recorded." not in card
         assert len(json.loads(python("-c", LOAD))) == 6
 
 

@@ -90,7 +90,7 @@ def run_experiment(
         save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results)
         _write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
-            trainer.push_to_hub()
+            trainer.push_folder()  # with the card made from these results
     trainer.accelerator.wait_for_everyone()
     return results
 

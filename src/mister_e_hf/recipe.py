@@ -36,7 +36,7 @@ class CorpusSettings:
     score_column: str | None = None
 
 
-_MODEL_FIELDS = {name: hint for name, hint in MisterEConfig.__annotations__.items()}
+_MODEL_FIELDS = dict(MisterEConfig.__annotations__)
 _CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 _TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
 # A recipe is the same for every run of it, is stored with each and pushed.

@@ -264,13 +264,19 @@ class MisterETrainer(Trainer):
         if not self.is_world_process_zero():
             return ""
         save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        return self.push_folder(commit_message, token, kwargs.get("revision"))
+
+    def push_folder(
+        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
         return push_checkpoint(
             self.args.output_dir,
             self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
             commit_message=commit_message,
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo,
-            revision=kwargs.get("revision") or self.args.hub_revision,
+            revision=revision or self.args.hub_revision,
         )
 
 

@@ -24,7 +24,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-IGNORE_INDEX = -100
+from .losses import IGNORE_INDEX
+
 MODALITIES = ("speech", "text")
 SPLITS = ("train", "validation", "test")
 _CHECK_ROWS = 65536
@@ -154,7 +155,10 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def dialogue_of(self, turn: int) -> str:
         """Id of the dialogue that a turn of the split belongs to."""
-        return self.dialogue_ids[int(np.searchsorted(self.offsets, turn, side="right")) - 1]
+        return self.dialogue_ids[self._row_of(turn)]
+
+    def _row_of(self, turn: int) -> int:
+        return int(np.searchsorted(self.offsets, turn, side="right")) - 1
 
     def statistics(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (D,) over the turns where the modality is present, in float64."""
@@ -188,10 +192,8 @@ class DialogueVectors(torch.utils.data.Dataset):
                 )
                 if broken.any():
                     turn = start + int(broken.nonzero()[0, 0])
-                    dialogue = self.dialogue_of(turn)
-                    utterance = self.utterance_ids[self.dialogue_ids.index(dialogue)][
-                        turn - int(self.offsets[self.dialogue_ids.index(dialogue)])
-                    ]
+                    row = self._row_of(turn)
+                    dialogue, utterance = self.dialogue_ids[row], self.utterance_ids[row][turn - self.offsets[row]]
                     raise ValueError(
                         f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN or infinity "
                         f"({int(broken.sum())} such vectors in this block). Mark the turn as absent or mend the vector."
