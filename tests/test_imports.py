@@ -12,7 +12,13 @@ from safetensors.torch import save_file
 import mister_e_hf
 
 PACKAGE = Path(mister_e_hf.__file__).parent
-STAGE_2 = ("configuration_mister_e", "modeling_mister_e", "losses", "turns")  # the files that go to the Hub
+STAGE_2 = (
+    "configuration_labelled",
+    "configuration_mister_e",
+    "modeling_mister_e",
+    "losses",
+    "turns",
+)  # the files that go to the Hub
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:

@@ -14,24 +14,38 @@ def _register_config():
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
     from .configuration_mister_e import MisterEConfig
+    from .configuration_utterance_encoder import UtteranceEncoderConfig
 
-    if MisterEConfig.model_type not in CONFIG_MAPPING:
-        AutoConfig.register(MisterEConfig.model_type, MisterEConfig)
+    for config in (MisterEConfig, UtteranceEncoderConfig):
+        if config.model_type not in CONFIG_MAPPING:
+            AutoConfig.register(config.model_type, config)
 
 
 def _register_model():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 
-    from .configuration_mister_e import MisterEConfig
     from .modeling_mister_e import MisterEModel
+    from .modeling_utterance_encoder import UtteranceEncoder
 
-    if MisterEConfig not in MODEL_MAPPING:
-        AutoModel.register(MisterEConfig, MisterEModel)
+    for model in (MisterEModel, UtteranceEncoder):
+        if model.config_class not in MODEL_MAPPING:
+            AutoModel.register(model.config_class, model)
+
+
+def _register_processor():
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProcessor
+
+    from .configuration_utterance_encoder import UtteranceEncoderConfig
+    from .processing_mister_e import MisterEProcessor
+
+    if UtteranceEncoderConfig not in PROCESSOR_MAPPING:
+        AutoProcessor.register(UtteranceEncoderConfig, MisterEProcessor)
 
 
 _REGISTER = {
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_model,
+    "transformers.models.auto.processing_auto": _register_processor,
 }
 
 

@@ -394,10 +394,8 @@ class MisterEModel(MisterEPreTrainedModel):
 
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
         """The configured class weights (C,), or None."""
-        if self.config.class_weights is None:
-            return None
-        labels = self.config.id2label
-        return like.new_tensor([self.config.class_weights.get(labels[index], 1.0) for index in range(len(labels))])
+        weights = self.config.label_weights()
+        return None if weights is None else like.new_tensor(weights)
 
     def _check_inputs(self, speech_embeddings, text_embeddings, attention_mask, speech_mask, text_mask):
         """Masks as (B, T) booleans: the real turns, and per modality the turns where it is present."""

@@ -1,0 +1,114 @@
+"""Pretrained models of speech and of text, each run so that it gives one row of states per position and says which are real.
+
+Letters: W rows (utterances, or windows of long ones), S samples, M mel bins, L mel frames, P positions, H width.
+
+Every function takes one backbone and its inputs and returns its hidden states, a list of (W, P, H) from the embedding layer to the last with
+the backbone's output in the last place, and the mask of positions (W, P). A position of padding changes nothing at the others.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+
+def text_states(
+    backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Tokens (W, P), padded at the end, through an encoder (BERT, RoBERTa, MPNet, ...) or a causal language model."""
+    output = backbone(input_ids=input_ids, attention_mask=attention_mask.long(), output_hidden_states=True)
+    return _with_output_last(output), attention_mask.bool()
+
+
+def waveform_states(
+    backbone: nn.Module, input_values: torch.Tensor, attention_mask: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Samples (W, S), padded at the end, through WavLM, HuBERT or wav2vec 2.0."""
+    mask = attention_mask.bool()
+    lengths = mask.sum(-1)
+    if getattr(backbone.config, "feat_extract_norm", "layer") == "group" and len(set(lengths.tolist())) > 1:
+        # Its group norm takes statistics over time, padding included: only rows of one length may go together.
+        return _by_length(backbone, input_values, lengths)
+    output = backbone(input_values.masked_fill(~mask, 0), attention_mask=mask.long(), output_hidden_states=True)
+    states = _with_output_last(output)
+    positions = backbone._get_feat_extract_output_lengths(lengths)
+    return states, torch.arange(states[0].shape[1], device=mask.device) < positions[:, None]
+
+
+def mel_states(encoder: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+    """
+    Mel frames (W, M, L) through the layers of Whisper's encoder or Qwen2-Audio's, which transformers' own forward runs on whole windows
+    of 30 seconds alone. P is L / 2; a position is attended to where its first frame is.
+    """
+    states = F.gelu(encoder.conv1(input_features.to(encoder.conv1.weight.dtype)))
+    states = F.gelu(encoder.conv2(states)).transpose(1, 2)
+    states = states + encoder.embed_positions.weight[: states.shape[1]]
+    states = F.dropout(states, encoder.dropout, encoder.training)
+    mask = create_bidirectional_mask(
+        config=encoder.config, inputs_embeds=states, attention_mask=attention_mask[:, ::2][:, : states.shape[1]].long()
+    )
+    found = [states]
+    for layer in encoder.layers:
+        states = layer(states, mask)
+        states = states[0] if isinstance(states, tuple) else states
+        found.append(states)
+    return found
+
+
+def whisper_states(
+    encoder: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Mel frames through Whisper's encoder; the utterance's own positions are those of `pooling_mask` (W, L)."""
+    states = mel_states(encoder, input_features, attention_mask)
+    states[-1] = encoder.layer_norm(states[-1])
+    return states, pooling_mask[:, ::2][:, : states[-1].shape[1]].bool()
+
+
+def audio_language_states(
+    backbone: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    input_features: torch.Tensor,
+    feature_attention_mask: torch.Tensor,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """
+    Mel frames through Qwen2-Audio's tower, in place of the audio tokens among `input_ids` (W, P), through its language model. The
+    tower masks what lies behind the sound, so that the frames there need not be computed.
+    """
+    tower = backbone.audio_tower
+    frames, tokens = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1))
+    attended = torch.arange(feature_attention_mask.shape[1], device=frames.device) < 2 * frames[:, None]
+    states = mel_states(tower, input_features, attended)[-1]
+    states = tower.layer_norm(tower.avg_pooler(states.transpose(1, 2)).transpose(1, 2))
+    heard = backbone.multi_modal_projector(states)
+    heard = heard[torch.arange(heard.shape[1], device=tokens.device) < tokens[:, None]]
+    is_audio = input_ids == backbone.config.audio_token_id
+    if int(is_audio.sum()) != len(heard):
+        raise ValueError(f"input_ids hold {int(is_audio.sum())} audio tokens, but the sound gives {len(heard)}")
+    embedded = backbone.get_input_embeddings()(input_ids)
+    embedded = embedded.masked_scatter(is_audio.unsqueeze(-1), heard.to(embedded.dtype))
+    output = backbone.language_model(
+        inputs_embeds=embedded, attention_mask=attention_mask.long(), output_hidden_states=True
+    )
+    return _with_output_last(output), is_audio
+
+
+def _with_output_last(output) -> list[torch.Tensor]:
+    # With a last layer norm of its own, last_hidden_state is not the last of hidden_states (wav2vec 2.0 large and its like).
+    return [*output.hidden_states[:-1], output.last_hidden_state]
+
+
+def _by_length(
+    backbone: nn.Module, input_values: torch.Tensor, lengths: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    positions = backbone._get_feat_extract_output_lengths(lengths)
+    whole: list[torch.Tensor] | None = None
+    for length in sorted(set(lengths.tolist())):
+        rows = (lengths == length).nonzero()[:, 0]
+        states = _with_output_last(backbone(input_values[rows, :length], output_hidden_states=True))
+        whole = whole or [layer.new_zeros(len(lengths), int(positions.max()), layer.shape[-1]) for layer in states]
+        whole = [
+            everything.index_put((rows[:, None], torch.arange(layer.shape[1], device=rows.device)[None]), layer)
+            for everything, layer in zip(whole, states, strict=True)
+        ]
+    return whole, torch.arange(whole[0].shape[1], device=lengths.device) < positions[:, None]

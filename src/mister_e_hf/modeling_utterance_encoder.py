@@ -1,0 +1,518 @@
+"""Stage 1: one utterance's speech or text -> a vector, and an emotion (Dutta, Balaji and Ganapathy 2026, section 3).
+
+Letters: N utterances, W rows of the batch (an utterance, or a window of a long one), P positions of a row, L layers, H the backbone's width, D
+embedding width, C classes.
+"""
+
+import copy
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
+from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
+
+from .backbones import audio_language_states, text_states, waveform_states, whisper_states
+from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .losses import focal_loss
+
+if is_peft_available():
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+logger = logging.get_logger(__name__)
+
+ADAPTER = "adapter"  # a folder of its own: beside config.json, adapter_config.json would be taken for the whole model
+
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_BACKBONE_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
+
+
+@dataclass
+class UtteranceEncoderOutput(ModelOutput):
+    """
+    Args:
+        loss: focal loss of the labelled utterances, where labels were given.
+        logits (`(N, C)`): scores.
+        embeddings (`(N, D)`): the vector that stage 2 takes.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+
+
+class UtterancePooling(nn.Module):
+    """One vector per utterance from the states of its own positions, however many rows they stand in."""
+
+    def __init__(self, config: UtteranceEncoderConfig, width: int):
+        super().__init__()
+        self.kind = config.pooling
+        if self.kind == "attentive_statistics":
+            self.hidden = nn.Linear(width, config.pooling_dim)
+            self.score = nn.Linear(config.pooling_dim, 1)
+        self.output_width = width * (2 if self.kind == "attentive_statistics" else 1)
+
+    def forward(self, states: torch.Tensor, utterance: torch.Tensor, count: int) -> torch.Tensor:
+        """states (R, H) of positions in order, utterance (R,) that each belongs to, of N = count -> (N, H or 2H)"""
+
+        def total(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(count, *values.shape[1:]).index_add(0, utterance, values)
+
+        if self.kind == "mean":
+            return total(states) / total(states.new_ones(len(states), 1))
+        if self.kind == "last_token":
+            last = torch.ones(len(utterance), dtype=torch.bool, device=utterance.device)
+            last[:-1] = utterance[1:] != utterance[:-1]
+            return states[last]
+        # Attentive statistics pooling (Okabe, Koshinaka and Shinoda 2018, eq. 3 to 7).
+        scores = self.score(torch.tanh(self.hidden(states)))
+        highest = scores.new_full((count, 1), -torch.inf).scatter_reduce(
+            0, utterance[:, None], scores.detach(), "amax"
+        )
+        weights = (scores - highest[utterance]).exp()
+        weights = weights / total(weights)[utterance]
+        mean = total(weights * states)
+        variance = total(weights * (states - mean[utterance]) ** 2)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1)
+
+
+class UtteranceEncoder(PreTrainedModel):
+    r"""
+    A pretrained backbone; one of its hidden states, or a learned mixture of them; LayerNorm; pooling over the utterance's own positions;
+    a linear layer to the vector; ReLU, dropout, head. Padding, and what a row is batched with, change nothing.
+    """
+
+    config_class = UtteranceEncoderConfig
+    base_model_prefix = ""
+    accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: UtteranceEncoderConfig):
+        super().__init__(config)
+        if config.backbone_config is None:
+            raise ValueError(
+                "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
+            )
+        loading = getattr(config, "_loading", False)
+        self.backbone = None if loading and not config.holds_backbone else _build_backbone(config.backbone_config)
+        text_config = (
+            config.backbone_config.get_text_config()
+            if config.backbone_config.model_type == "qwen2_audio"
+            else config.backbone_config
+        )
+        width = text_config.hidden_size
+        if config.layer == "weighted_sum":
+            self.layer_weights = nn.Parameter(torch.zeros(text_config.num_hidden_layers + 1))
+        self.norm = nn.LayerNorm(width)
+        self.pooling = UtterancePooling(config, width)
+        self.projection = nn.Linear(self.pooling.output_width, config.embedding_dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(config.embedding_dim, config.num_labels)
+        self.post_init()
+        if not loading:
+            self._prepare_backbone()
+
+    # Making one
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike,
+        modality: str,
+        revision: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        **settings,
+    ) -> "UtteranceEncoder":
+        r"""
+        A new encoder around a pretrained model, its pooling and head not trained yet.
+
+        Args:
+            backbone: name on the Hub, or folder, of a speech or text model of transformers.
+            modality: `"speech"` or `"text"`.
+            revision: branch, tag or commit of the backbone; a branch is pinned to its commit.
+            backbone_options: for its `from_pretrained`: dtype, device_map, attn_implementation, quantization_config, token, local_files_only,
+                cache_dir.
+            settings: fields of [`UtteranceEncoderConfig`].
+        """
+        options = {name: value for name, value in (backbone_options or {}).items() if value is not None}
+        unknown = set(options) - {*_BACKBONE_OPTIONS, *_HUB_OPTIONS} | {"revision", "subfolder"} & set(options)
+        if unknown:
+            raise ValueError(
+                f"backbone_options has {sorted(unknown)}; known are {sorted({*_BACKBONE_OPTIONS, *_HUB_OPTIONS})}"
+            )
+        model = _load_backbone(str(backbone), revision, options)
+        config = cls.config_class(
+            modality=modality,
+            backbone=str(backbone),
+            backbone_revision=revision or getattr(model.config, "_commit_hash", None),
+            backbone_config=model.config,
+            **settings,
+        )
+        config._loading = True
+        try:
+            encoder = cls(config)
+        finally:
+            del config._loading
+        encoder.backbone = model
+        encoder._prepare_backbone()
+        return encoder.eval()
+
+    def _prepare_backbone(self):
+        """Freeze what is not trained; LoRA gets its layers; augmentations that a short utterance cannot take are off."""
+        for config in {id(config): config for config in (self.backbone.config, self.config.backbone_config)}.values():
+            for field, off in (("apply_spec_augment", False), ("layerdrop", 0.0), ("encoder_layerdrop", 0.0)):
+                if hasattr(config, field):
+                    setattr(config, field, off)
+        for module in self.backbone.modules():
+            if isinstance(getattr(module, "layerdrop", None), float):
+                module.layerdrop = 0.0
+        self.backbone.requires_grad_(self.config.tuning == "full")
+        for name, parameter in self.backbone.named_parameters():
+            # Whisper's positions are sinusoids and no weights; a pooler of the backbone's own is not used.
+            if name.startswith("pooler.") or (name.endswith("embed_positions.weight") and self._hears_mels):
+                parameter.requires_grad_(False)
+        if self.config.tuning == "lora" and not getattr(self.backbone, "_hf_peft_config_loaded", False):
+            self.backbone.add_adapter(self._lora_config())
+            # LoRA is trained in float32, also beside a backbone of half precision.
+            for name, parameter in self.backbone.named_parameters():
+                if "lora_" in name:
+                    parameter.data = parameter.data.float() if parameter.device.type != "meta" else parameter.data
+        self.train(self.training)
+
+    @property
+    def _adapter_prefix(self) -> str:
+        """Where the backbone stands in the model that its name loads: of Whisper it is the encoder."""
+        return "encoder." if self.config.backbone_config.model_type == "whisper" else ""
+
+    @property
+    def _hears_mels(self) -> bool:
+        return self.config.backbone_config.model_type in ("whisper", "qwen2_audio")
+
+    def _lora_config(self):
+        if not is_peft_available():
+            raise ImportError("tuning='lora' needs peft: pip install peft")
+        reached = [name for name, _ in self.backbone.named_modules() if re.fullmatch(self.config.lora_targets, name)]
+        if not reached:
+            raise ValueError(
+                f"lora_target_modules '{self.config.lora_targets}' match no module of the {self.backbone.config.model_type} backbone"
+            )
+        if self.backbone.config.model_type == "wavlm" and any(name.split(".")[-2] == "attention" for name in reached):
+            raise ValueError(
+                "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
+            )
+        config = LoraConfig(
+            r=self.config.lora_r,
+            lora_alpha=self.config.lora_alpha,
+            lora_dropout=self.config.lora_dropout,
+            target_modules=self.config.lora_targets,
+            revision=self.config.backbone_revision,
+        )
+        config.base_model_name_or_path = self.config.backbone
+        return config
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.backbone is not None and self.config.tuning == "frozen":
+            self.backbone.eval()
+        return self
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        if isinstance(module, nn.Linear):
+            bound = module.weight.shape[1] ** -0.5
+            initialization.uniform_(module.weight, -bound, bound)
+            initialization.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.LayerNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+        elif module is self and self.config.layer == "weighted_sum":
+            initialization.zeros_(module.layer_weights)
+
+    # Running it
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        pooling_mask: torch.Tensor | None = None,
+        utterance_index: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> UtteranceEncoderOutput:
+        r"""
+        What [`MisterEProcessor`] makes.
+
+        Args:
+            input_ids (`(W, P)`): tokens of the text, or of a model of speech and language.
+            input_values (`(W, S)`): samples at 16 kHz, for models of waveforms.
+            input_features (`(W, M, L)`): mel frames, for Whisper and Qwen2-Audio.
+            attention_mask: true where `input_ids`, `input_values` or else the mel frames are real.
+            feature_attention_mask (`(W, L)`): the same of mel frames beside tokens.
+            pooling_mask (`(W, P)` of tokens, `(W, L)` of mel frames): true at the utterance's own, prompt and silence left out; by default what
+                `attention_mask` says.
+            utterance_index (`(W,)`): which of the N utterances each row is a window of, ascending from 0; by default each its own.
+            labels (`(N,)`): class indices, -100 where nothing is to be scored.
+            num_items_in_batch: divisor of the loss; by default this batch's labelled utterances.
+        """
+        frozen = self.config.tuning == "frozen"
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            states, mask = self._states(
+                input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask
+            )
+        if utterance_index is None:
+            utterance_index = torch.arange(len(mask), device=mask.device)
+        count = int(utterance_index[-1]) + 1
+        if (utterance_index.diff() < 0).any() or len(utterance_index.unique()) != count:
+            raise ValueError(f"utterance_index must ascend from 0 without gaps, got {utterance_index.tolist()}")
+        positions = torch.zeros(count, dtype=torch.long, device=mask.device).index_add(
+            0, utterance_index, mask.sum(-1)
+        )
+        if not positions.all():
+            raise ValueError(
+                f"Utterances {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
+            )
+        states = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
+        utterance = utterance_index[:, None].expand_as(mask)[mask]
+        embeddings = self.projection(self.pooling(self.norm(states), utterance, count))
+        logits = self.head(self.dropout(F.relu(embeddings)))
+        loss = None
+        if labels is not None:
+            weights = self.config.label_weights()
+            weights = None if weights is None else logits.new_tensor(weights)
+            loss = focal_loss(logits, labels, self.config.focal_gamma, weights, num_items_in_batch)
+        return UtteranceEncoderOutput(loss=loss, logits=logits, embeddings=embeddings)
+
+    def _states(self, input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask):
+        kind = self.config.backbone_config.model_type
+        given = {"input_ids": input_ids, "input_values": input_values, "input_features": input_features}
+        expected = (
+            ["input_features"]
+            if kind == "whisper"
+            else ["input_ids", "input_features"]
+            if kind == "qwen2_audio"
+            else ["input_ids"]
+        )
+        if self.config.modality == "speech" and kind not in ("whisper", "qwen2_audio"):
+            expected = ["input_values"]
+        if sorted(name for name, value in given.items() if value is not None) != sorted(expected):
+            raise ValueError(
+                f"A {kind} encoder of {self.config.modality} takes {expected}, got {[n for n, v in given.items() if v is not None]}"
+            )
+        main = given[expected[0]]
+        if attention_mask is None:
+            attention_mask = torch.ones(main.shape[0], main.shape[-1], dtype=torch.bool, device=main.device)
+        if kind == "whisper":
+            own = attention_mask if pooling_mask is None else pooling_mask
+            states, mask = whisper_states(self.backbone, input_features, attention_mask, own)
+        elif kind == "qwen2_audio":
+            if feature_attention_mask is None:
+                feature_attention_mask = attention_mask.new_ones(input_features.shape[0], input_features.shape[-1])
+            states, mask = audio_language_states(
+                self.backbone, input_ids, attention_mask, input_features, feature_attention_mask
+            )
+        elif self.config.modality == "speech":
+            states, mask = waveform_states(self.backbone, input_values, attention_mask)
+        else:
+            states, mask = text_states(self.backbone, input_ids, attention_mask)
+            mask = mask if pooling_mask is None else mask & pooling_mask.bool()
+        if self.config.layer == "weighted_sum":
+            return states, mask
+        layer = -1 if self.config.layer is None else self.config.layer
+        if not -len(states) <= layer < len(states):
+            raise ValueError(f"layer {layer} is none of the backbone's {len(states)} hidden states")
+        return [states[layer]], mask
+
+    def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:
+        if self.config.layer != "weighted_sum":
+            return states[0]
+        weights = self.layer_weights.softmax(0)
+        return sum(weight * state for weight, state in zip(weights, states, strict=True))
+
+    # Saving and loading
+
+    def trained_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        """The weights that `model.safetensors` holds: everything but the backbone, and that too where the checkpoint holds it. LoRA's are elsewhere."""
+        state = self.state_dict() if state_dict is None else state_dict
+        kept = {}
+        for name, tensor in state.items():
+            if name.startswith("backbone."):
+                if not self.config.holds_backbone or "lora_" in name:
+                    continue
+                name = name.replace(".base_layer.", ".")
+            kept[name] = tensor
+        return kept
+
+    def save_pretrained(self, save_directory, *args, state_dict: dict[str, torch.Tensor] | None = None, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.save_pretrained`], but of the backbone only what was trained, unless `config.save_backbone`: LoRA's weights
+        go to `adapter/`, as an ordinary adapter of peft.
+        """
+        if self.config.tuning == "lora" and kwargs.get("is_main_process", True):
+            adapter = os.path.join(save_directory, ADAPTER)
+            os.makedirs(adapter, exist_ok=True)
+            inner = (
+                None
+                if state_dict is None
+                else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
+            )
+            config = copy.deepcopy(self.backbone.peft_config["default"])
+            state = get_peft_model_state_dict(self.backbone, state_dict=inner, adapter_name="default")
+            save_file(
+                {
+                    f"base_model.model.{self._adapter_prefix}{n}": t.detach().cpu().contiguous()
+                    for n, t in state.items()
+                },
+                os.path.join(adapter, "adapter_model.safetensors"),
+                metadata={"format": "pt"},
+            )
+            config.inference_mode = True
+            if self._adapter_prefix:
+                config.target_modules = f"{re.escape(self._adapter_prefix)}({config.target_modules})"
+            config.save_pretrained(adapter)
+        super().save_pretrained(save_directory, *args, state_dict=self.trained_state(state_dict), **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.from_pretrained`]; where the checkpoint does not hold the backbone, that is loaded by its name and
+        revision.
+
+        Raises:
+            ValueError: naming the weights that are missing, unexpected or of another shape.
+            OSError: if the backbone or the adapter is not there, with the way out.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
+        if not isinstance(config, cls.config_class):
+            config = cls.config_class.from_pretrained(
+                pretrained_model_name_or_path if config is None else config, **hub
+            )
+        backbone = None
+        if not config.holds_backbone:
+            options = {name: kwargs[name] for name in _BACKBONE_OPTIONS if name in kwargs}
+            options |= {
+                name: kwargs[name]
+                for name in ("cache_dir", "force_download", "local_files_only", "token")
+                if name in kwargs
+            }
+            try:
+                backbone = _load_backbone(config.backbone, config.backbone_revision, options)
+            except OSError as error:
+                raise OSError(
+                    f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
+                    f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, or save the encoder with "
+                    "save_backbone=True."
+                ) from error
+            kwargs.pop("quantization_config", None)
+        # The backbone comes as it was before LoRA, from here or from its own repository.
+        config._loading = True
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **kwargs,
+            )
+        finally:
+            del config._loading
+        model.config.__dict__.pop("_loading", None)
+        mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
+        problems = {
+            "missing": sorted(info["missing_keys"]),
+            "unexpected": sorted(info["unexpected_keys"]),
+            "of another shape": sorted(mismatched),
+        }
+        if any(problems.values()):
+            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+            raise ValueError(
+                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were saved with."
+            )
+        if backbone is not None:
+            model.backbone = backbone
+        model._prepare_backbone()
+        if config.tuning == "lora":
+            model._load_adapter(_fetch_adapter(pretrained_model_name_or_path, hub))
+        model.eval()
+        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
+        return (model, info) if wants_info else model
+
+    def load_trained_weights(self, folder: str | os.PathLike):
+        """Take the weights of a checkpoint of this very encoder, the backbone staying where it was not trained."""
+        state = load_file(os.path.join(folder, "model.safetensors"))
+        problems = self.load_state_dict(
+            {self._name_inside(name): tensor for name, tensor in state.items()}, strict=False
+        )
+        missing = [name for name in self.trained_state() if name not in state]
+        if missing or problems.unexpected_keys:
+            raise ValueError(
+                f"'{folder}' is no checkpoint of this encoder: missing {missing}, unexpected {problems.unexpected_keys}"
+            )
+        if self.config.tuning == "lora":
+            self._load_adapter(load_file(os.path.join(folder, ADAPTER, "adapter_model.safetensors")))
+
+    def _name_inside(self, name: str) -> str:
+        """A stored weight's name in a backbone that LoRA has wrapped."""
+        module, _, last = name.rpartition(".")
+        wrapped = f"{module}.base_layer.{last}"
+        return wrapped if wrapped in self._state_names() else name
+
+    def _state_names(self) -> set[str]:
+        return {name for name, _ in (*self.named_parameters(), *self.named_buffers())}
+
+    def _load_adapter(self, state: dict[str, torch.Tensor]):
+        prefix = f"base_model.model.{self._adapter_prefix}"
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+        expected = set(get_peft_model_state_dict(self.backbone, adapter_name="default"))
+        if set(state) != expected:
+            raise ValueError(
+                f"The adapter does not fit the backbone: missing {sorted(expected - set(state))}, unexpected {sorted(set(state) - expected)}"
+            )
+        set_peft_model_state_dict(self.backbone, state, adapter_name="default")
+
+
+def _build_backbone(config) -> nn.Module:
+    model = AutoModel.from_config(config)
+    return model.get_encoder() if config.model_type == "whisper" else model
+
+
+def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> nn.Module:
+    if revision is not None:
+        options = options | {"revision": revision}
+    if not any(key in options for key in ("dtype", "torch_dtype")):
+        # A checkpoint of half precision is not trained as such without a word.
+        options = options | {"dtype": torch.float32}
+    config = AutoConfig.from_pretrained(name, **{key: value for key, value in options.items() if key in _HUB_OPTIONS})
+    model = AutoModel.from_pretrained(name, config=config, **options)
+    return model.get_encoder() if config.model_type == "whisper" else model
+
+
+def _fetch_adapter(name, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
+    subfolder = "/".join(part for part in (hub.get("subfolder") or "", ADAPTER) if part)
+    path = cached_file(
+        name,
+        "adapter_model.safetensors",
+        **(hub | {"subfolder": subfolder}),
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if path is None:
+        raise OSError(
+            f"'{name}' says that it was trained by LoRA, but has no {subfolder}/adapter_model.safetensors; save or push it whole"
+        )
+    return load_file(path)
+
+
+UtteranceEncoder.register_for_auto_class("AutoModel")

@@ -1,0 +1,271 @@
+"""Raw turns -> tensors for [`UtteranceEncoder`]: prompts, tokens, mel frames, windows of long sound."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, BatchFeature
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+SAMPLING_RATE = 16_000
+CONFIG_NAME = "mister_e_processor.json"
+
+_MEL_MARGIN = 4  # frames behind the last one attended to, that its convolutions see
+_HOP = 160  # samples a mel frame
+
+
+class MisterEProcessor:
+    r"""
+    Prepares the turns of one modality as its backbone expects them.
+
+    Args:
+        modality: `"speech"` or `"text"`.
+        backbone_type: the backbone's `model_type`.
+        feature_extractor: of the backbone, for speech.
+        tokenizer: of the backbone, for text and for models of speech and language.
+        prompt: text around the utterance: `{text}` stands for its words, and `{audio}` for its sound in a model of speech and language. The prompt is
+            read with the utterance, but not pooled.
+        max_tokens: the longest text, prompt included; a longer one is cut, which is counted in `num_truncated` and told.
+        window_seconds: sound over this is cut into windows of equal length, all of which are pooled. None for no limit.
+        trailing_silence: seconds of silence that Whisper hears behind the utterance, or None to fill its window of 30 seconds, as it was
+            pretrained. Less is faster by about the factor that is left out, and another result.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        backbone_type: str,
+        feature_extractor=None,
+        tokenizer=None,
+        prompt: str | None = None,
+        max_tokens: int = 512,
+        window_seconds: float | None = 30.0,
+        trailing_silence: float | None = None,
+    ):
+        if modality not in ("speech", "text"):
+            raise ValueError(f"modality must be 'speech' or 'text', got {modality!r}")
+        self.is_mel = modality == "speech" and backbone_type in ("whisper", "qwen2_audio")
+        if modality == "speech" and feature_extractor is None:
+            raise ValueError("A processor of speech needs the backbone's feature_extractor")
+        if (modality == "text" or backbone_type == "qwen2_audio") and tokenizer is None:
+            raise ValueError(
+                "A processor of text, or of a model of speech and language, needs the backbone's tokenizer"
+            )
+        if self.is_mel and (window_seconds is None or window_seconds > 30):
+            raise ValueError(f"{backbone_type} hears 30 seconds at most; got window_seconds={window_seconds}")
+        placeholder = "{audio}" if backbone_type == "qwen2_audio" else "{text}"
+        self.prompt = prompt or (_AUDIO_PROMPT if backbone_type == "qwen2_audio" else "{text}")
+        if self.prompt.count(placeholder) != 1:
+            raise ValueError(f"prompt must hold {placeholder} once, got {self.prompt!r}")
+        if feature_extractor is not None and feature_extractor.sampling_rate != SAMPLING_RATE:
+            raise ValueError(
+                f"Expected a backbone of {SAMPLING_RATE} Hz, got one of {feature_extractor.sampling_rate} Hz"
+            )
+        if tokenizer is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.modality, self.backbone_type = modality, backbone_type
+        self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+        self.max_tokens, self.window_seconds, self.trailing_silence = max_tokens, window_seconds, trailing_silence
+        self.num_truncated = 0
+
+    @classmethod
+    def from_backbone(
+        cls, backbone: str | os.PathLike, modality: str, revision: str | None = None, **settings
+    ) -> "MisterEProcessor":
+        """The processor of a pretrained model; settings as above, and cache_dir, token and local_files_only for the Hub."""
+        hub = {name: settings.pop(name) for name in ("cache_dir", "token", "local_files_only") if name in settings}
+        hub |= {} if revision is None else {"revision": revision}
+        kind = AutoConfig.from_pretrained(backbone, **hub).model_type
+        return cls(modality, kind, **_load_parts(backbone, modality, kind, hub), **settings)
+
+    def __call__(
+        self, turns: Sequence[Any], random_crop: bool = False, generator: torch.Generator | None = None
+    ) -> BatchFeature:
+        r"""
+        Args:
+            turns: N texts, or N arrays (S,) of samples at 16 kHz.
+            random_crop: in training, take one random window of sound that is over the window in place of all.
+            generator: of the crops.
+
+        Returns:
+            the tensors that [`UtteranceEncoder`] takes, padded at the end.
+
+        Raises:
+            ValueError: if a turn has no words or no samples: such a turn lacks the modality and has no place here.
+        """
+        if not len(turns):
+            raise ValueError("No turns given")
+        return self._texts(turns) if self.modality == "text" else self._sounds(turns, random_crop, generator)
+
+    def num_windows(self, samples: int) -> int:
+        """How many windows sound of so many samples is cut into."""
+        if self.window_seconds is None:
+            return 1
+        return max(1, math.ceil(samples / (self.window_seconds * SAMPLING_RATE)))
+
+    # Text
+
+    def _texts(self, turns: Sequence[str]) -> BatchFeature:
+        for number, text in enumerate(turns):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"Turn {number} of the batch has no words: {text!r}")
+        before, after = self.prompt.split("{text}")
+        spans = [(len(before), len(before) + len(text)) for text in turns]
+        return self._tokens([before + text + after for text in turns], spans if before or after else None)
+
+    def _tokens(self, texts: list[str], spans: list[tuple[int, int]] | None) -> BatchFeature:
+        encoded = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_offsets_mapping=True,
+            return_overflowing_tokens=False,
+        )
+        # A text that fills the limit may be one that was cut, and only its last token's place tells.
+        cut = 0
+        for row, text in enumerate(texts):
+            if len(encoded["input_ids"][row]) >= self.max_tokens:
+                last = max(end for _, end in encoded["offset_mapping"][row])
+                cut += last < len(text.rstrip())
+        if cut:
+            self.num_truncated += cut
+            logger.warning(
+                f"{cut} texts are longer than max_tokens={self.max_tokens} and were cut ({self.num_truncated} so far)"
+            )
+        length = max(map(len, encoded["input_ids"]))
+        ids = torch.full((len(texts), length), self.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros(len(texts), length, dtype=torch.bool)
+        pooled = torch.zeros(len(texts), length, dtype=torch.bool)
+        for row, tokens in enumerate(encoded["input_ids"]):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = True
+            if spans is None:
+                pooled[row, : len(tokens)] = True
+            else:
+                begin, end = spans[row]
+                own = [start < end and stop > begin for start, stop in encoded["offset_mapping"][row]]
+                pooled[row, : len(tokens)] = torch.tensor(own)
+        return BatchFeature({"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled})
+
+    # Sound
+
+    def _sounds(
+        self, turns: Sequence[np.ndarray], random_crop: bool, generator: torch.Generator | None
+    ) -> BatchFeature:
+        windows, owners = [], []
+        for number, samples in enumerate(turns):
+            samples = np.asarray(samples, dtype=np.float32)
+            if samples.ndim != 1 or not len(samples):
+                raise ValueError(f"Turn {number} of the batch must be samples of shape (S,), got {samples.shape}")
+            found = self._windows(samples, random_crop, generator)
+            windows += found
+            owners += [number] * len(found)
+        batch = self._mels(windows) if self.is_mel else self._waveforms(windows)
+        batch["utterance_index"] = torch.tensor(owners)
+        return batch
+
+    def _windows(self, samples: np.ndarray, random_crop: bool, generator: torch.Generator | None) -> list[np.ndarray]:
+        count = self.num_windows(len(samples))
+        if count == 1:
+            return [samples]
+        if random_crop:
+            size = int(self.window_seconds * SAMPLING_RATE)
+            start = int(torch.randint(len(samples) - size + 1, (), generator=generator))
+            return [samples[start : start + size]]
+        # Of nearly equal length, so that none is a rest too short to say anything.
+        return np.array_split(samples, count)
+
+    def _waveforms(self, windows: list[np.ndarray]) -> BatchFeature:
+        # One by one: the extractor normalises over the samples, and would take padding for some.
+        values = [self.feature_extractor(window, sampling_rate=SAMPLING_RATE).input_values[0] for window in windows]
+        shortest = 400  # samples of the first position; a shorter sound ends in silence
+        lengths = [max(len(value), shortest) for value in values]
+        padded = torch.zeros(len(values), max(lengths))
+        mask = torch.zeros(len(values), max(lengths), dtype=torch.bool)
+        for row, (value, length) in enumerate(zip(values, lengths, strict=True)):
+            padded[row, : len(value)] = torch.as_tensor(np.asarray(value))
+            mask[row, :length] = True
+        return BatchFeature({"input_values": padded, "attention_mask": mask})
+
+    def _mels(self, windows: list[np.ndarray]) -> BatchFeature:
+        mels = self.feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
+        own = torch.tensor([math.ceil(len(window) / _HOP) for window in windows]).clamp(min=4, max=mels.shape[-1])
+        if self.backbone_type == "qwen2_audio":
+            attended = own
+        elif self.trailing_silence is None:
+            attended = torch.full_like(own, mels.shape[-1])
+        else:
+            attended = (own + round(self.trailing_silence * SAMPLING_RATE / _HOP)).clamp(max=mels.shape[-1])
+        length = min(mels.shape[-1], int(attended.max()) + _MEL_MARGIN)
+        length += length % 2
+        frames = torch.arange(length)
+        batch = {"input_features": mels[:, :, :length].contiguous()}
+        if self.backbone_type != "qwen2_audio":
+            return BatchFeature(
+                batch | {"attention_mask": frames < attended[:, None], "pooling_mask": frames < own[:, None]}
+            )
+        tokens = ((own - 1) // 2 + 1 - 2) // 2 + 1
+        texts = [self.prompt.format(audio=_AUDIO_TOKEN * int(count)) for count in tokens]
+        encoded = self._tokens(texts, None)
+        if self.num_truncated:
+            raise ValueError(
+                f"max_tokens={self.max_tokens} is too few for {int(tokens.max())} positions of sound and the prompt"
+            )
+        return BatchFeature(
+            batch
+            | {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            | {"feature_attention_mask": frames < own[:, None]}
+        )
+
+    # Saving and loading
+
+    def save_pretrained(self, save_directory: str | os.PathLike):
+        """Write the processor's own settings, and the files of its feature extractor and tokenizer."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in (self.feature_extractor, self.tokenizer):
+            if part is not None:
+                part.save_pretrained(folder)
+        settings = {
+            name: getattr(self, name)
+            for name in ("modality", "backbone_type", "prompt", "max_tokens", "window_seconds", "trailing_silence")
+        }
+        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **hub) -> "MisterEProcessor":
+        """
+        Load what `save_pretrained` wrote.
+
+        Args:
+            pretrained_model_name_or_path: folder, or id on the Hub.
+            hub: subfolder, revision, token, cache_dir, local_files_only.
+
+        Raises:
+            OSError: if there is no such processor.
+        """
+        path = cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
+        settings = json.loads(Path(path).read_text())
+        # The config.json beside these files is the encoder's, not the backbone's that they belong to.
+        parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
+        return cls(**settings, **parts)
+
+
+def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
+    config, parts = AutoConfig.for_model(backbone_type), {}
+    if modality == "speech":
+        parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(name, config=config, **hub)
+    if modality == "text" or backbone_type == "qwen2_audio":
+        parts["tokenizer"] = AutoTokenizer.from_pretrained(name, config=config, **hub)
+    return parts
+
+
+_AUDIO_TOKEN = "<|AUDIO|>"
+_AUDIO_PROMPT = "<|audio_bos|>{audio}<|audio_eos|>"
