@@ -4,11 +4,11 @@ import math
 import re
 from typing import Any, Literal
 
+import transformers  # the Auto classes when they are used: loading them registers what stands here
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from .configuration_labelled import LabelledConfig
-
 
 _LORA_TARGETS = {
     "wavlm": r".*\.(intermediate_dense|output_dense)",
@@ -77,7 +77,7 @@ class UtteranceEncoderConfig(LabelledConfig):
             }
             if "model_type" not in given:
                 raise ValueError(f"backbone_config must have a model_type, got the fields {sorted(given)}")
-            self.backbone_config = AutoConfig.for_model(**given)
+            self.backbone_config = transformers.AutoConfig.for_model(**given)
 
     def validate_ranges(self):
         for name in ("lora_r", "lora_alpha", "pooling_dim", "embedding_dim"):

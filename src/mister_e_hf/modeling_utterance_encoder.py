@@ -5,6 +5,8 @@ embedding width, C classes.
 """
 
 import copy
+import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -12,17 +14,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers  # the Auto classes when they are used: loading them registers what stands here
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
-from transformers.utils import ModelOutput, cached_file, is_peft_available, logging
+from transformers import PreTrainedModel, initialization
+from transformers.utils import ModelOutput, cached_file, logging
 
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .losses import focal_loss
-
-if is_peft_available():
-    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 
 logger = logging.get_logger(__name__)
 
@@ -195,8 +195,6 @@ class UtteranceEncoder(PreTrainedModel):
         return self.config.backbone_config.model_type in ("whisper", "qwen2_audio")
 
     def _lora_config(self):
-        if not is_peft_available():
-            raise ImportError("tuning='lora' needs peft: pip install peft")
         reached = [name for name, _ in self.backbone.named_modules() if re.fullmatch(self.config.lora_targets, name)]
         if not reached:
             raise ValueError(
@@ -206,7 +204,7 @@ class UtteranceEncoder(PreTrainedModel):
             raise ValueError(
                 "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
             )
-        config = LoraConfig(
+        config = _peft().LoraConfig(
             r=self.config.lora_r,
             lora_alpha=self.config.lora_alpha,
             lora_dropout=self.config.lora_dropout,
@@ -337,6 +335,20 @@ class UtteranceEncoder(PreTrainedModel):
         weights = self.layer_weights.softmax(0)
         return sum(weight * state for weight, state in zip(weights, states, strict=True))
 
+    def fingerprint(self) -> str:
+        """A hash of the configuration and of every weight that was trained; of a backbone that was not, of its name and revision."""
+        digest = hashlib.blake2b(digest_size=16)
+        described = {
+            name: value for name, value in self.config.to_dict().items() if name in type(self.config).__annotations__
+        }
+        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            if self.config.holds_backbone or not name.startswith("backbone.") or "lora_" in name:
+                digest.update(
+                    name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                )
+        return digest.hexdigest()
+
     # Saving and loading
 
     def trained_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
@@ -365,7 +377,7 @@ class UtteranceEncoder(PreTrainedModel):
                 else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
             )
             config = copy.deepcopy(self.backbone.peft_config["default"])
-            state = get_peft_model_state_dict(self.backbone, state_dict=inner, adapter_name="default")
+            state = _peft().get_peft_model_state_dict(self.backbone, state_dict=inner, adapter_name="default")
             save_file(
                 {
                     f"base_model.model.{self._adapter_prefix}{n}": t.detach().cpu().contiguous()
@@ -476,16 +488,24 @@ class UtteranceEncoder(PreTrainedModel):
     def _load_adapter(self, state: dict[str, torch.Tensor]):
         prefix = f"base_model.model.{self._adapter_prefix}"
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        expected = set(get_peft_model_state_dict(self.backbone, adapter_name="default"))
+        expected = set(_peft().get_peft_model_state_dict(self.backbone, adapter_name="default"))
         if set(state) != expected:
             raise ValueError(
                 f"The adapter does not fit the backbone: missing {sorted(expected - set(state))}, unexpected {sorted(set(state) - expected)}"
             )
-        set_peft_model_state_dict(self.backbone, state, adapter_name="default")
+        _peft().set_peft_model_state_dict(self.backbone, state, adapter_name="default")
+
+
+def _peft():
+    try:
+        import peft
+    except ImportError:
+        raise ImportError("LoRA needs peft: pip install peft") from None
+    return peft
 
 
 def _build_backbone(config) -> nn.Module:
-    model = AutoModel.from_config(config)
+    model = transformers.AutoModel.from_config(config)
     return model.get_encoder() if config.model_type == "whisper" else model
 
 
@@ -495,8 +515,10 @@ def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> 
     if not any(key in options for key in ("dtype", "torch_dtype")):
         # A checkpoint of half precision is not trained as such without a word.
         options = options | {"dtype": torch.float32}
-    config = AutoConfig.from_pretrained(name, **{key: value for key, value in options.items() if key in _HUB_OPTIONS})
-    model = AutoModel.from_pretrained(name, config=config, **options)
+    config = transformers.AutoConfig.from_pretrained(
+        name, **{key: value for key, value in options.items() if key in _HUB_OPTIONS}
+    )
+    model = transformers.AutoModel.from_pretrained(name, config=config, **options)
     return model.get_encoder() if config.model_type == "whisper" else model
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, BatchFeature
+import transformers  # the Auto classes when they are used: loading them registers what stands here
+from transformers import BatchFeature
 from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
@@ -82,7 +83,7 @@ class MisterEProcessor:
         """The processor of a pretrained model; settings as above, and cache_dir, token and local_files_only for the Hub."""
         hub = {name: settings.pop(name) for name in ("cache_dir", "token", "local_files_only") if name in settings}
         hub |= {} if revision is None else {"revision": revision}
-        kind = AutoConfig.from_pretrained(backbone, **hub).model_type
+        kind = transformers.AutoConfig.from_pretrained(backbone, **hub).model_type
         return cls(modality, kind, **_load_parts(backbone, modality, kind, hub), **settings)
 
     def __call__(
@@ -109,6 +110,13 @@ class MisterEProcessor:
         if self.window_seconds is None:
             return 1
         return max(1, math.ceil(samples / (self.window_seconds * SAMPLING_RATE)))
+
+    def heard_seconds(self, seconds: float) -> float:
+        """What sound of this length costs, the silence that its backbone hears with it included."""
+        if not self.is_mel or self.backbone_type == "qwen2_audio":
+            return seconds
+        windows = self.num_windows(int(seconds * SAMPLING_RATE))
+        return 30.0 * windows if self.trailing_silence is None else seconds + self.trailing_silence * windows
 
     # Text
 
@@ -195,18 +203,22 @@ class MisterEProcessor:
         return BatchFeature({"input_values": padded, "attention_mask": mask})
 
     def _mels(self, windows: list[np.ndarray]) -> BatchFeature:
-        mels = self.feature_extractor(windows, sampling_rate=SAMPLING_RATE, return_tensors="pt").input_features
-        own = torch.tensor([math.ceil(len(window) / _HOP) for window in windows]).clamp(min=4, max=mels.shape[-1])
+        most = self.feature_extractor.nb_max_frames
+        own = torch.tensor([math.ceil(len(window) / _HOP) for window in windows]).clamp(min=4, max=most)
         if self.backbone_type == "qwen2_audio":
             attended = own
         elif self.trailing_silence is None:
-            attended = torch.full_like(own, mels.shape[-1])
+            attended = torch.full_like(own, most)
         else:
-            attended = (own + round(self.trailing_silence * SAMPLING_RATE / _HOP)).clamp(max=mels.shape[-1])
-        length = min(mels.shape[-1], int(attended.max()) + _MEL_MARGIN)
+            attended = (own + round(self.trailing_silence * SAMPLING_RATE / _HOP)).clamp(max=most)
+        length = min(most, int(attended.max()) + _MEL_MARGIN)
         length += length % 2
+        # The frames that are left out are silence, and the extractor scales each sound by its own loudest frame: no frame changes.
+        mels = self.feature_extractor(
+            windows, sampling_rate=SAMPLING_RATE, max_length=length * _HOP, padding="max_length", return_tensors="pt"
+        ).input_features
         frames = torch.arange(length)
-        batch = {"input_features": mels[:, :, :length].contiguous()}
+        batch = {"input_features": mels}
         if self.backbone_type != "qwen2_audio":
             return BatchFeature(
                 batch | {"attention_mask": frames < attended[:, None], "pooling_mask": frames < own[:, None]}
@@ -259,11 +271,11 @@ class MisterEProcessor:
 
 
 def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
-    config, parts = AutoConfig.for_model(backbone_type), {}
+    config, parts = transformers.AutoConfig.for_model(backbone_type), {}
     if modality == "speech":
-        parts["feature_extractor"] = AutoFeatureExtractor.from_pretrained(name, config=config, **hub)
+        parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(name, config=config, **hub)
     if modality == "text" or backbone_type == "qwen2_audio":
-        parts["tokenizer"] = AutoTokenizer.from_pretrained(name, config=config, **hub)
+        parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(name, config=config, **hub)
     return parts
 
 

@@ -1,0 +1,279 @@
+"""A corpus of dialogues -> its vectors, by the encoders of stage 1, in shards that are made once each.
+
+A shard is a run of whole dialogues of one split: `train-00002-of-00007.safetensors` with `speech_features` (N, Ds) and `text_features` (N, Dt),
+and the table of the same name. Each appears whole or not at all, the table last, so that a run that was killed goes on with the first shard
+that is not there; processes take shards in turn.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from .corpora.publishing import METADATA_KEY
+from .modeling_utterance_encoder import UtteranceEncoder
+from .processing_mister_e import MisterEProcessor
+from .utterances import Utterances, load_dialogues, packed_batches
+
+RECORD = "embedding.json"
+
+_MOST_ROWS = 256
+
+
+def embed_corpus(
+    corpus: str | Path | datasets.DatasetDict,
+    encoders: Mapping[str, tuple[UtteranceEncoder, MisterEProcessor]],
+    folder: str | Path,
+    bad_audio: str = "error",
+    token_budget: int = 8192,
+    second_budget: float = 120.0,
+    num_workers: int = 0,
+    dtype: torch.dtype | None = None,
+    shard_turns: int = 4096,
+) -> Path:
+    r"""
+    Embed every turn of a corpus; what stands in the folder already is not made again.
+
+    Args:
+        corpus: as [`load_dialogues`] takes it.
+        encoders: by modality, the encoder, on the device it is to run on or on the CPU, and its processor.
+        folder: where to; `read_corpus(folder)` reads it.
+        bad_audio: `"error"`, or `"missing"`: sound that cannot be used is then a missing modality, with a warning.
+        token_budget, second_budget: largest batch of text, in tokens, and of sound, in seconds, padding included.
+        num_workers: processes that decode sound and prepare batches ahead of the model.
+        dtype: of the computation; by default bfloat16 on a device that is made for it, else the encoder's own.
+        shard_turns: turns of a shard, about.
+
+    Raises:
+        ValueError: if the folder holds vectors of another corpus or other encoders.
+    """
+    corpus, folder = load_dialogues(corpus), Path(folder)
+    if not encoders or set(encoders) - {"speech", "text"}:
+        raise ValueError(f"encoders must name speech, text or both, got {list(encoders)}")
+    state = PartialState()
+    record = {
+        "corpus": {split: corpus_fingerprint(data) for split, data in corpus.items()},
+        "encoders": {modality: encoder.fingerprint() for modality, (encoder, _) in sorted(encoders.items())},
+        "bad_audio": bad_audio,
+        "shard_turns": shard_turns,
+    }
+    with state.main_process_first():
+        _claim(folder, record, state.is_main_process)
+    shards = [
+        (split, number, len(parts), rows)
+        for split, data in corpus.items()
+        for parts in [_shards(data, shard_turns)]
+        for number, rows in enumerate(parts)
+    ]
+    for encoder, _ in encoders.values():
+        encoder.eval().to(state.device)
+    options = {
+        "bad_audio": bad_audio,
+        "num_workers": num_workers,
+        "dtype": dtype,
+        "second_budget": second_budget,
+        "token_budget": token_budget,
+    }
+    waiting = [shard for shard in shards if not _paths(folder, *shard[:3])[1].is_file()][
+        state.process_index :: state.num_processes
+    ]
+    turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in waiting)
+    with tqdm(
+        total=turns * len(encoders), unit=" utterances", disable=not state.is_local_main_process, desc="Embedding"
+    ) as progress:
+        for split, number, count, rows in waiting:
+            data = corpus[split].select(range(*rows))
+            _write_shard(*_paths(folder, split, number, count), data, encoders, options, progress)
+    state.wait_for_everyone()
+    return folder
+
+
+def embed_turns(
+    encoder: UtteranceEncoder,
+    processor: MisterEProcessor,
+    utterances: Utterances,
+    num_workers: int = 0,
+    dtype: torch.dtype | None = None,
+    token_budget: int = 8192,
+    second_budget: float = 120.0,
+    progress: tqdm | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Vectors of a split's turns.
+
+    Returns:
+        embeddings (N, D) float32, 0 where the turn lacks the modality, and presence (N,).
+    """
+    sizes, budget = _sizes(processor, utterances, token_budget, second_budget)
+    batches = list(packed_batches(sizes, budget, _MOST_ROWS))
+    loader = torch.utils.data.DataLoader(
+        utterances,
+        batch_sampler=batches,
+        collate_fn=_Preparing(processor),
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+    )
+    embeddings = torch.zeros(utterances.num_turns, encoder.config.embedding_dim)
+    present = torch.zeros(utterances.num_turns, dtype=torch.bool)
+    device = next(encoder.parameters()).device
+    if dtype is None and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        dtype = torch.bfloat16
+    was_training = encoder.training
+    encoder.eval()
+    with torch.inference_mode():
+        for indices, batch in loader:
+            if batch is not None:
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    vectors = encoder(**{name: value.to(device) for name, value in batch.items()}).embeddings
+                embeddings[indices["given"]] = vectors.float().cpu()
+                present[indices["given"]] = True
+            if progress is not None:
+                progress.update(indices["count"])
+    encoder.train(was_training)
+    return embeddings, present
+
+
+class _Preparing:
+    """In a worker: items -> their numbers and the encoder's input; None where nothing could be used."""
+
+    def __init__(self, processor: MisterEProcessor):
+        self.processor = processor
+
+    def __call__(self, items: list[dict[str, Any]]):
+        given = [item for item in items if item["turn"] is not None]
+        batch = dict(self.processor([item["turn"] for item in given])) if given else None
+        return {"given": torch.tensor([item["index"] for item in given], dtype=torch.long), "count": len(items)}, batch
+
+
+def _sizes(
+    processor: MisterEProcessor, utterances: Utterances, token_budget: int, second_budget: float
+) -> tuple[list[float], float]:
+    """What each item costs, and how much a batch may: tokens, or seconds heard, windows of silence included."""
+    if utterances.modality == "text":
+        texts = [utterances[item]["turn"] for item in range(len(utterances))]
+        if not texts:
+            return [], token_budget
+        return [
+            float(len(tokens))
+            for tokens in processor.tokenizer(texts, truncation=True, max_length=processor.max_tokens).input_ids
+        ], token_budget
+    return [processor.heard_seconds(length) for length in utterances.lengths], second_budget
+
+
+def corpus_fingerprint(data: datasets.Dataset) -> str:
+    """A hash of a split's dialogues; of sound files that it names, by size and time of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in data.with_format("arrow").iter(batch_size=100):
+        for row in table.to_pylist():
+            for turn in row["utterances"]:
+                stored = turn.pop("audio")
+                digest.update(repr((row["dialogue_id"], sorted(turn.items()))).encode())
+                if stored is not None and stored["bytes"] is not None:
+                    digest.update(stored["bytes"])
+                elif stored is not None:
+                    path = Path(stored["path"])
+                    digest.update(
+                        repr((str(path), path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))).encode()
+                    )
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, record: dict, writes: bool):
+    path = folder / RECORD
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        different = [name for name in record if earlier.get(name) != record[name]]
+        if different:
+            raise ValueError(
+                f"'{folder}' holds vectors made with another {' and '.join(different)}. Choose another folder, or remove it."
+            )
+    elif writes:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
+
+
+def _lengths(data: datasets.Dataset) -> np.ndarray:
+    return np.concatenate(
+        [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in data.data.column("utterances").chunks]
+    )
+
+
+def _num_turns(data: datasets.Dataset, rows: tuple[int, int]) -> int:
+    return int(_lengths(data)[slice(*rows)].sum())
+
+
+def _shards(data: datasets.Dataset, turns: int) -> list[tuple[int, int]]:
+    """Runs of whole dialogues of about so many turns, first row to behind the last."""
+    ends = np.cumsum(_lengths(data))
+    cuts = [0, *(int(np.searchsorted(ends, goal)) + 1 for goal in range(turns, int(ends[-1]), turns)), len(ends)]
+    cuts = sorted(set(cuts))
+    return list(zip(cuts, cuts[1:], strict=False))
+
+
+def _paths(folder: Path, split: str, number: int, count: int) -> tuple[Path, Path]:
+    name = f"{split}-{number:05}-of-{count:05}"
+    return folder / f"{name}.safetensors", folder / f"{name}.parquet"
+
+
+def _write_shard(
+    vectors: Path, table: Path, data: datasets.Dataset, encoders, options: dict[str, Any], progress: tqdm
+):
+    features, columns = {}, _columns(data)
+    budgets = {name: value for name, value in options.items() if name != "bad_audio"}
+    for modality, (encoder, processor) in encoders.items():
+        utterances = Utterances(data, modality, bad_audio=options["bad_audio"])
+        progress.update(utterances.num_turns - len(utterances))
+        embeddings, present = embed_turns(encoder, processor, utterances, progress=progress, **budgets)
+        features[f"{modality}_features"] = embeddings
+        columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(present.numpy()), data)
+    _replace(vectors, lambda partial: save_file(features, partial))
+    _replace(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
+
+
+def _columns(data: datasets.Dataset) -> dict[str, pa.Array]:
+    """What stage 2 and its reader want to know of a turn: all but its sound."""
+    turns = pa.concat_arrays([chunk.flatten() for chunk in data.data.column("utterances").chunks])
+    names = data.features["utterances"].feature["emotion"].names
+    labels = pa.array(
+        [None if label is None or label < 0 else names[label] for label in turns.field("emotion").to_pylist()],
+        pa.string(),
+    )
+    flat = {
+        "utterance_ids": turns.field("utterance_id"),
+        "texts": turns.field("text"),
+        "speakers": turns.field("speaker"),
+        "labels": labels,
+        "sentiment": turns.field("sentiment"),
+    }
+    return {"dialogue_id": pa.array(data["dialogue_id"][:], pa.string())} | {
+        name: _by_dialogue(values, data) for name, values in flat.items()
+    }
+
+
+def _by_dialogue(values: pa.Array, data: datasets.Dataset) -> pa.ListArray:
+    lengths = _lengths(data)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
+
+
+def _metadata(data: datasets.Dataset) -> dict[bytes, bytes] | None:
+    """The corpus's name goes where its vectors go: its licence holds for them, too."""
+    return {METADATA_KEY: json.dumps({"corpus": data.info.dataset_name}).encode()}
+
+
+def _replace(path: Path, write):
+    partial = path.with_name(f".unfinished-{path.name}")
+    write(partial)
+    os.replace(partial, path)
