@@ -13,7 +13,7 @@ from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.hub import push_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
-CODE = {"configuration_mister_e.py", "losses.py", "modeling_mister_e.py", "turns.py"}
+CODE = {"configuration_labelled.py", "configuration_mister_e.py", "losses.py", "modeling_mister_e.py", "turns.py"}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 
 PUSH_CORPUS = """

@@ -131,7 +131,7 @@ def load(hub: LoopbackHub, pushed: Path, tmp_path: Path):
 
 
 def test_only_what_loading_needs_is_pushed(hub, pushed):
-    code = ["configuration_mister_e.py", "losses.py", "modeling_mister_e.py", "turns.py"]
+    code = ["configuration_labelled.py", "configuration_mister_e.py", "losses.py", "modeling_mister_e.py", "turns.py"]
     assert hub.files("org/name") == sorted([".gitattributes", "README.md", "config.json", "model.safetensors", *code])
     assert ("POST", "/org/name.git/info/lfs/objects/batch", 200) in hub.requests
 

@@ -35,10 +35,12 @@ def waveform_states(
     return states, torch.arange(states[0].shape[1], device=mask.device) < positions[:, None]
 
 
-def mel_states(encoder: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+def mel_states(
+    encoder: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor, depth: int | None = None
+) -> list[torch.Tensor]:
     """
     Mel frames (W, M, L) through the layers of Whisper's encoder or Qwen2-Audio's, which transformers' own forward runs on whole windows
-    of 30 seconds alone. P is L / 2; a position is attended to where its first frame is.
+    of 30 seconds alone. P is L / 2; a position is attended to where its first frame is. Only the first `depth` layers are run.
     """
     states = F.gelu(encoder.conv1(input_features.to(encoder.conv1.weight.dtype)))
     states = F.gelu(encoder.conv2(states)).transpose(1, 2)
@@ -48,7 +50,7 @@ def mel_states(encoder: nn.Module, input_features: torch.Tensor, attention_mask:
         config=encoder.config, inputs_embeds=states, attention_mask=attention_mask[:, ::2][:, : states.shape[1]].long()
     )
     found = [states]
-    for layer in encoder.layers:
+    for layer in encoder.layers[:depth]:
         states = layer(states, mask)
         states = states[0] if isinstance(states, tuple) else states
         found.append(states)
@@ -56,11 +58,16 @@ def mel_states(encoder: nn.Module, input_features: torch.Tensor, attention_mask:
 
 
 def whisper_states(
-    encoder: nn.Module, input_features: torch.Tensor, attention_mask: torch.Tensor, pooling_mask: torch.Tensor
+    encoder: nn.Module,
+    input_features: torch.Tensor,
+    attention_mask: torch.Tensor,
+    pooling_mask: torch.Tensor,
+    depth: int | None = None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Mel frames through Whisper's encoder; the utterance's own positions are those of `pooling_mask` (W, L)."""
-    states = mel_states(encoder, input_features, attention_mask)
-    states[-1] = encoder.layer_norm(states[-1])
+    states = mel_states(encoder, input_features, attention_mask, depth)
+    if len(states) == len(encoder.layers) + 1:
+        states[-1] = encoder.layer_norm(states[-1])
     return states, pooling_mask[:, ::2][:, : states[-1].shape[1]].bool()
 
 

@@ -1,11 +1,8 @@
 """One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
 
 import argparse
-import importlib.metadata
 import json
-import os
 import statistics
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -21,10 +17,10 @@ from .hub import save_checkpoint
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_mister_e import MisterEModel
 from .recipe import Recipe
-from .trainer import MisterETrainer, finished_checkpoints, softmax
+from .run_folder import best_epoch, claim_run, provenance, write_atomically, write_json
+from .trainer import MisterETrainer
+from .training import finished_checkpoints, softmax
 from .vectors import DialogueVectors
-
-_VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
 
 
 def run_experiment(
@@ -53,7 +49,7 @@ def run_experiment(
     corpus = recipe.read_corpus() if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
-    if _claim(output_dir, record):
+    if claim_run(output_dir, record):
         return json.loads((output_dir / "results.json").read_text())
 
     set_seed(seed)
@@ -70,13 +66,12 @@ def run_experiment(
 
     results: dict[str, Any] = {
         "seed": seed,
-        "best_epoch": _best_epoch(trainer),
+        "best_epoch": best_epoch(trainer),
         "epochs": trainer.state.epoch,
         "training_seconds": None if checkpoints else round(seconds, 1),
         "parameters": trainer.model.num_parameters(),
         "data_fingerprints": fingerprints,
-        "git_commit": _git_commit(),
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": str(arguments.device)},
+        **provenance(arguments.device),
     }
     tables = []
     for split in ("validation", "test"):
@@ -84,11 +79,11 @@ def run_experiment(
         results[split] = score(predictions, corpus[split], list(trainer.model.config.id2label.values()))
         tables.append(_prediction_table(predictions, corpus[split], trainer.model.config.id2label))
     if trainer.is_world_process_zero():
-        _write_atomically(
+        write_atomically(
             output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
         )
         save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results)
-        _write_json(output_dir / "results.json", results)
+        write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
             trainer.push_folder()  # with the card made from these results
     trainer.accelerator.wait_for_everyone()
@@ -105,7 +100,7 @@ def run_seeds(recipe: Recipe, output_dir: str | Path, seeds: list[int]) -> dict:
     summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
     summary["validation"] = summarize([run["validation"] for run in runs])
     if PartialState().is_main_process:
-        _write_json(Path(output_dir) / "summary.json", summary)
+        write_json(Path(output_dir) / "summary.json", summary)
     return summary
 
 
@@ -168,58 +163,6 @@ def _prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors,
         if name != "mixture":
             columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
     return pa.table(columns)
-
-
-def _claim(output_dir: Path, record: dict) -> bool:
-    """Whether the run in this folder is finished; a run of something else is refused, a new one is noted down."""
-    run, finished = output_dir / "run.yaml", (output_dir / "results.json").is_file()
-    with PartialState().main_process_first():
-        if run.is_file():
-            earlier = yaml.safe_load(run.read_text())
-            different = [name for name in record if earlier.get(name) != record[name]]
-            if different:
-                raise ValueError(
-                    f"'{output_dir}' holds a run with another {' and '.join(different)}. Choose another --output_dir, or remove it."
-                )
-        elif finished or finished_checkpoints(output_dir):
-            raise ValueError(
-                f"'{output_dir}' holds a run without a run.yaml. Choose another --output_dir, or remove it."
-            )
-        else:
-            output_dir.mkdir(parents=True, exist_ok=True)
-            _write_atomically(run, lambda path: path.write_text(yaml.safe_dump(record, sort_keys=False)))
-    return finished
-
-
-def _best_epoch(trainer: MisterETrainer) -> float | None:
-    best = trainer.state.best_global_step
-    return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
-
-
-def _git_commit() -> str | None:
-    """Commit of the source tree that this package runs from, with a mark when it was changed; None outside of one."""
-
-    def git(*words: str) -> str | None:
-        try:
-            call = subprocess.run(
-                ["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, timeout=10
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return call.stdout.strip() if call.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", __file__) else None
-    return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _write_atomically(path: Path, write):
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    write(unfinished)
-    os.replace(unfinished, path)
-
-
-def _write_json(path: Path, value: dict):
-    _write_atomically(path, lambda unfinished: unfinished.write_text(json.dumps(value, indent=2) + "\n"))
 
 
 def format_results(summary: dict) -> str:

@@ -107,8 +107,11 @@ class UtteranceEncoder(PreTrainedModel):
             else config.backbone_config
         )
         width = text_config.hidden_size
+        states = text_config.num_hidden_layers + 1
+        if isinstance(config.layer, int) and not -states <= config.layer < states:
+            raise ValueError(f"layer {config.layer} is none of the backbone's {states} hidden states")
         if config.layer == "weighted_sum":
-            self.layer_weights = nn.Parameter(torch.zeros(text_config.num_hidden_layers + 1))
+            self.layer_weights = nn.Parameter(torch.zeros(states))
         self.norm = nn.LayerNorm(width)
         self.pooling = UtterancePooling(config, width)
         self.projection = nn.Linear(self.pooling.output_width, config.embedding_dim)
@@ -184,6 +187,11 @@ class UtteranceEncoder(PreTrainedModel):
                 if "lora_" in name:
                     parameter.data = parameter.data.float() if parameter.device.type != "meta" else parameter.data
         self.train(self.training)
+
+    @property
+    def _depth(self) -> int | None:
+        """How many of the backbone's layers are needed; None for all."""
+        return self.config.layer if isinstance(self.config.layer, int) and self.config.layer >= 0 else None
 
     @property
     def _adapter_prefix(self) -> str:
@@ -310,7 +318,7 @@ class UtteranceEncoder(PreTrainedModel):
             attention_mask = torch.ones(main.shape[0], main.shape[-1], dtype=torch.bool, device=main.device)
         if kind == "whisper":
             own = attention_mask if pooling_mask is None else pooling_mask
-            states, mask = whisper_states(self.backbone, input_features, attention_mask, own)
+            states, mask = whisper_states(self.backbone, input_features, attention_mask, own, self._depth)
         elif kind == "qwen2_audio":
             if feature_attention_mask is None:
                 feature_attention_mask = attention_mask.new_ones(input_features.shape[0], input_features.shape[-1])
@@ -324,10 +332,7 @@ class UtteranceEncoder(PreTrainedModel):
             mask = mask if pooling_mask is None else mask & pooling_mask.bool()
         if self.config.layer == "weighted_sum":
             return states, mask
-        layer = -1 if self.config.layer is None else self.config.layer
-        if not -len(states) <= layer < len(states):
-            raise ValueError(f"layer {layer} is none of the backbone's {len(states)} hidden states")
-        return [states[layer]], mask
+        return [states[-1 if self.config.layer is None else self.config.layer]], mask
 
     def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:
         if self.config.layer != "weighted_sum":

@@ -1,4 +1,4 @@
-"""A recipe: one YAML file that says model, corpus and training, and is checked whole before any work starts."""
+"""A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
 
 import copy
 import dataclasses
@@ -8,10 +8,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+import torch
 import yaml
 
 from .configuration_mister_e import MisterEConfig
+from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .modeling_utterance_encoder import UtteranceEncoder
+from .processing_mister_e import MisterEProcessor
 from .trainer import MisterETrainingArguments
+from .utterance_trainer import UtteranceTrainingArguments
 from .vectors import DialogueVectors, read_corpus
 
 
@@ -46,6 +51,32 @@ _NO_PART_OF_A_RECIPE = {
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
 _SECTIONS = {"model": _MODEL_FIELDS, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
+# Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
+_PROCESSOR_FIELDS = {
+    "prompt": str | None,
+    "max_tokens": int,
+    "window_seconds": float | None,
+    "trailing_silence": float | None,
+}
+_ENCODER_FIELDS = {
+    **{
+        name: hint
+        for name, hint in UtteranceEncoderConfig.__annotations__.items()
+        if name not in ("modality", "backbone_config")
+    },
+    **_PROCESSOR_FIELDS,
+    "dtype": Literal["float32", "bfloat16", "float16"],
+}
+_ENCODER_TRAINING_FIELDS = {
+    field.name: field.type for field in dataclasses.fields(UtteranceTrainingArguments) if field.init
+}
+_ENCODER_SECTIONS = {
+    "speech_encoder": _ENCODER_FIELDS,
+    "speech_encoder.training": _ENCODER_TRAINING_FIELDS,
+    "text_encoder": _ENCODER_FIELDS,
+    "text_encoder.training": _ENCODER_TRAINING_FIELDS,
+}
+_ALL_SECTIONS = _SECTIONS | _ENCODER_SECTIONS
 
 
 class Recipe:
@@ -54,7 +85,8 @@ class Recipe:
 
     Args:
         sections: `model` (fields of [`MisterEConfig`]), `corpus` (of [`CorpusSettings`]) and `training` (of
-            [`MisterETrainingArguments`]).
+            [`MisterETrainingArguments`]); and for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
+            [`MisterEProcessor`], `dtype`, and a section `training` of [`UtteranceTrainingArguments`]).
 
     Raises:
         ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
@@ -65,9 +97,13 @@ class Recipe:
         if not isinstance(sections, dict):
             raise ValueError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
         self.sections = {name: {} for name in _SECTIONS}
-        for section, values in copy.deepcopy(sections).items():
-            if section not in _SECTIONS:
-                raise ValueError(f"{source}: unknown section '{section}'{_nearest(section, _SECTIONS)}")
+        sections = copy.deepcopy(sections)
+        for section in [name for name in sections if name in _ENCODER_SECTIONS and isinstance(sections[name], dict)]:
+            if "training" in sections[section]:
+                sections[f"{section}.training"] = sections[section].pop("training")
+        for section, values in sections.items():
+            if section not in _ALL_SECTIONS:
+                raise ValueError(f"{source}: unknown section '{section}'{_nearest(section, _ALL_SECTIONS)}")
             if values is not None and not isinstance(values, dict):
                 raise ValueError(f"{source}: section '{section}' must hold fields and values, got {values!r}")
             for field, value in (values or {}).items():
@@ -107,23 +143,23 @@ class Recipe:
             if len(homes) > 1:
                 raise ValueError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
             section = homes[0]
-        if section not in _SECTIONS:
-            raise ValueError(f"{self.source}: unknown section '{section}'{_nearest(section, _SECTIONS)}")
-        if field not in _SECTIONS[section]:
+        if section not in _ALL_SECTIONS:
+            raise ValueError(f"{self.source}: unknown section '{section}'{_nearest(section, _ALL_SECTIONS)}")
+        if field not in _ALL_SECTIONS[section]:
             raise ValueError(
-                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, _SECTIONS[section])}"
+                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, _ALL_SECTIONS[section])}"
             )
-        if section == "training" and field in _NO_PART_OF_A_RECIPE:
+        if section.rpartition(".")[2] == "training" and field in _NO_PART_OF_A_RECIPE:
             raise ValueError(
                 f"{self.source}: training.{field} is no part of a recipe; {_NO_PART_OF_A_RECIPE[field]} instead"
             )
-        hint = _SECTIONS[section][field]
+        hint = _ALL_SECTIONS[section][field]
         choices = [_as_number(value, hint), *([] if word is None else [word, [value]])]
         fitting = [choice for choice in choices if _fits(choice, hint)]
         if not fitting:
             kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise ValueError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
-        self.sections[section][field] = fitting[0]
+        self.sections.setdefault(section, {})[field] = fitting[0]
 
     def override(self, words: Sequence[str]):
         """Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML."""
@@ -172,9 +208,7 @@ class Recipe:
     def read_corpus(self) -> dict[str, DialogueVectors]:
         """The corpus's splits, checked against the model's configuration."""
         corpus, config = self.corpus, self.model_config()
-        if corpus.path is None:
-            raise ValueError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
-        splits = read_corpus(corpus.path, config.label2id, corpus.label_column, corpus.score_column)
+        splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
         widths = {"speech": config.speech_embedding_dim, "text": config.text_embedding_dim}
         for data in splits.values():
             data.check(widths)
@@ -188,8 +222,72 @@ class Recipe:
                 )
         return splits
 
+    def corpus_path(self) -> str:
+        """Where the corpus lies, as it was given."""
+        if self.corpus.path is None:
+            raise ValueError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
+        return self.corpus.path
+
+    def encoder(self, modality: str) -> "EncoderSettings":
+        """The section of one modality's encoder."""
+        section = f"{modality}_encoder"
+        if not self.sections.get(section, {}).get("backbone"):
+            raise ValueError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
+        return EncoderSettings(
+            self.source,
+            modality,
+            copy.deepcopy(self.sections[section]),
+            copy.deepcopy(self.sections.get(f"{section}.training", {})),
+        )
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        return copy.deepcopy(self.sections)
+        sections = copy.deepcopy(self.sections)
+        for name in [name for name in sections if name.endswith("_encoder.training")]:
+            sections.setdefault(name.partition(".")[0], {})["training"] = sections.pop(name)
+        return sections
+
+
+@dataclasses.dataclass
+class EncoderSettings:
+    """What a recipe says of one encoder: its own fields and those of its training."""
+
+    source: str
+    modality: str
+    fields: dict[str, Any]
+    training: dict[str, Any]
+
+    def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
+        """A new encoder around the pretrained backbone."""
+        own = {name: value for name, value in self.fields.items() if name not in _PROCESSOR_FIELDS}
+        backbone, revision, dtype = (
+            own.pop("backbone"),
+            own.pop("backbone_revision", None),
+            own.pop("dtype", "float32"),
+        )
+        labels = {index: label for label, index in label2id.items()}
+        try:
+            return UtteranceEncoder.from_backbone(
+                backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{self.source}: {self.modality}_encoder.backbone '{backbone}' could not be loaded: {error}"
+            ) from error
+
+    def processor(self) -> MisterEProcessor:
+        given = {name: value for name, value in self.fields.items() if name in _PROCESSOR_FIELDS}
+        return MisterEProcessor.from_backbone(
+            self.fields["backbone"], self.modality, self.fields.get("backbone_revision"), **given
+        )
+
+    def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
+        try:
+            return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: section '{self.modality}_encoder.training': {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"modality": self.modality, **self.fields, "training": self.training}
 
 
 def _nearest(name: str, known) -> str:

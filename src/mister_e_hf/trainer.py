@@ -1,29 +1,24 @@
 """Trains MiSTER-E, or any model of its inputs and outputs, on dialogues."""
 
-import os
-import shutil
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import EvalPrediction
 
-from .collator import DialogueCollator, LikeLengthSampler
+from .collator import DialogueCollator
 from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
 from .metrics import emotion_scores
 from .modeling_mister_e import MisterEOutput, expert_availability
+from .training import EpochTrainer, EpochTrainingArguments, softmax
 from .vectors import DialogueVectors
-
-_UNFINISHED = ".unfinished"
 
 
 @dataclass
-class MisterETrainingArguments(TrainingArguments):
+class MisterETrainingArguments(EpochTrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] with the weights of MiSTER-E's loss terms and the defaults of its training: evaluate and
     save each epoch, keep the best epoch by validation weighted F1, batches of like length.
@@ -34,45 +29,17 @@ class MisterETrainingArguments(TrainingArguments):
         consistency_weight (`float`, defaults to 0.1): factor of the consistency term; 0 leaves it out.
         standardize (`bool`, defaults to `True`):
             before the first step, fit the model's mean and standard deviation of each vector dimension on the training turns.
-        early_stopping_patience (`int`, *optional*):
-            stop after this many epochs without a better validation score.
     """
 
     contrastive_weight: float = field(default=2.0, metadata={"help": "Factor of the contrastive term."})
     contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of the contrastive term."})
     consistency_weight: float = field(default=0.1, metadata={"help": "Factor of the consistency term."})
     standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
-    early_stopping_patience: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
-
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
     num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
-    metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Early stopping goes on counting after a resume."}
-    )
-    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of like length."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Dialogues have no columns."})
-    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
-    hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
 
     def __post_init__(self):
         super().__post_init__()
-        if self.n_gpu > 1:
-            raise ValueError(
-                f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
-                "choose one by CUDA_VISIBLE_DEVICES"
-            )
-        if not self.average_tokens_across_devices:
-            raise ValueError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
         for name in ("contrastive_weight", "consistency_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -80,7 +47,7 @@ class MisterETrainingArguments(TrainingArguments):
             raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
 
 
-class MisterETrainer(Trainer):
+class MisterETrainer(EpochTrainer):
     r"""
     [`~transformers.Trainer`] for dialogues: adds the contrastive and consistency terms to the model's focal loss, logs every term by
     name, compares contrastive states across processes, and writes checkpoints that appear whole or not at all.
@@ -99,8 +66,6 @@ class MisterETrainer(Trainer):
         kwargs.setdefault("data_collator", DialogueCollator())
         kwargs.setdefault("compute_metrics", self.emotion_metrics)
         super().__init__(model=model, args=args, **kwargs)
-        if self.args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         experts = getattr(self.model.config, "experts", None)
         if experts is not None and self.args.contrastive_weight and "fusion" not in experts:
@@ -110,21 +75,8 @@ class MisterETrainer(Trainer):
 
     # Data
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "lengths"):
-            return super()._get_train_sampler(dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LikeLengthSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
-
-    def _get_eval_sampler(self, eval_dataset):
-        # Predictions come back in the order of the dataset; padding costs the model nothing.
-        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
-
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As the Trainer's. Starting afresh, it first fits the model's standardisation, if asked."""
-        if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / _UNFINISHED, ignore_errors=True)
         if self.args.standardize and not resume_from_checkpoint and isinstance(self.train_dataset, DialogueVectors):
             for modality in self.train_dataset.vectors:
                 module = getattr(self.model, f"{modality}_input", None)
@@ -229,35 +181,7 @@ class MisterETrainer(Trainer):
             scores[f"{expert}_weighted_f1"] = expert_scores["weighted_f1"]
         return scores
 
-    # Checkpoints
-
-    def _save_checkpoint(self, model, trial):
-        """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
-        output_dir, args = Path(self._get_output_dir(trial)), self.args
-        folder = f"checkpoint-{self.state.global_step}"
-        args.output_dir = str(output_dir / _UNFINISHED)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            args.output_dir = str(output_dir)
-        self.accelerator.wait_for_everyone()
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
-        if args.should_save:
-            self.state.save_to_json(str(output_dir / _UNFINISHED / folder / TRAINER_STATE_NAME))
-            shutil.rmtree(output_dir / folder, ignore_errors=True)
-            os.replace(output_dir / _UNFINISHED / folder, output_dir / folder)
-            self._delete_old_checkpoints(output_dir)
-            shutil.rmtree(output_dir / _UNFINISHED)
-        self.accelerator.wait_for_everyone()
-
-    def _delete_old_checkpoints(self, output_dir: Path):
-        checkpoints = finished_checkpoints(output_dir)
-        best = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
-        for checkpoint in checkpoints[: -self.args.save_total_limit] if self.args.save_total_limit else []:
-            if checkpoint != best:
-                # renamed first, so that a half-deleted one is never taken for a whole one
-                os.replace(checkpoint, output_dir / _UNFINISHED / checkpoint.name)
+    # The Hub
 
     def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
         """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
@@ -294,15 +218,3 @@ class _GatherWithGradient(torch.autograd.Function):
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         return gradient[dist.get_rank()]
-
-
-def finished_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    return sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, in float64."""
-    logits = logits.astype(np.float64)
-    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-    return exponentials / exponentials.sum(-1, keepdims=True)

@@ -84,7 +84,11 @@ class Utterances(torch.utils.data.Dataset):
         if bad_audio not in ("error", "missing"):
             raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
         self.modality, self.bad_audio = modality, bad_audio
-        chunks = [chunk.flatten() for chunk in data.data.column("utterances").chunks]
+        columns = data.data.column("utterances").chunks
+        self.dialogue_lengths = np.concatenate(
+            [column.value_lengths().to_numpy(zero_copy_only=False) for column in columns]
+        )
+        chunks = [column.flatten() for column in columns]
         self.turns: list[pa.StructArray] = chunks or [pa.array([], pa.struct([]))]
         self.starts = np.cumsum([0, *map(len, chunks)])
         field = "audio" if modality == "speech" else "text"
@@ -114,6 +118,10 @@ class Utterances(torch.utils.data.Dataset):
         chunk = int(np.searchsorted(self.starts, index, side="right")) - 1
         turn = self.turns[chunk][index - int(self.starts[chunk])].as_py()
         return {"turn": self._content(turn), "label": int(self.labels[index]), "index": index}
+
+    def dialogues(self) -> np.ndarray:
+        """Which dialogue each item belongs to, by its number in the split."""
+        return np.repeat(np.arange(len(self.dialogue_lengths)), self.dialogue_lengths)[self.indices]
 
     def _content(self, turn: dict[str, Any]) -> str | np.ndarray | None:
         if self.modality == "text":

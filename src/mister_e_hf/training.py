@@ -1,0 +1,122 @@
+"""What the trainers of both stages share: defaults of a run, and checkpoints that are there whole or not at all."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from .collator import LikeLengthSampler
+
+UNFINISHED = ".unfinished"
+
+
+@dataclass
+class EpochTrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with other defaults: evaluate and save each epoch, keep the best epoch by validation weighted F1, batches
+    of like length.
+
+    Args:
+        early_stopping_patience (`int`, *optional*):
+            stop after this many epochs without a better validation score.
+    """
+
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
+    metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
+    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Early stopping goes on counting after a resume."}
+    )
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of like length."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Dialogues have no columns."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
+                "choose one by CUDA_VISIBLE_DEVICES"
+            )
+        if not self.average_tokens_across_devices:
+            raise ValueError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
+
+
+class EpochTrainer(Trainer):
+    """[`~transformers.Trainer`] with batches of like length, early stopping by its arguments, and checkpoints that appear whole or not at all."""
+
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "lengths"):
+            return super()._get_train_sampler(dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LikeLengthSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Predictions come back in the order of the dataset.
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
+        output_dir, args = Path(self._get_output_dir(trial)), self.args
+        folder = f"checkpoint-{self.state.global_step}"
+        args.output_dir = str(output_dir / UNFINISHED)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.output_dir = str(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
+        if args.should_save:
+            self.state.save_to_json(str(output_dir / UNFINISHED / folder / TRAINER_STATE_NAME))
+            shutil.rmtree(output_dir / folder, ignore_errors=True)
+            os.replace(output_dir / UNFINISHED / folder, output_dir / folder)
+            self._delete_old_checkpoints(output_dir)
+            shutil.rmtree(output_dir / UNFINISHED)
+        self.accelerator.wait_for_everyone()
+
+    def _delete_old_checkpoints(self, output_dir: Path):
+        checkpoints = finished_checkpoints(output_dir)
+        best = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
+        for checkpoint in checkpoints[: -self.args.save_total_limit] if self.args.save_total_limit else []:
+            if checkpoint != best:
+                # renamed first, so that a half-deleted one is never taken for a whole one
+                os.replace(checkpoint, output_dir / UNFINISHED / checkpoint.name)
+
+
+def finished_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, in float64."""
+    logits = logits.astype(np.float64)
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
