@@ -8,7 +8,7 @@ from transformers import AutoModel
 
 from mister_e_hf import DialogueCollator, read_corpus
 from mister_e_hf.corpora.demo import write_demo_corpus
-from mister_e_hf.experiment import main
+from mister_e_hf.stages import main_train as main
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a model this small gains nothing from more, and loses much where the cores are busy

@@ -16,8 +16,9 @@ from transformers import AutoModel
 
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe
 from mister_e_hf.corpora.demo import LABELS, demo_corpus, write_demo_corpus
-from mister_e_hf.experiment import format_results, main, run_experiment, run_seeds, score, summarize
+from mister_e_hf.experiment import format_results, run_experiment, run_seeds, score, summarize
 from mister_e_hf.metrics import emotion_scores
+from mister_e_hf.stages import main_train as main
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--num_train_epochs", "2", "--hidden_size", "16", "--disable_tqdm"]

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from mister_e_hf.corpora.demo import write_demo_corpus
-from mister_e_hf.experiment import main
+from mister_e_hf.stages import main_train as main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -16,7 +16,11 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         exit status: 0; 1 where something failed; 2 where the command or its input is wrong; 130 where it was interrupted.
     """
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(words)
+    if rest and not hasattr(arguments, "command"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.words = rest
     try:
         arguments.run(arguments)
     except BrokenPipeError:  # what the output was piped to has read enough
@@ -43,7 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_corpus(commands, debug)
+    for name, text in {
+        "train": "train a recipe: encoders, vectors, MiSTER-E",
+        "embed": "make a corpus's vectors by trained encoders",
+    }.items():
+        # The recipe's own fields are options, too: the words go on as they are.
+        command = commands.add_parser(name, help=text, add_help=False, parents=[debug])
+        command.set_defaults(run=_stage, command=name)
     return parser
+
+
+def _stage(arguments: argparse.Namespace):
+    from . import stages
+
+    getattr(stages, f"main_{arguments.command}")(arguments.words)
 
 
 def _add_corpus(commands, debug: argparse.ArgumentParser):

@@ -1,9 +1,9 @@
 """One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
 
-import argparse
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ from .vectors import DialogueVectors
 
 
 def run_experiment(
-    recipe: Recipe, output_dir: str | Path, seed: int, corpus: dict[str, DialogueVectors] | None = None
+    recipe: Recipe,
+    output_dir: str | Path,
+    seed: int,
+    corpus: dict[str, DialogueVectors] | None = None,
+    encoders: Mapping[str, Path] | None = None,
 ) -> dict:
     r"""
     Train one seed of a recipe, choosing the epoch on validation, and score test once.
@@ -37,6 +41,7 @@ def run_experiment(
         output_dir: of this run alone.
         seed: of the initial weights, dropout and the order of dialogues.
         corpus: the recipe's corpus, where it was read already.
+        encoders: folders, by modality, of the encoders that made the vectors; they become part of the checkpoint folder.
 
     Returns:
         what `results.json` holds.
@@ -82,7 +87,7 @@ def run_experiment(
         write_atomically(
             output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
         )
-        save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results)
+        save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
         write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
             trainer.push_folder()  # with the card made from these results
@@ -90,13 +95,15 @@ def run_experiment(
     return results
 
 
-def run_seeds(recipe: Recipe, output_dir: str | Path, seeds: list[int]) -> dict:
+def run_seeds(
+    recipe: Recipe, output_dir: str | Path, seeds: list[int], encoders: Mapping[str, Path] | None = None
+) -> dict:
     """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
     if recipe.sections["training"].get("push_to_hub"):
         raise ValueError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
     recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
     corpus = recipe.read_corpus()
-    runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus) for seed in seeds]
+    runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]
     summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
     summary["validation"] = summarize([run["validation"] for run in runs])
     if PartialState().is_main_process:
@@ -175,27 +182,3 @@ def format_results(summary: dict) -> str:
             cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
         lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
     return "\n".join(lines)
-
-
-def main(words: list[str] | None = None):
-    """The command behind `scripts/train.py`."""
-    parser = argparse.ArgumentParser(
-        description="Train MiSTER-E's stage 2 on a corpus of vectors.",
-        epilog="Every further --field value overrides the recipe's, e.g. --learning_rate 1e-4 --model.causal true.",
-    )
-    parser.add_argument("recipe", help="YAML file with the sections model, corpus and training")
-    parser.add_argument("--output_dir", default=None, help="where the run goes; by default runs/NAME-OF-THE-RECIPE")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
-    known, overrides = parser.parse_known_args(words)
-    try:
-        recipe = Recipe.load(known.recipe, overrides)
-        output_dir = known.output_dir or Path("runs") / Path(known.recipe).stem
-        if len(known.seeds) > 1:
-            summary = run_seeds(recipe, output_dir, known.seeds)
-        else:
-            results = run_experiment(recipe, output_dir, known.seeds[0])
-            summary = {"test": summarize([results["test"]])}
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(2, f"error: {error}\n")
-    if PartialState().is_main_process:
-        print(f"{format_results(summary)}\nin {output_dir}")

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -10,13 +11,37 @@ from transformers import PreTrainedModel
 
 # Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
 PUSHED_FILES = ["config.json", "model.safetensors", "*.py", "README.md", "training.yaml", "results.json"]
+# Of an encoder: its code stands once, beside stage 2's, where remote code is looked up.
+ENCODER_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "mister_e_processor.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+]
+_ENCODERS = ("speech_encoder", "text_encoder")
 
 _REPOSITORY = "REPOSITORY"
 _PAPER = "https://arxiv.org/abs/2602.23300"
 
 
 def save_checkpoint(
-    folder: str | Path, model: PreTrainedModel, recipe: dict | None = None, results: dict | None = None
+    folder: str | Path,
+    model: PreTrainedModel,
+    recipe: dict | None = None,
+    results: dict | None = None,
+    encoders: Mapping[str, Path] | None = None,
 ) -> Path:
     r"""
     Write a model's checkpoint folder: weights, configuration, the code that loads it without this package, the recipe that made
@@ -27,6 +52,7 @@ def save_checkpoint(
         model: the trained model.
         recipe: goes to `training.yaml`; without it, one that stands there stays.
         results: as `results.json` holds them, for the card.
+        encoders: folders of stage 1's encoders by modality; each becomes `speech_encoder/` or `text_encoder/`.
     """
     folder = Path(folder)
     unfinished = folder / ".unfinished-model"
@@ -37,11 +63,32 @@ def save_checkpoint(
         (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     card = model_card(model, recipe or {}, results or {})
     (unfinished / "README.md").write_text(str(card))
+    for modality, source in (encoders or {}).items():
+        _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
+    for name in _ENCODERS:
+        if (unfinished / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
     # config.json last: with it the folder counts as a model
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
         os.replace(path, folder / path.name)
     unfinished.rmdir()
     return folder
+
+
+def _copy_encoder(source: Path, folder: Path, name: str):
+    for path in _matching(source, ENCODER_FILES):
+        target = folder / name / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target)  # one file of many gigabytes is enough
+        except OSError:
+            shutil.copyfile(path, target)
+    for path in source.glob("*.py"):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _matching(folder: Path, names: list[str]) -> list[Path]:
+    return [path for name in names for path in sorted(folder.glob(name))]
 
 
 def push_checkpoint(
@@ -60,7 +107,9 @@ def push_checkpoint(
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    contents: dict[str, Path | bytes] = {path.name: path for name in PUSHED_FILES for path in folder.glob(name)}
+    contents: dict[str, Path | bytes] = {path.name: path for path in _matching(folder, PUSHED_FILES)}
+    for name in _ENCODERS:
+        contents |= {path.relative_to(folder).as_posix(): path for path in _matching(folder / name, ENCODER_FILES)}
     if "README.md" in contents:  # the folder on disk cannot know where it goes
         contents["README.md"] = contents["README.md"].read_bytes().replace(_REPOSITORY.encode(), repo_id.encode())
     api.create_commit(
