@@ -15,7 +15,7 @@ from .encoder_experiment import load_encoder, train_encoder
 from .experiment import format_results, run_experiment, run_seeds, summarize
 from .recipe import Recipe
 from .utterances import load_dialogues
-from .vectors import MODALITIES
+from .vectors import MODALITIES, holds_vectors
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:
@@ -57,13 +57,13 @@ def embed(
 
 def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
     r"""
-    From a corpus of dialogues to a checkpoint folder with every stage. A recipe without encoders trains on a corpus of vectors.
+    From a corpus of dialogues to a checkpoint folder with every stage; from a corpus of vectors, stage 2 alone.
 
     Returns:
         the summary of stage 2.
     """
     output_dir = Path(output_dir)
-    modalities = recipe_modalities(recipe)
+    modalities = recipe_modalities(recipe) if not holds_vectors(recipe.corpus_path()) else []
     if modalities:
         corpus = load_dialogues(recipe.corpus_path())
         for modality in modalities:

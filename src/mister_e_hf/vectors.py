@@ -357,6 +357,18 @@ def read_corpus(
     return corpus
 
 
+def holds_vectors(source) -> bool:
+    """Whether a source of [`read_corpus`] holds vectors, rather than sound and words alone."""
+    columns = {f"{modality}_features" for modality in MODALITIES}
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        folder = Path(source).expanduser()
+        return any(folder.glob("*.safetensors")) or any(
+            columns & set(pq.read_schema(path).names) for path in folder.glob("*.parquet")
+        )
+    datasets = source if isinstance(source, Mapping) else _load_from_hub(str(source))
+    return any(columns & set(data.column_names) for data in datasets.values())
+
+
 def _with_label_names(table: pa.Table, features, label_column: str) -> pa.Table:
     """A dataset's `ClassLabel` integers as their names: the order of its classes need not be the model's."""
     names = getattr(getattr(features.get(label_column), "feature", None), "names", None)

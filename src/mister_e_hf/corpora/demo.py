@@ -35,7 +35,7 @@ _TRANSITIONS = np.array(
     ]
 )
 _PLAIN, _OWN, _FIRST, _SECOND = range(4)
-_ABSENT_SHARE = 0.02
+ABSENT_SHARE = 0.02
 
 
 def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
@@ -71,12 +71,12 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
         for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
     }
     for number in range(size):
-        emotions = _emotions(generator, length=int(generator.integers(3, 17)))
-        speech, text = _shown(generator, emotions)
+        emotions = draw_emotions(generator, length=int(generator.integers(3, 17)))
+        speech, text = draw_patterns(generator, emotions)
         rows["dialogue_id"].append(f"{split}_{number:03}")
         rows["utterance_ids"].append([f"{split}_{number:03}_{turn:02}" for turn in range(len(emotions))])
         rows["labels"].append([LABELS[emotion] for emotion in emotions])
-        rows["has_audio"].append((generator.random(len(emotions)) >= _ABSENT_SHARE).tolist())
+        rows["has_audio"].append((generator.random(len(emotions)) >= ABSENT_SHARE).tolist())
         for name, patterns, shown in (
             ("speech_features", speech_patterns, speech),
             ("text_features", text_patterns, text),
@@ -97,14 +97,14 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
     return pa.table(rows, schema=schema)
 
 
-def _emotions(generator: np.random.Generator, length: int) -> np.ndarray:
+def draw_emotions(generator: np.random.Generator, length: int) -> np.ndarray:
     emotions = [int(generator.choice(len(LABELS), p=_TRANSITIONS[0]))]
     while len(emotions) < length:
         emotions.append(int(generator.choice(len(LABELS), p=_TRANSITIONS[emotions[-1]])))
     return np.array(emotions)
 
 
-def _shown(generator: np.random.Generator, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def draw_patterns(generator: np.random.Generator, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which pattern the speech and the text vector of each turn show."""
     names = np.array(LABELS)[emotions]
     paired = np.isin(names, ["surprise", "fear"])
