@@ -173,6 +173,9 @@ class LoopbackHub:
         """Commits of all branches, oldest first; the first one holds only `.gitattributes`."""
         return list(self._repos[repo_type, repo_id].commits)
 
+    def is_private(self, repo_id: str, repo_type: str = "model") -> bool:
+        return self._repos[repo_type, repo_id].private
+
     def answer(self, request: Request) -> Reply:
         if "Authorization" in request.headers and not request.has_token:
             raise HubError(401, "Invalid credentials in Authorization header")
@@ -233,6 +236,12 @@ class LoopbackHub:
             raise HubError(409, f"Reference already exists: {branch}")
         repo.branches[branch] = repo.resolve(json.loads(request.body or b"{}").get("startingPoint", "main"))
         return _json({})
+
+    @_route("PUT", f"{_API}/settings")
+    def _settings(self, request, repo):
+        asked = json.loads(request.body)
+        repo.private = asked.get("visibility", "private" if asked.get("private") else "public") == "private"
+        return _json({"private": repo.private})
 
     @_route("GET", f"{_API}(?:/revision/{_REVISION})?")
     def _info(self, request, repo, commit=None):

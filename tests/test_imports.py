@@ -41,6 +41,7 @@ import mister_e_hf
 seconds = time.perf_counter() - before
 dir(mister_e_hf)
 heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "numpy", "pyarrow", "accelerate", "peft"}
+heavy |= {"soundfile", "soxr", "av", "pysubs2", "huggingface_hub"}
 print(json.dumps({"seconds": seconds, "loaded": sorted(heavy & set(sys.modules))}))
 """
 
@@ -267,7 +268,43 @@ def test_model_imports_torch_and_transformers_alone():
 def test_corpora_never_import_torch(module):
     outside, ours = reached(module)
     assert not {"torch", "transformers", "safetensors"} & outside
-    assert all(name.partition(".")[0] == "corpora" for name in ours)
+    assert all(name.partition(".")[0] == "corpora" for name in ours - {"audio"})
+
+
+def imports_at_the_top(path: Path) -> set[str]:
+    """Packages from outside that a file imports whenever it is imported itself."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.partition(".")[0])
+        else:  # such as try, with imports in it
+            inside = ast.walk(node) if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ImportFrom) else []
+            assert not any(isinstance(part, ast.Import | ast.ImportFrom) for part in inside)
+    return names - set(sys.stdlib_module_names)
+
+
+def test_audio_imports_little():
+    assert reached("audio") == ({"av", "numpy", "soundfile", "soxr"}, {"audio"})
+    assert imports_at_the_top(PACKAGE / "audio.py") == {"numpy", "soundfile", "soxr"}
+
+
+def test_the_command_line_imports_what_a_command_needs_when_it_runs():
+    assert imports_at_the_top(PACKAGE / "cli.py") == set()
+    assert {"corpora.store", "corpora.publishing", "corpora.summary"} <= imports(PACKAGE / "cli.py")[1]
+
+
+HEAVY = """
+import sys
+import mister_e_hf
+builders = [mister_e_hf.Iemocap, mister_e_hf.Meld, mister_e_hf.CmuMosi, mister_e_hf.DialogueFolder, mister_e_hf.load_audio]
+print(*sorted({"torch", "transformers", "sklearn", "av"} & set(sys.modules)))
+"""
+
+
+def test_corpora_load_without_torch(tmp_path):
+    assert python(HEAVY, cwd=tmp_path).split() == []
 
 
 @pytest.mark.parametrize("module", MODULES)

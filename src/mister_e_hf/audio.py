@@ -19,11 +19,15 @@ import soxr
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 600.0
 
-_BLOCK_VALUES = 1 << 18
+_BLOCK_VALUES = 1 << 20
 _RATES = (1_000, 768_000)
 _SILENCE = 2.0**-15  # one step of 16-bit sound
 # What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run over.
 _TOLERANCE = 0.5
+_RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
+_JITTER = 0.1  # seconds by which the times of frames may be off before they tell of a gap or an overlap
+_NO_END = 2**63 - 1  # as libsndfile says it
+_HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
 
 
 class AudioError(ValueError):
@@ -60,10 +64,10 @@ def load_audio(
     if (start is not None and not 0 <= start < np.inf) or (end is not None and not (start or 0.0) < end < np.inf):
         raise ValueError(f"Expected 0 <= start < end in seconds, got start={start}, end={end}")
     if isinstance(source, dict):
+        name = name or source.get("path")
         if source.get("array") is not None:
             source, sampling_rate = np.asarray(source["array"]), source.get("sampling_rate")
         else:
-            name = name or source.get("path")
             source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, np.ndarray):
         return _finish(_array_blocks(source, sampling_rate, start, end), name or "array", start, end, max_seconds)
@@ -76,7 +80,7 @@ def load_audio(
         label, file, size = f"'{path}'", path.open("rb"), path.stat().st_size
     else:
         raise ValueError(
-            f"Expected a path, bytes, an array with sampling_rate, or a dictionary of these; got {source!r}"
+            f"Expected a path, bytes, an array with sampling_rate, or a dictionary of these; got {type(source).__name__}"
         )
     with file:
         if size == 0:
@@ -95,7 +99,7 @@ def encode_flac(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# Blocks: (rate, mono float32 samples of the stretch), one after another. None in place of samples: the file should go on here.
+# Blocks: (rate, mono float32 samples of the stretch), one after another.
 
 
 def _finish(blocks: Iterator, label: str, start: float | None, end: float | None, max_seconds: float) -> np.ndarray:
@@ -104,8 +108,6 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
     for rate, block in blocks:
         if not _RATES[0] <= rate <= _RATES[1]:
             raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
-        if not np.isfinite(block).all():
-            raise AudioError(f"{label} holds NaN or infinity")
         read += len(block)
         if read > max_seconds * rate:
             raise AudioError(_too_long(label, read / rate, max_seconds, at_least=True))
@@ -127,6 +129,8 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
             f"{label} ends at {(start or 0.0) + read / rate:.2f} s, but the stretch asked for at {end:g} s"
         )
     samples = np.concatenate(parts)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{label} holds NaN or infinity")
     if not len(samples) or np.abs(samples).max() <= _SILENCE:
         raise AudioError(f"{label} is silent{stretch}")
     return samples
@@ -141,7 +145,16 @@ def _too_long(label: str, seconds: float, max_seconds: float, at_least: bool = F
 
 def _mono(block: np.ndarray) -> np.ndarray:
     """(S, channels) -> (S,)"""
-    return np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found in the end
+        return np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1), dtype=np.float32)
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    """Integers of any width to -1 ... 1; of 8 bits without sign, silence is 128."""
+    if samples.dtype.kind == "f":
+        return samples
+    full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return samples / full - (samples.dtype.kind == "u")
 
 
 def _array_blocks(array: np.ndarray, rate: int | None, start: float | None, end: float | None) -> Iterator:
@@ -149,26 +162,29 @@ def _array_blocks(array: np.ndarray, rate: int | None, start: float | None, end:
         raise ValueError("An array of samples needs its sampling_rate in Hz")
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > array.shape[1] > 0):
         raise ValueError(f"Expected samples of shape (S,) or (channels, S), got {array.shape}")
-    if np.issubdtype(array.dtype, np.signedinteger):
-        array = array / (np.iinfo(array.dtype).max + 1.0)
-    elif not np.issubdtype(array.dtype, np.floating):
+    if array.dtype.kind not in "if":
         raise ValueError(f"Expected samples as floating point or signed integers, got {array.dtype}")
     array = np.atleast_2d(array)[:, round((start or 0.0) * rate) : None if end is None else round(end * rate)]
     if array.shape[1]:
-        yield int(rate), _mono(array.T)
+        yield int(rate), _mono(_scaled(array.T))
 
 
 def _file_blocks(file, label: str, size: int, start: float | None, end: float | None, max_seconds: float) -> Iterator:
+    sound, reason = None, "its header does not say its length"
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.LibsndfileError as error:
-        file.seek(0)
-        yield from _container_blocks(file, label, str(error), start, end, max_seconds)
+        reason = error.error_string
+    except TypeError as error:  # of whatever is called .raw
+        reason = str(error)
+    if sound is None or not _says_length(file, size, sound):
+        yield from _container_blocks(file, label, reason, start, end, max_seconds)
         return
     with sound:
         rate = sound.samplerate
         if not _RATES[0] <= rate <= _RATES[1]:
             raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
+        _check_length(file, label, size, sound)
         first = round((start or 0.0) * rate)
         stop = sound.frames if end is None else min(sound.frames, round(end * rate))
         if stop - first > max_seconds * rate:
@@ -177,81 +193,147 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
             raise AudioError(
                 f"{label} lasts {sound.frames / rate:.2f} s; the stretch asked for starts at {first / rate:g} s"
             )
-        _check_riff_length(file, label, size, sound)
+        # soundfile seeks after every block, and MP3 is wrong for some frames after a seek.
+        run_up = round(_RUN_UP * rate) if sound.subtype.startswith("MPEG") else 0
+        position = first if sound.seekable() else 0
         try:
-            sound.seek(first)
-            while first < stop:
-                block = sound.read(
-                    min(_BLOCK_VALUES // sound.channels + 1, stop - first), dtype="float32", always_2d=True
-                )
+            while position < stop:
+                before = min(run_up, position)
+                if sound.seekable():
+                    sound.seek(position - before)
+                count = before + min(_BLOCK_VALUES // sound.channels + 1, stop - position)
+                block = sound.read(count, dtype="float32", always_2d=True)[before:]
                 if not len(block):
                     break
-                first += len(block)
-                yield rate, _mono(block)
+                wanted = block[max(0, first - position) :]
+                position += len(block)
+                if len(wanted):
+                    yield rate, _mono(wanted)
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{label} is corrupt: {error}") from error
-        if stop - first > _TOLERANCE * rate:
+        if stop - position > _TOLERANCE * rate:
             raise AudioError(
-                f"{label} is cut off: {(stop - first) / rate:.2f} s that its header promises are not there"
+                f"{label} is cut off: {(stop - position) / rate:.2f} s that its header promises are not there"
             )
 
 
-def _check_riff_length(file, label: str, size: int, sound: soundfile.SoundFile):
-    """libsndfile takes a WAV file that was cut off for a shorter one."""
-    position = file.tell()
-    file.seek(0)
-    header = file.read(8)
-    file.seek(position)
-    if header[:4] != b"RIFF":
-        return
-    promised = int.from_bytes(header[4:8], "little")
+def _says_length(file, size: int, sound: soundfile.SoundFile) -> bool:
+    """
+    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of a FLAC file it
+    does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
+    """
+    if not sound.subtype.startswith("MPEG"):
+        return sound.frames != _NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
+    tags = _bytes_at(file, 0, 10)
+    tag_bytes = 10 + sum(byte << 7 * power for power, byte in enumerate(tags[:5:-1])) if tags[:3] == b"ID3" else 0
+    first_frame = _bytes_at(file, tag_bytes, _HEADER_BYTES)
+    return b"Xing" in first_frame or b"Info" in first_frame
+
+
+def _check_length(file, label: str, size: int, sound: soundfile.SoundFile):
+    """libsndfile takes a WAV or AIFF file that was cut off for a shorter one."""
+    header = _bytes_at(file, 0, 28)
+    promised = {
+        b"RIFF": int.from_bytes(header[4:8], "little") + 8,
+        b"FORM": int.from_bytes(header[4:8], "big") + 8,
+        b"RF64": int.from_bytes(header[20:28], "little") + 8,
+        b"riff": int.from_bytes(header[16:24], "little"),
+    }.get(header[:4], 0)
+    unknown = 2**63 if header[:4] in (b"RF64", b"riff") else 0x7FFFF000  # what stands there after writing to a pipe
     bytes_per_second = size / (sound.frames / sound.samplerate) if sound.frames else 0
-    # Programs that write to a pipe cannot go back to fill in the length, and leave 0 or the largest number.
-    if promised < 0x7FFFF000 and promised + 8 - size > _TOLERANCE * bytes_per_second:
-        raise AudioError(f"{label} is cut off: its header promises {promised + 8} bytes, and it has {size}")
+    if promised < unknown and promised - size > _TOLERANCE * bytes_per_second:
+        raise AudioError(f"{label} is cut off: its header promises {promised} bytes, and it has {size}")
 
 
-def _container_blocks(file, label: str, sound_error: str, start: float | None, end: float | None, max_seconds: float):
+def _bytes_at(file, offset: int, count: int) -> bytes:
+    position = file.tell()
+    file.seek(offset)
+    content = file.read(count)
+    file.seek(position)
+    return content
+
+
+def _container_blocks(file, label: str, reason: str, start: float | None, end: float | None, max_seconds: float):
     try:
         import av
     except ImportError:
         raise AudioError(
-            f"{label} is nothing that soundfile can read ({sound_error}). Video and other containers need PyAV: "
-            "pip install 'mister-e-hf[av]'"
+            f"soundfile cannot read {label} ({reason}). PyAV reads video and much else: pip install 'mister-e-hf[av]'"
         ) from None
     from_second, to_second = start or 0.0, np.inf if end is None else end
+    file.seek(0)
     with contextlib.ExitStack() as stack:
         try:
             # A playlist or manifest must not make the decoder open other files or addresses.
-            container = stack.enter_context(av.open(file, options={"protocol_whitelist": ""}))
+            container = stack.enter_context(
+                av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
+            )
         except (av.FFmpegError, OSError, ValueError) as error:
             raise AudioError(f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {error}") from error
         if not container.streams.audio:
             raise AudioError(f"{label} has no sound track")
         track = container.streams.audio[0]
-        length = float(track.duration * track.time_base) if track.duration else None
+        if track.codec_context is None:
+            raise AudioError(f"{label} has sound of a codec that PyAV does not know")
+        # Times count from the beginning of the whole; the sound track may begin later than the picture.
+        origin = (container.start_time or 0) / av.time_base
+        length = None
+        if track.frames and track.duration:  # else FFmpeg guesses the length
+            length = float(((track.start_time or 0) + track.duration) * track.time_base) - origin
         if length is not None and min(to_second, length) - from_second > max_seconds:
             raise AudioError(_too_long(label, min(to_second, length) - from_second, max_seconds))
         if length is not None and from_second >= length:
             raise AudioError(f"{label} lasts {length:.2f} s; the stretch asked for starts at {from_second:g} s")
-        try:
-            if from_second > 1:  # a codec needs the frames before it, too
-                container.seek(int((from_second - 1) / track.time_base), stream=track)
-            to_float, position = av.AudioResampler(format="fltp"), None
-            for decoded in container.decode(track):
-                rate = decoded.sample_rate
-                for frame in to_float.resample(decoded):
-                    block = _mono(frame.to_ndarray().T)
-                    if position is None:
-                        position = round(frame.time * rate) if frame.time is not None else 0
-                    first, stop = round(from_second * rate), None if end is None else round(end * rate)
-                    begin, finish = max(0, first - position), None if stop is None else max(0, stop - position)
-                    position += len(block)
-                    if len(block := block[begin:finish]):
-                        yield rate, block
-                if stop is not None and position >= stop:
-                    return
-        except (av.FFmpegError, OSError) as error:
-            raise AudioError(f"{label} is corrupt: {error}") from error
-        if length is not None and position is not None and position / rate < min(to_second, length) - _TOLERANCE:
-            raise AudioError(f"{label} is cut off: it holds {position / rate:.2f} s of {length:.2f} s")
+        rate = reached = None
+        for time, rate_now, block in _decoded(container, track, origin, from_second, label):
+            if rate is None:
+                rate = rate_now
+                position, stop = round(from_second * rate), _NO_END if end is None else round(end * rate)
+            elif rate_now != rate:
+                raise AudioError(f"{label} changes its sampling rate from {rate} to {rate_now} Hz on the way")
+            at = reached or 0 if time is None else round(time * rate)
+            if reached is not None and abs(at - reached) <= _JITTER * rate:
+                at = reached
+            reached = at + len(block)
+            while position < min(at, stop):
+                gap = np.zeros(min(at, stop, position + _BLOCK_VALUES) - position, dtype=np.float32)
+                position += len(gap)
+                yield rate, gap
+            block = block[max(0, position - at) : max(0, stop - at)]
+            position += len(block)
+            if len(block):
+                yield rate, block
+            if position >= stop:
+                return
+        if length is not None and reached is not None and reached / rate < min(to_second, length) - _TOLERANCE:
+            raise AudioError(f"{label} is cut off: it holds {reached / rate:.2f} s of {length:.2f} s")
+
+
+def _decoded(container, track, origin: float, from_second: float, label: str) -> Iterator:
+    """Time, rate and mono samples of each frame that ends after `from_second`."""
+    import av
+
+    sought, time = from_second > _RUN_UP, -np.inf
+    try:
+        if sought:
+            # Where it cannot be done, reading from the beginning leads there, too.
+            with contextlib.suppress(av.FFmpegError, OverflowError):
+                container.seek(int((from_second - _RUN_UP + origin) / track.time_base), stream=track)
+        for packet in container.demux(track):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if sought and time is not None and time < from_second:
+                    continue  # a seek may lead into the middle of a frame
+                raise
+            for frame in frames:
+                time, rate = None if frame.time is None else frame.time - origin, frame.sample_rate
+                if time is None or (from_second - time) * rate < frame.samples:
+                    if frame.format.is_planar and frame.layout.nb_channels > 7:
+                        # PyAV looks for the end of a frame's planes by a null that only up to seven have behind them.
+                        (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
+                    samples = frame.to_ndarray()
+                    samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
+                    yield time, rate, _mono(_scaled(samples))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise AudioError(f"{label} is corrupt: {error}") from error

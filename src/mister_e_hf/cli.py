@@ -23,9 +23,6 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments.words = rest
     try:
         arguments.run(arguments)
-    except BrokenPipeError:  # what the output was piped to has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -34,10 +31,20 @@ def main(words: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             message = " ".join(str(error).split()) or type(error).__name__
-            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
-            print(f"error: {kind}{message}", file=sys.stderr)
+            if not isinstance(error, ValueError | OSError):
+                cause = f" ({type(error.__cause__).__name__}: {error.__cause__})" if error.__cause__ else ""
+                message = f"{type(error).__name__}: {message}{cause}"
+            print(f"error: {message}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | OSError) else 1
     return 0
+
+
+def _say(text: str):
+    """Print, at once. What the output is piped to may have read enough: no reason to leave the work half done."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,13 +135,13 @@ def _corpus(arguments: argparse.Namespace):
 
     import mister_e_hf
 
-    from .corpora.publishing import push_corpus, refuse_licensed
+    from .corpora.publishing import check_pushable, push_corpus
     from .corpora.store import check_replaceable, write_corpus
     from .corpora.summary import format_summary, summarize
 
     builder_class = getattr(mister_e_hf, arguments.builder)
     if arguments.push_to_hub:
-        refuse_licensed(builder_class.__module__.rpartition(".")[2])
+        check_pushable(builder_class.__module__.rpartition(".")[2], arguments.push_to_hub)
     if arguments.out:
         check_replaceable(arguments.out)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
@@ -160,15 +167,15 @@ def _corpus(arguments: argparse.Namespace):
     builder = builder_class(arguments.data_dir, config_name=given.get("config"), **settings)
     builder.download_and_prepare(num_proc=arguments.num_proc)
     corpus = builder.as_dataset()
-    print(format_summary(summarize(corpus)))
+    _say(format_summary(summarize(corpus)))
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or (arguments.push_to_hub and os.path.join(temporary, "corpus"))
         if folder:
             write_corpus(corpus, folder, embed_audio=arguments.embed_audio or bool(arguments.push_to_hub))
         if arguments.out:
-            print(f"in {arguments.out}")
+            _say(f"in {arguments.out}")
         if arguments.push_to_hub:
-            print(f"pushed to {push_corpus(folder, arguments.push_to_hub, private=arguments.private)}")
+            _say(f"pushed to {push_corpus(folder, arguments.push_to_hub, private=arguments.private)}")
 
 
 if __name__ == "__main__":

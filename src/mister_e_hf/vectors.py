@@ -94,7 +94,7 @@ class DialogueVectors(torch.utils.data.Dataset):
     ):
         self.name = name
         if "utterances" in table.column_names:
-            table = _with_turn_columns(table)
+            table = _with_turn_columns(table, name)
         for column in ("dialogue_id", "utterance_ids", *([label_column] if label2id else []), score_column):
             if column is not None and column not in table.column_names:
                 raise ValueError(f"{name}: the table has no column '{column}'; it has {table.column_names}")
@@ -290,29 +290,42 @@ class DialogueVectors(torch.utils.data.Dataset):
         return VectorColumn([torch.from_numpy(matrix)]), given
 
 
-def _with_turn_columns(table: pa.Table) -> pa.Table:
+def _with_turn_columns(table: pa.Table, split: str) -> pa.Table:
     """The fields of `utterances` as list columns of their own, classes by name."""
-    column = table["utterances"].combine_chunks()
+    column = table["utterances"]
     if not _is_list(column.type) or not pa.types.is_struct(column.type.value_type):
-        raise ValueError(f"'utterances' must hold a list of turns per dialogue, each with fields, not {column.type}")
-    lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    turns, kind = column.flatten(), column.type.value_type
-    fields = {"utterance_ids": "utterance_id", "texts": "text", "speakers": "speaker", "sentiment": "sentiment"}
+        raise ValueError(
+            f"{split}: 'utterances' must hold a list of turns per dialogue, each with fields, not {column.type}"
+        )
+    lengths = np.concatenate([[0], *(np.array(chunk.value_lengths().fill_null(0)) for chunk in column.chunks)])
+    offsets = pa.array(np.cumsum(lengths), pa.int32())
+    turns, kind = [chunk.flatten() for chunk in column.chunks], column.type.value_type
+    fields = {
+        "utterance_ids": "utterance_id",
+        "texts": "text",
+        "speakers": "speaker",
+        "sentiment": "sentiment",
+        "labels": "emotion",
+    }
     for name, field in fields.items():
-        if kind.get_field_index(field) >= 0:
-            table = table.append_column(name, pa.ListArray.from_arrays(offsets, turns.field(field)))
-    if kind.get_field_index("emotion") >= 0:
-        labels = turns.field("emotion")
-        names = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        for key in ("info", "features", "utterances", "feature", "emotion", "names"):
-            names = names.get(key, {})
-        if names:  # the order of its classes need not be the model's
-            labels = pa.array(
-                [None if label is None or label < 0 else names[label] for label in labels.to_pylist()], pa.string()
+        if kind.get_field_index(field) < 0 or name in table.column_names:
+            continue
+        # Field by field: to join whole turns would copy the sound in them.
+        values = pa.chunked_array([part.field(field) for part in turns], kind.field(field).type).combine_chunks()
+        if field == "emotion" and (names := _class_names(table.schema)):  # their order need not be the model's
+            values = pa.array(
+                [None if label is None or label < 0 else names[label] for label in values.to_pylist()], pa.string()
             )
-        table = table.append_column("labels", pa.ListArray.from_arrays(offsets, labels))
+        table = table.append_column(name, pa.ListArray.from_arrays(offsets, values))
     return table.drop_columns("utterances")
+
+
+def _class_names(schema: pa.Schema) -> list[str] | None:
+    """The names of the emotions of `utterances`, where `datasets` wrote them into the schema."""
+    found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features", "utterances", "feature", "emotion", "names"):
+        found = found.get(key, {})
+    return found or None
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -423,8 +436,15 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
             raise ValueError(
                 f"'{folder}': {modality}_features of split {split} must be (N, D) of one width D, got {shapes}"
             )
-    table = pa.concat_tables([pq.read_table(path) for path in tables])
+    table = pa.concat_tables([_read_table(path) for path in tables])
     return table, {modality: VectorColumn(parts) for modality, parts in chunks.items()}
+
+
+def _read_table(path: Path) -> pa.Table:
+    """A table but for the sound in its turns, which may be large and is not needed."""
+    with pq.ParquetFile(path) as file:
+        columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
+        return file.read([name for name in columns if not re.match(r"utterances\.\w+\.\w+\.audio\.", name)])
 
 
 def _check_dialogues_stand_once(corpus: dict[str, DialogueVectors]):

@@ -114,6 +114,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         for name in settings:
             if name not in known:
                 raise ValueError(f"{cls.__name__} has no setting '{name}'; it has {sorted(known)}")
+        # Into a configuration that has a name, datasets puts settings one by one, unchecked.
+        cls.BUILDER_CONFIG_CLASS(**settings)
 
     def download_and_prepare(self, *args, **settings):
         """As in `datasets`, but for unusable sound, which raises as what it is."""
@@ -170,6 +172,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             "sentiment": None,
         } | utterance
         turn |= {"audio": None, "duration": None}
+        if turn["emotion"] is not None:
+            # Left to datasets, all turns would stay names where the first has none, and not fit the numbers of other dialogues.
+            turn["emotion"] = self.info.features["utterances"].feature["emotion"].str2int(turn["emotion"])
         source = utterance.get("audio")
         if source is not None:
             stored = sources.stored_sound(source)

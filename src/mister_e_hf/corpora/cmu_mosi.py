@@ -22,12 +22,12 @@ _SEGMENT = re.compile(r"(.+)_(\d+)")
 class CmuMosi(CorpusBuilder):
     r"""
     CMU-MOSI's videos, standard folds. The emotion is the sign of the sentiment score (-3 to 3): negative, or non-negative, zero
-    included. A segment without a score has no label.
+    included. A segment without a score has no label. Texts in upper case are lowered.
 
     Layouts of `data_dir`:
 
     - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Transcript/Segmented/VIDEO.annotprocessed` and the scores
-      in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header). Its texts are upper-case and are lowered.
+      in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header).
     - `label.csv` with the columns video_id, clip_id, text, label and mode, and sound as `VIDEO/N.mp4` (this needs the extra `av`), `.wav` or
       another format, anywhere below. The splits are those of the column mode.
     """
@@ -57,7 +57,7 @@ class CmuMosi(CorpusBuilder):
         table, segmented = _layout(folder)
         return [
             table,
-            *folder.rglob("Segmented/*.annotprocessed" if segmented else "label.csv"),
+            *(_transcripts(folder) if segmented else ()),
             *_sounds(folder, segmented).values(),
         ]
 
@@ -70,20 +70,28 @@ class CmuMosi(CorpusBuilder):
         videos: dict[str, dict[str, dict[int, dict[str, Any]]]] = {
             split: defaultdict(dict) for split in ("train", "validation", "test")
         }
+        without_text = []
         for line, split, video, segment, text, score in _segments(folder, table, segmented):
             if segment in videos[split][video]:
                 raise ValueError(f"'{table}', row {line}: segment {video}_{segment} stands there twice")
             sound = sounds.get((video, segment))
             if sound is None and beside is not None:
                 sound = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
+            text = (text or "").strip() or None
+            if text is None:
+                without_text.append(f"{video}_{segment}")
             videos[split][video][segment] = {
                 "utterance_id": f"{video}_{segment}",
-                "text": text,
+                "text": text.lower() if text and text.isupper() else text,
                 "audio": sound,
                 "speaker": video,
                 "emotion": None if score is None else self.labels[score >= 0],
                 "sentiment": score,
             }
+        if without_text:
+            logger.warning(
+                "CMU-MOSI: %d turns have no transcript: %s", len(without_text), ", ".join(without_text[:10])
+            )
         return {
             split: [
                 {"dialogue_id": video, "utterances": [turns[segment] for segment in sorted(turns)]}
@@ -107,12 +115,17 @@ def _layout(folder: Path) -> tuple[Path, bool]:
     )
 
 
+def _transcripts(folder: Path) -> list[Path]:
+    """Those of the segmented release, but for the hidden doubles that macOS leaves."""
+    return [path for path in folder.rglob("Segmented/*.annotprocessed") if not path.name.startswith(".")]
+
+
 def _sounds(folder: Path, segmented: bool) -> dict[tuple[str, int], Path]:
     found: dict[tuple[str, int], Path] = {}
     for suffix in reversed(_SUFFIXES):
         for path in sorted(folder.rglob(f"*{suffix}")):
             match = _SEGMENT.fullmatch(path.stem)
-            if segmented and match and "Segmented" in path.parts:
+            if segmented and match and "Segmented" in path.relative_to(folder).parts:
                 found[match[1], int(match[2])] = path
             elif not segmented and path.stem.isdecimal():
                 found[path.parent.name, int(path.stem)] = path
@@ -141,11 +154,11 @@ def _segments(folder: Path, table: Path, segmented: bool):
 
 def _released_segments(folder: Path, table: Path):
     texts: dict[tuple[str, int], str] = {}
-    for path in folder.rglob("Segmented/*.annotprocessed"):
+    for path in _transcripts(folder):
         for line in read_text(path).splitlines():
             number, delimiter, text = line.partition("_DELIM_")
             if delimiter and number.strip().isdecimal():
-                texts[path.stem, int(number)] = (text.lower() if text.isupper() else text).strip() or None
+                texts[path.stem, int(number)] = text
     if not texts:
         raise FileNotFoundError(f"'{folder}' has no Transcript/Segmented/*.annotprocessed with the segments' texts")
     folds = {video: split for split, videos in published("cmu_mosi").items() if split != "source" for video in videos}

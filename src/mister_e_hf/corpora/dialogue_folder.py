@@ -291,8 +291,9 @@ def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
     turns = []
     for number, row in enumerate(rows):
-        if row["start"] is not None and (row["start"] < 0 or (row["end"] is not None and row["end"] <= row["start"])):
-            raise ValueError(f"{row['where']}: start {row['start']:g} s and end {row['end']} s make no stretch")
+        start, end = row["start"] or 0.0, math.inf if row["end"] is None else row["end"]
+        if not 0 <= start < end:
+            raise ValueError(f"{row['where']}: start {start:g} and end {end:g} s make no stretch")
         turn = {field: row[field] for field in ("text", "audio", "start", "end", "speaker", "emotion", "sentiment")}
         turns.append({"utterance_id": row["utterance_id"] or f"{dialogue}_{number}"} | turn)
     return turns

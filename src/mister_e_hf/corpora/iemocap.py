@@ -55,9 +55,9 @@ class Iemocap(CorpusBuilder):
     """
 
     BUILDER_CONFIG_CLASS = IemocapConfig
-    BUILDER_CONFIGS = [IemocapConfig(name="6way"), IemocapConfig(name="4way")]
-    DEFAULT_CONFIG_NAME = "6way"
     VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIGS = [IemocapConfig(name="6way", version=VERSION), IemocapConfig(name="4way", version=VERSION)]
+    DEFAULT_CONFIG_NAME = "6way"
     title = "IEMOCAP"
     about = {
         "description": "Dyadic acted dialogues of ten actors in five sessions, improvised and scripted.",
@@ -108,7 +108,7 @@ class Iemocap(CorpusBuilder):
                         if self.config.other_labels == "drop":
                             dropped[code] += 1
                             continue
-                    if identity not in texts:
+                    if texts.get(identity) is None:
                         without_text.append(identity)
                     utterance = {
                         "utterance_id": identity,

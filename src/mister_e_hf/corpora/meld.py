@@ -63,7 +63,7 @@ class Meld(CorpusBuilder):
 
     def source_files(self, folder: Path | None, settings: dict[str, Any]) -> list[Path]:
         if folder is None:
-            return [Path(self.archive_url)]
+            return []
         return [*_tables(folder).values(), *(path for found in _clips(folder).values() for path in found.values())]
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
@@ -95,9 +95,9 @@ class Meld(CorpusBuilder):
 
 
 def _tables(folder: Path) -> dict[str, Path]:
-    tables = {}
+    tables, files = {}, _files(folder)
     for split, name in _CSV.items():
-        found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), path))
+        found = sorted((path for path in files if path.name == name), key=lambda path: (len(path.parts), path))
         if not found:
             raise FileNotFoundError(f"No '{name}' in '{folder}'; MELD needs {list(_CSV.values())}")
         tables[split] = found[0]

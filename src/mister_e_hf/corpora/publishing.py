@@ -1,17 +1,28 @@
 """The card of a corpus folder, and its way to the Hub."""
 
 import json
+import re
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    DatasetCard,
+    DatasetCardData,
+    HfApi,
+    get_token,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from .schema import SPLITS
 from .summary import format_summary, summarize
 
 METADATA_KEY = b"mister_e_corpus"  # in each table's schema: the corpus it comes from, so that its licence is known wherever it goes
 
+_TABLE = re.compile(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?\.parquet")
 _LOAD = 'load_dataset("FOLDER")'  # a folder on disk cannot know where it goes
 
 # What must not be given on, be it text, sound or vectors.
@@ -22,6 +33,16 @@ NOT_REDISTRIBUTABLE = {
 }
 
 
+def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
+    """Raises ValueError with the reason, if the corpus must not be redistributed, the repository's name is none, or there is no token."""
+    refuse_licensed(corpus)
+    validate_repo_id(repo_id)
+    if not (token or get_token()):
+        raise ValueError(
+            f"There is no token to push to '{repo_id}' with. Log in with `hf auth login`, or set HF_TOKEN."
+        )
+
+
 def refuse_licensed(corpus: str | None):
     """Raises ValueError with the reason, if the corpus must not be redistributed."""
     if corpus in NOT_REDISTRIBUTABLE:
@@ -30,16 +51,16 @@ def refuse_licensed(corpus: str | None):
 
 def table_files(folder: Path) -> list[Path]:
     """The tables of a corpus folder's splits."""
-    return [
-        path
-        for split in SPLITS
-        for path in sorted([*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*-of-*.parquet")])
-    ]
+    found = [path for path in folder.iterdir() if _TABLE.fullmatch(path.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: (SPLITS.index(_TABLE.fullmatch(path.name)[1]), path.name))
 
 
 def corpus_of(table: Path) -> str | None:
     """Name of the corpus that a table was made from, where it says."""
-    stored = (pq.read_schema(table).metadata or {}).get(METADATA_KEY)
+    try:
+        stored = (pq.read_schema(table).metadata or {}).get(METADATA_KEY)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"'{table}' is no Parquet file: {error}") from error
     return None if stored is None else json.loads(stored)["corpus"]
 
 
@@ -57,13 +78,14 @@ def push_corpus(
     Args:
         folder: as `write_corpus(..., embed_audio=True)` writes it.
         repo_id: `"ORG/NAME"`; made where it is not there.
+        private: make the repository private, be it new or not; by default a new one is as the organisation's settings say.
 
     Returns:
         the repository's id.
 
     Raises:
         FileNotFoundError: if the folder holds no tables.
-        ValueError: if the corpus must not be redistributed, or its sound is paths on this machine.
+        ValueError: if the corpus must not be redistributed, its sound is paths on this machine, or there is no token.
     """
     folder = Path(folder).expanduser()
     tables = table_files(folder)
@@ -72,15 +94,17 @@ def push_corpus(
     for path in tables:
         refuse_licensed(corpus_of(path))
         _check_sound_is_inside(path)
+    check_pushable(None, repo_id, token)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+    if private and not api.repo_info(repo_id, repo_type="dataset").private:  # it was there already
+        api.update_repo_settings(repo_id, repo_type="dataset", private=True)
     names = {path.name for path in tables}
     there = api.list_repo_files(repo_id, repo_type="dataset")
-    old = [name for name in there if name.endswith(".parquet") and "/" not in name and name not in names]
+    old = [name for name in there if _TABLE.fullmatch(name) and name not in names]
     additions = [CommitOperationAdd(path.name, path) for path in tables]
     if (folder / "README.md").is_file():
-        card = (folder / "README.md").read_text().replace(_LOAD, f'load_dataset("{repo_id}")')
-        additions.append(CommitOperationAdd("README.md", card.encode()))
+        additions.append(CommitOperationAdd("README.md", _hub_card(folder, repo_id, tables).encode()))
     api.create_commit(
         repo_id,
         [*additions, *map(CommitOperationDelete, old)],
@@ -90,37 +114,43 @@ def push_corpus(
     return repo_id
 
 
+def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
+    """
+    The card with the repository's name, and with what files are the splits, whatever else is there. On disk a card must not name them:
+    `load_dataset` would then take a folder for any other of that name that it read before.
+    """
+    card = DatasetCard((folder / "README.md").read_text().replace(_LOAD, f'load_dataset("{repo_id}")'))
+    files: dict[str, list[str]] = {}
+    for path in tables:
+        files.setdefault(_TABLE.fullmatch(path.name)[1], []).append(path.name)
+    data_files = [{"split": split, "path": names} for split, names in files.items()]
+    card.data["configs"] = [{"config_name": "default", "data_files": data_files}]
+    return str(card)
+
+
 def _check_sound_is_inside(table: Path):
     with pq.ParquetFile(table) as file:
         names = [name for name in file.schema_arrow.names if name == "utterances"]
-        for group in range(file.num_row_groups if names else 0):
-            for turns in file.read_row_group(group, columns=names)["utterances"].to_pylist():
-                for turn in turns:
-                    if turn["audio"] is not None and turn["audio"]["bytes"] is None:
-                        raise ValueError(
-                            f"'{table}' names sound files of this machine (turn {turn['utterance_id']}: {turn['audio']['path']}). Write the corpus "
-                            "with embed_audio=True (--embed_audio) before it is pushed."
-                        )
+        for batch in file.iter_batches(8, columns=names) if names else ():
+            for turn in batch.column(0).flatten().to_pylist():
+                sound = turn.get("audio")
+                if sound is not None and sound["bytes"] is None:
+                    raise ValueError(
+                        f"'{table}' names sound files of this machine (turn {turn['utterance_id']}: {sound['path']}). Write the corpus "
+                        "with embed_audio=True (--embed_audio) before it is pushed."
+                    )
 
 
 def corpus_card(corpus: datasets.DatasetDict) -> str:
     """A dataset card with what is known of the corpus: its counts, columns and licence."""
     info = next(iter(corpus.values())).info
     summary = summarize(corpus)
-    name = {"dialogue_folder": "Dialogues"}.get(info.dataset_name, info.dataset_name)
+    name = {"dialogue_folder": "Dialogues", None: "Dialogues"}.get(info.dataset_name, info.dataset_name)
     labels = next(iter(corpus.values())).features["utterances"].feature["emotion"].names
     data = DatasetCardData(
         task_categories=["audio-classification", "text-classification"],
         tags=["emotion-recognition-in-conversation", "mister-e"],
         pretty_name=name,
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [
-                    {"split": split, "path": [f"{split}.parquet", f"{split}-*-of-*.parquet"]} for split in corpus
-                ],
-            }
-        ],
     )
     lines = [
         f"---\n{data.to_yaml()}\n---",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import audio
@@ -52,7 +53,8 @@ def read_text(path: Path) -> str:
     UTF-8 is taken as it stands.
     """
     content = path.read_bytes()
-    for encoding in ("utf-8-sig", "cp1252"):
+    # UTF-16, and most of what is no text, would pass for Windows-1252 but for its zeros.
+    for encoding in ("utf-8-sig",) if b"\0" in content else ("utf-8-sig", "cp1252"):
         try:
             return content.decode(encoding)
         except UnicodeDecodeError:
@@ -63,7 +65,7 @@ def read_text(path: Path) -> str:
 def read_table(path: Path) -> list[dict[str, Any]]:
     """
     The rows of a CSV, TSV, JSONL or Parquet file. Cells of CSV and TSV are strings, also `NA`, `None` and numbers; an empty cell is null in
-    all. Sound in a Parquet file becomes a [`SoundInTable`].
+    all. Sound in a Parquet file becomes a [`SoundInTable`], or its path where the file holds no more of it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No table at '{path}'")
@@ -91,7 +93,8 @@ def stored_sound(source: str | Path | SoundInTable) -> dict[str, Any]:
     """What the corpus keeps of a sound: the path of a file, or the bytes that a table held."""
     if not isinstance(source, SoundInTable):
         return {"path": str(source), "bytes": None}
-    stored = _sound_column(source.table, source.column, source.row_group)[source.row].as_py()
+    changed = Path(source.table).stat().st_mtime_ns
+    stored = _sound_column(source.table, source.column, source.row_group, changed)[source.row].as_py()
     if isinstance(stored, dict):
         return {"path": stored.get("path"), "bytes": stored["bytes"]}
     return {"path": None, "bytes": stored}
@@ -125,7 +128,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"'{path}', line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise ValueError(f"'{path}', line {number}: expected an object of columns, got {type(row).__name__}")
@@ -135,23 +138,25 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"'{path}' is no Parquet file: {error}") from error
-    with file:
-        schema = file.schema_arrow
-        sound = [field.name for field in schema if _holds_bytes(field.type)]
-        plain = [name for name in schema.names if name not in sound]
-        rows = []
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=plain)
-            given = {name: _given_bytes(file, group, name) for name in sound}
-            for row, values in enumerate(table.to_pylist()):
-                cells = {
-                    name: SoundInTable(str(path), name, group, row) if given[name][row] else None for name in sound
+        with pq.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            if len(set(schema.names)) != len(schema.names):
+                raise ValueError(f"'{path}' has two columns of one name: {schema.names}")
+            sound = [field.name for field in schema if _holds_bytes(field.type)]
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                columns = {
+                    name: _sounds(path, name, group, table[name]) if name in sound else table[name].to_pylist()
+                    for name in schema.names
                 }
-                rows.append({name: None if value == "" else value for name, value in values.items()} | cells)
+                for cells in zip(*columns.values(), strict=True):
+                    rows.append(
+                        {name: None if cell == "" else cell for name, cell in zip(columns, cells, strict=True)}
+                    )
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise ValueError(f"'{path}' is no Parquet file, or a corrupt one: {error}") from error
     return rows
 
 
@@ -161,14 +166,17 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _given_bytes(file: pq.ParquetFile, group: int, column: str) -> list[bool]:
-    values = file.read_row_group(group, columns=[column])[column].combine_chunks()
-    if pa.types.is_struct(values.type):
-        values = values.field("bytes")
-    return values.is_valid().to_pylist()
+def _sounds(path: Path, name: str, group: int, column: pa.ChunkedArray) -> list[SoundInTable | str | None]:
+    content, paths = column, [None] * len(column)
+    if pa.types.is_struct(column.type):
+        content = pc.struct_field(column, "bytes")
+        if column.type.get_field_index("path") >= 0:
+            paths = pc.struct_field(column, "path").to_pylist()
+    given = content.is_valid().to_pylist()
+    return [SoundInTable(str(path), name, group, row) if there else paths[row] for row, there in enumerate(given)]
 
 
 @functools.lru_cache(maxsize=1)
-def _sound_column(table: str, column: str, row_group: int) -> pa.ChunkedArray:
+def _sound_column(table: str, column: str, row_group: int, changed: int) -> pa.ChunkedArray:
     with pq.ParquetFile(table) as file:
         return file.read_row_group(row_group, columns=[column])[column]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
 from .. import audio
-from .publishing import METADATA_KEY, corpus_card, corpus_of, table_files
+from .publishing import METADATA_KEY, corpus_card, table_files
 from .schema import SPLITS
 
 _SHARD_BYTES = 500 * 1024 * 1024
@@ -31,17 +31,23 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
 
     Raises:
         FileExistsError: if the folder holds anything but a corpus.
+        ValueError: if the corpus has no dialogue, or a split of another name.
         AudioError: if sound changed since it was checked.
     """
-    folder = Path(folder).expanduser().absolute()
+    if not set(corpus) <= set(SPLITS):
+        raise ValueError(f"A corpus has the splits {SPLITS}, or some of them; got {tuple(corpus)}")
+    # datasets loads no split without rows.
+    corpus = datasets.DatasetDict({split: corpus[split] for split in SPLITS if len(corpus.get(split, ()))})
+    if not corpus:
+        raise ValueError("The corpus has no dialogue")
+    folder = Path(folder).expanduser().resolve()
     check_replaceable(folder)
     unfinished, replaced = (folder.with_name(f".{word}-{folder.name}") for word in ("unfinished", "replaced"))
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        for split in SPLITS:
-            if split in corpus:
-                _write_split(corpus[split], unfinished, split, embed_audio)
+        for split, data in corpus.items():
+            _write_split(data, unfinished, split, embed_audio)
         (unfinished / "README.md").write_text(corpus_card(corpus))
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
@@ -54,15 +60,27 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
 
 
 def check_replaceable(folder: str | Path):
-    """Raises FileExistsError, if the folder holds anything but a corpus."""
+    """Raises FileExistsError, if the folder holds anything but a corpus without vectors."""
     folder = Path(folder).expanduser()
-    if not folder.exists():
-        return
-    tables = table_files(folder) if folder.is_dir() else []
-    if not folder.is_dir() or {*folder.iterdir()} - {*tables, folder / "README.md"} or None in map(corpus_of, tables):
+    if folder.exists() and not (folder.is_dir() and (_is_corpus(folder) or not any(folder.iterdir()))):
         raise FileExistsError(
             f"'{folder}' is there and holds something else than a corpus; choose another place, or remove it"
         )
+
+
+def _is_corpus(folder: Path) -> bool:
+    """Whether all that is there is what `write_corpus` wrote, no vectors added."""
+    tables = table_files(folder)
+    if not tables or {*folder.iterdir()} - {*tables, folder / "README.md"}:
+        return False
+    try:
+        schemas = [pq.read_schema(table) for table in tables]
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return all(
+        METADATA_KEY in (schema.metadata or {}) and not any(name.endswith("_features") for name in schema.names)
+        for schema in schemas
+    )
 
 
 def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: bool):
@@ -89,9 +107,9 @@ def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: 
 
 
 def _tables(data: datasets.Dataset, split: str, schema: pa.Schema, embed_audio: bool) -> Iterator[pa.Table]:
-    """A few dialogues at a time, so that memory does not grow with the corpus."""
+    """A few dialogues at a time, so that memory does not grow with the corpus; sound may be in it already."""
     with tqdm(total=len(data), desc=f"Writing {split} split", unit=" dialogues") as progress:
-        for table in data.with_format("arrow").iter(batch_size=8 if embed_audio else 1000):
+        for table in data.with_format("arrow").iter(batch_size=8 if embed_audio else 100):
             if embed_audio:
                 rows = table.to_pylist()
                 for row in rows:

@@ -1,19 +1,20 @@
 """SRT and WebVTT: the turns of one recording, with their stretches."""
 
 import html
+import itertools
 import re
 from pathlib import Path
 from typing import Any
-
-import pysubs2
 
 from .sources import read_text
 
 SUBTITLES = (".srt", ".vtt")
 
-_TIMING = re.compile(r"^\s*\d.*-->", re.MULTILINE)
+_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIMING = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_ARROW = re.compile(r"\d\s*-->|-->\s*\d")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
-_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<[\d:.]+>")
+_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<[\d:.]+>|\{\\[^}]*\}")
 
 
 def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
@@ -28,33 +29,45 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No subtitles at '{path}'")
-    content = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
-    try:
-        events = pysubs2.SSAFile.from_string(
-            content, format_=path.suffix.lower().lstrip("."), keep_html_tags=True
-        ).events
-    except (pysubs2.Pysubs2Error, ValueError, KeyError) as error:
-        raise ValueError(f"'{path}' cannot be read as subtitles: {error}") from error
-    timings = len(_TIMING.findall(content))
-    if not events or timings != len(events):
+    if path.suffix.lower() not in SUBTITLES:
+        raise ValueError(f"'{path}' is no subtitle file: expected one of {', '.join(SUBTITLES)}")
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    timings = {number: timing for number, line in enumerate(lines) if (timing := _TIMING.fullmatch(line))}
+    arrows = sum(_ARROW.search(line) is not None for line in lines)
+    if not timings or arrows != len(timings):
         raise ValueError(
-            f"'{path}' has {timings} lines with an arrow between times, of which {len(events)} are well-formed cues"
+            f"'{path}' has {arrows} lines with an arrow between times, of which {len(timings)} are well-formed cues"
         )
+    web = path.suffix.lower() == ".vtt" or lines[0].startswith("WEBVTT")
     cues = []
-    for event in events:
-        text = event.plaintext
-        voice = _VOICE.search(text)
-        words = " ".join(html.unescape(_TAG.sub("", text)).split())
-        if event.end <= event.start:
-            raise ValueError(
-                f"'{path}': the cue at {event.start / 1000:g} s ends at {event.end / 1000:g} s, before it starts"
-            )
-        cues.append(
-            {
-                "start": event.start / 1000,
-                "end": event.end / 1000,
-                "text": words or None,
-                "speaker": voice and html.unescape(voice[1]).strip(),
-            }
-        )
+    for (number, timing), following in itertools.zip_longest(timings.items(), itertools.islice(timings, 1, None)):
+        block = lines[number + 1 : following]
+        if web:
+            # Identifiers, of any form, and NOTE, STYLE and REGION stand behind an empty line.
+            block = list(itertools.takewhile(str.strip, block))
+        elif following and block and block[-1].strip().isdigit():
+            block.pop()  # the next cue's number; an empty line may stand within a cue
+        cues.append(_cue(path, timing, "\n".join(block)))
     return sorted(cues, key=lambda cue: (cue["start"], cue["end"]))
+
+
+def _cue(path: Path, timing: re.Match, text: str) -> dict[str, Any]:
+    start, end = _seconds(*timing.groups()[:4]), _seconds(*timing.groups()[4:])
+    if end <= start:
+        raise ValueError(f"'{path}': the cue at {start:g} s ends at {end:g} s, before it starts")
+    voice = _VOICE.search(text)
+    return {
+        "start": start,
+        "end": end,
+        "text": _words(_TAG.sub("", text).replace(r"\N", " ")),
+        "speaker": voice and _words(voice[1]),
+    }
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    whole = int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds)
+    return (whole * 1000 + int(fraction.ljust(3, "0"))) / 1000
+
+
+def _words(text: str) -> str | None:
+    return " ".join(html.unescape(text).split()) or None
