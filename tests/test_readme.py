@@ -1,5 +1,4 @@
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mister_e_hf.corpora.demo import write_demo_corpus
-from mister_e_hf.stages import main_train as main
+from mister_e_hf.corpora import demo_recordings
+from mister_e_hf.demo import run_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,10 +18,12 @@ README = (ROOT / "README.md").read_text()
 @pytest.fixture
 def demo_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "hub_configs", tmp_path / "hub_configs")
-    corpus = write_demo_corpus("runs/demo-corpus")
-    short = ["--num_train_epochs", "1", "--hidden_size", "16", "--disable_tqdm"]
-    main(["hub_configs/demo.yaml", "--corpus", str(corpus), "--output_dir", "runs/demo", *short])
+    monkeypatch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
+    sections = ("", "speech_encoder.training.", "text_encoder.training.")
+    short = [
+        word for section in sections for word in (f"--{section}num_train_epochs", "1", f"--{section}disable_tqdm")
+    ]
+    run_demo("runs/demo", ROOT / "hub_configs" / "demo-recordings.yaml", tuple(short))
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_python_snippets_run(demo_run, my_calls):
 def test_snippet_of_the_model_card_runs(demo_run):
     snippet = re.search(r"```python\n(.*?)```", Path("runs/demo/README.md").read_text(), flags=re.DOTALL)[1]
     snippet = snippet.replace("REPOSITORY", "runs/demo")
-    prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 24), torch.randn(1, 3, 32)\n"
+    prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 32), torch.randn(1, 3, 32)\n"
     call = subprocess.run([sys.executable, "-c", prelude + snippet], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0, call.stderr
 
@@ -60,4 +61,5 @@ def test_every_file_and_recipe_that_it_names_is_there():
         assert list(ROOT.rglob(name)) and (ROOT / "src/mister_e_hf" / name).is_file() or (ROOT / name).is_file(), name
     listed = {path.stem for path in (ROOT / "hub_configs").glob("*.yaml")}
     published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
-    assert listed == published | {f"{name}-small" for name in published} | {"demo"}
+    sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
+    assert listed == sizes | {"demo", "demo-recordings"}
