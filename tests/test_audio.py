@@ -276,6 +276,15 @@ def test_samples_of_any_width_in_a_container(codec, step):
     np.testing.assert_allclose(samples, sound.mean(axis=0), atol=1.1 * step + 1e-6)
 
 
+def test_a_whole_that_does_not_begin_at_zero():
+    sound = noise(4.0)
+    whole = load_audio(muxed(sound, late=0.9))
+    assert len(whole) == pytest.approx(64_000, abs=2_048)
+    assert abs(shift(whole[8_000:40_000], sound[0], 8_000, reach=2_000)) <= 1_024
+    part = load_audio(muxed(sound, late=0.9), start=3.0, end=3.5)
+    assert abs(shift(part, whole, 48_000)) <= 16
+
+
 def test_far_into_a_long_mp4():
     sound = noise(80.0)
     content = muxed(sound, video=True)
@@ -667,6 +676,7 @@ def test_silence(refused):
         load_audio(np.zeros(100), 16_000)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("channels", [1, 2])
@@ -679,9 +689,10 @@ def test_sound_that_is_not_finite(refused, value, rate, channels):
         load_audio(sound, rate)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_sound_beyond_single_precision(rate):
-    with np.errstate(over="ignore"), pytest.raises(AudioError, match="holds NaN or infinity"):
+    with pytest.raises(AudioError, match="holds NaN or infinity"):
         load_audio(np.full(rate, 1e300), rate)
     largest = np.float32(3e38) * np.sign(sine(1.0, rate, 2000)[0])
     try:
@@ -819,6 +830,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.slow  # a decoder that such a file breaks would take the other tests with it
 @pytest.mark.parametrize("form", BROKEN)
 def test_broken_files_give_finite_sound_or_an_audio_error(form):

@@ -399,7 +399,7 @@ def test_a_closed_pipe_is_silent_and_the_work_goes_on(calls, tmp_path, buffered)
     reading, writing = os.pipe()
     os.close(reading)  # as of `| true`
     words = ["corpus", "folder", "--data_dir", calls, "--out", tmp_path / "out"]
-    more = {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    more = {"PYTHONUNBUFFERED": "" if buffered else "1"}
     try:
         call = subprocess.run(
             [SCRIPT, *words],
