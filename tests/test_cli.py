@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import re
@@ -37,7 +38,7 @@ def run(tmp_path, capsys):
     def run(*words: str | Path) -> tuple[int, str, str]:
         status = cli.main([*map(str, words), "--cache_dir", str(tmp_path / "cache")])
         printed = capsys.readouterr()
-        return status, printed.out, "".join(re.sub(r"[^\n]*\r[^\n]*\n?", "", printed.err))
+        return status, printed.out, re.sub(r"[^\n]*\r[^\n]*\n?", "", printed.err)
 
     return run
 
@@ -145,8 +146,9 @@ def test_without_out_the_counts_are_printed_and_nothing_is_written(calls, tmp_pa
     before = sorted(calls.rglob("*"))
     status, out, error = run("corpus", "folder", "--data_dir", calls, "--labels", *LABELS)
     assert (status, error) == (0, "")
-    assert out == format_summary(summarize(read_calls(calls, tmp_path / "cache"))) + "\n"
     assert [path.name for path in tmp_path.iterdir()] == ["cache"] and sorted(calls.rglob("*")) == before
+    assert list((tmp_path / "cache" / "dialogue_folder").rglob("*.arrow"))
+    assert out == format_summary(summarize(read_calls(calls, tmp_path / "other"))) + "\n"
 
 
 def test_embed_audio(calls, tmp_path, run):
@@ -194,6 +196,7 @@ def test_several_processes_read_the_same(calls, tmp_path, run):
     table = ["corpus", "folder", "--data_dir", calls, "--labels", *LABELS]
     status, out, error = run(*table, "--num_proc", "2")
     assert status == 0 and out == format_summary(summarize(read_calls(calls, tmp_path / "other"))) + "\n"
+    assert len(list((tmp_path / "cache").rglob("*-train-*-of-00002.arrow"))) == 2
     # Of an error in another process only the text comes back.
     status, out, error = run(*table, "--num_proc", "2", "--max_seconds", "0.9")
     assert status == 2 and "a.wav' lasts 1.0 s" in error and error.count("\n") == 1
@@ -371,12 +374,32 @@ def test_an_interrupted_command_ends_with_130_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "source"]
 
 
+def test_an_interrupt_that_comes_while_a_sound_file_is_read_is_not_lost(calls, monkeypatch, run):
+    class Interrupted(io.BytesIO):
+        """A callback from C, in which exceptions are dropped, reads it."""
+
+        def readinto(self, buffer):
+            raise KeyboardInterrupt
+
+    def read(*_):
+        with pytest.raises(soundfile.LibsndfileError):
+            soundfile.read(Interrupted(b"RIFF"))
+        for _ in range(600):
+            time.sleep(0.1)
+        raise AssertionError("no interrupt came")
+
+    hook = sys.unraisablehook
+    monkeypatch.setattr(summary, "summarize", read)
+    assert run("corpus", "folder", "--data_dir", calls) == (130, "", "interrupted\n")
+    assert sys.unraisablehook is hook
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_closed_pipe_is_silent_and_the_work_goes_on(calls, tmp_path, buffered):
     reading, writing = os.pipe()
     os.close(reading)  # as of `| true`
     words = ["corpus", "folder", "--data_dir", calls, "--out", tmp_path / "out"]
-    more = {} if buffered else {"PYTHONUNBUFFERED": "1"}
+    more = {"PYTHONUNBUFFERED": "" if buffered else "1"}
     try:
         call = subprocess.run(
             [SCRIPT, *words],

@@ -277,8 +277,12 @@ def test_vectors_are_read_from_the_hub_with_labels_by_name(loaded):
     assert loaded[TOKEN]["org/vectors"]["test"][2] == [-100, 1]
 
 
-def test_private_repositories_are_private(loaded):
-    """One that was made so, and one that was public before."""
+def test_private_repositories_are_private(hub, loaded):
+    """One that was so from the beginning, and one that was public before."""
+    changed = [
+        path for method, path, status in hub.requests if (method, status) == ("PUT", 200) and "settings" in path
+    ]
+    assert changed == ["/api/datasets/org/vectors/settings"]
     assert loaded[None]["org/calls"] == loaded[TOKEN]["org/calls"]
     assert "loopback-user/mine" in loaded[None]["loopback-user/mine"]
     assert "org/vectors" in loaded[None]["org/vectors"] and isinstance(loaded[None]["org/vectors"], str)

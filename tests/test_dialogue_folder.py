@@ -208,7 +208,7 @@ def test_drawn_splits(tmp_path, caplog):
     ("count", "shares", "sizes"),
     [
         (3, (0.8, 0.1, 0.1), {"train": 1, "validation": 1, "test": 1}),
-        (3, (0, 0.5, 0.5), {"validation": 2, "test": 1}),
+        (3, (0, 0.5, 0.5), {"validation": 1, "test": 2}),
         (5, (1, 0, 0), {"train": 5}),
         (5, (0, 0, 1), {"test": 5}),
         (2, (0.8, 0.1, 0.1), {"train": 2}),
@@ -223,7 +223,7 @@ def test_a_dialogue_is_never_in_two_splits(tmp_path):
     for split in ("train", "test"):
         write_table(tmp_path / "calls" / split / "metadata.csv", many(1))
     with pytest.raises(
-        ValueError, match="Dialogue 'd0' is in two splits: test by .*test/metadata.csv', row 1, train by .*train/"
+        ValueError, match="Dialogue 'd0' is in two splits: test by .*test/metadata.csv', row 2, train by .*train/"
     ):
         build(tmp_path / "calls")
     rows = many(2, split="train")
@@ -233,7 +233,7 @@ def test_a_dialogue_is_never_in_two_splits(tmp_path):
         build(tmp_path / "calls2")
     rows[2]["split"] = rows[3]["split"] = ""
     write_table(tmp_path / "calls2" / "turns.csv", rows)
-    with pytest.raises(ValueError, match="row 3: dialogue 'd1' has no split, but others have"):
+    with pytest.raises(ValueError, match="row 4: dialogue 'd1' has no split, but others have"):
         build(tmp_path / "calls2")
 
 
@@ -243,14 +243,14 @@ def test_a_dialogue_is_never_in_two_splits(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"order": "x"}, "row 1: order must be a number, got 'x'"),
-        ({"order": "nan"}, "row 1: order must be a number"),
-        ({"order": 1}, "row 2: order 1 of dialogue 'd0' stands at .*row 1, too"),
-        ({"order": ""}, "row 1: neither order nor start"),
-        ({"dialogue_id": ""}, "row 1: no dialogue_id"),
-        ({"sentiment": "good"}, "row 1: sentiment must be a number"),
-        ({"start": 2, "end": 1}, "row 1: start 2 and end 1 s make no stretch"),
-        ({"split": "tset"}, "row 1: split 'tset' is none of"),
+        ({"order": "x"}, "row 2: order must be a number, got 'x'"),
+        ({"order": "nan"}, "row 2: order must be a number"),
+        ({"order": 1}, "row 3: order 1 of dialogue 'd0' stands at .*row 2, too"),
+        ({"order": ""}, "row 2: neither order nor start"),
+        ({"dialogue_id": ""}, "row 2: no dialogue_id"),
+        ({"sentiment": "good"}, "row 2: sentiment must be a number"),
+        ({"start": 2, "end": 1}, "row 2: start 2 and end 1 s make no stretch"),
+        ({"split": "tset"}, "row 2: split 'tset' is none of"),
         ({"utterance_id": "same"}, "Dialogue 'd0' has two turns with the utterance_id 'same'"),
     ],
 )
@@ -280,7 +280,7 @@ def test_labels_in_an_order_of_ones_own(tmp_path):
     turns = build(tmp_path / "calls", labels=["joy", "anger", "fear"])["train"]
     assert turns.features["utterances"].feature["emotion"].names == ["joy", "anger", "fear"]
     assert [turn["emotion"] for turn in turns[0]["utterances"]] == [0, 1]
-    with pytest.raises(ValueError, match="row 2: emotion 'anger' is none of the labels \\['joy'\\]"):
+    with pytest.raises(ValueError, match="row 3: emotion 'anger' is none of the labels \\['joy'\\]"):
         build(tmp_path / "calls", labels=["joy"])
 
 

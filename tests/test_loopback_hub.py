@@ -221,6 +221,13 @@ def test_protocol():
         answer, content = ask(hub, "HEAD", file)
         assert (answer.status, answer.headers["Content-Length"], content) == (200, "10", b"")
 
+        settings = "/api/datasets/org/name/settings"
+        for asked, private in [({"private": False}, False), ({"visibility": "private"}, True)]:
+            assert ask(hub, "PUT", settings, json.dumps(asked).encode(), token=None)[0].status == 401
+            assert ask(hub, "PUT", settings, json.dumps(asked).encode())[0].status == 200
+            assert hub.is_private("org/name", "dataset") == private
+            assert ask(hub, "GET", file, token=None)[0].status == (401 if private else 200)
+
         for path, token, status, code in [
             (file, None, 401, "RepoNotFound"),
             ("/org/name/resolve/main/README.md", TOKEN, 404, "RepoNotFound"),

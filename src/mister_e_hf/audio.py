@@ -1,8 +1,8 @@
 """Any sound file or array -> mono 16 kHz float32.
 
 soundfile reads what libsndfile knows (WAV, FLAC, OGG, Opus, MP3, AIFF, ...); any other container (MP4, M4A, WebM, ...) goes through
-PyAV, the extra `av`. A file is read in blocks and only between `start` and `end`, so that memory is bounded by the stretch asked
-for, whatever the file's length, rate and number of channels.
+PyAV, the extra `av`, and so does what was written to a pipe and does not say its length. A file is read in blocks and only between
+`start` and `end`, so that memory is bounded by the stretch asked for, whatever the file's length, rate and number of channels.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def load_audio(
         source: a file's path or its content; an array (S,) or (channels, S) with its `sampling_rate`; or a dictionary as `datasets`
             gives it, `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`.
         sampling_rate: of an array, in Hz.
-        start, end: the stretch to read, in seconds from the beginning; by default all.
+        start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default all.
         max_seconds: the longest stretch taken, in seconds.
         name: what to call the sound in messages where it is no file.
 

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if rest and not hasattr(arguments, "command"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.words = rest
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         arguments.run(arguments)
     except KeyboardInterrupt:
@@ -36,7 +39,17 @@ def main(words: Sequence[str] | None = None) -> int:
                 message = f"{type(error).__name__}: {message}{cause}"
             print(f"error: {message}", file=sys.stderr)
         return 2 if isinstance(error, ValueError | OSError) else 1
+    finally:
+        sys.unraisablehook = hook
     return 0
+
+
+def _interrupt_again(lost):
+    """Sound files are read and written by callbacks from C, and an interrupt that comes in one of them would be dropped."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _say(text: str):

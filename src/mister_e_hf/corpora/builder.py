@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,7 +72,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         config_name: str | None = None,
         **settings,
     ):
-        folder = None if data_dir is None else Path(data_dir).expanduser().resolve()
+        # Links stay as they are: a file from the Hub's cache is a link, and what it leads to has no suffix.
+        folder = None if data_dir is None else Path(os.path.abspath(Path(data_dir).expanduser()))
         if folder is not None and not folder.exists():
             raise FileNotFoundError(f"No {self.title} at '{folder}'")
         self._check_settings(settings)

@@ -81,8 +81,8 @@ class DialogueFolder(CorpusBuilder):
       and end where one recording holds the dialogue; in Parquet also the file's content.
     - Without a table, recordings with subtitles: `call.wav` and `call.srt` or `call.vtt` are the dialogue `call`, a cue is a turn.
 
-    Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev) and test, else dialogues are
-    drawn by `seed`; adding a dialogue moves hardly any other. Fewer than three dialogues are all train. No dialogue is ever in two
+    Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev) and test, or such folders that
+    a table's sound lies in, else dialogues are drawn by `seed`; adding a dialogue moves hardly any other. Fewer than three dialogues are all train. No dialogue is ever in two
     splits.
     """
 
@@ -131,7 +131,7 @@ class DialogueFolder(CorpusBuilder):
 def _read(folder: Path, columns: dict[str, str]) -> list[dict[str, Any]]:
     """Every turn with the fields of [`COLUMNS`], null where a field is not given, and `where` it stands."""
     if folder.is_file():
-        return _read_file(folder, None, columns)
+        return _read_file(folder, _split_of_name(folder), columns)
     # Splits as folders, else everything in the folder itself.
     splits = {
         path: _SPLITS[path.name.lower()]
@@ -188,7 +188,8 @@ def _read_file(path: Path, split: str | None, columns: dict[str, str]) -> list[d
             "holds which by columns."
         )
     rows = []
-    for number, cells in enumerate(table, start=1):
+    # As a spreadsheet counts, which shows the names of columns as row 1.
+    for number, cells in enumerate(table, start=2 if path.suffix.lower() in (".csv", ".tsv") else 1):
         row = {field: cells[name] if name else None for field, name in names.items()}
         rows.append(_checked(row, f"'{path}', row {number}", path, split))
     return rows
@@ -203,6 +204,8 @@ def _column(path: Path, field: str, there: list[str], columns: dict[str, str]) -
 
 
 def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> dict[str, Any]:
+    for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
+        row[field] = _words(row[field], field, where)
     if row["dialogue_id"] is None:
         raise ValueError(f"{where}: no dialogue_id")
     for field in ("order", "start", "end", "sentiment"):
@@ -218,11 +221,19 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         if split is not None and split != given:
             raise ValueError(f"{where}: split {row['split']!r}, but the row stands in {split}")
         split = given
-    for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
-        row[field] = None if row[field] is None else str(row[field]).strip() or None
     if row["audio"] is not None and not isinstance(row["audio"], SoundInTable):
-        row["audio"] = (path.parent / str(row["audio"])).resolve()
+        name = Path(str(row["audio"]))
+        # One table may stand above the folders of the splits, as AudioFolder allows.
+        split = split or _SPLITS.get(next(iter(name.parts[:-1]), "").lower())
+        row["audio"] = (path.parent / name).resolve()
     return row | {"split": split, "where": where, "source": str(path)}
+
+
+def _words(value: Any, field: str, where: str) -> str | None:
+    # NaN is how data frames say that there is nothing; as a word it would be a class, or a dialogue.
+    if isinstance(value, bytes | list | dict) or value != value:
+        raise ValueError(f"{where}: {field} must be text or null, got {value!r}")
+    return None if value is None else str(value).strip() or None
 
 
 def _number(value: Any, field: str, where: str) -> float | None:
@@ -238,7 +249,11 @@ def _number(value: Any, field: str, where: str) -> float | None:
 
 
 def _read_recording(path: Path, split: str | None) -> list[dict[str, Any]]:
-    recordings = [beside for beside in sorted(path.parent.glob(f"{path.stem}.*")) if beside.suffix.lower() in _MEDIA]
+    recordings = [
+        beside
+        for beside in sorted(path.parent.iterdir())
+        if beside.stem == path.stem and beside.suffix.lower() in _MEDIA
+    ]
     if len(recordings) > 1:
         raise ValueError(f"'{path}' may belong to {[beside.name for beside in recordings]}; keep one of them there")
     if not recordings:
@@ -257,7 +272,8 @@ def _split_of(dialogue: str, turns: list[dict[str, Any]]) -> str | None:
     for turn in turns:
         if turn["split"] != turns[0]["split"]:
             raise ValueError(
-                f"Dialogue '{dialogue}' is in two splits: {turns[0]['split']} by {turns[0]['where']}, {turn['split']} by {turn['where']}"
+                f"Dialogue '{dialogue}' is in two splits: {turns[0]['split'] or 'none'} by {turns[0]['where']}, {turn['split'] or 'none'} by "
+                f"{turn['where']}"
             )
     return turns[0]["split"]
 
@@ -267,9 +283,10 @@ def _draw_splits(dialogues: list[str], shares: tuple[float, float, float], seed:
         logger.warning("%d dialogues are too few for three splits; all are train", len(dialogues))
         return dict.fromkeys(dialogues, "train")
     ranked = sorted(dialogues, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode()).digest())
-    validation, test = (max(1, round(share * len(ranked))) if share else 0 for share in shares[1:])
-    splits = ["validation"] * validation + ["test"] * min(test, len(ranked) - validation)
-    splits += ["train"] * (len(ranked) - len(splits))
+    sizes = [max(1, round(share * len(ranked))) if share else 0 for share in shares]
+    sizes[sizes.index(max(sizes))] += len(ranked) - sum(sizes)  # what rounding left or took, where it weighs least
+    train, validation, test = sizes
+    splits = ["validation"] * validation + ["test"] * test + ["train"] * train
     logger.warning(
         "No splits are given: %d dialogues drawn for train, %d for validation, %d for test by seed %d",
         *map(splits.count, SPLITS),

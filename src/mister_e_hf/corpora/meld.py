@@ -4,11 +4,14 @@ import dataclasses
 import logging
 import os
 import re
+import tarfile
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets.fingerprint import Hasher
 
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
@@ -67,15 +70,34 @@ class Meld(CorpusBuilder):
         return [*_tables(folder).values(), *(path for found in _clips(folder).values() for path in found.values())]
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
-        outer = Path(dl_manager.download_and_extract(self.archive_url))
-        inner = {path.name.split(".")[0]: str(path) for path in outer.rglob("*.tar.gz")}
-        extracted = {split: Path(path) for split, path in dl_manager.extract(inner).items()}
+        try:
+            archive = dl_manager.download(self.archive_url)
+        except Exception as error:  # aiohttp's, httpx's, the Hub's
+            raise ConnectionError(
+                f"{self.title} could not be downloaded from {self.archive_url}: {error.__cause__ or error}. If you have it, pass data_dir, the "
+                "folder it lies in."
+            ) from error
+        settings = dl_manager.download_config
+        whole = Path(settings.cache_dir or datasets.config.DOWNLOADED_DATASETS_PATH, f"{Hasher.hash(archive)}.whole")
+        # What an interrupted unpacking left passes with datasets for the release, and would lack clips.
+        settings.force_extract |= not whole.exists()
+        try:
+            outer = Path(dl_manager.extract(archive))
+            inner = {path.name.split(".")[0]: str(path) for path in outer.rglob("[!.]*.tar.gz")}
+            if not inner:
+                raise tarfile.ReadError("no archives of the splits in it")
+            extracted = {split: Path(path) for split, path in dl_manager.extract(inner).items()}
+        except (tarfile.TarError, zlib.error, EOFError) as error:
+            raise ValueError(
+                f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {error}. Delete it, so that it is downloaded anew."
+            ) from error
         # The archives of the three splits unpack to places of their own: one folder with links to them and to the CSV files.
         joined = outer / ".joined"
         joined.mkdir(exist_ok=True)
         for name, place in {**extracted, **{path.name: path for path in outer.rglob("*.csv")}}.items():
             if not (joined / name).exists():
                 (joined / name).symlink_to(place, target_is_directory=place.is_dir())
+        whole.touch()
         return joined
 
     def read(self, folder: Path) -> Dialogues:
@@ -133,7 +155,7 @@ def _files(folder: Path) -> list[Path]:
 def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> list[dict[str, Any]]:
     rows = read_table(table)
     require_columns(table, rows, _COLUMNS)
-    folder = next(iter(clips.values())).parent if clips else None
+    like = next(iter(clips.values()), None)
     dialogues: dict[int, dict[int, dict[str, Any]]] = {}
     for line, row in enumerate(rows, start=2):
         try:
@@ -157,7 +179,7 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
             "utterance_id": f"{name}_utt{key[1]}",
             "text": row["Utterance"],
             # A clip that is not there is looked for where the others are, so that it is told and counted.
-            "audio": clips.get(key, folder and folder / f"dia{key[0]}_utt{key[1]}.mp4"),
+            "audio": clips.get(key, like and like.with_stem(f"dia{key[0]}_utt{key[1]}")),
             "speaker": row["Speaker"],
             "emotion": emotion,
             "sentiment": _SENTIMENT[sentiment],
