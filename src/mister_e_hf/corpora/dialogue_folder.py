@@ -231,7 +231,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
 
 def _words(value: Any, field: str, where: str) -> str | None:
     # NaN is how data frames say that there is nothing; as a word it would be a class, or a dialogue.
-    if isinstance(value, bytes | list | dict) or value != value:
+    if isinstance(value, SoundInTable | list | dict) or value != value:
         raise ValueError(f"{where}: {field} must be text or null, got {value!r}")
     return None if value is None else str(value).strip() or None
 
