@@ -26,10 +26,11 @@ def waveform_states(
     """Samples (W, S), padded at the end, through WavLM, HuBERT or wav2vec 2.0."""
     mask = attention_mask.bool()
     lengths = mask.sum(-1)
-    if getattr(backbone.config, "feat_extract_norm", "layer") == "group" and len(set(lengths.tolist())) > 1:
+    input_values = input_values.to(backbone.dtype).masked_fill(~mask, 0)
+    if getattr(backbone.config, "feat_extract_norm", "layer") == "group" and not mask.all():
         # Its group norm takes statistics over time, padding included: only rows of one length may go together.
         return _by_length(backbone, input_values, lengths)
-    output = backbone(input_values.masked_fill(~mask, 0), attention_mask=mask.long(), output_hidden_states=True)
+    output = backbone(input_values, attention_mask=mask.long(), output_hidden_states=True)
     states = _with_output_last(output)
     positions = backbone._get_feat_extract_output_lengths(lengths)
     return states, torch.arange(states[0].shape[1], device=mask.device) < positions[:, None]
@@ -46,9 +47,9 @@ def mel_states(
     states = F.gelu(encoder.conv2(states)).transpose(1, 2)
     states = states + encoder.embed_positions.weight[: states.shape[1]]
     states = F.dropout(states, encoder.dropout, encoder.training)
-    mask = create_bidirectional_mask(
-        config=encoder.config, inputs_embeds=states, attention_mask=attention_mask[:, ::2][:, : states.shape[1]].long()
-    )
+    attended = attention_mask[:, ::2][:, : states.shape[1]].bool()
+    states = states.masked_fill(~attended.unsqueeze(-1), 0)  # what is not attended to must still be finite
+    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=attended.long())
     found = [states]
     for layer in encoder.layers[:depth]:
         states = layer(states, mask)

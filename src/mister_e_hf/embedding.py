@@ -5,9 +5,7 @@ and the table of the same name. Each appears whole or not at all, the table last
 that is not there; processes take shards in turn.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,9 @@ from tqdm.auto import tqdm
 from .corpora.publishing import METADATA_KEY
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
-from .utterances import Utterances, load_dialogues, packed_batches
+from .run_folder import write_atomically, write_json
+from .training import UNFINISHED
+from .utterances import Utterances, corpus_fingerprint, load_dialogues, packed_batches, turns_of_dialogues
 
 RECORD = "embedding.json"
 
@@ -62,10 +62,15 @@ def embed_corpus(
     if not encoders or set(encoders) - {"speech", "text"}:
         raise ValueError(f"encoders must name speech, text or both, got {list(encoders)}")
     state = PartialState()
+    dtype = dtype or _default_dtype(state.device)
     record = {
         "corpus": {split: corpus_fingerprint(data) for split, data in corpus.items()},
         "encoders": {modality: encoder.fingerprint() for modality, (encoder, _) in sorted(encoders.items())},
+        "processor settings": {
+            modality: _settings(processor) for modality, (_, processor) in sorted(encoders.items())
+        },
         "bad_audio": bad_audio,
+        "dtype": str(dtype),
         "shard_turns": shard_turns,
     }
     with state.main_process_first():
@@ -88,6 +93,7 @@ def embed_corpus(
     waiting = [shard for shard in shards if not _paths(folder, *shard[:3])[1].is_file()][
         state.process_index :: state.num_processes
     ]
+    state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
     turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in waiting)
     with tqdm(
         total=turns * len(encoders), unit=" utterances", disable=not state.is_local_main_process, desc="Embedding"
@@ -127,8 +133,7 @@ def embed_turns(
     embeddings = torch.zeros(utterances.num_turns, encoder.config.embedding_dim)
     present = torch.zeros(utterances.num_turns, dtype=torch.bool)
     device = next(encoder.parameters()).device
-    if dtype is None and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        dtype = torch.bfloat16
+    dtype = dtype or _default_dtype(device)
     was_training = encoder.training
     encoder.eval()
     with torch.inference_mode():
@@ -142,6 +147,15 @@ def embed_turns(
                 progress.update(indices["count"])
     encoder.train(was_training)
     return embeddings, present
+
+
+def _default_dtype(device: torch.device) -> torch.dtype | None:
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+
+
+def _settings(processor: MisterEProcessor) -> dict[str, Any]:
+    """What makes another vector of the same turn."""
+    return {name: getattr(processor, name) for name in ("prompt", "max_tokens", "window_seconds", "trailing_silence")}
 
 
 class _Preparing:
@@ -161,7 +175,8 @@ def _sizes(
 ) -> tuple[list[float], float]:
     """What each item costs, and how much a batch may: tokens, or seconds heard, windows of silence included."""
     if utterances.modality == "text":
-        texts = [utterances[item]["turn"] for item in range(len(utterances))]
+        # The prompt stands around each text.
+        texts = [processor.prompt.replace("{text}", utterances[item]["turn"]) for item in range(len(utterances))]
         if not texts:
             return [], token_budget
         return [
@@ -169,24 +184,6 @@ def _sizes(
             for tokens in processor.tokenizer(texts, truncation=True, max_length=processor.max_tokens).input_ids
         ], token_budget
     return [processor.heard_seconds(length) for length in utterances.lengths], second_budget
-
-
-def corpus_fingerprint(data: datasets.Dataset) -> str:
-    """A hash of a split's dialogues; of sound files that it names, by size and time of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    for table in data.with_format("arrow").iter(batch_size=100):
-        for row in table.to_pylist():
-            for turn in row["utterances"]:
-                stored = turn.pop("audio")
-                digest.update(repr((row["dialogue_id"], sorted(turn.items()))).encode())
-                if stored is not None and stored["bytes"] is not None:
-                    digest.update(stored["bytes"])
-                elif stored is not None:
-                    path = Path(stored["path"])
-                    digest.update(
-                        repr((str(path), path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))).encode()
-                    )
-    return digest.hexdigest()
 
 
 def _claim(folder: Path, record: dict, writes: bool):
@@ -199,25 +196,19 @@ def _claim(folder: Path, record: dict, writes: bool):
                 f"'{folder}' holds vectors made with another {' and '.join(different)}. Choose another folder, or remove it."
             )
     elif writes:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not path.name.startswith(UNFINISHED) for path in folder.iterdir()):
             raise ValueError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(path, lambda partial: partial.write_text(json.dumps(record, indent=2) + "\n"))
-
-
-def _lengths(data: datasets.Dataset) -> np.ndarray:
-    return np.concatenate(
-        [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in data.data.column("utterances").chunks]
-    )
+        write_json(path, record)
 
 
 def _num_turns(data: datasets.Dataset, rows: tuple[int, int]) -> int:
-    return int(_lengths(data)[slice(*rows)].sum())
+    return int(turns_of_dialogues(data)[slice(*rows)].sum())
 
 
 def _shards(data: datasets.Dataset, turns: int) -> list[tuple[int, int]]:
     """Runs of whole dialogues of about so many turns, first row to behind the last."""
-    ends = np.cumsum(_lengths(data))
+    ends = np.cumsum(turns_of_dialogues(data))
     cuts = [0, *(int(np.searchsorted(ends, goal)) + 1 for goal in range(turns, int(ends[-1]), turns)), len(ends)]
     cuts = sorted(set(cuts))
     return list(zip(cuts, cuts[1:], strict=False))
@@ -239,41 +230,30 @@ def _write_shard(
         embeddings, present = embed_turns(encoder, processor, utterances, progress=progress, **budgets)
         features[f"{modality}_features"] = embeddings
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(present.numpy()), data)
-    _replace(vectors, lambda partial: save_file(features, partial))
-    _replace(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
+    write_atomically(vectors, lambda partial: save_file(features, partial))
+    write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
 
 
 def _columns(data: datasets.Dataset) -> dict[str, pa.Array]:
     """What stage 2 and its reader want to know of a turn: all but its sound."""
-    turns = pa.concat_arrays([chunk.flatten() for chunk in data.data.column("utterances").chunks])
+    turns = [chunk.flatten() for chunk in data.data.column("utterances").chunks]
+    fields = {"utterance_ids": "utterance_id", "texts": "text", "speakers": "speaker"}
+    fields |= {"labels": "emotion", "sentiment": "sentiment"}
+    flat = {name: pa.concat_arrays([chunk.field(field) for chunk in turns]) for name, field in fields.items()}
     names = data.features["utterances"].feature["emotion"].names
-    labels = pa.array(
-        [None if label is None or label < 0 else names[label] for label in turns.field("emotion").to_pylist()],
-        pa.string(),
+    flat["labels"] = pa.array(
+        [None if label is None or label < 0 else names[label] for label in flat["labels"].to_pylist()], pa.string()
     )
-    flat = {
-        "utterance_ids": turns.field("utterance_id"),
-        "texts": turns.field("text"),
-        "speakers": turns.field("speaker"),
-        "labels": labels,
-        "sentiment": turns.field("sentiment"),
-    }
     return {"dialogue_id": pa.array(data["dialogue_id"][:], pa.string())} | {
         name: _by_dialogue(values, data) for name, values in flat.items()
     }
 
 
 def _by_dialogue(values: pa.Array, data: datasets.Dataset) -> pa.ListArray:
-    lengths = _lengths(data)
+    lengths = turns_of_dialogues(data)
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
 
 
 def _metadata(data: datasets.Dataset) -> dict[bytes, bytes] | None:
     """The corpus's name goes where its vectors go: its licence holds for them, too."""
     return {METADATA_KEY: json.dumps({"corpus": data.info.dataset_name}).encode()}
-
-
-def _replace(path: Path, write):
-    partial = path.with_name(f".unfinished-{path.name}")
-    write(partial)
-    os.replace(partial, path)

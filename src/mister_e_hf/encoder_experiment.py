@@ -15,7 +15,7 @@ from .recipe import Recipe
 from .run_folder import best_epoch, claim_run, provenance, write_json
 from .training import finished_checkpoints, softmax
 from .utterance_trainer import UtteranceTrainer, logits_of
-from .utterances import Utterances, load_dialogues
+from .utterances import Utterances, corpus_fingerprint, load_dialogues
 
 
 def train_encoder(
@@ -56,14 +56,15 @@ def train_encoder(
         "encoder": settings.to_dict(),
         "labels": recipe.corpus.labels,
         "seed": seed,
-        "turns": {name: len(data) for name, data in splits.items()},
+        "corpus": {split: corpus_fingerprint(corpus[split]) for split in splits},
     }
+    if not (output_dir / "results.json").is_file():
+        # Before the folder is claimed, which a recipe that has to be mended could not take back.
+        set_seed(seed)
+        model, processor = settings.model(label2id), settings.processor()
     if claim_run(output_dir, record):
         return json.loads((output_dir / "results.json").read_text())
 
-    set_seed(seed)
-    model = settings.model(label2id)
-    processor = settings.processor()
     trainer = UtteranceTrainer(
         model, arguments, processor, train_dataset=splits["train"], eval_dataset=splits["validation"]
     )

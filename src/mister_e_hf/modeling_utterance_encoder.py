@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput, cached_file, logging
+from transformers.utils.hub import resolve_revision
 
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
@@ -28,7 +30,8 @@ logger = logging.get_logger(__name__)
 
 ADAPTER = "adapter"  # a folder of its own: beside config.json, adapter_config.json would be taken for the whole model
 
-_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+_ACCESS_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+_HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
 _BACKBONE_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
 
 
@@ -59,26 +62,27 @@ class UtterancePooling(nn.Module):
 
     def forward(self, states: torch.Tensor, utterance: torch.Tensor, count: int) -> torch.Tensor:
         """states (R, H) of positions in order, utterance (R,) that each belongs to, of N = count -> (N, H or 2H)"""
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))  # half precision cannot count to 1500
 
         def total(values: torch.Tensor) -> torch.Tensor:
             return values.new_zeros(count, *values.shape[1:]).index_add(0, utterance, values)
 
         if self.kind == "mean":
-            return total(states) / total(states.new_ones(len(states), 1))
+            return (total(wide) / total(wide.new_ones(len(wide), 1))).to(states.dtype)
         if self.kind == "last_token":
             last = torch.ones(len(utterance), dtype=torch.bool, device=utterance.device)
             last[:-1] = utterance[1:] != utterance[:-1]
             return states[last]
         # Attentive statistics pooling (Okabe, Koshinaka and Shinoda 2018, eq. 3 to 7).
-        scores = self.score(torch.tanh(self.hidden(states)))
+        scores = self.score(torch.tanh(self.hidden(states))).to(wide.dtype)
         highest = scores.new_full((count, 1), -torch.inf).scatter_reduce(
             0, utterance[:, None], scores.detach(), "amax"
         )
         weights = (scores - highest[utterance]).exp()
         weights = weights / total(weights)[utterance]
-        mean = total(weights * states)
-        variance = total(weights * (states - mean[utterance]) ** 2)
-        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1)
+        mean = total(weights * wide)
+        variance = total(weights * (wide - mean[utterance]) ** 2)
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=-1).to(states.dtype)
 
 
 class UtteranceEncoder(PreTrainedModel):
@@ -99,15 +103,10 @@ class UtteranceEncoder(PreTrainedModel):
             raise ValueError(
                 "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
             )
-        loading = getattr(config, "_loading", False)
-        self.backbone = None if loading and not config.holds_backbone else _build_backbone(config.backbone_config)
-        text_config = (
-            config.backbone_config.get_text_config()
-            if config.backbone_config.model_type == "qwen2_audio"
-            else config.backbone_config
-        )
-        width = text_config.hidden_size
-        states = text_config.num_hidden_layers + 1
+        follows = getattr(config, "_follows", None)
+        self.backbone = None if follows == "backbone" else _build_backbone(config.backbone_config)
+        width, layers = _sizes(config.backbone_config)
+        states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
             raise ValueError(f"layer {config.layer} is none of the backbone's {states} hidden states")
         if config.layer == "weighted_sum":
@@ -118,7 +117,7 @@ class UtteranceEncoder(PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.embedding_dim, config.num_labels)
         self.post_init()
-        if not loading:
+        if follows is None:
             self._prepare_backbone()
 
     # Making one
@@ -144,24 +143,25 @@ class UtteranceEncoder(PreTrainedModel):
             settings: fields of [`UtteranceEncoderConfig`].
         """
         options = {name: value for name, value in (backbone_options or {}).items() if value is not None}
-        unknown = set(options) - {*_BACKBONE_OPTIONS, *_HUB_OPTIONS} | {"revision", "subfolder"} & set(options)
-        if unknown:
+        if unknown := set(options) - {*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS}:
             raise ValueError(
-                f"backbone_options has {sorted(unknown)}; known are {sorted({*_BACKBONE_OPTIONS, *_HUB_OPTIONS})}"
+                f"backbone_options has {sorted(unknown)}; known are {sorted({*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS})}"
             )
+        where = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
+        revision = resolve_revision(backbone, revision, **where)
         model = _load_backbone(str(backbone), revision, options)
         config = cls.config_class(
             modality=modality,
             backbone=str(backbone),
-            backbone_revision=revision or getattr(model.config, "_commit_hash", None),
+            backbone_revision=getattr(revision, "resolved", revision),
             backbone_config=model.config,
             **settings,
         )
-        config._loading = True
+        config._follows = "backbone"
         try:
             encoder = cls(config)
         finally:
-            del config._loading
+            del config._follows
         encoder.backbone = model
         encoder._prepare_backbone()
         return encoder.eval()
@@ -177,8 +177,12 @@ class UtteranceEncoder(PreTrainedModel):
                 module.layerdrop = 0.0
         self.backbone.requires_grad_(self.config.tuning == "full")
         for name, parameter in self.backbone.named_parameters():
-            # Whisper's positions are sinusoids and no weights; a pooler of the backbone's own is not used.
-            if name.startswith("pooler.") or (name.endswith("embed_positions.weight") and self._hears_mels):
+            # Whisper's positions are sinusoids and no weights; what else is here is not used.
+            if (
+                name.startswith("pooler.")
+                or name == "masked_spec_embed"
+                or (name.endswith("embed_positions.weight") and self._hears_mels)
+            ):
                 parameter.requires_grad_(False)
         if self.config.tuning == "lora" and not getattr(self.backbone, "_hf_peft_config_loaded", False):
             self.backbone.add_adapter(self._lora_config())
@@ -208,19 +212,17 @@ class UtteranceEncoder(PreTrainedModel):
             raise ValueError(
                 f"lora_target_modules '{self.config.lora_targets}' match no module of the {self.backbone.config.model_type} backbone"
             )
-        if self.backbone.config.model_type == "wavlm" and any(name.split(".")[-2] == "attention" for name in reached):
+        if self.backbone.config.model_type == "wavlm" and any(".attention." in name for name in reached):
             raise ValueError(
                 "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
             )
-        config = _peft().LoraConfig(
+        return _peft().LoraConfig(
             r=self.config.lora_r,
             lora_alpha=self.config.lora_alpha,
             lora_dropout=self.config.lora_dropout,
             target_modules=self.config.lora_targets,
             revision=self.config.backbone_revision,
         )
-        config.base_model_name_or_path = self.config.backbone
-        return config
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -364,7 +366,7 @@ class UtteranceEncoder(PreTrainedModel):
             if name.startswith("backbone."):
                 if not self.config.holds_backbone or "lora_" in name:
                     continue
-                name = name.replace(".base_layer.", ".")
+                name = name.replace(".base_layer.", ".")  # as it is without LoRA around its module
             kept[name] = tensor
         return kept
 
@@ -382,7 +384,8 @@ class UtteranceEncoder(PreTrainedModel):
                 else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
             )
             config = copy.deepcopy(self.backbone.peft_config["default"])
-            state = _peft().get_peft_model_state_dict(self.backbone, state_dict=inner, adapter_name="default")
+            config.base_model_name_or_path = self.config.backbone
+            state = self._adapter_state(inner)
             save_file(
                 {
                     f"base_model.model.{self._adapter_prefix}{n}": t.detach().cpu().contiguous()
@@ -395,43 +398,57 @@ class UtteranceEncoder(PreTrainedModel):
             if self._adapter_prefix:
                 config.target_modules = f"{re.escape(self._adapter_prefix)}({config.target_modules})"
             config.save_pretrained(adapter)
+        self.config.backbone_config.dtype = self.backbone.dtype
         super().save_pretrained(save_directory, *args, state_dict=self.trained_state(state_dict), **kwargs)
+
+    def _get_files_timestamps(self, working_dir):
+        # With push_to_hub=True, what stands there before transformers saves is taken for pushed already.
+        return {name: time for name, time in super()._get_files_timestamps(working_dir).items() if name != ADAPTER}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         r"""
         As [`~transformers.PreTrainedModel.from_pretrained`]; where the checkpoint does not hold the backbone, that is loaded by its name and
-        revision.
+        revision. With `ignore_mismatched_sizes=True` and a new `id2label` the head starts anew.
 
         Raises:
             ValueError: naming the weights that are missing, unexpected or of another shape.
             OSError: if the backbone or the adapter is not there, with the way out.
         """
         wants_info = kwargs.pop("output_loading_info", False)
+        other_classes = kwargs.pop("ignore_mismatched_sizes", False)
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         if not isinstance(config, cls.config_class):
+            fields = {*cls.config_class.__annotations__, "id2label", "label2id", "num_labels"} & set(kwargs)
             config = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path if config is None else config, **hub
+                pretrained_model_name_or_path if config is None else config,
+                **hub,
+                **{name: kwargs.pop(name) for name in fields},
             )
+        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        as_saved = dtype in (None, "auto")
+        if as_saved:
+            dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
         backbone = None
         if not config.holds_backbone:
-            options = {name: kwargs[name] for name in _BACKBONE_OPTIONS if name in kwargs}
-            options |= {
-                name: kwargs[name]
-                for name in ("cache_dir", "force_download", "local_files_only", "token")
-                if name in kwargs
-            }
+            options = {name: kwargs[name] for name in (*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
+            options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
             try:
                 backbone = _load_backbone(config.backbone, config.backbone_revision, options)
             except OSError as error:
                 raise OSError(
                     f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
-                    f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, or save the encoder with "
-                    "save_backbone=True."
+                    f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, say where it is by backbone=..., or save "
+                    "the encoder with save_backbone=True."
                 ) from error
+            if _sizes(backbone.config) != _sizes(config.backbone_config):
+                raise ValueError(
+                    f"'{config.backbone}' has become another model than the one that '{pretrained_model_name_or_path}' was trained on; "
+                    "give backbone=... and backbone_revision=... of that one"
+                )
             kwargs.pop("quantization_config", None)
         # The backbone comes as it was before LoRA, from here or from its own repository.
-        config._loading = True
+        config._follows = "weights" if backbone is None else "backbone"
         try:
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
@@ -439,22 +456,21 @@ class UtteranceEncoder(PreTrainedModel):
                 config=config,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
-                **kwargs,
+                **{"use_safetensors": True, **kwargs},
             )
         finally:
-            del config._loading
-        model.config.__dict__.pop("_loading", None)
+            del config._follows
+        del model.config._follows
         mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
-        problems = {
-            "missing": sorted(info["missing_keys"]),
-            "unexpected": sorted(info["unexpected_keys"]),
-            "of another shape": sorted(mismatched),
-        }
-        if any(problems.values()):
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        mismatched = {name for name in mismatched if not (other_classes and name.startswith("head."))}
+        if listed := _listed(info["missing_keys"], info["unexpected_keys"], mismatched):
             raise ValueError(
-                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were saved with."
+                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
+                "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
             )
+        if backbone is None and as_saved:
+            for parameter in model.backbone.parameters():
+                parameter.data = parameter.data.to(dtype)
         if backbone is not None:
             model.backbone = backbone
         model._prepare_backbone()
@@ -469,34 +485,27 @@ class UtteranceEncoder(PreTrainedModel):
 
     def load_trained_weights(self, folder: str | os.PathLike):
         """Take the weights of a checkpoint of this very encoder, the backbone staying where it was not trained."""
-        state = load_file(os.path.join(folder, "model.safetensors"))
-        problems = self.load_state_dict(
-            {self._name_inside(name): tensor for name, tensor in state.items()}, strict=False
-        )
-        missing = [name for name in self.trained_state() if name not in state]
-        if missing or problems.unexpected_keys:
-            raise ValueError(
-                f"'{folder}' is no checkpoint of this encoder: missing {missing}, unexpected {problems.unexpected_keys}"
-            )
-        if self.config.tuning == "lora":
+        if self.config.holds_backbone:
+            # By transformers' own loading, which knows shards, and that files have other names for some models' weights.
+            state, expected = type(self).from_pretrained(folder).state_dict(), self.state_dict()
+        else:
+            state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
+        if listed := _differences(state, expected):
+            raise ValueError(f"'{folder}' is no checkpoint of this encoder ({listed})")
+        self.load_state_dict(state, strict=False)
+        if self.config.tuning == "lora" and not self.config.holds_backbone:
             self._load_adapter(load_file(os.path.join(folder, ADAPTER, "adapter_model.safetensors")))
 
-    def _name_inside(self, name: str) -> str:
-        """A stored weight's name in a backbone that LoRA has wrapped."""
-        module, _, last = name.rpartition(".")
-        wrapped = f"{module}.base_layer.{last}"
-        return wrapped if wrapped in self._state_names() else name
-
-    def _state_names(self) -> set[str]:
-        return {name for name, _ in (*self.named_parameters(), *self.named_buffers())}
+    def _adapter_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+        # No embedding layer is saved with it: to see whether one should be, peft would ask the Hub for the base model.
+        return _peft().get_peft_model_state_dict(self.backbone, state_dict=state_dict, save_embedding_layers=False)
 
     def _load_adapter(self, state: dict[str, torch.Tensor]):
         prefix = f"base_model.model.{self._adapter_prefix}"
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        expected = set(_peft().get_peft_model_state_dict(self.backbone, adapter_name="default"))
-        if set(state) != expected:
+        if listed := _differences(state, self._adapter_state()):
             raise ValueError(
-                f"The adapter does not fit the backbone: missing {sorted(expected - set(state))}, unexpected {sorted(set(state) - expected)}"
+                f"The adapter does not fit this configuration ({listed}). Load it with the config.json it was saved with."
             )
         _peft().set_peft_model_state_dict(self.backbone, state, adapter_name="default")
 
@@ -509,6 +518,24 @@ def _peft():
     return peft
 
 
+def _differences(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str:
+    other = {name for name in set(found) & set(expected) if found[name].shape != expected[name].shape}
+    return _listed(set(expected) - set(found), set(found) - set(expected), other)
+
+
+def _listed(missing: Iterable[str], unexpected: Iterable[str], of_another_shape: Iterable[str]) -> str:
+    """What is wrong with which weights; nothing where none is."""
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": of_another_shape}
+    return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
+
+
+def _sizes(config) -> tuple[int, int]:
+    """Width and number of layers of the backbone that is run."""
+    if config.model_type == "qwen2_audio":
+        config = config.get_text_config()
+    return config.hidden_size, config.num_hidden_layers
+
+
 def _build_backbone(config) -> nn.Module:
     model = transformers.AutoModel.from_config(config)
     return model.get_encoder() if config.model_type == "whisper" else model
@@ -517,7 +544,7 @@ def _build_backbone(config) -> nn.Module:
 def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> nn.Module:
     if revision is not None:
         options = options | {"revision": revision}
-    if not any(key in options for key in ("dtype", "torch_dtype")):
+    if options.get("dtype", options.get("torch_dtype")) is None:
         # A checkpoint of half precision is not trained as such without a word.
         options = options | {"dtype": torch.float32}
     config = transformers.AutoConfig.from_pretrained(

@@ -33,7 +33,8 @@ class MisterEProcessor:
         tokenizer: of the backbone, for text and for models of speech and language.
         prompt: text around the utterance: `{text}` stands for its words, and `{audio}` for its sound in a model of speech and language. The prompt is
             read with the utterance, but not pooled.
-        max_tokens: the longest text, prompt included; a longer one is cut, which is counted in `num_truncated` and told.
+        max_tokens: the longest text, prompt included, where the backbone takes no fewer; a longer one is cut, which is counted in `num_truncated` and
+            told. Sound is never cut.
         window_seconds: sound over this is cut into windows of equal length, all of which are pooled. None for no limit.
         trailing_silence: seconds of silence that Whisper hears behind the utterance, or None to fill its window of 30 seconds, as it was
             pretrained. Less is faster by about the factor that is left out, and another result.
@@ -59,8 +60,19 @@ class MisterEProcessor:
             raise ValueError(
                 "A processor of text, or of a model of speech and language, needs the backbone's tokenizer"
             )
-        if self.is_mel and (window_seconds is None or window_seconds > 30):
-            raise ValueError(f"{backbone_type} hears 30 seconds at most; got window_seconds={window_seconds}")
+        if tokenizer is not None and not tokenizer.is_fast:
+            raise ValueError(
+                f"Expected a fast tokenizer, which tells where a token stands in the text, got {tokenizer}"
+            )
+        longest = feature_extractor.chunk_length if self.is_mel else math.inf
+        if not 0 < (math.inf if window_seconds is None else window_seconds) <= longest:
+            raise ValueError(
+                f"window_seconds must be over 0 and, for {backbone_type}, {longest} at most; got {window_seconds}"
+            )
+        if trailing_silence is not None and not 0 <= trailing_silence < math.inf:
+            raise ValueError(f"trailing_silence must be None or seconds, none negative, got {trailing_silence}")
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
         placeholder = "{audio}" if backbone_type == "qwen2_audio" else "{text}"
         self.prompt = prompt or (_AUDIO_PROMPT if backbone_type == "qwen2_audio" else "{text}")
         if self.prompt.count(placeholder) != 1:
@@ -69,8 +81,6 @@ class MisterEProcessor:
             raise ValueError(
                 f"Expected a backbone of {SAMPLING_RATE} Hz, got one of {feature_extractor.sampling_rate} Hz"
             )
-        if tokenizer is not None and tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
         self.modality, self.backbone_type = modality, backbone_type
         self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
         self.max_tokens, self.window_seconds, self.trailing_silence = max_tokens, window_seconds, trailing_silence
@@ -101,6 +111,8 @@ class MisterEProcessor:
         Raises:
             ValueError: if a turn has no words or no samples: such a turn lacks the modality and has no place here.
         """
+        if isinstance(turns, str):
+            raise ValueError(f"Expected a list of turns, got the text {turns!r} alone")
         if not len(turns):
             raise ValueError("No turns given")
         return self._texts(turns) if self.modality == "text" else self._sounds(turns, random_crop, generator)
@@ -116,7 +128,9 @@ class MisterEProcessor:
         if not self.is_mel or self.backbone_type == "qwen2_audio":
             return seconds
         windows = self.num_windows(int(seconds * SAMPLING_RATE))
-        return 30.0 * windows if self.trailing_silence is None else seconds + self.trailing_silence * windows
+        if self.trailing_silence is None:
+            return float(self.feature_extractor.chunk_length * windows)
+        return seconds + self.trailing_silence * windows
 
     # Text
 
@@ -126,29 +140,19 @@ class MisterEProcessor:
                 raise ValueError(f"Turn {number} of the batch has no words: {text!r}")
         before, after = self.prompt.split("{text}")
         spans = [(len(before), len(before) + len(text)) for text in turns]
-        return self._tokens([before + text + after for text in turns], spans if before or after else None)
+        limit = min(self.max_tokens, self.tokenizer.model_max_length)
+        return self._tokens([before + text + after for text in turns], spans if before or after else None, limit)
 
-    def _tokens(self, texts: list[str], spans: list[tuple[int, int]] | None) -> BatchFeature:
+    def _tokens(self, texts: list[str], spans: list[tuple[int, int]] | None, limit: int | None = None) -> BatchFeature:
         encoded = self.tokenizer(
-            texts,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_offsets_mapping=True,
-            return_overflowing_tokens=False,
+            texts, truncation=limit is not None, max_length=limit, return_offsets_mapping=spans is not None
         )
-        # A text that fills the limit may be one that was cut, and only its last token's place tells.
-        cut = 0
-        for row, text in enumerate(texts):
-            if len(encoded["input_ids"][row]) >= self.max_tokens:
-                last = max(end for _, end in encoded["offset_mapping"][row])
-                cut += last < len(text.rstrip())
-        if cut:
+        if cut := sum(bool(encoding.overflowing) for encoding in encoded.encodings):
             self.num_truncated += cut
-            logger.warning(
-                f"{cut} texts are longer than max_tokens={self.max_tokens} and were cut ({self.num_truncated} so far)"
-            )
+            logger.warning(f"{cut} texts are longer than {limit} tokens and were cut ({self.num_truncated} so far)")
         length = max(map(len, encoded["input_ids"]))
-        ids = torch.full((len(texts), length), self.tokenizer.pad_token_id, dtype=torch.long)
+        # Any token does for padding, also where the tokenizer has none for it.
+        ids = torch.full((len(texts), length), self.tokenizer.pad_token_id or 0, dtype=torch.long)
         mask = torch.zeros(len(texts), length, dtype=torch.bool)
         pooled = torch.zeros(len(texts), length, dtype=torch.bool)
         for row, tokens in enumerate(encoded["input_ids"]):
@@ -224,12 +228,7 @@ class MisterEProcessor:
                 batch | {"attention_mask": frames < attended[:, None], "pooling_mask": frames < own[:, None]}
             )
         tokens = ((own - 1) // 2 + 1 - 2) // 2 + 1
-        texts = [self.prompt.format(audio=_AUDIO_TOKEN * int(count)) for count in tokens]
-        encoded = self._tokens(texts, None)
-        if self.num_truncated:
-            raise ValueError(
-                f"max_tokens={self.max_tokens} is too few for {int(tokens.max())} positions of sound and the prompt"
-            )
+        encoded = self._tokens([self.prompt.replace("{audio}", _AUDIO_TOKEN * int(count)) for count in tokens], None)
         return BatchFeature(
             batch
             | {name: encoded[name] for name in ("input_ids", "attention_mask")}
@@ -275,7 +274,10 @@ def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub:
     if modality == "speech":
         parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(name, config=config, **hub)
     if modality == "text" or backbone_type == "qwen2_audio":
-        parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(name, config=config, **hub)
+        # Without the name of its own model's processor, which AutoProcessor would take for the one that is saved here.
+        parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(
+            name, config=config, processor_class=None, **hub
+        )
     return parts
 
 

@@ -1,5 +1,6 @@
 """A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -10,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
@@ -265,20 +267,30 @@ class EncoderSettings:
             own.pop("dtype", "float32"),
         )
         labels = {index: label for label, index in label2id.items()}
-        try:
+        with self._naming_itself():
             return UtteranceEncoder.from_backbone(
                 backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
             )
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{self.source}: {self.modality}_encoder.backbone '{backbone}' could not be loaded: {error}"
-            ) from error
 
     def processor(self) -> MisterEProcessor:
         given = {name: value for name, value in self.fields.items() if name in _PROCESSOR_FIELDS}
-        return MisterEProcessor.from_backbone(
-            self.fields["backbone"], self.modality, self.fields.get("backbone_revision"), **given
-        )
+        with self._naming_itself():
+            return MisterEProcessor.from_backbone(
+                self.fields["backbone"], self.modality, self.fields.get("backbone_revision"), **given
+            )
+
+    @contextlib.contextmanager
+    def _naming_itself(self):
+        """Errors say which section they come from."""
+        section = f"{self.modality}_encoder"
+        try:
+            yield
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{self.source}: {section}.backbone '{self.fields['backbone']}' could not be loaded: {error}"
+            ) from error
+        except (ValueError, StrictDataclassError) as error:
+            raise ValueError(f"{self.source}: section '{section}': {error}") from error
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
         try:

@@ -1,6 +1,10 @@
 """The single turns of a corpus of dialogues, one modality at a time, and batches of them for [`UtteranceEncoder`]."""
 
+import functools
+import glob
+import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,13 @@ import torch
 
 from .audio import AudioError, load_audio
 from .corpora.publishing import corpus_of, table_files
+from .corpora.schema import dialogue_features
 from .losses import IGNORE_INDEX
 from .processing_mister_e import MisterEProcessor
 
 logger = logging.getLogger(__name__)
+
+_WORTH_PADDING, _LIKE = 8, 0.8
 
 
 def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.DatasetDict:
@@ -34,25 +41,52 @@ def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.Datase
         corpus = source
     else:
         folder = Path(source).expanduser()
-        if folder.is_dir() and not [*folder.glob("*.parquet")]:
-            raise FileNotFoundError(f"'{folder}' holds no tables; make a corpus by `mister-e corpus`")
-        try:
-            corpus = datasets.load_dataset(str(folder if folder.is_dir() else source))
-        except Exception as error:
-            raise FileNotFoundError(
-                f"'{source}' is neither a corpus folder here nor a dataset that could be loaded: {error}"
-            ) from error
-        for data in corpus.values() if folder.is_dir() else ():
-            # The tables' own word on what corpus they are: its licence goes where its vectors go.
-            data.info.dataset_name = next(filter(None, map(corpus_of, table_files(folder))), data.info.dataset_name)
+        corpus = _read_folder(folder) if folder.is_dir() else _read_hub(str(source))
+    where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
     for split, data in corpus.items():
         if "utterances" not in data.column_names or "dialogue_id" not in data.column_names:
             raise ValueError(
-                f"Split {split} of '{source}' has the columns {data.column_names}; expected dialogue_id and utterances"
+                f"Split {split} of {where} has the columns {data.column_names}; expected dialogue_id and utterances"
             )
+        expected = dialogue_features(["any"])["utterances"].feature
+        given = getattr(data.features["utterances"], "feature", None)
+        if not isinstance(given, dict) or set(expected) - set(given) or not hasattr(given["emotion"], "names"):
+            raise ValueError(
+                f"The utterances of split {split} of {where} are {given}; expected the fields {list(expected)}, emotion a ClassLabel"
+            )
+    # A split without rows has no tables to point into, and nothing to give.
     return datasets.DatasetDict(
-        {split: data if data._indices is None else data.flatten_indices() for split, data in corpus.items()}
+        {
+            split: data if data._indices is None else data.flatten_indices()
+            for split, data in corpus.items()
+            if len(data)
+        }
     )
+
+
+def _read_folder(folder: Path) -> datasets.DatasetDict:
+    tables = table_files(folder)
+    if not tables:
+        raise FileNotFoundError(f"'{folder}' holds no tables; make a corpus by `mister-e corpus`")
+    # The tables' own word on what corpus they are: its licence goes where its vectors go.
+    names = [corpus_of(path) for path in tables]
+    files: dict[str, list[str]] = {}
+    for path in tables:
+        files.setdefault(re.split("[-.]", path.name)[0], []).append(glob.escape(str(path.absolute())))
+    # Not the folder itself: where its card names the tables, datasets takes one folder for another of the same name.
+    corpus = datasets.load_dataset("parquet", data_files=files)
+    for data in corpus.values():
+        data.info.dataset_name = next(filter(None, names), folder.name)
+    return corpus
+
+
+def _read_hub(name: str) -> datasets.DatasetDict:
+    try:
+        return datasets.load_dataset(name)
+    except Exception as error:
+        raise FileNotFoundError(
+            f"'{name}' is neither a corpus folder here nor a dataset that could be loaded: {error}"
+        ) from error
 
 
 class Utterances(torch.utils.data.Dataset):
@@ -83,26 +117,26 @@ class Utterances(torch.utils.data.Dataset):
             raise ValueError(f"modality must be 'speech' or 'text', got {modality!r}")
         if bad_audio not in ("error", "missing"):
             raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
-        self.modality, self.bad_audio = modality, bad_audio
-        columns = data.data.column("utterances").chunks
-        self.dialogue_lengths = np.concatenate(
-            [column.value_lengths().to_numpy(zero_copy_only=False) for column in columns]
-        )
-        chunks = [column.flatten() for column in columns]
-        self.turns: list[pa.StructArray] = chunks or [pa.array([], pa.struct([]))]
+        self.modality, self.bad_audio, self._data = modality, bad_audio, data
+        self.dialogue_lengths = turns_of_dialogues(data)
+        chunks = self._turns
         self.starts = np.cumsum([0, *map(len, chunks)])
-        field = "audio" if modality == "speech" else "text"
-        present = np.concatenate([chunk.field(field).is_valid().to_numpy(zero_copy_only=False) for chunk in chunks])
+        # What batches are made by: seconds, or characters.
+        sizes = [
+            chunk.field("duration")
+            if modality == "speech"
+            else pa.compute.utf8_length(pa.compute.utf8_trim_whitespace(chunk.field("text")))
+            for chunk in chunks
+        ]
+        sizes = np.concatenate([size.fill_null(0).to_numpy(zero_copy_only=False) for size in sizes]).astype(np.float64)
+        if modality == "speech":
+            present = np.concatenate([chunk.field("audio").is_valid().to_numpy(False) for chunk in chunks])
+        else:
+            present = sizes > 0  # nothing but blanks is no text
         self.labels = self._labels(data, label2id)
         if labelled_only:
             present &= self.labels != IGNORE_INDEX
         self.indices = np.flatnonzero(present)
-        # What batches are made by: seconds, or characters.
-        sizes = [
-            chunk.field("duration") if modality == "speech" else pa.compute.utf8_length(chunk.field("text"))
-            for chunk in chunks
-        ]
-        sizes = np.concatenate([size.fill_null(0).to_numpy(zero_copy_only=False) for size in sizes]).astype(np.float64)
         self.lengths = sizes[self.indices]
 
     @property
@@ -116,16 +150,26 @@ class Utterances(torch.utils.data.Dataset):
     def __getitem__(self, item: int) -> dict[str, Any]:
         index = int(self.indices[item])
         chunk = int(np.searchsorted(self.starts, index, side="right")) - 1
-        turn = self.turns[chunk][index - int(self.starts[chunk])].as_py()
-        return {"turn": self._content(turn), "label": int(self.labels[index]), "index": index}
+        turn = self._content(self._turns[chunk], index - int(self.starts[chunk]))
+        return {"turn": turn, "label": int(self.labels[index]), "index": index}
 
     def dialogues(self) -> np.ndarray:
         """Which dialogue each item belongs to, by its number in the split."""
         return np.repeat(np.arange(len(self.dialogue_lengths)), self.dialogue_lengths)[self.indices]
 
-    def _content(self, turn: dict[str, Any]) -> str | np.ndarray | None:
+    @functools.cached_property
+    def _turns(self) -> list[pa.StructArray]:
+        return [column.flatten() for column in self._data.data.column("utterances").chunks]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is started afresh maps the tables itself, in place of being sent all sound.
+        return {name: value for name, value in vars(self).items() if name != "_turns"}
+
+    def _content(self, turns: pa.StructArray, row: int) -> str | np.ndarray | None:
+        # Field by field: the whole turn as Python objects would copy its sound for its text.
         if self.modality == "text":
-            return turn["text"]
+            return turns.field("text")[row].as_py()
+        turn = {name: turns.field(name)[row].as_py() for name in ("utterance_id", "audio", "start", "end")}
         stored = turn["audio"]
         try:
             return load_audio(
@@ -147,7 +191,7 @@ class Utterances(torch.utils.data.Dataset):
             return labels
         names = data.features["utterances"].feature["emotion"].names
         given = np.concatenate(
-            [chunk.field("emotion").fill_null(-1).to_numpy(zero_copy_only=False) for chunk in self.turns]
+            [chunk.field("emotion").fill_null(-1).to_numpy(zero_copy_only=False) for chunk in self._turns]
         )
         for number, name in enumerate(names):
             if (given == number).any() and name not in label2id:
@@ -156,6 +200,32 @@ class Utterances(torch.utils.data.Dataset):
                 )
             labels[given == number] = label2id.get(name, IGNORE_INDEX)
         return labels
+
+
+def turns_of_dialogues(data: datasets.Dataset) -> np.ndarray:
+    """How many turns each row has."""
+    return np.concatenate(
+        [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in data.data.column("utterances").chunks]
+    )
+
+
+def corpus_fingerprint(data: datasets.Dataset) -> str:
+    """A hash of a split's dialogues and label names; of sound files that it names, by size and time of change."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(data.features["utterances"].feature["emotion"].names).encode())
+    for table in data.with_format("arrow").iter(batch_size=8):  # few, since they may hold sound
+        for row in table.to_pylist():
+            for turn in row["utterances"]:
+                stored = turn.pop("audio")
+                digest.update(repr((row["dialogue_id"], sorted(turn.items()))).encode())
+                if stored is not None and stored["bytes"] is not None:
+                    digest.update(stored["bytes"])
+                elif stored is not None:
+                    path = Path(stored["path"])
+                    digest.update(
+                        repr((str(path), path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))).encode()
+                    )
+    return digest.hexdigest()
 
 
 class UtteranceCollator:
@@ -182,7 +252,9 @@ def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator
     batch: list[int] = []
     longest = 0.0
     for item in sorted(range(len(sizes)), key=lambda number: (-sizes[number], number)):
-        if batch and ((len(batch) + 1) * longest > budget or len(batch) == most):
+        # Some rows are worth their padding, many are not.
+        unlike = len(batch) >= _WORTH_PADDING and sizes[item] < _LIKE * longest
+        if batch and ((len(batch) + 1) * longest > budget or len(batch) == most or unlike):
             yield batch
             batch = []
         longest = longest if batch else sizes[item]

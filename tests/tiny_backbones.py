@@ -1,0 +1,133 @@
+"""A tiny pretrained model of every kind that stage 1 is built around, with random weights, and utterances for it."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModel, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+from mister_e_hf import MisterEProcessor, UtteranceEncoder
+
+LABELS = {0: "anger", 1: "joy", 2: "neutral"}
+TEXTS = ["hello there", "you did what? I can not believe it, no way", "no"]
+TOKENS = ["<unk>", "<pad>", "<s>", "</s>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+
+_SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_WORDS = {**_SIZES, "vocab_size": 330}
+_WAVES = {
+    **_SIZES,
+    "conv_dim": (8, 8),
+    "conv_stride": (5, 4),
+    "conv_kernel": (10, 8),
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+_STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+_TOWER = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "d_model": 16, "num_mel_bins": 16}
+_CONFIGS = {
+    "wav2vec2-group": ("Wav2Vec2", _WAVES),
+    "wav2vec2-layer": ("Wav2Vec2", _WAVES | _STABLE),
+    "hubert": ("Hubert", _WAVES),
+    "wavlm": ("WavLM", _WAVES | _STABLE),
+    "whisper": (
+        "Whisper",
+        {
+            **_TOWER,
+            "decoder_layers": 1,
+            "decoder_attention_heads": 2,
+            "decoder_ffn_dim": 16,
+            "vocab_size": 50,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+    ),
+    "qwen2_audio": ("Qwen2Audio", {"audio_token_index": TOKENS.index("<|AUDIO|>")}),
+    "bert": ("Bert", _WORDS),
+    "roberta": ("Roberta", _WORDS | {"pad_token_id": 1}),
+    "mpnet": ("MPNet", _WORDS),
+    "llama": ("Llama", _WORDS),
+    "qwen2": ("Qwen2", _WORDS | {"num_key_value_heads": 1}),
+    "gpt2": ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 330}),
+}
+KINDS = list(_CONFIGS)
+SPEECH = KINDS[:6]
+WAVES = KINDS[:4]
+TEXT = KINDS[6:]
+
+
+def modality_of(kind: str) -> str:
+    return "speech" if kind in SPEECH else "text"
+
+
+def write_backbone(folder: Path, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Path:
+    """The folder that a pretrained model of this kind would be, no weight of it at its neutral value."""
+    name, settings = _CONFIGS[kind]
+    if kind == "qwen2_audio":
+        text = transformers.Qwen2Config(**_WORDS, num_key_value_heads=1)
+        settings = settings | {"audio_config": transformers.Qwen2AudioEncoderConfig(**_TOWER), "text_config": text}
+    torch.manual_seed(seed)
+    model = AutoModel.from_config(getattr(transformers, f"{name}Config")(**{**settings, **changes}))
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    model.to(dtype).save_pretrained(folder)
+    if kind in ("whisper", "qwen2_audio"):
+        WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
+    elif kind in WAVES:
+        Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    if kind in TEXT or kind == "qwen2_audio":
+        tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_tokenizer(**settings) -> PreTrainedTokenizerFast:
+    """Bytes and a few words of TEXTS; puts <s> before a text and </s> behind it."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=TOKENS, initial_alphabet=alphabet, show_progress=False),
+    )
+    ends = [(token, TOKENS.index(token)) for token in ("<s>", "</s>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+    names = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{**names, **settings})
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (0.1 * generator.standard_normal(round(16_000 * seconds))).astype(np.float32)
+
+
+def turns_of(kind: str) -> list[Any]:
+    """Three utterances of unequal length."""
+    return TEXTS if kind in TEXT else [noise(0.31, 1), noise(0.1, 2), noise(0.5, 3)]
+
+
+def tiny_encoder(folder: Path, kind: str, seed: int = 0, **settings) -> UtteranceEncoder:
+    """In evaluation mode, with nothing that is trained at its neutral value."""
+    torch.manual_seed(seed)
+    settings = {"tuning": "frozen", "embedding_dim": 6, "pooling_dim": 5, "id2label": LABELS, **settings}
+    encoder = UtteranceEncoder.from_backbone(folder, modality_of(kind), **settings)
+    for parameter in encoder.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return encoder
+
+
+@functools.cache
+def tiny_processor(folder: Path, kind: str, **settings) -> MisterEProcessor:
+    return MisterEProcessor.from_backbone(folder, modality_of(kind), **settings)
+
+
+def tiny_batch(folder: Path, kind: str, turns: Sequence[Any] | None = None, **settings) -> dict[str, torch.Tensor]:
+    """What the processor makes of these turns, or of three."""
+    return dict(tiny_processor(folder, kind, **settings)(turns_of(kind) if turns is None else turns))
