@@ -3,7 +3,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -221,22 +220,6 @@ def test_no_batch_is_over_its_budget(corpus, encoders, modality):
     assert max(rows for rows, _ in sizes) > 2
     # the largest come first, so that what does not fit in memory fails at once
     assert sizes[0][1] / sizes[0][0] == max(size / rows for rows, size in sizes)
-
-
-def test_two_processes_give_the_same_files(corpus, encoders, tmp_path):
-    source = write_corpus(corpus, tmp_path / "corpus", embed_audio=True)
-    folders = [tmp_path / modality for modality in encoders]
-    for folder, (encoder, processor) in zip(folders, encoders.values(), strict=True):
-        encoder.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [str(Path(__file__).with_name("distributed_embedding.py")), str(source), *map(str, folders)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "home")}
-    options = {"capture_output": True, "text": True, "timeout": 150, "env": environment}
-    call = subprocess.run([*command, *words, str(tmp_path / "two")], **options)
-    assert call.returncode == 0, call.stdout + call.stderr
-    one = embed_corpus(source, encoders, tmp_path / "one", shard_turns=SHARD)
-    assert contents(tmp_path / "two") == contents(one)
 
 
 def test_vectors_leave_the_encoder_as_it_was(corpus, encoders):

@@ -10,15 +10,25 @@ import torch
 from safetensors.torch import save_file
 
 import mister_e_hf
+from mister_e_hf import UtteranceEncoder
+from tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
 
 PACKAGE = Path(mister_e_hf.__file__).parent
+# The files that go to the Hub with a model.
+STAGE_1 = (
+    "configuration_labelled",
+    "configuration_utterance_encoder",
+    "modeling_utterance_encoder",
+    "backbones",
+    "losses",
+)
 STAGE_2 = (
     "configuration_labelled",
     "configuration_mister_e",
     "modeling_mister_e",
     "losses",
     "turns",
-)  # the files that go to the Hub
+)
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:
@@ -71,7 +81,10 @@ ORDERS = {
     "after PreTrainedModel": "from transformers import PreTrainedModel; import mister_e_hf; from transformers import AutoModel",
     "before Trainer": "import mister_e_hf; from transformers import Trainer, AutoModel",
     "after Trainer": "from transformers import Trainer; import mister_e_hf; from transformers import AutoModel",
+    "before AutoProcessor": "import mister_e_hf; from transformers import AutoProcessor, AutoModel",
+    "after AutoProcessor": "from transformers import AutoProcessor, AutoModel; import mister_e_hf",
     "after the model": "from mister_e_hf import MisterEModel; from transformers import AutoModel",
+    "after the encoder": "from mister_e_hf import UtteranceEncoder; from transformers import AutoModel",
 }
 # Each order in a process of its own, forked where all that transformers builds on is loaded already and it itself is not.
 FORK = """
@@ -79,17 +92,22 @@ import json, os, sys, traceback
 import accelerate, datasets, scipy.stats, torch._dynamo, torch.distributed.tensor, torch.onnx
 
 assert not {"transformers", "mister_e_hf"} & {name.partition(".")[0] for name in sys.modules}
-for name, order in json.loads(sys.argv[2]).items():
+stage_2, stage_1 = sys.argv[2:]
+for name, order in json.loads(sys.argv[1]).items():
     child = os.fork()
     if child == 0:
         try:
             exec(order)
             import mister_e_hf
-            from transformers import AutoConfig
-            assert type(AutoConfig.from_pretrained(sys.argv[1])) is mister_e_hf.MisterEConfig
-            assert type(AutoModel.from_pretrained(sys.argv[1])) is mister_e_hf.MisterEModel
-            assert type(AutoModel.from_config(AutoConfig.from_pretrained(sys.argv[1]))) is mister_e_hf.MisterEModel
+            from transformers import AutoConfig, AutoProcessor
+            assert type(AutoConfig.from_pretrained(stage_2)) is mister_e_hf.MisterEConfig
+            assert type(AutoModel.from_pretrained(stage_2)) is mister_e_hf.MisterEModel
+            assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_2))) is mister_e_hf.MisterEModel
             assert type(AutoConfig.for_model("mister_e", hidden_size=6)) is mister_e_hf.MisterEConfig
+            assert type(AutoConfig.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoderConfig
+            assert type(AutoModel.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoder
+            assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_1))) is mister_e_hf.UtteranceEncoder
+            assert type(AutoProcessor.from_pretrained(stage_1)) is mister_e_hf.MisterEProcessor
         except BaseException:
             print(f"{name}: {traceback.format_exc()}", flush=True)
             os._exit(1)
@@ -105,8 +123,22 @@ def saved(tiny_model, tmp_path) -> Path:
     return tmp_path / "saved"
 
 
-def test_auto_classes_know_ours_in_every_order_of_import(saved, tmp_path):
-    printed = python(FORK, saved, json.dumps(ORDERS), cwd=tmp_path)
+@pytest.fixture
+def saved_encoder(tmp_path):
+    """Folder and model of a stage-1 encoder of text."""
+    base = write_backbone(tmp_path / "base", "bert")
+
+    def make(tuning: str) -> tuple[Path, UtteranceEncoder]:
+        encoder = tiny_encoder(base, "bert", tuning=tuning, layer="weighted_sum", pooling="attentive_statistics")
+        encoder.save_pretrained(tmp_path / tuning)
+        tiny_processor(base, "bert").save_pretrained(tmp_path / tuning)
+        return tmp_path / tuning, encoder
+
+    return make
+
+
+def test_auto_classes_know_ours_in_every_order_of_import(saved, saved_encoder, tmp_path):
+    printed = python(FORK, json.dumps(ORDERS), saved, saved_encoder("full")[0], cwd=tmp_path)
     assert printed.splitlines() == [f"{name}: done" for name in ORDERS], printed
 
 
@@ -114,7 +146,9 @@ def test_auto_classes_know_ours_in_every_order_of_import(saved, tmp_path):
 ONLY_TORCH_AND_TRANSFORMERS = """
 import sys
 
+folder, stored, visible, *modules = sys.argv[1:]
 HIDDEN = {"mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"}
+HIDDEN -= set(visible.split())
 
 class Hiding:
     def __init__(self, finder):
@@ -139,7 +173,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 torch.set_num_threads(1)
-folder, stored = sys.argv[1], load_file(sys.argv[2])
+stored = load_file(stored)
 expected = {name.removeprefix("output."): stored.pop(name) for name in list(stored) if name.startswith("output.")}
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 loss = model(**stored).loss
@@ -148,8 +182,8 @@ with torch.no_grad():
     output = model(**stored)
 for name, value in expected.items():
     torch.testing.assert_close(output[name], value, rtol=0, atol=1e-6)
-modules = {name.rpartition(".")[2] for name in sys.modules if name.startswith("transformers_modules.")}
-print(*sorted(modules & set(sys.argv[3:])))
+loaded = {name.rpartition(".")[2] for name in sys.modules if name.startswith("transformers_modules.")}
+print(*sorted(loaded & set(modules)))
 assert type(model).__module__.startswith("transformers_modules.")
 assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
 model.save_pretrained(folder + "_again")
@@ -157,24 +191,29 @@ AutoModel.from_pretrained(folder + "_again", trust_remote_code=True)
 """
 
 
+def assert_works_without_the_package(folder, model, batch, modules, tmp_path, visible=""):
+    with torch.no_grad():
+        output = model(**batch)
+    stored = tmp_path / "stored.safetensors"
+    save_file({**batch, **{f"output.{name}": value for name, value in output.items()}}, stored)
+    assert {path.stem for path in folder.glob("*.py")} == set(modules)
+    words = (folder, stored, visible, *modules)
+    loaded = python(ONLY_TORCH_AND_TRANSFORMERS, *words, cwd=tmp_path, HF_HOME=str(tmp_path / "cache"))
+    assert loaded.split() == sorted(modules)
+
+
 def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
     model = tiny_model(dtype=torch.float32)
     batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
-    with torch.no_grad():
-        output = model(**batch)
-    save_file(
-        {**batch, **{f"output.{name}": value for name, value in output.items()}}, tmp_path / "stored.safetensors"
-    )
-    assert {path.stem for path in saved.glob("*.py")} == set(STAGE_2)
-    loaded = python(
-        ONLY_TORCH_AND_TRANSFORMERS,
-        saved,
-        tmp_path / "stored.safetensors",
-        *STAGE_2,
-        cwd=tmp_path,
-        HF_HOME=str(tmp_path / "cache"),
-    )
-    assert loaded.split() == sorted(STAGE_2)
+    assert_works_without_the_package(saved, model, batch, STAGE_2, tmp_path)
+
+
+@pytest.mark.parametrize(("tuning", "visible"), [("full", ""), ("lora", "peft accelerate")])
+def test_encoder_works_where_only_torch_and_transformers_are_installed(saved_encoder, tmp_path, tuning, visible):
+    """And peft, where LoRA is."""
+    folder, encoder = saved_encoder(tuning)
+    batch = tiny_batch(tmp_path / "base", "bert") | {"labels": torch.tensor([0, 2, 1])}
+    assert_works_without_the_package(folder, encoder, batch, STAGE_1, tmp_path, visible)
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -241,9 +280,10 @@ def test_walk_sees_imports():
         {"configuration_mister_e", "losses", "turns"},
     )
     assert reached("modeling_mister_e")[1] == set(STAGE_2)
+    assert "peft" in imports(PACKAGE / "modeling_utterance_encoder.py")[0]  # inside a function
     assert {"losses", "collator", "hub"} <= imports(PACKAGE / "trainer.py")[1]
     assert "datasets" in imports(PACKAGE / "vectors.py")[0]  # inside a function
-    assert set(STAGE_2) < set(MODULES) and "corpora.demo" in MODULES
+    assert {*STAGE_1, *STAGE_2} < set(MODULES) and "corpora.demo" in MODULES
 
 
 @pytest.mark.parametrize("module", ["losses", "turns"])
@@ -262,6 +302,17 @@ def test_model_imports_torch_and_transformers_alone():
     outside, ours = reached("modeling_mister_e")
     assert outside <= {"torch", "transformers", "huggingface_hub"}
     assert ours == set(STAGE_2)
+
+
+def test_encoder_imports_torch_and_transformers_alone_and_peft_for_lora():
+    outside, ours = reached("modeling_utterance_encoder")
+    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "peft"}
+    assert ours == set(STAGE_1)
+    assert reached("backbones") == ({"torch", "transformers"}, {"backbones"})
+
+
+def test_processor_needs_no_model_and_no_corpus():
+    assert reached("processing_mister_e") == ({"torch", "transformers", "numpy"}, {"processing_mister_e"})
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] == "corpora"])

@@ -6,9 +6,10 @@ import pytest
 import torch
 import yaml
 
-from mister_e_hf import MisterEConfig, MisterEModel, Recipe
+from mister_e_hf import MisterEConfig, MisterEModel, Recipe, UtteranceEncoderConfig
 from mister_e_hf import recipe as module
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
+from small_encoders import write_backbone
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "hub_configs").glob("*.yaml"))}
 SMALL = [name for name in RECIPES if name.endswith("-small")]
@@ -337,3 +338,237 @@ def test_label_and_score_columns(demo_folder, tmp_path):
     assert all((data.scores == 0.5).all() and (data.labels >= 0).all() for data in corpus.values())
     with pytest.raises(ValueError, match="'sentiment' holds real numbers"):
         recipe("--corpus", folder, "--label_column", "sentiment").read_corpus()
+
+
+# The encoders of stage 1
+
+
+ENCODERS = {
+    "speech_encoder": {"backbone": "org/speech", "tuning": "frozen", "trailing_silence": 1.0},
+    "text_encoder": {
+        "backbone": "org/text",
+        "backbone_revision": "v1",
+        "lora_r": 4,
+        "prompt": "Feel: {text}",
+        "training": {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "use_cpu": True},
+    },
+}
+
+
+def recipe_of_encoders(*words: str) -> Recipe:
+    made = Recipe(SECTIONS | ENCODERS)
+    made.override(words)
+    return made
+
+
+def test_encoder_sections_hold_fields_and_training(tmp_path):
+    made = Recipe.load(write(tmp_path, yaml.safe_dump(SECTIONS | ENCODERS)))
+    text = made.encoder("text")
+    assert (text.modality, text.fields["backbone"], text.fields["lora_r"]) == ("text", "org/text", 4)
+    assert text.to_dict() == {"modality": "text", **ENCODERS["text_encoder"]}
+    arguments = text.training_arguments(tmp_path, seed=5)
+    assert (arguments.learning_rate, arguments.head_learning_rate, arguments.seed) == (1e-4, 1e-3, 5)
+    assert arguments.output_dir == str(tmp_path)
+    speech = made.encoder("speech")
+    assert speech.fields == ENCODERS["speech_encoder"] and speech.training == {}
+    # stage 2 is what it was
+    assert made.model_config().to_dict() == Recipe(SECTIONS).model_config().to_dict()
+    assert made.training_arguments(tmp_path, 0).learning_rate == 1e-5
+
+
+def test_an_encoder_takes_nothing_back_to_its_recipe():
+    made = recipe_of_encoders()
+    settings = made.encoder("text")
+    settings.fields["lora_r"] = settings.training["learning_rate"] = 0
+    made.to_dict()["text_encoder"]["training"]["learning_rate"] = 0
+    assert made.encoder("text").to_dict() == {"modality": "text", **ENCODERS["text_encoder"]}
+
+
+ENCODER_ROUND_TRIPS = {
+    "both": ENCODERS,
+    "training alone": {"text_encoder": {"training": {"num_train_epochs": 3}}},
+    "no training": {"speech_encoder": {"backbone": "org/speech"}},
+    "exponents": {"text_encoder": {"backbone": "a", "training": {"learning_rate": "1e-5"}, "dropout": "1e-1"}},
+}
+
+
+@pytest.mark.parametrize("sections", ENCODER_ROUND_TRIPS.values(), ids=ENCODER_ROUND_TRIPS)
+def test_encoder_sections_to_dict_and_back(sections, tmp_path):
+    made = Recipe(SECTIONS | sections)
+    told = made.to_dict()
+    assert set(told) == {*SECTIONS, *sections}
+    again = Recipe.load(write(tmp_path, yaml.safe_dump(told)))
+    assert again.to_dict() == told and again.sections == made.sections
+    if sections is ENCODERS:
+        assert {name: told[name] for name in sections} == sections
+    if "dropout" in sections.get("text_encoder", {}):
+        assert told["text_encoder"] == {"backbone": "a", "dropout": 0.1, "training": {"learning_rate": 1e-5}}
+
+
+@pytest.mark.parametrize("sections", [{}, {"text_encoder": None}, {"text_encoder": {}, "speech_encoder": None}])
+def test_without_encoders_a_recipe_is_what_it_was(sections):
+    made = Recipe(SECTIONS | sections)
+    assert made.to_dict() == SECTIONS | {"corpus": {"labels": LABELS}}
+    for modality in ("speech", "text"):
+        with pytest.raises(ValueError, match=f"no {modality}_encoder.backbone, so there is no encoder of {modality}"):
+            made.encoder(modality)
+
+
+ENCODER_OVERRIDES = {
+    "field": (["--text_encoder.tuning", "full"], "text_encoder", "tuning", "full"),
+    "training": (
+        ["--text_encoder.training.learning_rate", "1e-3"],
+        "text_encoder.training",
+        "learning_rate",
+        1e-3,
+    ),
+    "equals sign": (["--speech_encoder.training.fp16=true"], "speech_encoder.training", "fp16", True),
+    "flag": (["--text_encoder.save_backbone", "--causal"], "text_encoder", "save_backbone", True),
+    "layer by number": (["--speech_encoder.layer", "-2"], "speech_encoder", "layer", -2),
+    "layer by name": (["--speech_encoder.layer", "weighted_sum"], "speech_encoder", "layer", "weighted_sum"),
+    "null": (["--speech_encoder.trailing_silence", "null"], "speech_encoder", "trailing_silence", None),
+    "a name that is a number": (["--text_encoder.backbone", "2024"], "text_encoder", "backbone", "2024"),
+    "a mapping": (
+        ["--text_encoder.class_weights", "{anger: 2.0}"],
+        "text_encoder",
+        "class_weights",
+        {"anger": 2.0},
+    ),
+    "braces of a prompt": (["--text_encoder.prompt", "Say: {text}"], "text_encoder", "prompt", "Say: {text}"),
+    "dtype": (["--text_encoder.dtype", "bfloat16"], "text_encoder", "dtype", "bfloat16"),
+}
+
+
+@pytest.mark.parametrize(("words", "section", "field", "value"), ENCODER_OVERRIDES.values(), ids=ENCODER_OVERRIDES)
+def test_overrides_of_encoders(words, section, field, value):
+    made = recipe_of_encoders(*words)
+    found = made.sections[section][field]
+    assert found == value and type(found) is type(value)
+    name, _, training = section.partition(".")
+    told = made.to_dict()[name]
+    assert (told["training"] if training else told)[field] == value
+
+
+def test_both_overrides_of_the_readme(tmp_path):
+    words = ["--text_encoder.tuning", "full", "--text_encoder.training.learning_rate", "1e-4"]
+    text = recipe(*words, "--text_encoder.backbone", "a/b", "--text_encoder.training.use_cpu").encoder("text")
+    assert text.fields == {"tuning": "full", "backbone": "a/b"}
+    assert text.training_arguments(tmp_path, 0).learning_rate == 1e-4
+
+
+def test_a_name_alone_is_of_stage_2():
+    before = recipe_of_encoders().to_dict()
+    words = ["--learning_rate", "0.5", "--class_weights", "{joy: 2.0}", "--num_train_epochs", "7"]
+    after = recipe_of_encoders(*words).to_dict()
+    assert {name: after[name] for name in ENCODERS} == {name: before[name] for name in ENCODERS}
+    assert after["training"] == before["training"] | {"learning_rate": 0.5, "num_train_epochs": 7}
+    assert after["model"]["class_weights"] == {"joy": 2.0}
+
+
+WRONG_ENCODER_WORDS = {
+    "unknown": (
+        ["--text_encoder.tunning", "full"],
+        "section 'text_encoder' has no field 'tunning'. Did you mean 'tuning'?",
+    ),
+    "unknown in training": (
+        ["--text_encoder.training.lerning_rate", "1"],
+        "section 'text_encoder.training' has no field 'lerning_rate'. Did you mean 'learning_rate'?",
+    ),
+    "of stage 2": (["--text_encoder.training.contrastive_weight", "1"], "has no field 'contrastive_weight'"),
+    "unknown section": (
+        ["--txt_encoder.tuning", "full"],
+        "unknown section 'txt_encoder'. Did you mean 'text_encoder'?",
+    ),
+    "unknown nested section": (
+        ["--text_encoder.trainin.fp16", "true"],
+        "unknown section 'text_encoder.trainin'. Did you mean 'text_encoder.training'?",
+    ),
+    "name alone": (["--tuning", "full"], "unknown field 'tuning'"),
+    "modality": (["--text_encoder.modality", "speech"], "section 'text_encoder' has no field 'modality'"),
+    "none of the choices": (
+        ["--text_encoder.tuning", "some"],
+        "section 'text_encoder': 'tuning' must be Literal['frozen', 'lora', 'full'], got 'some'",
+    ),
+    "fraction for a count": (
+        ["--text_encoder.lora_r", "2.5"],
+        "section 'text_encoder': 'lora_r' must be int, got 2.5",
+    ),
+    "another layer": (["--text_encoder.layer", "first"], "section 'text_encoder': 'layer' must be"),
+    "another dtype": (["--text_encoder.dtype", "int8"], "section 'text_encoder': 'dtype' must be"),
+    "text for a rate": (
+        ["--speech_encoder.training.learning_rate", "fast"],
+        "section 'speech_encoder.training': 'learning_rate' must be float, got 'fast'",
+    ),
+    "seed": (["--text_encoder.training.seed", "3"], "training.seed is no part of a recipe; pass --seed"),
+    "output folder": (["--text_encoder.training.output_dir", "x"], "training.output_dir is no part of a recipe"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG_ENCODER_WORDS.values(), ids=WRONG_ENCODER_WORDS)
+def test_what_is_wrong_with_an_override_of_encoders_is_named(words, message):
+    with pytest.raises(ValueError) as error:
+        recipe_of_encoders(*words)
+    assert message in str(error.value)
+
+
+WRONG_ENCODER_FILES = {
+    "a list": ("text_encoder: [a]\n", "section 'text_encoder' must hold fields and values"),
+    "a list for training": ("text_encoder: {training: [a]}\n", "section 'text_encoder.training' must hold fields and"),
+    "a word for training": (
+        "text_encoder: {training: fast}\n",
+        "section 'text_encoder.training' must hold fields and",
+    ),
+    "unknown section": ("speech_encodr: {}\n", "unknown section 'speech_encodr'. Did you mean 'speech_encoder'?"),
+    "unknown in training": (
+        "speech_encoder: {training: {epochs: 3}}\n",
+        "section 'speech_encoder.training' has no field 'epochs'",
+    ),
+    "seed": ("speech_encoder: {training: {seed: 3}}\n", "training.seed is no part of a recipe"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_ENCODER_FILES.values(), ids=WRONG_ENCODER_FILES)
+def test_what_is_wrong_with_encoders_in_a_file_is_named(tmp_path, text, message):
+    path = write(tmp_path, text)
+    with pytest.raises(ValueError) as error:
+        Recipe.load(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_what_the_encoder_s_training_arguments_refuse_names_the_section(tmp_path):
+    made = recipe_of_encoders("--text_encoder.training.lr_scheduler_type", "cosin")
+    with pytest.raises(ValueError, match="section 'text_encoder.training': .*cosin"):
+        made.encoder("text").training_arguments(tmp_path, 0)
+
+
+def test_an_encoder_and_its_processor_are_what_the_section_says(tmp_path):
+    backbone = write_backbone(tmp_path / "text", "text")
+    fields = {"tuning": "full", "embedding_dim": 5, "dtype": "bfloat16", "class_weights": {LABELS[1]: 2.0}}
+    fields |= {"prompt": "well {text}", "max_tokens": 9, "pooling": "last_token"}
+    made = Recipe(SECTIONS | {"text_encoder": {"backbone": str(backbone), **fields}})
+    label2id = {label: index for index, label in enumerate(LABELS)}
+    model, processor = made.encoder("text").model(label2id), made.encoder("text").processor()
+    assert model.config.label2id == label2id and model.config.label_weights() == [1.0, 2.0, *[1.0] * (len(LABELS) - 2)]
+    for name in ("tuning", "embedding_dim", "pooling"):
+        assert getattr(model.config, name) == fields[name]
+    assert {weight.dtype for weight in model.backbone.parameters()} == {torch.bfloat16}
+    assert (processor.prompt, processor.max_tokens) == ("well {text}", 9)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_s_encoders_can_be_configured(name, tmp_path):
+    made = Recipe.load(RECIPES[name])
+    named = [modality for modality in ("speech", "text") if f"{modality}_encoder" in made.to_dict()]
+    assert named in ([], ["speech", "text"])
+    for modality in named:
+        made.override([f"--{modality}_encoder.training.use_cpu"])
+        if not made.sections[f"{modality}_encoder"].get("backbone"):
+            made.override([f"--{modality}_encoder.backbone", "made/later"])
+        settings = made.encoder(modality)
+        own = {key: value for key, value in settings.fields.items() if key in UtteranceEncoderConfig.__annotations__}
+        config = UtteranceEncoderConfig(modality=modality, id2label=dict(enumerate(made.corpus.labels)), **own)
+        assert config.backbone == settings.fields["backbone"]
+        arguments = settings.training_arguments(tmp_path, seed=1)
+        for field, value in settings.training.items():
+            assert getattr(arguments, field) == value, field
+        assert arguments.load_best_model_at_end and arguments.metric_for_best_model == "weighted_f1"

@@ -3,6 +3,8 @@ import json
 import math
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from loopback_hub import loopback_hub
 from mister_e_hf import UtteranceEncoder, UtteranceEncoderConfig
 from mister_e_hf.modeling_utterance_encoder import UtterancePooling
 from tiny_backbones import (
@@ -644,7 +647,7 @@ def test_a_backbone_of_half_precision_works_and_comes_back_as_such(base, kind, t
     torch.testing.assert_close(output.embeddings, run(exact, batch).embeddings, rtol=0, atol=0.15)
     whole = AutoModel.from_pretrained(folder, dtype=torch.float32)
     assert {parameter.dtype for parameter in whole.parameters()} == {torch.float32}
-    half = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+    half = AutoModel.from_pretrained(folder, dtype="bfloat16")
     assert {p.dtype for n, p in half.named_parameters() if "lora_" not in n} == {torch.bfloat16}
     assert run(half, batch).logits.dtype == torch.bfloat16
 
@@ -796,6 +799,17 @@ def test_a_pickle_is_never_read(lora):
         AutoModel.from_pretrained(lora)
 
 
+def test_lora_without_peft_says_what_to_install(lora, base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)  # as where it is not installed
+    for make in (
+        lambda: tiny_encoder(base("bert"), "bert", tuning="lora"),
+        lambda: UtteranceEncoder.from_pretrained(lora),
+    ):
+        with pytest.raises(ImportError, match="LoRA needs peft: pip install peft"):
+            make()
+    tiny_encoder(base("bert"), "bert", tuning="full")
+
+
 def test_fields_are_overridden_on_the_way(lora):
     for loader in (UtteranceEncoder, AutoModel):
         loaded = loader.from_pretrained(lora, dropout=0.25, focal_gamma=1.0)
@@ -902,6 +916,121 @@ def test_code_of_a_backbones_own_is_never_run(tmp_path):
     assert not (tmp_path / "was run").exists()
 
 
+# By way of the Hub, each side in a process of its own
+
+
+PUSH = """
+import sys
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_file
+
+from mister_e_hf import MisterEConfig, MisterEModel, MisterEProcessor
+from mister_e_hf.hub import push_checkpoint, save_checkpoint
+from tiny_backbones import TEXTS, tiny_encoder, write_backbone
+
+folder = Path(sys.argv[1])
+HfApi().create_repo("org/base")
+HfApi().upload_folder(repo_id="org/base", folder_path=write_backbone(folder / "base", "bert"))
+encoder = tiny_encoder("org/base", "bert", tuning="lora", revision="main")
+unnamed = tiny_encoder("org/base", "bert")
+processor = MisterEProcessor.from_backbone("org/base", "text", prompt="Say: {text}")
+HfApi().upload_folder(repo_id="org/base", folder_path=write_backbone(folder / "other", "bert", seed=1))
+
+encoder.push_to_hub("org/pushed")
+encoder.save_pretrained(folder / "saved", push_to_hub=True, repo_id="org/saved")
+processor.save_pretrained(folder / "saved")
+stage_2 = MisterEConfig(speech_embedding_dim=3, text_embedding_dim=6, hidden_size=8, attention_dim=6, fusion_num_layers=1)
+save_checkpoint(folder / "checkpoint", MisterEModel(stage_2), encoders={"text": folder / "saved"})
+push_checkpoint(folder / "checkpoint", "org/checkpoint")
+
+batch = dict(processor(TEXTS))
+with torch.no_grad():
+    save_file({**batch, "expected": encoder(**batch).logits}, folder / "expected.safetensors")
+print(encoder.config.backbone_revision, unnamed.config.backbone_revision)
+"""
+WITHOUT_PACKAGE = """
+import sys
+
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "mister_e_hf":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, NotInstalled())
+options = {"trust_remote_code": True}
+"""
+WITH_PACKAGE = """
+import mister_e_hf
+
+options = {}
+"""
+LOAD = """
+import sys
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+batch = load_file(sys.argv[1] + "/expected.safetensors")
+expected = batch.pop("expected")
+for repo_id, where in (
+    ("org/pushed", {}),
+    ("org/saved", {}),
+    ("org/checkpoint", {"subfolder": "text_encoder"}),
+):
+    encoder = AutoModel.from_pretrained(repo_id, **where, **options)
+    with torch.no_grad():
+        assert torch.equal(encoder(**batch).logits, expected), repo_id
+print(type(encoder).__module__.partition(".")[0], encoder.config.backbone, encoder.config.backbone_revision)
+"""
+LOAD_PARTS = """
+from peft import PeftModel
+from transformers import AutoProcessor
+
+from tiny_backbones import TEXTS
+
+where = {"subfolder": "text_encoder"}
+for name, values in AutoProcessor.from_pretrained("org/checkpoint", **where)(TEXTS).items():
+    assert torch.equal(values, batch[name]), name
+base = AutoModel.from_pretrained("org/base", revision=encoder.config.backbone_revision, dtype=torch.float32)
+encoder.backbone = PeftModel.from_pretrained(base, "org/checkpoint", subfolder="text_encoder/adapter").base_model.model
+with torch.no_grad():
+    assert torch.equal(encoder.eval()(**batch).logits, expected)
+"""
+
+
+def test_an_encoder_and_its_backbone_come_back_from_the_hub(tmp_path):
+    with loopback_hub() as hub:
+
+        def python(code: str, home: str) -> list[str]:
+            call = subprocess.run(
+                [sys.executable, "-c", code, str(tmp_path)],
+                env=hub.env(tmp_path / home) | {"OMP_NUM_THREADS": "1"},
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                timeout=200,
+            )
+            assert call.returncode == 0, call.stdout + call.stderr
+            return call.stdout.split()
+
+        pinned = python(PUSH, "pusher")
+        commits = hub.commits("org/base")  # an empty one, the backbone, another backbone in its place
+        assert len(commits) == 3 and pinned == [commits[1]] * 2
+        adapter = {f"adapter/adapter_{part}" for part in ("config.json", "model.safetensors")}
+        for repo_id in ("org/pushed", "org/saved"):
+            assert adapter | {"config.json", "model.safetensors", "backbones.py"} <= set(hub.files(repo_id))
+        assert {f"text_encoder/{name}" for name in adapter} < set(hub.files("org/checkpoint"))
+        assert not [name for name in hub.files("org/checkpoint") if name.endswith((".bin", ".pt"))]
+        loaded = python(WITH_PACKAGE + LOAD + LOAD_PARTS, "user")
+        assert loaded == ["mister_e_hf", "org/base", commits[1]]
+        remote = python(WITHOUT_PACKAGE + LOAD, "stranger")
+        assert remote == ["transformers_modules", "org/base", commits[1]]
+
+
 # Making one
 
 
@@ -972,6 +1101,7 @@ REFUSALS = (StrictDataclassError, ValueError, TypeError)
         ("pooling", "max"),
         ("layer", "last"),
         ("layer", 1.5),
+        ("layer", True),
         ("backbone_config", "bert"),
         ("backbone_config", {"hidden_size": 16}),
         ("save_backbone", "yes"),

@@ -34,8 +34,8 @@ class UtteranceEncoderConfig(LabelledConfig):
             regular expression that the whole name of a module must match; by default the projections of queries and keys, and for WavLM, whose attention
             takes no account of adapters, the feed-forward layers.
         layer (`int` or `"weighted_sum"`, *optional*):
-            which hidden state is pooled: None for the backbone's output, an index into `hidden_states` (0 is the embedding layer), or a learned
-            convex combination of all.
+            which hidden state is pooled: None for the backbone's output, an index into `hidden_states` (0 is the embedding layer, the last one the
+            output), or a learned convex combination of all.
         pooling (`str`, defaults to `"mean"`): `"mean"`, `"attentive_statistics"` (Okabe et al. 2018) or `"last_token"`, over the utterance's own positions.
         pooling_dim (`int`, defaults to 128): width of the attention of attentive statistics.
         embedding_dim (`int`, defaults to 2048): width D of the vector.

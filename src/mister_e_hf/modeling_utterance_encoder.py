@@ -426,7 +426,8 @@ class UtteranceEncoder(PreTrainedModel):
                 **{name: kwargs.pop(name) for name in fields},
             )
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if dtype in (None, "auto"):
+        as_saved = dtype in (None, "auto")
+        if as_saved:
             dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
         backbone = None
         if not config.holds_backbone:
@@ -467,7 +468,7 @@ class UtteranceEncoder(PreTrainedModel):
                 f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
                 "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
             )
-        if backbone is None and dtype is not None:
+        if backbone is None and as_saved:
             for parameter in model.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
         if backbone is not None:
