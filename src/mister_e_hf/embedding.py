@@ -6,7 +6,7 @@ that is not there; processes take shards in turn.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,21 @@ from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .run_folder import write_atomically, write_json
 from .training import UNFINISHED
-from .utterances import Utterances, corpus_fingerprint, load_dialogues, packed_batches, turns_of_dialogues
+from .utterances import (
+    Utterances,
+    corpus_fingerprint,
+    folds_of_dialogues,
+    load_dialogues,
+    packed_batches,
+    turns_of_dialogues,
+)
 
 RECORD = "embedding.json"
 
 _MOST_ROWS = 256
+
+# An encoder, its processor, and which of a shard's dialogues are its own.
+_Maker = tuple[UtteranceEncoder, MisterEProcessor, np.ndarray]
 
 
 def embed_corpus(
@@ -41,6 +51,7 @@ def embed_corpus(
     num_workers: int = 0,
     dtype: torch.dtype | None = None,
     shard_turns: int = 4096,
+    fold_encoders: Mapping[str, Sequence[UtteranceEncoder]] | None = None,
 ) -> Path:
     r"""
     Embed every turn of a corpus; what stands in the folder already is not made again.
@@ -54,13 +65,17 @@ def embed_corpus(
         num_workers: processes that decode sound and prepare batches ahead of the model.
         dtype: of the computation; by default bfloat16 on a device that is made for it, else the encoder's own.
         shard_turns: turns of a shard, about.
+        fold_encoders: by modality, an encoder for each fold of the split `train` that has not seen it ([`folds_of_dialogues`]): training
+            turns get cross-fitted vectors then, other splits those of `encoders`.
 
     Raises:
         ValueError: if the folder holds vectors of another corpus or other encoders.
     """
-    corpus, folder = load_dialogues(corpus), Path(folder)
+    corpus, folder, fold_encoders = load_dialogues(corpus), Path(folder), fold_encoders or {}
     if not encoders or set(encoders) - {"speech", "text"}:
         raise ValueError(f"encoders must name speech, text or both, got {list(encoders)}")
+    if set(fold_encoders) - set(encoders):
+        raise ValueError(f"fold_encoders name {list(fold_encoders)}, encoders {list(encoders)} alone")
     state = PartialState()
     dtype = dtype or _default_dtype(state.device)
     record = {
@@ -72,6 +87,9 @@ def embed_corpus(
         "bad_audio": bad_audio,
         "dtype": str(dtype),
         "shard_turns": shard_turns,
+        "fold encoders": {
+            modality: [encoder.fingerprint() for encoder in folds] for modality, folds in sorted(fold_encoders.items())
+        },
     }
     with state.main_process_first():
         _claim(folder, record, state.is_main_process)
@@ -81,8 +99,15 @@ def embed_corpus(
         for parts in [_shards(data, shard_turns)]
         for number, rows in enumerate(parts)
     ]
-    for encoder, _ in encoders.values():
-        encoder.eval().to(state.device)
+
+    def makers_of(modality: str, split: str, rows: tuple[int, int]) -> list[_Maker]:
+        encoder, processor = encoders[modality]
+        folds = fold_encoders.get(modality)
+        if split != "train" or folds is None:
+            return [(encoder, processor, np.ones(rows[1] - rows[0], dtype=bool))]
+        fold = folds_of_dialogues(len(corpus["train"]), len(folds))[slice(*rows)]
+        return [(other, processor, fold == number) for number, other in enumerate(folds)]
+
     options = {
         "bad_audio": bad_audio,
         "num_workers": num_workers,
@@ -100,7 +125,8 @@ def embed_corpus(
     ) as progress:
         for split, number, count, rows in waiting:
             data = corpus[split].select(range(*rows))
-            _write_shard(*_paths(folder, split, number, count), data, encoders, options, progress)
+            makers = {modality: makers_of(modality, split, rows) for modality in encoders}
+            _write_shard(*_paths(folder, split, number, count), data, makers, options, progress)
     state.wait_for_everyone()
     return folder
 
@@ -220,16 +246,29 @@ def _paths(folder: Path, split: str, number: int, count: int) -> tuple[Path, Pat
 
 
 def _write_shard(
-    vectors: Path, table: Path, data: datasets.Dataset, encoders, options: dict[str, Any], progress: tqdm
+    vectors: Path,
+    table: Path,
+    data: datasets.Dataset,
+    makers: Mapping[str, list[_Maker]],
+    options: dict[str, Any],
+    progress: tqdm,
 ):
     features, columns = {}, _columns(data)
     budgets = {name: value for name, value in options.items() if name != "bad_audio"}
-    for modality, (encoder, processor) in encoders.items():
-        utterances = Utterances(data, modality, bad_audio=options["bad_audio"])
-        progress.update(utterances.num_turns - len(utterances))
-        embeddings, present = embed_turns(encoder, processor, utterances, progress=progress, **budgets)
-        features[f"{modality}_features"] = embeddings
-        columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(present.numpy()), data)
+    device, num_turns = PartialState().device, int(turns_of_dialogues(data).sum())
+    for modality, parts in makers.items():
+        there, given = torch.zeros(num_turns, dtype=torch.bool), 0
+        features[f"{modality}_features"] = whole = torch.zeros(num_turns, parts[0][0].config.embedding_dim)
+        for encoder, processor, dialogues in parts:
+            utterances = Utterances(data, modality, bad_audio=options["bad_audio"], dialogues=dialogues)
+            embeddings, present = embed_turns(encoder.to(device), processor, utterances, progress=progress, **budgets)
+            if len(parts) > 1:
+                encoder.to("cpu")  # one of many has room there, not all
+            whole[present] = embeddings[present]
+            there |= present
+            given += len(utterances)
+        progress.update(num_turns - given)
+        columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
     write_atomically(vectors, lambda partial: save_file(features, partial))
     write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
 

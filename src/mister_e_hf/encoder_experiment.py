@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
+import yaml
 from transformers import set_seed
 
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
-from .recipe import Recipe
+from .recipe import EncoderSettings, Recipe
 from .run_folder import best_epoch, claim_run, provenance, write_json
 from .training import finished_checkpoints, softmax
-from .utterance_trainer import UtteranceTrainer, logits_of
-from .utterances import Utterances, corpus_fingerprint, load_dialogues
+from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
+from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
 
 
 def train_encoder(
@@ -25,6 +27,7 @@ def train_encoder(
     Train the recipe's encoder of one modality, choosing the epoch on validation; test is scored once.
 
     Writes to `output_dir` the encoder, its processor and `results.json`. A finished run is not run again; one that was killed goes on.
+    With `folds` in the recipe's section, an encoder for each fold of the training dialogues comes first, trained without it.
 
     Args:
         recipe: with a section `speech_encoder` or `text_encoder`.
@@ -44,23 +47,58 @@ def train_encoder(
     arguments = settings.training_arguments(output_dir, seed)
     corpus = load_dialogues(recipe.corpus_path()) if corpus is None else load_dialogues(corpus)
     label2id = {name: index for index, name in enumerate(recipe.corpus.labels)}
-    splits = {
-        split: Utterances(corpus[split], modality, label2id, labelled_only=True)
-        for split in ("train", "validation", "test")
-        if split in corpus
-    }
+
+    def turns(split: str, dialogues: np.ndarray | None = None) -> Utterances:
+        return Utterances(corpus[split], modality, label2id, labelled_only=True, dialogues=dialogues)
+
+    splits = {split: turns(split) for split in ("train", "validation", "test") if split in corpus}
     for split in ("train", "validation"):
         if not len(splits.get(split, ())):
             raise ValueError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
+    described = settings.to_dict()
+    described.pop("folds", None)  # more encoders, and no other one
     record = {
-        "encoder": settings.to_dict(),
+        "encoder": described,
         "labels": recipe.corpus.labels,
         "seed": seed,
         "corpus": {split: corpus_fingerprint(corpus[split]) for split in splits},
     }
+    if settings.folds:
+        folds = folds_of_dialogues(len(corpus["train"]), settings.folds)
+        for fold, folder in enumerate(fold_folders(output_dir, settings.folds)):
+            parts = {"train": turns("train", folds != fold), "validation": splits["validation"]}
+            parts["held_out"] = turns("train", folds == fold)
+            _train(settings, settings.training_arguments(folder, seed), parts, label2id, record | {"fold": fold})
+    return _train(settings, arguments, splits, label2id, record)
+
+
+def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
+    """Where the encoders lie that were trained without one fold of the training dialogues each."""
+    return [Path(output_dir) / "folds" / f"{fold}-of-{folds}" for fold in range(folds)]
+
+
+def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
+    """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
+    trained_on = yaml.safe_load((folder / "run.yaml").read_text())["corpus"]["train"]
+    if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
+        raise ValueError(
+            f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "
+            "has others; set folds to 0 to embed it by the encoder of all of them"
+        )
+
+
+def _train(
+    settings: EncoderSettings,
+    arguments: UtteranceTrainingArguments,
+    splits: dict[str, Utterances],
+    label2id: dict[str, int],
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Train on `train`, choose on `validation`, score every other split; encoder, processor and results go to the run's folder."""
+    output_dir = Path(arguments.output_dir)
     if not (output_dir / "results.json").is_file():
         # Before the folder is claimed, which a recipe that has to be mended could not take back.
-        set_seed(seed)
+        set_seed(arguments.seed)
         model, processor = settings.model(label2id), settings.processor()
     if claim_run(output_dir, record):
         return json.loads((output_dir / "results.json").read_text())
@@ -71,16 +109,16 @@ def train_encoder(
     checkpoints = finished_checkpoints(output_dir)
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     results: dict[str, Any] = {
-        "seed": seed,
-        "modality": modality,
+        "seed": arguments.seed,
+        "modality": settings.modality,
         "best_epoch": best_epoch(trainer),
         "parameters": model.num_parameters(),
         "trained_parameters": model.num_parameters(only_trainable=True),
         **provenance(arguments.device),
     }
-    for split in ("validation", "test"):
-        if len(splits.get(split, ())):
-            results[split] = _score(trainer, splits[split])
+    for split, data in splits.items():
+        if split != "train" and len(data):
+            results[split] = _score(trainer, data)
     if trainer.is_world_process_zero():
         model.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)

@@ -68,6 +68,7 @@ _ENCODER_FIELDS = {
     },
     **_PROCESSOR_FIELDS,
     "dtype": Literal["float32", "bfloat16", "float16"],
+    "folds": int | None,
 }
 _ENCODER_TRAINING_FIELDS = {
     field.name: field.type for field in dataclasses.fields(UtteranceTrainingArguments) if field.init
@@ -88,7 +89,7 @@ class Recipe:
     Args:
         sections: `model` (fields of [`MisterEConfig`]), `corpus` (of [`CorpusSettings`]) and `training` (of
             [`MisterETrainingArguments`]); and for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
-            [`MisterEProcessor`], `dtype`, and a section `training` of [`UtteranceTrainingArguments`]).
+            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]).
 
     Raises:
         ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
@@ -258,9 +259,14 @@ class EncoderSettings:
     fields: dict[str, Any]
     training: dict[str, Any]
 
+    @property
+    def folds(self) -> int:
+        """Into how many folds the training dialogues are parted for cross-fitted vectors; 0 for none."""
+        return self.fields.get("folds") or 0
+
     def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
         """A new encoder around the pretrained backbone."""
-        own = {name: value for name, value in self.fields.items() if name not in _PROCESSOR_FIELDS}
+        own = {name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds")}
         backbone, revision, dtype = (
             own.pop("backbone"),
             own.pop("backbone_revision", None),

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from .embedding import embed_corpus
-from .encoder_experiment import load_encoder, train_encoder
+from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
 from .experiment import format_results, run_experiment, run_seeds, summarize
 from .recipe import Recipe
 from .utterances import load_dialogues
@@ -40,19 +40,26 @@ def embed(
 
     Raises:
         FileNotFoundError: if an encoder that the recipe names was not trained yet.
+        ValueError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
     """
-    encoders = {}
-    for modality in recipe_modalities(recipe):
-        folder = encoder_folder(output_dir, modality)
-        if not (folder / "results.json").is_file():
-            raise FileNotFoundError(
-                f"No trained encoder of {modality} in '{folder}'; train it first (scripts/train_encoder.py)"
-            )
-        encoders[modality] = load_encoder(folder)
-    if not encoders:
+    modalities = recipe_modalities(recipe)
+    if not modalities:
         raise ValueError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
-    source = recipe.corpus_path() if corpus is None else corpus
-    return embed_corpus(source, encoders, out or Path(output_dir) / "vectors", **options)
+    source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
+    encoders, fold_encoders = {}, {}
+    for modality in modalities:
+        folder, folds = encoder_folder(output_dir, modality), recipe.encoder(modality).folds
+        for each in (folder, *fold_folders(folder, folds)):
+            if not (each / "results.json").is_file():
+                raise FileNotFoundError(
+                    f"No trained encoder of {modality} in '{each}'; train it first (scripts/train_encoder.py)"
+                )
+        encoders[modality] = load_encoder(folder)
+        if folds:
+            check_same_corpus(folder, source)
+            fold_encoders[modality] = [load_encoder(each)[0] for each in fold_folders(folder, folds)]
+    out = out or Path(output_dir) / "vectors"
+    return embed_corpus(source, encoders, out, fold_encoders=fold_encoders, **options)
 
 
 def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class Utterances(torch.utils.data.Dataset):
         label2id: class index of each label; without it no turn is labelled.
         bad_audio: `"error"`, or `"missing"`: an item whose sound cannot be used then has the turn None.
         labelled_only: leave out turns without a label.
+        dialogues: which of the split's dialogues to take, True or False for each; by default all.
 
     Raises:
         ValueError: if a label is none of the model's, naming it.
@@ -112,6 +113,7 @@ class Utterances(torch.utils.data.Dataset):
         label2id: Mapping[str, int] | None = None,
         bad_audio: str = "error",
         labelled_only: bool = False,
+        dialogues: np.ndarray | None = None,
     ):
         if modality not in ("speech", "text"):
             raise ValueError(f"modality must be 'speech' or 'text', got {modality!r}")
@@ -136,6 +138,8 @@ class Utterances(torch.utils.data.Dataset):
         self.labels = self._labels(data, label2id)
         if labelled_only:
             present &= self.labels != IGNORE_INDEX
+        if dialogues is not None:
+            present &= np.repeat(dialogues, self.dialogue_lengths)
         self.indices = np.flatnonzero(present)
         self.lengths = sizes[self.indices]
 
@@ -207,6 +211,13 @@ def turns_of_dialogues(data: datasets.Dataset) -> np.ndarray:
     return np.concatenate(
         [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in data.data.column("utterances").chunks]
     )
+
+
+def folds_of_dialogues(count: int, folds: int) -> np.ndarray:
+    """Which of so many folds each dialogue of a split falls into: at random, always the same, of equal size but for one."""
+    if not 2 <= folds <= count:
+        raise ValueError(f"{count} dialogues cannot be parted into {folds} folds")
+    return np.random.default_rng(0).permutation(count) % folds
 
 
 def corpus_fingerprint(data: datasets.Dataset) -> str:
