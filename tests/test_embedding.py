@@ -22,7 +22,7 @@ from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.embedding import RECORD, embed_corpus, embed_turns
 from mister_e_hf.experiment import run_experiment
-from mister_e_hf.utterances import Utterances
+from mister_e_hf.utterances import Utterances, folds_of_dialogues
 from small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
 
 SIZES = {"train": 12, "validation": 3, "test": 3}
@@ -102,6 +102,31 @@ def test_vectors_are_those_of_each_turn_alone_in_the_order_of_the_corpus(corpus,
         assert table["texts"] == [turn["text"] for turn in row["utterances"]]
         assert table["speakers"] == [turn["speaker"] for turn in row["utterances"]]
         assert "audio" not in str(table.keys() - {"has_audio"})
+
+
+def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
+    corpus, encoders, backbones, whole, tmp_path
+):
+    others = [tiny_encoder(backbones["text"], "text", seed=seed)[0] for seed in (1, 2, 3)]
+    options = {"shard_turns": SHARD, "fold_encoders": {"text": others}}
+    folder = embed_corpus(corpus, encoders, tmp_path / "crossed", **options)
+    crossed, plain = read_corpus(folder, LABEL2ID), read_corpus(whole, LABEL2ID)
+    for split, data in crossed.items():
+        for modality in ("speech", "text"):
+            found = data.vectors[modality].rows(0, data.num_turns)
+            assert data.present[modality].tolist() == plain[split].present[modality].tolist()
+            if (split, modality) != ("train", "text"):
+                assert torch.equal(found, plain[split].vectors[modality].rows(0, data.num_turns))
+                continue
+            fold = np.repeat(folds_of_dialogues(len(data), 3), data.lengths)
+            for number, encoder in enumerate(others):
+                expected = one_at_a_time(encoder, encoders["text"][1], Utterances(corpus["train"], "text"))
+                torch.testing.assert_close(found[fold == number], expected[fold == number], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="holds vectors made with another fold encoders"):
+        embed_corpus(corpus, encoders, folder, shard_turns=SHARD, fold_encoders={"text": others[::-1]})
+    with pytest.raises(ValueError, match=r"fold_encoders name \['text'\], encoders \['speech'\] alone"):
+        embed_corpus(corpus, {"speech": encoders["speech"]}, tmp_path / "other", fold_encoders={"text": others})
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_dialogue_is_never_cut(corpus, encoders, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ from loopback_hub import loopback_hub
 from mister_e_hf import UtteranceEncoder, cli, read_corpus, stages
 from mister_e_hf.corpora import demo_recordings
 from mister_e_hf.demo import run_demo
+from mister_e_hf.encoder_experiment import train_encoder
 from mister_e_hf.hub import ENCODER_FILES, PUSHED_FILES
 from mister_e_hf.recipe import Recipe
+from mister_e_hf.utterances import load_dialogues
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "hub_configs" / "demo-recordings.yaml"
@@ -137,6 +140,25 @@ def test_embedding_needs_trained_encoders(run, tmp_path):
     recipe = Recipe({"corpus": {"labels": ["a", "b"], "path": "x"}})
     with pytest.raises(ValueError, match="no speech_encoder and no text_encoder"):
         stages.embed(recipe, tmp_path)
+
+
+def test_cross_fitted_vectors_are_of_the_corpus_that_was_trained_on(run, tmp_path):
+    recipe = Recipe.load(RECIPE, [*words(run)[1:3], *words(run)[5:], "--text_encoder.folds", "2"])
+    with pytest.raises(FileNotFoundError, match="No trained encoder of text in '.*folds/0-of-2'; train it first"):
+        stages.embed(recipe, run, tmp_path / "vectors")
+    copy = tmp_path / "run"
+    shutil.copytree(run / "encoders", copy / "encoders")
+    train_encoder(recipe, "text", stages.encoder_folder(copy, "text"))
+    crossed = read_corpus(stages.embed(recipe, copy, tmp_path / "vectors"))
+    plain = read_corpus(run / "vectors")
+    for split, data in crossed.items():
+        for modality in ("speech", "text"):
+            pair = [corpus[split].vectors[modality].rows(0, data.num_turns) for corpus in (crossed, plain)]
+            assert torch.equal(*pair) == ((split, modality) != ("train", "text"))
+    fewer = load_dialogues(run / "demo" / "corpus")
+    fewer["train"] = fewer["train"].select(range(5))
+    with pytest.raises(ValueError, match="this corpus has others; set folds to 0"):
+        stages.embed(recipe, copy, tmp_path / "fewer", corpus=fewer)
 
 
 def test_an_encoder_without_a_backbone_is_told_before_anything_is_trained(run, tmp_path):

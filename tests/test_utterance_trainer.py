@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
 from mister_e_hf import Recipe
-from mister_e_hf.encoder_experiment import load_encoder, train_encoder
+from mister_e_hf.encoder_experiment import fold_folders, load_encoder, train_encoder
 from mister_e_hf.metrics import emotion_scores
 from mister_e_hf.run_folder import claim_run, write_atomically
 from mister_e_hf.training import finished_checkpoints, softmax
 from mister_e_hf.utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
-from mister_e_hf.utterances import UtteranceCollator, Utterances
+from mister_e_hf.utterances import UtteranceCollator, Utterances, folds_of_dialogues
 from small_encoders import LABELS, read_lines, tiny_encoder, write_backbone, write_lines
 
 SIZES = {"train": 32, "validation": 8, "test": 8}
@@ -89,7 +89,7 @@ def run(corpus, backbones, tmp_path_factory) -> Path:
 
 def made(backbones: dict[str, Path], **changes) -> Recipe:
     """Of a run that learns."""
-    training = {"num_train_epochs": 8, "learning_rate": 1e-2, **changes}
+    training = {"num_train_epochs": 16, "learning_rate": 1e-2, **changes}
     return recipe(backbones, tuning="full", training=training, class_weights={"joy": 1.5})
 
 
@@ -216,6 +216,54 @@ def test_a_recipe_or_corpus_that_gives_no_encoder_is_named(corpus, backbones, tm
     with pytest.raises(ValueError, match="no corpus given"):
         train_encoder(recipe(backbones), "text", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+# Cross-fitting
+
+
+def relabelled(corpus: datasets.DatasetDict, chosen: np.ndarray) -> datasets.DatasetDict:
+    """With other labels and other words in the chosen training dialogues."""
+    rows = corpus["train"].to_list()
+    for row, change in zip(rows, chosen, strict=True):
+        for turn in row["utterances"] if change else []:
+            turn["emotion"] = None if turn["emotion"] is None else (turn["emotion"] + 1) % len(LABELS)
+            turn["text"] = turn["text"] and "well well"
+    return datasets.DatasetDict(corpus | {"train": datasets.Dataset.from_list(rows, corpus["train"].features)})
+
+
+def test_the_encoder_of_a_fold_has_not_seen_it(corpus, backbones, tmp_path):
+    settings = recipe(backbones, tuning="full", folds=3)
+    train_encoder(settings, "text", tmp_path / "run", corpus=corpus)
+    fold = folds_of_dialogues(len(corpus["train"]), 3)
+    other = relabelled(corpus, fold == 1)
+    train_encoder(settings, "text", tmp_path / "other", corpus=other)
+    for number, (one, two) in enumerate(
+        zip(fold_folders(tmp_path / "run", 3), fold_folders(tmp_path / "other", 3), strict=True)
+    ):
+        same = (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+        assert same == (number == 1)
+        results = json.loads((one / "results.json").read_text())
+        assert results["held_out"]["num_utterances"] == labelled(
+            corpus["train"].select(np.flatnonzero(fold == number)), "text"
+        )
+        assert "test" not in results
+    # With the folds or without them, the encoder of all is the same one.
+    alone = train_encoder(recipe(backbones, tuning="full"), "text", tmp_path / "alone", corpus=corpus)
+    assert contents(tmp_path / "alone")["model.safetensors"] == contents(tmp_path / "run")["model.safetensors"]
+    assert not (tmp_path / "alone" / "folds").exists() and "held_out" not in alone
+
+
+def test_folds_can_come_later_and_are_not_trained_again(corpus, backbones, tmp_path):
+    settings = recipe(backbones, tuning="frozen")
+    train_encoder(settings, "text", tmp_path, corpus=corpus)
+    before = contents(tmp_path)
+    settings.set("text_encoder.folds", 2)
+    train_encoder(settings, "text", tmp_path, corpus=corpus)
+    after = contents(tmp_path)
+    assert {name: content for name, content in after.items() if not name.startswith("folds/")} == before
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    train_encoder(settings, "text", tmp_path, corpus=corpus)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == times
 
 
 # A run that was killed

@@ -22,6 +22,7 @@ from mister_e_hf.utterances import (
     UtteranceCollator,
     Utterances,
     corpus_fingerprint,
+    folds_of_dialogues,
     load_dialogues,
     packed_batches,
 )
@@ -113,6 +114,27 @@ def test_turns_without_a_label_can_be_left_out(recorded):
         assert utterances.indices.tolist() == indices and len(utterances.lengths) == 3
         assert [utterances[item]["label"] for item in range(3)] == [LABEL2ID[TURNS[turn][-1]] for turn in indices]
     assert len(Utterances(recorded["train"], "text", labelled_only=True)) == 0
+
+
+def test_dialogues_can_be_left_out(recorded):
+    alone = Utterances(recorded["train"], "text", LABEL2ID, dialogues=np.array([False, True]))
+    assert [alone[item]["turn"] for item in range(len(alone))] == ["Nobody recorded this.", "Grüße"]
+    assert alone.num_turns == 5 and alone.dialogues().tolist() == [1, 1] and alone.indices.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(("count", "folds"), [(2, 2), (7, 3), (100, 5), (1038, 10)])
+def test_folds_are_even_and_always_the_same(count, folds):
+    fold = folds_of_dialogues(count, folds)
+    sizes = np.bincount(fold)
+    assert len(sizes) == folds and sizes.max() - sizes.min() <= 1
+    assert np.array_equal(fold, folds_of_dialogues(count, folds))
+    assert count < 50 or not np.array_equal(fold, np.sort(fold))
+
+
+@pytest.mark.parametrize("folds", [1, 8])
+def test_folds_must_hold_dialogues(folds):
+    with pytest.raises(ValueError, match=f"7 dialogues cannot be parted into {folds} folds"):
+        folds_of_dialogues(7, folds)
 
 
 def test_without_the_model_s_labels_no_turn_is_labelled(recorded):

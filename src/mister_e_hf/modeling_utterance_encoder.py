@@ -418,7 +418,7 @@ class UtteranceEncoder(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         other_classes = kwargs.pop("ignore_mismatched_sizes", False)
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
-        if not isinstance(config, cls.config_class):
+        if config is None or isinstance(config, (str, os.PathLike)):
             fields = {*cls.config_class.__annotations__, "id2label", "label2id", "num_labels"} & set(kwargs)
             config = cls.config_class.from_pretrained(
                 pretrained_model_name_or_path if config is None else config,
@@ -426,9 +426,9 @@ class UtteranceEncoder(PreTrainedModel):
                 **{name: kwargs.pop(name) for name in fields},
             )
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        as_saved = dtype in (None, "auto")
-        if as_saved:
+        if dtype in (None, "auto"):
             dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         backbone = None
         if not config.holds_backbone:
             options = {name: kwargs[name] for name in (*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
@@ -468,7 +468,7 @@ class UtteranceEncoder(PreTrainedModel):
                 f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
                 "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
             )
-        if backbone is None and as_saved:
+        if backbone is None and dtype is not None:
             for parameter in model.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
         if backbone is not None:
