@@ -1,10 +1,12 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -96,6 +98,18 @@ def test_folder_holds_every_stage_and_each_loads_alone(run):
         trained = AutoModel.from_pretrained(stages.encoder_folder(run, modality))
         for name, weight in trained.state_dict().items():
             assert torch.equal(weight, encoder.state_dict()[name]), name
+
+
+def test_the_card_s_code_makes_the_vectors(run):
+    card = (run / "README.md").read_text().replace("REPOSITORY", str(run))
+    samples, texts = [np.zeros(8000, dtype=np.float32)], ["really"]
+    snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(snippets) == 3
+    for snippet in snippets[1:]:
+        names = {"samples": samples, "texts": texts}
+        exec(snippet, names)
+        assert names["vectors"].shape == (1, 32)
+    assert "made by `speech_encoder/`, on speech:" in card and str(run / "demo") not in card
 
 
 def test_vectors_are_those_of_the_encoders_in_the_folder(run):

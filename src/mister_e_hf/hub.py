@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -61,7 +61,7 @@ def save_checkpoint(
     model.save_pretrained(unfinished)
     if recipe is not None:
         (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    card = model_card(model, recipe or {}, results or {})
+    card = model_card(model, recipe or {}, results or {}, list(encoders or ()))
     (unfinished / "README.md").write_text(str(card))
     for modality, source in (encoders or {}).items():
         _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
@@ -121,8 +121,20 @@ def push_checkpoint(
     return repo_id
 
 
-def model_card(model: PreTrainedModel, recipe: dict, results: dict) -> ModelCard:
-    """A card that says what the model is, how it was trained, what it scored, and how to load it."""
+def _encoder_use(modality: str, section: dict) -> str:
+    name, turns = f"{modality}_encoder", "samples" if modality == "speech" else "texts"
+    backbone = Path(section.get("backbone", "a pretrained model"))
+    return (
+        f"The vectors of {modality} are made by `{name}/`, on {backbone.name if backbone.is_dir() else backbone}:\n\n"
+        "```python\nfrom mister_e_hf import MisterEProcessor, UtteranceEncoder\n\n"
+        f'encoder = UtteranceEncoder.from_pretrained("{_REPOSITORY}", subfolder="{name}")\n'
+        f'processor = MisterEProcessor.from_pretrained("{_REPOSITORY}", subfolder="{name}")\n'
+        f"vectors = encoder(**processor({turns})).embeddings  # a list of {'arrays (S,) at 16 kHz' if modality == 'speech' else 'texts'} in\n```"
+    )
+
+
+def model_card(model: PreTrainedModel, recipe: dict, results: dict, encoders: Sequence[str] = ()) -> ModelCard:
+    """A card that says what the model is, how it was trained, what it scored, and how to load it and the encoders of these modalities."""
     config = model.config
     corpus = recipe.get("corpus", {}).get("name") or "custom"
     test = results.get("test", {}).get("mixture")
@@ -162,6 +174,7 @@ def model_card(model: PreTrainedModel, recipe: dict, results: dict) -> ModelCard
         "output = model(speech_embeddings, text_embeddings)  # "
         f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
         "emotions = output.logits.argmax(-1)\n```",
+        *[_encoder_use(modality, recipe.get(f"{modality}_encoder", {})) for modality in encoders],
         "## Results",
     ]
     if test:
