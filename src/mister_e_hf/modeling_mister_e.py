@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_mister_e import MisterEConfig
 from .losses import IGNORE_INDEX, focal_terms
-from .turns import TurnLayout
+from .turns import DialogueCache, TurnLayout
 
 logger = logging.get_logger(__name__)
 
@@ -113,9 +113,7 @@ class TurnConvolution(nn.Module):
         taps = project(turns, self.weight.flatten(0, 1)).unflatten(1, (len(self.offsets), -1))  # [N, k, H]
         total = self.bias
         for rows, offset in zip(taps.unbind(1), self.offsets, strict=True):
-            if offset:
-                rows = F.pad(rows, (0, 0, 0, 1))[layout.neighbours(offset)]  # the row behind the last is zero
-            total = total + rows
+            total = total + layout.neighbours(rows, offset, self)
         return total
 
 
@@ -165,20 +163,16 @@ class TurnAttention(nn.Module):
         self.output = nn.Linear(config.attention_dim, config.hidden_size)
 
     def forward(self, stream: torch.Tensor, other: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
-        def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
-            return layout.pad(rows).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-
-        # Padding stands at the end, where causal attention never looks back to; only real turns are read off again.
-        mask = None if self.causal or layout.is_rectangular else layout.key_mask()[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            heads(self.query(stream)),
-            heads(self.key(other)),
-            heads(self.value(other)),
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal,
+        attended = layout.attend(
+            self.query(stream),
+            self.key(other),
+            self.value(other),
+            self.num_heads,
+            self.causal,
+            self.dropout if self.training else 0.0,
+            self,
         )
-        return self.output(layout.unpad(attended.transpose(1, 2).flatten(2)))
+        return self.output(attended)
 
 
 class CoAttentionLayer(nn.Module):
@@ -321,6 +315,7 @@ class MisterEModel(MisterEPreTrainedModel):
         text_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        past: DialogueCache | None = None,
     ) -> MisterEOutput:
         r"""
         Args:
@@ -330,6 +325,8 @@ class MisterEModel(MisterEPreTrainedModel):
             speech_mask, text_mask (`(B, T)`): true where the modality was given; by default at every real turn.
             labels (`(B, T)`): class indices, -100 where nothing is to be scored.
             num_items_in_batch: scored turns of the whole optimizer step, the divisor of the loss; by default this batch's.
+            past: of a causal model, the past of one dialogue (B = 1), whose next turns these are. What it knows is not computed again,
+                and it knows these turns afterwards.
 
         Raises:
             ValueError: if no embeddings are given, or their shapes, the masks' and the configuration's disagree.
@@ -337,7 +334,7 @@ class MisterEModel(MisterEPreTrainedModel):
         real, masks = self._check_inputs(speech_embeddings, text_embeddings, attention_mask, speech_mask, text_mask)
         # A batch of nothing but padding still has to take part in a distributed step: one stand-in turn, weighing nothing.
         weight = real.any()
-        layout = TurnLayout(real if weight else torch.ones_like(real))
+        layout = self._layout(real if weight else torch.ones_like(real), past)
         modalities, present = {}, {}
         for name, embeddings in (("speech", speech_embeddings), ("text", text_embeddings)):
             present[name] = layout.flatten(masks[name])
@@ -378,6 +375,9 @@ class MisterEModel(MisterEPreTrainedModel):
                 )
             )
 
+        if past is not None:
+            past.add(layout)
+
         def padded(rows: torch.Tensor | None) -> torch.Tensor | None:
             return None if rows is None else layout.unflatten(rows * weight.to(rows.dtype))
 
@@ -391,6 +391,16 @@ class MisterEModel(MisterEPreTrainedModel):
             speech_mask=padded(present["speech"]),
             text_mask=padded(present["text"]),
         )
+
+    def _layout(self, real: torch.Tensor, past: DialogueCache | None) -> TurnLayout:
+        if past is None:
+            return TurnLayout(real)
+        if not self.config.causal:
+            raise ValueError(
+                "Turns can be taken one by one by a causal model alone: this one (config.causal is false) was trained to hear a dialogue's "
+                "later turns, too. Train with --model.causal true, or give it whole dialogues"
+            )
+        return past.layout(real)
 
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
         """The configured class weights (C,), or None."""

@@ -1,9 +1,13 @@
-"""The real turns of a padded batch as flat rows, so that padding takes part in nothing.
+"""The real turns of a padded batch as flat rows, so that padding takes part in nothing; and the next turns of a dialogue that goes on.
 
-Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at least one real turn.
+Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at least one real turn, A attention width, P past turns.
 """
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 
@@ -39,21 +43,20 @@ class TurnLayout:
         flat = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:])
         return flat.index_copy(0, self.index, rows).unflatten(0, self.shape)
 
-    def neighbours(self, offset: int) -> torch.Tensor:
-        """Row of the turn `offset` turns later in the same dialogue, or N where there is none: (N,)."""
-        rows = torch.arange(self.count, device=self.index.device)
+    def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
+        """The rows (N, ...) of the turns `offset` turns later in the same dialogue, zero where there is none: (N, ...)."""
+        if not offset:
+            return rows
         target = self.position + offset
         inside = (target >= 0) & (target < self.lengths[self.dialogue])
-        return torch.where(inside, rows + offset, self.count)
+        own = torch.arange(self.count, device=self.index.device)
+        # the row behind the last is zero
+        return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, 1))[torch.where(inside, own + offset, self.count)]
 
     @property
     def is_rectangular(self) -> bool:
         """Whether all dialogues have the same number of real turns, so that `pad` pads nothing."""
         return self.count == self.num_dialogues * self.longest
-
-    def key_mask(self) -> torch.Tensor:
-        """(B', longest), true at the positions that `pad` fills with real turns."""
-        return torch.arange(self.longest, device=self.index.device) < self.lengths[:, None]
 
     def pad(self, rows: torch.Tensor) -> torch.Tensor:
         """(N, ...) -> (B', longest, ...), padded at the end with zeros."""
@@ -81,14 +84,92 @@ class TurnLayout:
         inverse[order] = torch.arange(self.count, device=order.device)
         return order, inverse, torch.bincount(self.position, minlength=self.longest).cpu()
 
-    def recur(self, recurrence: torch.nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
+    def recur(self, recurrence: nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
         """Run a recurrence over each dialogue's own turns: (N, D) -> (N, H)."""
         order, inverse, batch_sizes = self._packing
         packed, _ = recurrence(PackedSequence(rows[order], batch_sizes))
         return packed.data[inverse]
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        num_heads: int,
+        causal: bool,
+        dropout: float,
+        module: nn.Module,
+    ) -> torch.Tensor:
+        """Scaled dot-product attention within each dialogue, to all its turns or to those up to one's own: (N, A) each -> (N, A)."""
+
+        def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
+            return self.pad(rows).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+        mask = None
+        # Padding stands at the end, where causal attention never looks back to; only real turns are read off again.
+        if not causal and not self.is_rectangular:
+            mask = (torch.arange(self.longest, device=self.index.device) < self.lengths[:, None])[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            heads(query), heads(key), heads(value), attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )
+        return self.unpad(attended.transpose(1, 2).flatten(2))
 
     @property
     def _packing(self):
         if not hasattr(self, "_packing_cache"):
             self._packing_cache = self.packing()
         return self._packing_cache
+
+
+class DialogueCache:
+    r"""
+    What a causal model keeps of the past turns of one dialogue: of each convolution the inputs its last taps still need, of each recurrence its
+    state, of each attention its keys and values. The last grow with the number of past turns P, 8 A fusion_num_layers numbers each; the others do not.
+    """
+
+    def __init__(self):
+        self.num_turns = 0
+        self._kept: dict[Any, Any] = {}
+
+    def layout(self, attention_mask: torch.Tensor) -> "NextTurns":
+        """Of the next turns (1, T), all of them real."""
+        if attention_mask.shape[0] != 1 or not attention_mask.all():
+            raise ValueError(
+                f"A cache is of one dialogue, whose next turns must all be real; got attention_mask {attention_mask.tolist()}"
+            )
+        return NextTurns(attention_mask, self._kept)
+
+    def add(self, turns: "NextTurns"):
+        """They are past from now on."""
+        self._kept = self._kept | turns.found
+        self.num_turns += turns.count
+
+
+class NextTurns(TurnLayout):
+    """Turns of one dialogue behind those that a [`DialogueCache`] knows: they see the past, and what later ones need of them is `found`."""
+
+    def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any]):
+        super().__init__(attention_mask)
+        self.past, self.found = past, {}
+
+    def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
+        if not offset:
+            return rows
+        before = self.past.get((module, offset))
+        both = torch.cat([rows.new_zeros(-offset, *rows.shape[1:]) if before is None else before, rows])
+        self.found[module, offset] = both[len(rows) :]
+        return both[: len(rows)]
+
+    def recur(self, recurrence: nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
+        output, self.found[recurrence] = recurrence(rows, self.past.get(recurrence))
+        return output
+
+    def attend(self, query, key, value, num_heads, causal, dropout, module):
+        if module in self.past:
+            key, value = (torch.cat(both) for both in zip(self.past[module], (key, value), strict=True))
+        self.found[module] = key, value
+        # The last of the new turns sees everything, the one before it all but that, and so on.
+        seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
+        query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(0, 1) for rows in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        return attended.transpose(0, 1).flatten(1)
