@@ -70,7 +70,7 @@ try:
     cli.main(sys.argv[1:])
 except SystemExit as error:
     status = error.code
-heavy = {"torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr", "huggingface_hub", "yaml", "pysubs2"}
+heavy = {"torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr", "huggingface_hub", "yaml"}
 print("\\n" + json.dumps([status, sorted(heavy & set(sys.modules))]))
 """
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mister_e_hf.corpora.sources import SoundInTable, fingerprint, read_table, read_text, require_columns, stored_sound
+from mister_e_hf.corpora.sources import SoundInTable, fingerprint, read_table, require_columns, stored_sound
+from mister_e_hf.text_files import read_text
 
 SOUND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from mister_e_hf.corpora.subtitles import read_subtitles
+from mister_e_hf.subtitles import read_subtitles
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

@@ -18,13 +18,13 @@ from mister_e_hf import load_audio
 from mister_e_hf.audio import AudioError
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
+from mister_e_hf.processing_mister_e import packed_batches
 from mister_e_hf.utterances import (
     UtteranceCollator,
     Utterances,
     corpus_fingerprint,
     folds_of_dialogues,
     load_dialogues,
-    packed_batches,
 )
 from small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
 

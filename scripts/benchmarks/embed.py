@@ -24,7 +24,8 @@ from transformers.utils import logging
 
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
 from mister_e_hf.embedding import embed_turns
-from mister_e_hf.utterances import Utterances, packed_batches
+from mister_e_hf.processing_mister_e import packed_batches
+from mister_e_hf.utterances import Utterances
 
 LABELS = {0: "joy", 1: "anger"}
 WORDS = (

@@ -17,6 +17,7 @@ _HOME = {
     "UtteranceEncoder": "modeling_utterance_encoder",
     "UtteranceEncoderOutput": "modeling_utterance_encoder",
     "MisterEProcessor": "processing_mister_e",
+    "ConversationEmotionPipeline": "pipeline_mister_e",
     "DialogueVectors": "vectors",
     "read_corpus": "vectors",
     "write_vectors": "vectors",

@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes know ours, whichever of the two packages is imported first.
+"""Makes transformers' Auto classes and pipelines know ours, whichever of the two packages is imported first.
 
 Where an auto module is loaded already, ours is registered at once; else a finder on `sys.meta_path` waits for it, so that
 importing this package imports neither torch nor transformers.
@@ -42,10 +42,24 @@ def _register_processor():
         AutoProcessor.register(UtteranceEncoderConfig, MisterEProcessor)
 
 
+def _register_pipeline():
+    from transformers import AutoModel
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .modeling_mister_e import TASK
+    from .pipeline_mister_e import ConversationEmotionPipeline
+
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=ConversationEmotionPipeline, pt_model=AutoModel, type="multimodal"
+        )
+
+
 _REGISTER = {
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_model,
     "transformers.models.auto.processing_auto": _register_processor,
+    "transformers.pipelines": _register_pipeline,
 }
 
 

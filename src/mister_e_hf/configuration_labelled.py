@@ -30,6 +30,8 @@ class LabelledConfig(PreTrainedConfig):
     """A configuration with `id2label` and `class_weights` whose fields are checked; each subclass is a strict dataclass."""
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith("transformers_modules."):
+            kwargs.pop("custom_pipelines", None)  # the folder's own code for what this package registers itself
         fields = {*type(self).__annotations__, "id2label", "label2id"}
         for name, value in kwargs.items():
             if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):

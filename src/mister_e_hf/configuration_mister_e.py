@@ -49,6 +49,9 @@ class MisterEConfig(LabelledConfig):
         feature_clip (`float`, *optional*):
             clip standardised vectors at this many standard deviations.
         focal_gamma (`float`, defaults to 3.0): gamma of the focal loss (Lin et al. 2017); 0 is cross-entropy.
+        calibration_temperature (`float`, defaults to 1.0):
+            what the mixture's logits are divided by where probabilities are made of them (Guo et al. 2017); fitted on validation. Neither
+            `logits` nor the loss knows it.
         class_weights (`dict[str, float]`, *optional*):
             weight of each label's turns in the focal loss, by label name; a label left out weighs 1.
         id2label, label2id: class names by index and back; giving one fills in the other.
@@ -79,6 +82,7 @@ class MisterEConfig(LabelledConfig):
     modality_dropout: float | int = 0.0
     feature_clip: float | int | None = None
     focal_gamma: float | int = 3.0
+    calibration_temperature: float | int = 1.0
     class_weights: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
@@ -113,7 +117,7 @@ class MisterEConfig(LabelledConfig):
         for name in ("context_dropout", "attention_dropout", "projection_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("gate_temperature", "layer_norm_eps"):
+        for name in ("gate_temperature", "calibration_temperature", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .corpora.publishing import METADATA_KEY
 from .modeling_utterance_encoder import UtteranceEncoder
-from .processing_mister_e import MisterEProcessor
+from .processing_mister_e import MisterEProcessor, packed_batches
 from .run_folder import write_atomically, write_json
 from .training import UNFINISHED
 from .utterances import (
@@ -29,7 +29,6 @@ from .utterances import (
     corpus_fingerprint,
     folds_of_dialogues,
     load_dialogues,
-    packed_batches,
     turns_of_dialogues,
 )
 
@@ -147,8 +146,11 @@ def embed_turns(
     Returns:
         embeddings (N, D) float32, 0 where the turn lacks the modality, and presence (N,).
     """
-    sizes, budget = _sizes(processor, utterances, token_budget, second_budget)
-    batches = list(packed_batches(sizes, budget, _MOST_ROWS))
+    texts = utterances.modality == "text"
+    sizes = processor.sizes(
+        [utterances[item]["turn"] for item in range(len(utterances))] if texts else utterances.lengths
+    )
+    batches = list(packed_batches(sizes, token_budget if texts else second_budget, _MOST_ROWS))
     loader = torch.utils.data.DataLoader(
         utterances,
         batch_sampler=batches,
@@ -194,22 +196,6 @@ class _Preparing:
         given = [item for item in items if item["turn"] is not None]
         batch = dict(self.processor([item["turn"] for item in given])) if given else None
         return {"given": torch.tensor([item["index"] for item in given], dtype=torch.long), "count": len(items)}, batch
-
-
-def _sizes(
-    processor: MisterEProcessor, utterances: Utterances, token_budget: int, second_budget: float
-) -> tuple[list[float], float]:
-    """What each item costs, and how much a batch may: tokens, or seconds heard, windows of silence included."""
-    if utterances.modality == "text":
-        # The prompt stands around each text.
-        texts = [processor.prompt.replace("{text}", utterances[item]["turn"]) for item in range(len(utterances))]
-        if not texts:
-            return [], token_budget
-        return [
-            float(len(tokens))
-            for tokens in processor.tokenizer(texts, truncation=True, max_length=processor.max_tokens).input_ids
-        ], token_budget
-    return [processor.heard_seconds(length) for length in utterances.lengths], second_budget
 
 
 def _claim(folder: Path, record: dict, writes: bool):

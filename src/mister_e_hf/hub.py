@@ -1,7 +1,9 @@
 """The checkpoint folder: writing it, describing it, pushing it."""
 
+import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -119,6 +121,21 @@ def push_checkpoint(
         revision=revision,
     )
     return repo_id
+
+
+def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
+    """Push a model as a checkpoint folder, with the recipe, results and encoders of the folder it was loaded from; returns the repository's id."""
+    source = Path(model.config._name_or_path or "nowhere")
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, results, encoders = None, None, {}
+        if (source / "training.yaml").is_file():
+            recipe = yaml.safe_load((source / "training.yaml").read_text())
+        if (source / "results.json").is_file():
+            shutil.copyfile(source / "results.json", Path(folder) / "results.json")
+            results = json.loads((source / "results.json").read_text())
+        encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
+        save_checkpoint(folder, model, recipe, results, encoders)
+        return push_checkpoint(folder, repo_id, *options)
 
 
 def _encoder_use(modality: str, section: dict) -> str:

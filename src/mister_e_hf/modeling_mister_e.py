@@ -7,13 +7,16 @@ Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `tur
 H hidden, A attention width, C classes, E experts in the order speech, text, fusion.
 """
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, initialization
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import ModelOutput, logging
 
 from .configuration_mister_e import MisterEConfig
@@ -21,6 +24,8 @@ from .losses import IGNORE_INDEX, focal_terms
 from .turns import DialogueCache, TurnLayout
 
 logger = logging.get_logger(__name__)
+
+TASK, _PIPELINE = "conversation-emotion-recognition", "ConversationEmotionPipeline"
 
 
 @dataclass
@@ -486,6 +491,40 @@ class MisterEModel(MisterEPreTrainedModel):
             if tensor.device.type == "cpu":
                 tensor.data = tensor.data.clone()
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.save_pretrained`], with the code of the pipeline, which
+        `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` then needs alone.
+        """
+        code = Path(__file__).with_name("pipeline_mister_e.py")
+        if code.is_file():
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for path in (code, *map(Path, get_relative_import_files(code))):
+                shutil.copyfile(path, Path(save_directory) / path.name)
+            self.config.custom_pipelines = {TASK: {"impl": f"{code.stem}.{_PIPELINE}", "pt": ["AutoModel"]}}
+        hub = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs
+        }
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            vars(self.config).pop("custom_pipelines", None)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id."""
+        from .hub import push_model
+
+        return push_model(self, repo_id, commit_message, token, private, revision)
 
     @classmethod
     def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ logger = logging.get_logger(__name__)
 SAMPLING_RATE = 16_000
 CONFIG_NAME = "mister_e_processor.json"
 
+_WORTH_PADDING, _LIKE = 8, 0.8
 _MEL_MARGIN = 4  # frames behind the last one attended to, that its convolutions see
 _HOP = 160  # samples a mel frame
 
@@ -131,6 +132,16 @@ class MisterEProcessor:
         if self.trailing_silence is None:
             return float(self.feature_extractor.chunk_length * windows)
         return seconds + self.trailing_silence * windows
+
+    def sizes(self, turns: Sequence[str] | Sequence[float]) -> list[float]:
+        """What turns cost, for [`packed_batches`]: texts in tokens, prompt included, or seconds of sound in seconds heard."""
+        if self.modality == "speech":
+            return [self.heard_seconds(seconds) for seconds in turns]
+        if not turns:
+            return []
+        texts = [self.prompt.replace("{text}", text) for text in turns]
+        tokens = self.tokenizer(texts, truncation=True, max_length=self.max_tokens).input_ids
+        return [float(len(ids)) for ids in tokens]
 
     # Text
 
@@ -267,6 +278,29 @@ class MisterEProcessor:
         # The config.json beside these files is the encoder's, not the backbone's that they belong to.
         parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
         return cls(**settings, **parts)
+
+
+def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator[list[int]]:
+    r"""
+    Items in batches of like size, longest first, so that what does not fit in memory fails at once.
+
+    Args:
+        sizes: of each item: tokens, or seconds.
+        budget: largest size of a batch, padding included; an item over it is a batch of its own.
+        most: largest number of items in a batch.
+    """
+    batch: list[int] = []
+    longest = 0.0
+    for item in sorted(range(len(sizes)), key=lambda number: (-sizes[number], number)):
+        # Some rows are worth their padding, many are not.
+        unlike = len(batch) >= _WORTH_PADDING and sizes[item] < _LIKE * longest
+        if batch and ((len(batch) + 1) * longest > budget or len(batch) == most or unlike):
+            yield batch
+            batch = []
+        longest = longest if batch else sizes[item]
+        batch.append(item)
+    if batch:
+        yield batch
 
 
 def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import glob
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from .losses import IGNORE_INDEX
 from .processing_mister_e import MisterEProcessor
 
 logger = logging.getLogger(__name__)
-
-_WORTH_PADDING, _LIKE = 8, 0.8
 
 
 def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.DatasetDict:
@@ -249,26 +247,3 @@ class UtteranceCollator:
         batch = dict(self.processor([item["turn"] for item in items], random_crop=self.random_crop))
         batch["labels"] = torch.tensor([item["label"] for item in items])
         return batch
-
-
-def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator[list[int]]:
-    r"""
-    Items in batches of like size, longest first, so that what does not fit in memory fails at once.
-
-    Args:
-        sizes: of each item: tokens, or seconds.
-        budget: largest size of a batch, padding included; an item over it is a batch of its own.
-        most: largest number of items in a batch.
-    """
-    batch: list[int] = []
-    longest = 0.0
-    for item in sorted(range(len(sizes)), key=lambda number: (-sizes[number], number)):
-        # Some rows are worth their padding, many are not.
-        unlike = len(batch) >= _WORTH_PADDING and sizes[item] < _LIKE * longest
-        if batch and ((len(batch) + 1) * longest > budget or len(batch) == most or unlike):
-            yield batch
-            batch = []
-        longest = longest if batch else sizes[item]
-        batch.append(item)
-    if batch:
-        yield batch

@@ -8,9 +8,10 @@ from typing import Any
 
 import datasets
 
+from ..text_files import read_text
 from .builder import CorpusBuilder, Dialogues, published
 from .schema import LABELS
-from .sources import read_table, read_text, require_columns
+from .sources import read_table, require_columns
 
 logger = logging.getLogger(__name__)
 

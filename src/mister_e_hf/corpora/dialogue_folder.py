@@ -10,10 +10,10 @@ from typing import Any
 
 import datasets
 
+from ..subtitles import SUBTITLES, read_subtitles
 from .builder import CorpusBuilder, CorpusConfig, Dialogues
 from .schema import SPLITS
 from .sources import TABLES, SoundInTable, read_table
-from .subtitles import SUBTITLES, read_subtitles
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import datasets
 
+from ..text_files import read_text
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
-from .sources import read_text
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import audio
+from ..text_files import read_text
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -45,21 +46,6 @@ def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
         if state and path.suffix.lower() in _HASHED_WHOLE:
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def read_text(path: Path) -> str:
-    """
-    A text file in UTF-8, with or without a byte-order mark, or else in Windows-1252, as old copies of corpora are. What is valid
-    UTF-8 is taken as it stands.
-    """
-    content = path.read_bytes()
-    # UTF-16, and most of what is no text, would pass for Windows-1252 but for its zeros.
-    for encoding in ("utf-8-sig",) if b"\0" in content else ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise ValueError(f"'{path}' is text neither in UTF-8 nor in Windows-1252. Save it as UTF-8.")
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:

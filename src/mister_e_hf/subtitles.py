@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .sources import read_text
+from .text_files import read_text
 
 SUBTITLES = (".srt", ".vtt")
 

@@ -1,0 +1,418 @@
+"""A raw dialogue in, its emotions out: `pipeline("conversation-emotion-recognition", model=...)`.
+
+Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E experts.
+"""
+
+import difflib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline, logging
+from transformers.utils import cached_file
+
+from .audio import SAMPLING_RATE, AudioError, load_audio
+from .modeling_utterance_encoder import UtteranceEncoder
+from .processing_mister_e import MisterEProcessor, packed_batches
+from .subtitles import read_subtitles
+from .turns import DialogueCache
+
+logger = logging.get_logger(__name__)
+
+MODALITIES = ("speech", "text")
+
+_FIELDS = ("audio", "sampling_rate", "start", "end", "text", "speech_embedding", "text_embedding")
+_OTHER_FIELDS = (
+    "utterance_id",
+    "speaker",
+    "emotion",
+    "sentiment",
+    "duration",
+)  # of a corpus's rows: read by nobody here
+_WINDOW = 64  # turns whose sound is in memory at once
+_TOKENS, _SECONDS = 8192, 120.0  # of one batch of an encoder, padding included
+_RECOGNISED_AT_ONCE = 30.0  # seconds; what is longer, a recogniser of Whisper's kind takes with timestamps alone
+
+
+@dataclass
+class Turn:
+    """One turn as it was given. `name` says where it stands, for messages."""
+
+    name: str
+    audio: Any = None
+    sampling_rate: int | None = None
+    start: float | None = None
+    end: float | None = None
+    text: str | None = None
+    speech_embedding: Any = None
+    text_embedding: Any = None
+    transcribed: bool = False
+
+
+class ConversationEmotionPipeline(Pipeline):
+    r"""
+    Emotions of the turns of dialogues, from sound, words or both.
+
+    A dialogue is a list of turns, `{"utterances": turns}` as a row of a corpus, or one recording, `{"audio": ..., "segments": ...}`. A turn is a
+    dictionary with
+
+    - `audio`: a file's path or content, an array (S,) or (channels, S) with `sampling_rate`, or a dictionary as `datasets` gives it; of any format
+      and rate. `start` and `end`, in seconds, take a stretch of it.
+    - `text`: the words.
+    - `speech_embedding`, `text_embedding`: vectors (D,) in their place, which need no encoder.
+
+    What a turn lacks, or is None, is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list of `(start, end)`,
+    `(start, end, text)` or turns with `start` and `end`.
+
+    Args:
+        model ([`MisterEModel`]): stage 2. The encoders lie beside it, in `speech_encoder/` and `text_encoder/`, and are loaded when they are needed.
+        encoders (`dict`, *optional*): by modality, another encoder and its processor.
+        transcriber (`str` or `Pipeline`, *optional*): a recognition model or pipeline; turns with sound and without text get their words from it.
+        bad_audio (`str`, defaults to `"error"`): `"missing"` lets turns go without sound that cannot be used, with a warning.
+        top_k (`int`, *optional*): how many of `scores` to give, highest first.
+
+    Returns:
+        per dialogue a list, with a dictionary per turn in the order given: `label` and its probability `score`; `scores`, the probabilities of the classes, highest
+        first; `experts`, the same by each expert alone; `gate`, the weight of each expert, exactly 0 where its modality is absent; `text`, where it
+        was transcribed.
+
+    Raises:
+        ValueError: naming dialogue and turn, for what is no dialogue, for sound that cannot be used, and if the model has no encoder for what was given.
+    """
+
+    _load_tokenizer = False
+    _load_feature_extractor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_processor = False
+
+    def __init__(
+        self,
+        model,
+        *args,
+        encoders: Mapping[str, tuple[UtteranceEncoder, MisterEProcessor]] | None = None,
+        transcriber: "str | Pipeline | None" = None,
+        **kwargs,
+    ):
+        if unknown := set(encoders or {}) - set(MODALITIES):
+            raise ValueError(f"encoders must name speech, text or both, got {sorted(unknown)}")
+        super().__init__(model, *args, **kwargs)
+        self._encoders = dict(encoders or {})
+        self._transcriber = transcriber
+        self.model.eval()
+
+    def _sanitize_parameters(self, bad_audio: str | None = None, top_k: int | None = None, **unknown):
+        if unknown:
+            raise TypeError(
+                f"unknown argument '{next(iter(unknown))}'; known are encoders, transcriber, bad_audio, top_k, batch_size, num_workers"
+            )
+        if bad_audio not in (None, "error", "missing"):
+            raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k must be a positive number, got {top_k!r}")
+        forward = {} if bad_audio is None else {"bad_audio": bad_audio}
+        return {}, forward, {} if top_k is None else {"top_k": top_k}
+
+    def __call__(self, inputs, **kwargs):
+        """One dialogue -> its list; a list of dialogues -> a list of lists; a dataset or any other iterable of dialogues -> an iterator."""
+        if _is_dialogue(inputs):
+            return super().__call__([inputs], **kwargs)[0]
+        if isinstance(inputs, str | bytes | np.ndarray) or not isinstance(inputs, Iterable):
+            raise ValueError(
+                f"Expected a dialogue (a list of turns, each a dictionary) or many, got {type(inputs).__name__}. One "
+                'recording: {"audio": path, "segments": [(start, end), ...]}'
+            )
+        if isinstance(inputs, tuple | list):
+            return super().__call__(list(inputs), **kwargs)
+        return super().__call__((dialogue for dialogue in inputs), **kwargs)
+
+    def stream(self, **kwargs) -> "EmotionStream":
+        """One dialogue turn by turn, with a causal model: see [`EmotionStream`]."""
+        return EmotionStream(self, **kwargs)
+
+    # What Pipeline asks for
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        numbered = enumerate(inputs)
+        while batch := list(itertools.islice(numbered, batch_size)):
+            dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
+            for output in self.forward(dialogues, **forward_params):
+                yield self.postprocess(output, **postprocess_params)
+
+    def preprocess(self, inputs, number: int = 0) -> list[Turn]:
+        return _turns(inputs, f"dialogue {number}")
+
+    def forward(self, model_inputs: list[list[Turn]], **forward_params) -> list[dict[str, Any]]:
+        with self.device_placement(), torch.inference_mode():
+            return self._forward(model_inputs, **forward_params)
+
+    def _forward(
+        self, dialogues: list[list[Turn]], bad_audio: str = "error", past: DialogueCache | None = None
+    ) -> list[dict[str, Any]]:
+        turns = [turn for dialogue in dialogues for turn in dialogue]
+        vectors, present = self._embed(turns, bad_audio)
+        lengths = torch.tensor([len(dialogue) for dialogue in dialogues])
+        real = torch.arange(int(lengths.max())) < lengths[:, None]
+
+        def padded(rows: torch.Tensor) -> torch.Tensor:
+            whole = rows.new_zeros(*real.shape, *rows.shape[1:])
+            whole[real] = rows
+            return whole.to(self.device)
+
+        given = {f"{name}_embeddings": padded(rows) for name, rows in vectors.items()}
+        masks = {f"{name}_mask": padded(rows) for name, rows in present.items()}
+        output = self.model(**given, **masks, attention_mask=real.to(self.device), **({"past": past} if past else {}))
+        found = {name: output[name].double().cpu() for name in ("logits", "expert_logits", "gate_weights")}
+        return [
+            {"turns": dialogue} | {name: rows[number, : len(dialogue)] for name, rows in found.items()}
+            for number, dialogue in enumerate(dialogues)
+        ]
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
+        labels, experts = self.model.config.id2label, self.model.config.experts
+        probabilities = (model_outputs["logits"] / self.model.config.calibration_temperature).softmax(-1)
+        by_expert = model_outputs["expert_logits"].softmax(-1)
+
+        def scores(row: torch.Tensor, most: int | None = None) -> dict[str, float]:
+            order = row.argsort(descending=True, stable=True)[:most]
+            return {labels[int(index)]: float(row[index]) for index in order}
+
+        found = []
+        for number, turn in enumerate(model_outputs["turns"]):
+            ranked = scores(probabilities[number], top_k)
+            label = next(iter(ranked))
+            one = {"label": label, "score": ranked[label], "scores": ranked}
+            one["experts"] = {name: scores(by_expert[number, place]) for place, name in enumerate(experts)}
+            weights = model_outputs["gate_weights"][number].tolist()
+            one["gate"] = dict(zip(experts, weights, strict=True))
+            if turn.transcribed:
+                one["text"] = turn.text
+            found.append(one)
+        return found
+
+    # Vectors
+
+    def _embed(self, turns: list[Turn], bad_audio: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Vectors (N, D) of each modality, 0 where a turn lacks it, and presence (N,)."""
+        config = self.model.config
+        vectors, present = {}, {}
+        for modality in MODALITIES:
+            width = getattr(config, f"{modality}_embedding_dim")
+            vectors[modality], present[modality] = torch.zeros(len(turns), width), torch.zeros(len(turns), dtype=bool)
+            for number, turn in enumerate(turns):
+                given = getattr(turn, f"{modality}_embedding")
+                if given is not None:
+                    vectors[modality][number] = _vector(given, width, f"{turn.name}: {modality}_embedding")
+                    present[modality][number] = True
+        heard = self._hears("speech")
+        waiting = [
+            number
+            for number, turn in enumerate(turns)
+            if turn.audio is not None
+            and (heard and not present["speech"][number] or self._transcriber is not None and turn.text is None)
+        ]
+        for numbers, sounds in _ahead(lambda some: [self._load(turns[n], bad_audio) for n in some], waiting):
+            found = [(number, sound) for number, sound in zip(numbers, sounds, strict=True) if sound is not None]
+            self._transcribe([(turns[number], sound) for number, sound in found])
+            if heard:
+                found = [(number, sound) for number, sound in found if not present["speech"][number]]
+                self._encode("speech", found, vectors, present)
+        if self._hears("text"):
+            words = [(number, turn.text) for number, turn in enumerate(turns) if turn.text is not None]
+            self._encode("text", [pair for pair in words if not present["text"][pair[0]]], vectors, present)
+        if not any(there.any() for there in present.values()):
+            raise ValueError(
+                f"{turns[0].name} to {turns[-1].name}: no turn has sound or words that this model ({', '.join(config.experts)}) takes"
+            )
+        return vectors, present
+
+    def _hears(self, modality: str) -> bool:
+        return modality in self.model.config.experts or "fusion" in self.model.config.experts
+
+    def _load(self, turn: Turn, bad_audio: str) -> np.ndarray | None:
+        try:
+            return load_audio(turn.audio, turn.sampling_rate, turn.start, turn.end)
+        except ValueError as error:
+            if bad_audio == "missing" and isinstance(error, AudioError):
+                logger.warning(f"{turn.name} goes without sound: {error}")
+                return None
+            raise type(error)(f"{turn.name}: {error}") from error
+
+    def _encode(self, modality: str, numbered: list[tuple[int, Any]], vectors: dict, present: dict):
+        if not numbered:
+            return
+        encoder, processor = self._encoder(modality)
+        texts = modality == "text"
+        numbers, contents = zip(*numbered, strict=True)
+        sizes = processor.sizes(contents if texts else [len(sound) / SAMPLING_RATE for sound in contents])
+        for batch in packed_batches(sizes, _TOKENS if texts else _SECONDS, _WINDOW):
+            inputs = processor([contents[place] for place in batch])
+            output = encoder(**{name: value.to(self.device) for name, value in inputs.items()})
+            rows = [numbers[place] for place in batch]
+            vectors[modality][rows] = output.embeddings.float().cpu()
+            present[modality][rows] = True
+
+    def _encoder(self, modality: str) -> tuple[UtteranceEncoder, MisterEProcessor]:
+        if modality not in self._encoders:
+            config, folder = self.model.config, f"{modality}_encoder"
+            name, hub = config._name_or_path, {"subfolder": folder}
+            if getattr(config, "_commit_hash", None) and not os.path.isdir(name):
+                hub["revision"] = config._commit_hash
+            found = name and cached_file(name, "config.json", **hub, _raise_exceptions_for_missing_entries=False)
+            if not found:
+                width = getattr(config, f"{modality}_embedding_dim")
+                raise ValueError(
+                    f"The model '{name}' has no {folder}/, so it takes vectors in place of {'sound' if modality == 'speech' else 'words'}: give each "
+                    f'turn as {{"{modality}_embedding": vector of {width} numbers}}, or encoders={{"{modality}": (encoder, processor)}}'
+                )
+            encoder = UtteranceEncoder.from_pretrained(name, **hub)
+            if encoder.config.embedding_dim != getattr(config, f"{modality}_embedding_dim"):
+                raise ValueError(
+                    f"'{name}/{folder}' makes vectors of {encoder.config.embedding_dim} numbers, and the model takes "
+                    f"{getattr(config, f'{modality}_embedding_dim')}; the folder holds parts of two checkpoints"
+                )
+            self._encoders[modality] = encoder, MisterEProcessor.from_pretrained(name, **hub)
+        encoder, processor = self._encoders[modality]
+        return encoder.to(self.device).eval(), processor
+
+    def _transcribe(self, pairs: list[tuple[Turn, np.ndarray]]):
+        pairs = [(turn, sound) for turn, sound in pairs if turn.text is None]
+        if self._transcriber is None or not pairs:
+            return
+        if isinstance(self._transcriber, str | os.PathLike):
+            from transformers import pipeline
+
+            self._transcriber = pipeline("automatic-speech-recognition", str(self._transcriber), device=self.device)
+        for long in (False, True):
+            some = [(t, s) for t, s in pairs if (len(s) > _RECOGNISED_AT_ONCE * SAMPLING_RATE) == long]
+            sounds = [{"raw": sound, "sampling_rate": SAMPLING_RATE} for _, sound in some]
+            options = {"return_timestamps": True} if long and self._transcriber.type == "seq2seq_whisper" else {}
+            for (turn, _), result in zip(some, self._transcriber(sounds, **options) if sounds else [], strict=True):
+                turn.text, turn.transcribed = result["text"].strip() or None, True
+
+
+class EmotionStream:
+    r"""
+    One dialogue, turn by turn: each call takes the next turn and gives what the whole dialogue would have given for it. Nothing past is computed
+    again: convolutions and recurrence cost the same at every turn, attention grows with the number of turns before.
+
+    Args:
+        pipeline: with a causal model.
+        bad_audio, top_k: as of the pipeline.
+
+    Raises:
+        ValueError: if the model is not causal.
+    """
+
+    def __init__(self, pipeline: ConversationEmotionPipeline, **kwargs):
+        if not pipeline.model.config.causal:
+            raise ValueError(
+                "This model hears later turns too (config.causal is false), so a turn's emotion is known at the end of the dialogue "
+                "alone: give it whole dialogues, or train with --model.causal true"
+            )
+        self._pipeline, self._past = pipeline, DialogueCache()
+        _, self._forward, self._postprocess = pipeline._sanitize_parameters(**kwargs)
+
+    @property
+    def num_turns(self) -> int:
+        """How many turns it has heard."""
+        return self._past.num_turns
+
+    def __call__(self, turn: Mapping[str, Any]) -> dict[str, Any]:
+        turns = [_turn(turn, f"turn {self.num_turns}")]
+        (output,) = self._pipeline.forward([turns], past=self._past, **self._forward)
+        return self._pipeline.postprocess(output, **self._postprocess)[0]
+
+
+def _is_dialogue(inputs: Any) -> bool:
+    if isinstance(inputs, Mapping):
+        return True
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
+        return not {"segments", "utterances"} & set(inputs[0])
+    return False
+
+
+def _turns(inputs: Any, name: str) -> list[Turn]:
+    if isinstance(inputs, Mapping) and "utterances" in inputs:
+        inputs = inputs["utterances"]
+    if isinstance(inputs, Mapping):
+        inputs = _stretches(inputs, name)
+    if not isinstance(inputs, list | tuple) or not all(isinstance(turn, Mapping) for turn in inputs):
+        raise ValueError(
+            f"{name} must be a list of turns, each a dictionary with audio, text or both; got {inputs!r:.80}"
+        )
+    if not inputs:
+        raise ValueError(f"{name} has no turns")
+    return [_turn(turn, f"{name}, turn {number}") for number, turn in enumerate(inputs)]
+
+
+def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    if set(recording) - {"audio", "sampling_rate", "segments"} or not {"audio", "segments"} <= set(recording):
+        raise ValueError(
+            f"{name}: a recording is a dictionary with audio, segments and, for an array, sampling_rate; got {sorted(recording)}. One "
+            "turn alone is a list of one turn"
+        )
+    segments = recording["segments"]
+    if isinstance(segments, str | os.PathLike):
+        segments = read_subtitles(segments)
+    whole = {field: recording[field] for field in ("audio", "sampling_rate") if field in recording}
+    turns = []
+    for number, segment in enumerate(segments):
+        if isinstance(segment, list | tuple) and len(segment) in (2, 3):
+            segment = dict(zip(("start", "end", "text"), segment, strict=False))
+        if not isinstance(segment, Mapping) or not {"start", "end"} <= set(segment):
+            raise ValueError(
+                f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got {segment!r}"
+            )
+        turns.append(whole | dict(segment))
+    return turns
+
+
+def _turn(given: Mapping[str, Any], name: str) -> Turn:
+    for field in given:
+        if field not in _FIELDS and field not in _OTHER_FIELDS:
+            nearest = difflib.get_close_matches(str(field), _FIELDS, n=1)
+            raise ValueError(
+                f"{name} has the unknown field '{field}'"
+                + (f"; did you mean '{nearest[0]}'?" if nearest else f"; known are {', '.join(_FIELDS)}")
+            )
+    turn = Turn(name, **{field: given[field] for field in _FIELDS if field in given})
+    if turn.text is not None and not isinstance(turn.text, str):
+        raise ValueError(f"{name}: text must be a string or None, got {turn.text!r:.80}")
+    turn.text = turn.text if turn.text and turn.text.strip() else None
+    if turn.audio is None and (turn.start is not None or turn.end is not None) and "utterance_id" not in given:
+        raise ValueError(f"{name} has start or end, but no audio")
+    if isinstance(turn.audio, list | torch.Tensor):
+        turn.audio = np.asarray(turn.audio)
+    if isinstance(turn.audio, np.ndarray) and turn.sampling_rate is None:
+        raise ValueError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
+    return turn
+
+
+def _vector(given: Any, width: int, name: str) -> torch.Tensor:
+    vector = torch.as_tensor(np.asarray(given, dtype=np.float32))
+    if vector.shape != (width,):
+        raise ValueError(f"{name} must have shape ({width},), got {tuple(vector.shape)}")
+    if not vector.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    return vector
+
+
+def _ahead(load: Callable[[Sequence[int]], list], numbers: list[int]) -> Iterator[tuple[Sequence[int], list]]:
+    """Windows of the numbers with what they load, the next one loaded while the last one is worked on."""
+    windows = [numbers[start : start + _WINDOW] for start in range(0, len(numbers), _WINDOW)]
+    if len(windows) < 2:
+        yield from ((window, load(window)) for window in windows)
+        return
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        waiting = thread.submit(load, windows[0])
+        for window, following in itertools.zip_longest(windows, windows[1:]):
+            loaded = waiting.result()
+            if following is not None:
+                waiting = thread.submit(load, following)
+            yield window, loaded
