@@ -128,7 +128,7 @@ def test_a_processor_does_not_hand_on_its_backbones_own(base, tmp_path):
 
 def test_a_folder_without_a_processor_is_refused(base, tmp_path):
     tiny_encoder(base("bert"), "bert").save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="mister_e_processor.json"):
+    with pytest.raises(OSError, match="processor_config.json"):
         MisterEProcessor.from_pretrained(tmp_path)
 
 

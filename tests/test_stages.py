@@ -84,10 +84,10 @@ def words(run: Path, corpus: Path | None = None) -> list[str]:
 
 def test_folder_holds_every_stage_and_each_loads_alone(run):
     assert {path.name for path in (run / "speech_encoder").iterdir()} == {
-        *("config.json", "model.safetensors", "mister_e_processor.json", "preprocessor_config.json")
+        *("config.json", "model.safetensors", "processor_config.json", "preprocessor_config.json")
     }
     assert {path.name for path in (run / "text_encoder").iterdir()} == {
-        *("config.json", "model.safetensors", "mister_e_processor.json", "tokenizer.json", "tokenizer_config.json")
+        *("config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
     }
     model = AutoModel.from_pretrained(run)
     assert model.config.speech_embedding_dim == 32

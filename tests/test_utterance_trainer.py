@@ -303,7 +303,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(corpus, backbones, tmp_path, mod
     killed, whole = (contents(tmp_path / name) for name in ("killed", "whole"))
     for files in (killed, whole):
         files.pop("results.json")
-    assert {"model.safetensors", "run.yaml", "mister_e_processor.json"} <= set(killed)
+    assert {"model.safetensors", "run.yaml", "processor_config.json"} <= set(killed)
     assert ("adapter/adapter_model.safetensors" in killed) == (changes["tuning"] == "lora")
     assert killed == whole
     for result in results:

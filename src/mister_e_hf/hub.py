@@ -20,7 +20,7 @@ ENCODER_FILES = [
     "model.safetensors.index.json",
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
-    "mister_e_processor.json",
+    "processor_config.json",
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from transformers.utils import cached_file, logging
 logger = logging.get_logger(__name__)
 
 SAMPLING_RATE = 16_000
-CONFIG_NAME = "mister_e_processor.json"
+CONFIG_NAME = "processor_config.json"
 
 _WORTH_PADDING, _LIKE = 8, 0.8
+_MODULE = "processing_mister_e"
+_HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _MEL_MARGIN = 4  # frames behind the last one attended to, that its convolutions see
 _HOP = 160  # samples a mel frame
 
@@ -259,6 +262,12 @@ class MisterEProcessor:
             name: getattr(self, name)
             for name in ("modality", "backbone_type", "prompt", "max_tokens", "window_seconds", "trailing_silence")
         }
+        # Where AutoProcessor looks, with this package and, by the code that goes along, without it.
+        settings |= {
+            "processor_class": type(self).__name__,
+            "auto_map": {"AutoProcessor": f"{_MODULE}.{type(self).__name__}"},
+        }
+        shutil.copyfile(__file__, folder / f"{_MODULE}.py")
         (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
@@ -268,16 +277,25 @@ class MisterEProcessor:
 
         Args:
             pretrained_model_name_or_path: folder, or id on the Hub.
-            hub: subfolder, revision, token, cache_dir, local_files_only.
+            hub: subfolder, revision, token, cache_dir, local_files_only, force_download.
 
         Raises:
             OSError: if there is no such processor.
         """
+        hub = {name: value for name, value in hub.items() if name in _HUB_OPTIONS}  # AutoProcessor says more
         path = cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
         settings = json.loads(Path(path).read_text())
+        if settings.pop("processor_class", None) != cls.__name__:
+            raise OSError(f"'{pretrained_model_name_or_path}' holds the {CONFIG_NAME} of another processor")
+        settings.pop("auto_map", None)
         # The config.json beside these files is the encoder's, not the backbone's that they belong to.
         parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
         return cls(**settings, **parts)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor"):
+        """What AutoProcessor asks of a processor whose code came with its files."""
+        cls._auto_class = auto_class
 
 
 def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator[list[int]]:
