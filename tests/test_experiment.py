@@ -15,10 +15,12 @@ import torch
 from transformers import AutoModel
 
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe
+from mister_e_hf.calibration import fit_temperature
 from mister_e_hf.corpora.demo import LABELS, demo_corpus, write_demo_corpus
 from mister_e_hf.experiment import format_results, run_experiment, run_seeds, score, summarize
-from mister_e_hf.metrics import emotion_scores
+from mister_e_hf.metrics import emotion_scores, expected_calibration_error
 from mister_e_hf.stages import main_train as main
+from mister_e_hf.training import softmax
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--num_train_epochs", "2", "--hidden_size", "16", "--disable_tqdm"]
@@ -49,7 +51,7 @@ def test_run_leaves_a_checkpoint_that_auto_model_loads(run, demo_folder):
     rows = [row for row in predictions if row["split"] == "test" and row["dialogue_id"] == data.dialogue_ids[4]]
     with torch.no_grad():
         output = model(**DialogueCollator()([data[4]]))
-    probabilities = output.logits.softmax(-1)[0].numpy()
+    probabilities = (output.logits / model.config.calibration_temperature).softmax(-1)[0].numpy()
     np.testing.assert_allclose([row["probabilities"] for row in rows], probabilities, atol=1e-5)
     np.testing.assert_allclose([row["gate_weights"] for row in rows], output.gate_weights[0].numpy(), atol=1e-5)
     fusion = output.expert_logits.softmax(-1)[0, :, 2].numpy()
@@ -72,6 +74,23 @@ def test_results_are_the_scores_of_the_stored_predictions(run):
     assert results["seed"] == 3
     assert {"torch", "transformers"} <= set(results["versions"])
     assert set(results["data_fingerprints"]) == {"train", "validation", "test"}
+
+
+def test_probabilities_are_calibrated_on_validation_and_logits_are_not(run, demo_folder):
+    results = json.loads((run / "results.json").read_text())
+    temperature = results["calibration"]["temperature"]
+    assert AutoModel.from_pretrained(run).config.calibration_temperature == temperature != 1
+    rows = [row for row in pq.read_table(run / "predictions.parquet").to_pylist() if row["split"] == "validation"]
+    labels = np.array([LABELS.index(row["label"]) for row in rows])
+    calibrated = np.log(np.array([row["probabilities"] for row in rows]).clip(1e-300))
+    assert fit_temperature(calibrated, labels) == pytest.approx(1.0, rel=0.05)
+    before = softmax(calibrated * temperature)  # what the mixture's logits said themselves
+    for split in ("validation", "test"):
+        block = results["calibration"][f"{split} without it"]
+        low, high = block["interval"]
+        assert low <= block["expected_calibration_error"] <= high
+    found = results["calibration"]["validation without it"]["expected_calibration_error"]
+    assert found == pytest.approx(expected_calibration_error(labels, before), abs=1e-4)
 
 
 def test_a_finished_run_is_not_run_again_and_another_recipe_is_refused(run, demo_folder):

@@ -46,13 +46,12 @@ def _register_pipeline():
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .modeling_mister_e import TASK
-    from .pipeline_mister_e import ConversationEmotionPipeline
+    from .configuration_mister_e import TASK
 
-    if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(
-            TASK, pipeline_class=ConversationEmotionPipeline, pt_model=AutoModel, type="multimodal"
-        )
+    # By name: the class itself is made from what is being loaded here.
+    implementation = f"{__package__}.pipeline_mister_e.ConversationEmotionPipeline"
+    known = {"impl": implementation, "pt": (AutoModel,), "type": "multimodal"}
+    PIPELINE_REGISTRY.supported_tasks.setdefault(TASK, known)
 
 
 _REGISTER = {

@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_corpus(commands, debug)
+    _add_use(commands, debug)
     for name, text in {
         "train": "train a recipe: encoders, vectors, MiSTER-E",
         "embed": "make a corpus's vectors by trained encoders",
@@ -81,6 +82,125 @@ def _stage(arguments: argparse.Namespace):
     from . import stages
 
     getattr(stages, f"main_{arguments.command}")(arguments.words)
+
+
+def _add_use(commands, debug: argparse.ArgumentParser):
+    checkpoint = argparse.ArgumentParser(add_help=False, parents=[debug])
+    checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
+    predict = commands.add_parser(
+        "predict", parents=[checkpoint], help="emotions of a recording's or a table's turns, as JSON lines"
+    )
+    predict.add_argument(
+        "input", help="a recording with --segments, or a table or folder of turns, as for `corpus folder`"
+    )
+    predict.add_argument("--segments", help="SRT or WebVTT file with the recording's turns")
+    predict.add_argument("--model", required=True, help="checkpoint folder, or its id on the Hub")
+    predict.add_argument("--transcriber", help="recognition model for turns without words")
+    predict.add_argument("--out", help="file of JSON lines (default: standard output)")
+    predict.add_argument("--top_k", type=int, help="how many classes to list (default: all)")
+    predict.add_argument(
+        "--bad_audio", choices=["error", "missing"], default="error", help="sound that cannot be used"
+    )
+    predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
+    predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    predict.set_defaults(run=_predict)
+    evaluate = commands.add_parser("evaluate", parents=[checkpoint], help="score a checkpoint on a corpus")
+    evaluate.add_argument("model", help="checkpoint folder, or its id on the Hub")
+    evaluate.add_argument("--corpus", help="vectors, or sound and words (default: what it was trained on)")
+    evaluate.add_argument("--split", default="test", help="which split (default: test)")
+    evaluate.add_argument("--vectors", help="keep the vectors that are made in this folder")
+    evaluate.add_argument("--out", help="write all scores to this JSON file")
+    evaluate.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
+    evaluate.set_defaults(run=_evaluate)
+    push = commands.add_parser("push", parents=[debug], help="push a checkpoint folder to the Hub")
+    push.add_argument("folder", help="checkpoint folder")
+    push.add_argument("repository", metavar="ORG/NAME")
+    push.add_argument("--private", action="store_true", default=None, help="make the repository private")
+    push.add_argument("--revision", help="push to this branch")
+    push.add_argument("--dry-run", action="store_true", help="list what would go, and push nothing")
+    push.set_defaults(run=_push)
+    convert = commands.add_parser(
+        "convert", parents=[debug], help="weights of the authors' code -> a checkpoint folder"
+    )
+    convert.add_argument("weights", help="their state dictionary, moe_model.pth")
+    convert.add_argument("folder", help="where the checkpoint goes")
+    convert.add_argument("--labels", nargs="+", required=True, help="class names in the order of their indices")
+    convert.set_defaults(run=_convert)
+    doctor = commands.add_parser(
+        "doctor", parents=[debug], help="check the installation, the device, a checkpoint folder"
+    )
+    doctor.add_argument("folder", nargs="?", help="checkpoint folder")
+    doctor.set_defaults(run=_doctor)
+
+
+def _predict(arguments: argparse.Namespace):
+    from .prediction import predict_dialogues, write_lines
+
+    columns = dict(_pairs(arguments.columns)) if arguments.columns else None
+    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
+    lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
+    if arguments.out:
+        _say(f"{write_lines(lines, arguments.out)} turns in {arguments.out}")
+    else:
+        import json
+
+        for line in lines:
+            _say(json.dumps(line, ensure_ascii=False))
+
+
+def _evaluate(arguments: argparse.Namespace):
+    from .evaluation import evaluate_checkpoint
+    from .experiment import format_results, summarize
+    from .run_folder import write_json
+
+    options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
+    found = evaluate_checkpoint(arguments.model, **options)
+    _say(format_results({"test": summarize([found["scores"]])}).replace("test", arguments.split, 1))
+    if found["as_stored"] is not None:
+        _say("as stored in results.json" if found["as_stored"] else "NOT as stored in results.json")
+    if arguments.out:
+        from pathlib import Path
+
+        write_json(Path(arguments.out), found["scores"])
+        _say(f"in {arguments.out}")
+
+
+def _push(arguments: argparse.Namespace):
+    from .hub import checkpoint_files, push_checkpoint
+
+    if arguments.dry_run:
+        for name, size in checkpoint_files(arguments.folder).items():
+            _say(f"{size:>14,}  {name}")
+        return
+    repository = push_checkpoint(
+        arguments.folder, arguments.repository, private=arguments.private, revision=arguments.revision
+    )
+    _say(f"pushed to {repository}")
+
+
+def _convert(arguments: argparse.Namespace):
+    from .convert import convert_reference_checkpoint
+    from .hub import save_checkpoint
+
+    model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
+    _say(f"in {save_checkpoint(arguments.folder, model)}")
+
+
+def _doctor(arguments: argparse.Namespace):
+    from .doctor import examine
+
+    findings = list(examine(arguments.folder))
+    for good, text in findings:
+        _say(f"{'ok ' if good else 'BAD'}  {text}")
+    if not all(good for good, _ in findings):
+        raise ValueError("something is wrong; see above")
+
+
+def _pairs(given: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = [pair.partition("=") for pair in given]
+    if not all(equals for _, equals, _ in pairs):
+        raise ValueError(f"--columns expects FIELD=NAME, got {given}")
+    return [(field, name) for field, _, name in pairs]
 
 
 def _add_corpus(commands, debug: argparse.ArgumentParser):
@@ -173,10 +293,7 @@ def _corpus(arguments: argparse.Namespace):
         if name in given
     }
     if "columns" in given:
-        pairs = [pair.partition("=") for pair in given["columns"]]
-        if not all(equals for _, equals, _ in pairs):
-            raise ValueError(f"--columns expects FIELD=NAME, got {given['columns']}")
-        settings["columns"] = {field: name for field, _, name in pairs}
+        settings["columns"] = dict(_pairs(given["columns"]))
     builder = builder_class(arguments.data_dir, config_name=given.get("config"), **settings)
     builder.download_and_prepare(num_proc=arguments.num_proc)
     corpus = builder.as_dataset()

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_labelled import LabelledConfig
 
+TASK = "conversation-emotion-recognition"
 EXPERTS = ("speech", "text", "fusion")
 
 

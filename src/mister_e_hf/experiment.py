@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from transformers import set_seed
 
+from .calibration import fit_temperature
 from .hub import save_checkpoint
-from .metrics import bootstrap_intervals, emotion_scores
+from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
 from .modeling_mister_e import MisterEModel
 from .recipe import Recipe
 from .run_folder import best_epoch, claim_run, provenance, write_atomically, write_json
@@ -78,11 +79,18 @@ def run_experiment(
         "data_fingerprints": fingerprints,
         **provenance(arguments.device),
     }
+    outputs, config = (
+        {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
+        trainer.model.config,
+    )
+    config.calibration_temperature = fit_temperature(outputs["validation"]["mixture"], corpus["validation"].labels)
+    results["calibration"] = {"temperature": config.calibration_temperature}
     tables = []
-    for split in ("validation", "test"):
-        predictions = predict(trainer, corpus[split])
-        results[split] = score(predictions, corpus[split], list(trainer.model.config.id2label.values()))
-        tables.append(_prediction_table(predictions, corpus[split], trainer.model.config.id2label))
+    for split, output in outputs.items():
+        predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
+        results[split] = score(predictions, data, list(config.id2label.values()))
+        results["calibration"][f"{split} without it"] = _calibration(probabilities(output)["mixture"], data)
+        tables.append(_prediction_table(predictions, data, config.id2label))
     if trainer.is_world_process_zero():
         write_atomically(
             output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
@@ -125,17 +133,35 @@ def summarize(runs: list[dict]) -> dict:
 
 
 def predict(trainer: MisterETrainer, data: DialogueVectors) -> dict[str, np.ndarray]:
-    """Probabilities of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
+    """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
     outputs = trainer.predict(data).predictions
     logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
     real = np.arange(logits.shape[1]) < data.lengths[:, None]
-    predictions = {"mixture": softmax(logits[real])}
+    found = {"mixture": logits[real]}
     if others:
         expert_logits, gate_weights = others
         for number, expert in enumerate(trainer.model.config.experts):
-            predictions[expert] = softmax(expert_logits[real][:, number])
-        predictions["gate_weights"] = gate_weights[real]
-    return predictions
+            found[expert] = expert_logits[real][:, number]
+        found["gate_weights"] = gate_weights[real]
+    return found
+
+
+def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
+    """What [`predict`] gives with probabilities in place of logits, the mixture's at a temperature."""
+    return {
+        name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
+        for name, values in outputs.items()
+    }
+
+
+def _calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    scored = data.labels != IGNORE_INDEX
+    name = "expected_calibration_error"
+    return {
+        name: expected_calibration_error(data.labels[scored], mixture[scored]),
+        "interval": bootstrap_intervals(data.labels, mixture, dialogues)[name],
+    }
 
 
 def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:

@@ -102,18 +102,13 @@ def push_checkpoint(
     revision: str | None = None,
 ) -> str:
     """Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"'{folder}' is no checkpoint folder: it has no config.json")
-    api = HfApi(token=token)
+    paths, api = _pushed(Path(folder)), HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
-    contents: dict[str, Path | bytes] = {path.name: path for path in _matching(folder, PUSHED_FILES)}
-    for name in _ENCODERS:
-        contents |= {path.relative_to(folder).as_posix(): path for path in _matching(folder / name, ENCODER_FILES)}
+    contents: dict[str, Path | bytes] = dict(paths)
     if "README.md" in contents:  # the folder on disk cannot know where it goes
-        contents["README.md"] = contents["README.md"].read_bytes().replace(_REPOSITORY.encode(), repo_id.encode())
+        contents["README.md"] = paths["README.md"].read_bytes().replace(_REPOSITORY.encode(), repo_id.encode())
     api.create_commit(
         repo_id,
         [CommitOperationAdd(name, content) for name, content in contents.items()],
@@ -121,6 +116,20 @@ def push_checkpoint(
         revision=revision,
     )
     return repo_id
+
+
+def checkpoint_files(folder: str | Path) -> dict[str, int]:
+    """What a push of this checkpoint folder sends, and how many bytes each file has."""
+    return {name: path.stat().st_size for name, path in _pushed(Path(folder)).items()}
+
+
+def _pushed(folder: Path) -> dict[str, Path]:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' is no checkpoint folder: it has no config.json")
+    paths = _matching(folder, PUSHED_FILES)
+    for name in _ENCODERS:
+        paths += _matching(folder / name, ENCODER_FILES)
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:

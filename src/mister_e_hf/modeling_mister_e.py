@@ -19,13 +19,13 @@ from transformers import PreTrainedModel, initialization
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import ModelOutput, logging
 
-from .configuration_mister_e import MisterEConfig
+from .configuration_mister_e import TASK, MisterEConfig
 from .losses import IGNORE_INDEX, focal_terms
 from .turns import DialogueCache, TurnLayout
 
 logger = logging.get_logger(__name__)
 
-TASK, _PIPELINE = "conversation-emotion-recognition", "ConversationEmotionPipeline"
+_PIPELINE = "ConversationEmotionPipeline"
 
 
 @dataclass

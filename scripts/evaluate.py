@@ -1,0 +1,8 @@
+"""Score a checkpoint on a corpus: python scripts/evaluate.py runs/demo --corpus FOLDER"""
+
+import sys
+
+from mister_e_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,97 @@
+"""What is installed, what it runs on, and whether a checkpoint folder is whole: `mister-e doctor`."""
+
+import importlib.metadata
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from .hub import checkpoint_files
+from .modeling_mister_e import MisterEModel
+from .modeling_utterance_encoder import UtteranceEncoder
+from .processing_mister_e import MisterEProcessor
+from .vectors import MODALITIES
+
+_NEEDED = ("torch", "transformers", "accelerate", "datasets", "huggingface-hub", "safetensors", "peft", "soundfile")
+_EXTRAS = {"av": "sound of MP4 and other containers", "matplotlib": "mister-e plot", "gradio": "mister-e serve"}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+
+
+def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
+    """Findings, each with whether it is as it should be: of the installation, the device, and a checkpoint folder where one is given."""
+    yield True, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    for name in _NEEDED:
+        version = _version(name)
+        yield version is not None, f"{name} {version or 'is not installed: pip install ' + name}"
+    for name, use in _EXTRAS.items():
+        yield True, f"{name} {_version(name) or 'is not installed'} (for {use})"
+    yield True, f"runs on {_device()}"
+    if folder is not None:
+        yield from _examine_checkpoint(Path(folder))
+
+
+def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
+    try:
+        size = sum(checkpoint_files(folder).values())
+        model = MisterEModel.from_pretrained(folder)
+    except (ValueError, OSError) as error:
+        yield False, f"'{folder}': {' '.join(str(error).split())}"
+        return
+    config = model.config
+    yield (
+        True,
+        f"'{folder}': {model.num_parameters():,} parameters, {size:,} bytes with encoders, experts {', '.join(config.experts)}",
+    )
+    yield True, f"labels {', '.join(config.id2label.values())}"
+    yield from _try_out(model)
+    for modality in MODALITIES:
+        if (folder / f"{modality}_encoder").is_dir():
+            yield _examine_encoder(folder, modality, getattr(config, f"{modality}_embedding_dim"))
+        else:
+            yield True, f"no {modality}_encoder/: takes vectors of {modality} alone"
+    for name in ("README.md", "training.yaml"):
+        if not (folder / name).is_file():
+            yield False, f"no {name}; save the folder by mister_e_hf, or write one"
+    for path in sorted(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        yield False, f"{path.name} may be a pickle, which can run code; nothing here reads it: remove it"
+
+
+def _try_out(model: MisterEModel) -> Iterator[tuple[bool, str]]:
+    config = model.config
+    with torch.no_grad():
+        output = model(torch.randn(1, 3, config.speech_embedding_dim), torch.randn(1, 3, config.text_embedding_dim))
+    finite = bool(output.logits.isfinite().all())
+    yield (
+        finite,
+        f"three turns of noise give {'finite logits' if finite else 'NaN or infinity: its weights are broken'}",
+    )
+
+
+def _examine_encoder(folder: Path, modality: str, width: int) -> tuple[bool, str]:
+    name = f"{modality}_encoder"
+    try:
+        encoder = UtteranceEncoder.from_pretrained(folder, subfolder=name)
+        MisterEProcessor.from_pretrained(folder, subfolder=name)
+    except (ValueError, OSError, ImportError) as error:
+        return False, f"{name}/: {' '.join(str(error).split())}"
+    made = encoder.config.embedding_dim
+    return (
+        made == width,
+        f"{name}/: {encoder.config.backbone}, {encoder.config.tuning}, vectors of {made} numbers, stage 2 takes {width}",
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
+    if torch.backends.mps.is_available():
+        return "Apple's GPU"
+    return f"the CPU ({torch.get_num_threads()} threads)"
