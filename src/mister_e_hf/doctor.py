@@ -35,7 +35,7 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     try:
         size = sum(checkpoint_files(folder).values())
         model = MisterEModel.from_pretrained(folder)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # whatever it is, it is a finding
         yield False, f"'{folder}': {' '.join(str(error).split())}"
         return
     config = model.config
@@ -73,7 +73,7 @@ def _examine_encoder(folder: Path, modality: str, width: int) -> tuple[bool, str
     try:
         encoder = UtteranceEncoder.from_pretrained(folder, subfolder=name)
         MisterEProcessor.from_pretrained(folder, subfolder=name)
-    except (ValueError, OSError, ImportError) as error:
+    except Exception as error:
         return False, f"{name}/: {' '.join(str(error).split())}"
     made = encoder.config.embedding_dim
     return (
