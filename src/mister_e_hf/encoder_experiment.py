@@ -1,6 +1,5 @@
 """One recipe, one modality and one seed -> an encoder's folder and its results."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe import EncoderSettings, Recipe
-from .run_folder import best_epoch, claim_run, provenance, write_json
+from .run_folder import best_epoch, claim_run, provenance, read_results, write_json
 from .training import finished_checkpoints, softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
@@ -101,7 +100,7 @@ def _train(
         set_seed(arguments.seed)
         model, processor = settings.model(label2id), settings.processor()
     if claim_run(output_dir, record):
-        return json.loads((output_dir / "results.json").read_text())
+        return read_results(output_dir)
 
     trainer = UtteranceTrainer(
         model, arguments, processor, train_dataset=splits["train"], eval_dataset=splits["validation"]
@@ -114,6 +113,7 @@ def _train(
         "best_epoch": best_epoch(trainer),
         "parameters": model.num_parameters(),
         "trained_parameters": model.num_parameters(only_trainable=True),
+        "embedding_dim": model.config.embedding_dim,
         **provenance(arguments.device),
     }
     for split, data in splits.items():
@@ -122,6 +122,7 @@ def _train(
     if trainer.is_world_process_zero():
         model.save_pretrained(output_dir)
         processor.save_pretrained(output_dir)
+        results["fingerprint"] = model.fingerprint()
         write_json(output_dir / "results.json", results)
     trainer.accelerator.wait_for_everyone()
     return results

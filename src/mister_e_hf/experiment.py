@@ -1,6 +1,5 @@
 """One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
 
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
 from .modeling_mister_e import MisterEModel
 from .recipe import Recipe
-from .run_folder import best_epoch, claim_run, provenance, write_atomically, write_json
+from .run_folder import best_epoch, claim_run, provenance, read_results, write_atomically, write_json
 from .trainer import MisterETrainer
 from .training import finished_checkpoints, softmax
 from .vectors import DialogueVectors
@@ -56,7 +55,7 @@ def run_experiment(
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
     if claim_run(output_dir, record):
-        return json.loads((output_dir / "results.json").read_text())
+        return read_results(output_dir)
 
     set_seed(seed)
     trainer = MisterETrainer(

@@ -38,6 +38,12 @@ def claim_run(output_dir: Path, record: dict) -> bool:
     return finished
 
 
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What a finished run says of itself; None where none is finished."""
+    path = folder / "results.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def best_epoch(trainer: Trainer) -> float | None:
     best = trainer.state.best_global_step
     return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)

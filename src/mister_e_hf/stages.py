@@ -1,6 +1,7 @@
 """All stages in turn: encoders, their vectors, the conversation model; what is done already is not done again."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +11,11 @@ import datasets
 import torch
 from accelerate import PartialState
 
-from .embedding import embed_corpus
+from .embedding import RECORD, embed_corpus
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
 from .experiment import format_results, run_experiment, run_seeds, summarize
 from .recipe import Recipe
+from .run_folder import read_results
 from .utterances import load_dialogues
 from .vectors import MODALITIES, holds_vectors
 
@@ -69,27 +71,37 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
     Returns:
         the summary of stage 2.
     """
-    output_dir = Path(output_dir)
-    modalities = recipe_modalities(recipe) if not holds_vectors(recipe.corpus_path()) else []
-    if modalities:
+    output_dir, recipe = Path(output_dir), Recipe(recipe.to_dict(), recipe.source)
+    modalities = recipe_modalities(recipe)
+    if holds_vectors(recipe.corpus_path()):
+        modalities = _makers(recipe.corpus_path(), output_dir)
+    elif modalities:
         corpus = load_dialogues(recipe.corpus_path())
         for modality in modalities:
             results = train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
             if PartialState().is_main_process:
-                print(
-                    f"{modality} encoder: validation weighted F1 {100 * results['validation']['weighted_f1']:.2f}",
-                    flush=True,
-                )
-        recipe = Recipe(recipe.to_dict(), recipe.source)
-        vectors = embed(recipe, output_dir, corpus=corpus)
-        for modality in modalities:
-            encoder, _ = load_encoder(encoder_folder(output_dir, modality))
-            recipe.set(f"model.{modality}_embedding_dim", encoder.config.embedding_dim)
-        recipe.set("corpus.path", str(vectors))
+                score = 100 * results["validation"]["weighted_f1"]
+                print(f"{modality} encoder: validation weighted F1 {score:.2f}", flush=True)
+        recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
     encoders = {modality: encoder_folder(output_dir, modality) for modality in modalities}
+    for modality, folder in encoders.items():
+        recipe.set(f"model.{modality}_embedding_dim", read_results(folder)["embedding_dim"])
     if len(seeds) > 1:
         return run_seeds(recipe, output_dir, list(seeds), encoders)
     return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], encoders=encoders)["test"]])}
+
+
+def _makers(vectors: str, output_dir: Path) -> list[str]:
+    """The modalities whose vectors the encoders in `output_dir` made, and no other ones."""
+    record = Path(vectors).expanduser() / RECORD
+    if not record.is_file():
+        return []
+    made = json.loads(record.read_text())["encoders"]
+    return [
+        modality
+        for modality, fingerprint in made.items()
+        if (results := read_results(encoder_folder(output_dir, modality))) and results["fingerprint"] == fingerprint
+    ]
 
 
 # The commands behind scripts/ and `mister-e`
