@@ -292,9 +292,7 @@ class ConversationEmotionPipeline(Pipeline):
         if modality not in self._encoders:
             config, folder = self.model.config, f"{modality}_encoder"
             width = getattr(config, f"{modality}_embedding_dim")
-            name, hub = config._name_or_path, {"subfolder": folder, **getattr(self.model, "access_options", {})}
-            if getattr(config, "_commit_hash", None) and not os.path.isdir(name):
-                hub["revision"] = config._commit_hash
+            name, hub = config._name_or_path, {"subfolder": folder, **getattr(self.model, "hub_options", {})}
             found = name and cached_file(name, "config.json", **hub, _raise_exceptions_for_missing_entries=False)
             if not found:
                 raise ValueError(
