@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, pre_tokenizers
 from transformers import (
     GenerationConfig,
@@ -714,7 +715,7 @@ def test_whisper_hears_what_is_said_in_real_clips(pipe, shared_dir):
 
 
 def test_a_recording_is_never_in_memory_as_a_whole(pipe, tmp_path):
-    seconds = 900
+    seconds = 600
     soundfile.write(tmp_path / "it.flac", np.tile(tone(1, 200), seconds), RATE)
     recording = {"audio": tmp_path / "it.flac", "segments": [(second, second + 1) for second in range(seconds)]}
     pipe({"audio": tmp_path / "it.flac", "segments": recording["segments"][:130]})
@@ -855,6 +856,20 @@ def test_a_pickle_is_refused(folder, tmp_path, place):
     with pytest.raises(
         OSError, match=f"'{where}' has no model.safetensors. Weights are read from safetensors alone: .* is a pickle"
     ):
+        load(broken, place)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("shard", ["../elsewhere/model.safetensors", "/elsewhere/model.safetensors", "model.bin"])
+@pytest.mark.parametrize("place", ["", "text_encoder"])
+def test_shards_lie_in_their_folder_as_safetensors(folder, tmp_path, place, shard):
+    broken = with_pickle(copy_of(folder, tmp_path / "broken"), place, tmp_path / "mark", keep_weights=True)
+    names = load_file(broken / place / "model.safetensors")
+    shutil.copytree(broken / place, (broken / place).parent / "elsewhere")
+    (broken / place / "model.safetensors").unlink()
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
+    (broken / place / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(OSError, match=f"index.json' names '{shard}', which is no safetensors file of its own folder"):
         load(broken, place)
     assert not (tmp_path / "mark").exists()
 

@@ -1,6 +1,7 @@
 """Clear words for weights that cannot be loaded."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,8 @@ def explained(name: str | os.PathLike, options: Mapping[str, Any], or_pickle: bo
         options: of them what says where: subfolder, revision, token, cache_dir, local_files_only.
         or_pickle: whether there may be weights in another format.
     """
+    if not or_pickle:
+        _check_shards(_find(name, "model.safetensors.index.json", options))
     try:
         yield
     except SafetensorError as error:
@@ -40,6 +43,13 @@ def explained(name: str | os.PathLike, options: Mapping[str, Any], or_pickle: bo
             f"'{where}' has no model.safetensors. Weights are read from safetensors alone: pytorch_model.bin is a pickle, and to open one can run "
             "any code. Have its maker save it by save_pretrained, or convert it where you trust it."
         ) from error
+
+
+def _check_shards(index: str | None):
+    """Transformers reads what the index names, wherever and of whatever format it is."""
+    for shard in set(json.loads(Path(index).read_text())["weight_map"].values()) if index else ():
+        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise OSError(f"'{index}' names '{shard}', which is no safetensors file of its own folder")
 
 
 def _find(name: str | os.PathLike, file: str, options: Mapping[str, Any]) -> str | None:
