@@ -1,3 +1,4 @@
+import copy
 import multiprocessing
 import os
 import random
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from mister_e_hf import Recipe, read_corpus
+from mister_e_hf.alignment import align
 from mister_e_hf.audio import AudioError
 from mister_e_hf.corpora.publishing import corpus_of, push_corpus
 from mister_e_hf.corpora.schema import dialogue_features
@@ -107,6 +109,7 @@ def test_vectors_are_those_of_each_turn_alone_in_the_order_of_the_corpus(corpus,
 def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
     corpus, encoders, backbones, whole, tmp_path
 ):
+    encoder, processor = encoders["text"]
     others = [tiny_encoder(backbones["text"], "text", seed=seed)[0] for seed in (1, 2, 3)]
     options = {"shard_turns": SHARD, "fold_encoders": {"text": others}}
     folder = embed_corpus(corpus, encoders, tmp_path / "crossed", **options)
@@ -114,19 +117,41 @@ def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
     for split, data in crossed.items():
         for modality in ("speech", "text"):
             found = data.vectors[modality].rows(0, data.num_turns)
-            assert data.present[modality].tolist() == plain[split].present[modality].tolist()
-            if (split, modality) != ("train", "text"):
-                assert torch.equal(found, plain[split].vectors[modality].rows(0, data.num_turns))
-                continue
-            fold = np.repeat(folds_of_dialogues(len(data), 3), data.lengths)
-            for number, encoder in enumerate(others):
-                expected = one_at_a_time(encoder, encoders["text"][1], Utterances(corpus["train"], "text"))
-                torch.testing.assert_close(found[fold == number], expected[fold == number], atol=1e-5, rtol=1e-5)
+            present = data.present[modality]
+            assert present.tolist() == plain[split].present[modality].tolist()
+            same = torch.equal(found, plain[split].vectors[modality].rows(0, data.num_turns))
+            assert same == ((split, modality) != ("train", "text"))
+    data = crossed["train"]
+    found, present = data.vectors["text"].rows(0, data.num_turns), torch.from_numpy(data.present["text"])
+    turns = Utterances(corpus["train"], "text")
+    target = one_at_a_time(encoder, processor, turns)
+    fold = torch.from_numpy(np.repeat(folds_of_dialogues(len(data), 3), data.lengths))
+    for number, other in enumerate(others):
+        own = one_at_a_time(other, processor, turns)
+        seen, held_out = present & (fold != number), present & (fold == number)
+        alignment = align(own[seen], target[seen])
+        torch.testing.assert_close(found[held_out], alignment(own[held_out]), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="holds vectors made with another fold encoders"):
         embed_corpus(corpus, encoders, folder, shard_turns=SHARD, fold_encoders={"text": others[::-1]})
     with pytest.raises(ValueError, match=r"fold_encoders name \['text'\], encoders \['speech'\] alone"):
         embed_corpus(corpus, {"speech": encoders["speech"]}, tmp_path / "other", fold_encoders={"text": others})
     assert not (tmp_path / "other").exists()
+
+
+def test_encoders_that_differ_by_a_rotation_give_the_same_vectors(corpus, encoders, whole, tmp_path):
+    encoder, processor = encoders["text"]
+    turned = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        rotation = torch.linalg.qr(torch.randn(6, 6))[0]
+        other = copy.deepcopy(encoder)
+        other.projection.weight.data = rotation @ other.projection.weight.data
+        other.projection.bias.data = rotation @ other.projection.bias.data + torch.randn(6)
+        turned.append(other)
+    folder = embed_corpus(corpus, encoders, tmp_path / "turned", fold_encoders={"text": turned})
+    found, plain = (read_corpus(path, LABEL2ID)["train"] for path in (folder, whole))
+    rows = [data.vectors["text"].rows(0, data.num_turns) for data in (found, plain)]
+    torch.testing.assert_close(*rows, atol=1e-4, rtol=1e-4)
 
 
 def test_a_dialogue_is_never_cut(corpus, encoders, tmp_path):

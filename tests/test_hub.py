@@ -13,7 +13,18 @@ from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.hub import push_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
-CODE = {"configuration_labelled.py", "configuration_mister_e.py", "losses.py", "modeling_mister_e.py", "turns.py"}
+STAGE_2 = (
+    "configuration_labelled",
+    "configuration_mister_e",
+    "losses",
+    "modeling_mister_e",
+    "turns",
+    "hub",
+    "model_card",
+)
+STAGE_1 = ("configuration_utterance_encoder", "modeling_utterance_encoder", "backbones", "processing_mister_e")
+PIPELINE = ("pipeline_mister_e", "audio", "subtitles", "text_files")
+CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 
 PUSH_CORPUS = """
@@ -74,6 +85,8 @@ def test_checkpoint_folder_holds_weights_code_recipe_and_card(tmp_path):
     assert results["weighted_f1"].metric_value == 0.5
     assert results["weighted_f1"].dataset_split == "test"
     assert "| mixture | 50.00 | 25.00 | 7 |" in card.text
+    assert results["weighted_f1"].metric_config == "seed 1"
+    assert "EU AI Act" in card.text and "@article" in card.text
 
 
 def test_card_without_results_says_so(tmp_path):

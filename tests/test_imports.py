@@ -29,6 +29,8 @@ STAGE_2 = (
     "losses",
     "turns",
 )
+PUSH = ("hub", "model_card")  # what its push_to_hub needs, and nothing else
+PIPELINE = ("pipeline_mister_e", "processing_mister_e", "audio", "subtitles", "text_files")
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:
@@ -196,7 +198,6 @@ def assert_works_without_the_package(folder, model, batch, modules, tmp_path, vi
         output = model(**batch)
     stored = tmp_path / "stored.safetensors"
     save_file({**batch, **{f"output.{name}": value for name, value in output.items()}}, stored)
-    assert {path.stem for path in folder.glob("*.py")} == set(modules)
     words = (folder, stored, visible, *modules)
     loaded = python(ONLY_TORCH_AND_TRANSFORMERS, *words, cwd=tmp_path, HF_HOME=str(tmp_path / "cache"))
     assert loaded.split() == sorted(modules)
@@ -205,6 +206,7 @@ def assert_works_without_the_package(folder, model, batch, modules, tmp_path, vi
 def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
     model = tiny_model(dtype=torch.float32)
     batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
+    assert {path.stem for path in saved.glob("*.py")} == {*STAGE_2, *PUSH, *STAGE_1, *PIPELINE}
     assert_works_without_the_package(saved, model, batch, STAGE_2, tmp_path)
 
 
@@ -213,6 +215,7 @@ def test_encoder_works_where_only_torch_and_transformers_are_installed(saved_enc
     """And peft, where LoRA is."""
     folder, encoder = saved_encoder(tuning)
     batch = tiny_batch(tmp_path / "base", "bert") | {"labels": torch.tensor([0, 2, 1])}
+    assert {path.stem for path in folder.glob("*.py")} == {*STAGE_1, "processing_mister_e"}
     assert_works_without_the_package(folder, encoder, batch, STAGE_1, tmp_path, visible)
 
 
@@ -277,9 +280,9 @@ MODULES = sorted(
 def test_walk_sees_imports():
     assert imports(PACKAGE / "modeling_mister_e.py") == (
         {"torch", "transformers"},
-        {"configuration_mister_e", "losses", "turns"},
+        {"configuration_mister_e", "losses", "turns", "hub"},
     )
-    assert reached("modeling_mister_e")[1] == set(STAGE_2)
+    assert reached("modeling_mister_e")[1] == {*STAGE_2, *PUSH}
     assert "peft" in imports(PACKAGE / "modeling_utterance_encoder.py")[0]  # inside a function
     assert {"losses", "collator", "hub"} <= imports(PACKAGE / "trainer.py")[1]
     assert "datasets" in imports(PACKAGE / "vectors.py")[0]  # inside a function
@@ -300,8 +303,14 @@ def test_configurations_do_not_import_torch(module):
 
 def test_model_imports_torch_and_transformers_alone():
     outside, ours = reached("modeling_mister_e")
-    assert outside <= {"torch", "transformers", "huggingface_hub"}
-    assert ours == set(STAGE_2)
+    assert outside <= {"torch", "transformers", "huggingface_hub", "yaml"}  # the last two come with transformers
+    assert ours == {*STAGE_2, *PUSH}
+
+
+def test_pipeline_needs_no_corpus_and_no_trainer():
+    outside, ours = reached("pipeline_mister_e")
+    assert not {"datasets", "pyarrow", "accelerate", "sklearn", "scipy"} & outside
+    assert ours == {*PIPELINE, *STAGE_1, "turns"}
 
 
 def test_encoder_imports_torch_and_transformers_alone_and_peft_for_lora():

@@ -49,8 +49,9 @@ def test_python_snippets_run(demo_run, my_calls):
 
 
 def test_snippet_of_the_model_card_runs(demo_run):
-    snippet = re.search(r"```python\n(.*?)```", Path("runs/demo/README.md").read_text(), flags=re.DOTALL)[1]
-    snippet = snippet.replace("REPOSITORY", "runs/demo")
+    snippets = re.findall(r"```python\n(.*?)```", Path("runs/demo/README.md").read_text(), flags=re.DOTALL)[:2]
+    soundfile.write("2.wav", np.sin(np.arange(8000) / 9), 8000)
+    snippet = "\n".join(snippets).replace("REPOSITORY", "runs/demo")
     prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 32), torch.randn(1, 3, 32)\n"
     call = subprocess.run([sys.executable, "-c", prelude + snippet], capture_output=True, text=True, timeout=120)
     assert call.returncode == 0, call.stderr

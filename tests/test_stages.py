@@ -104,8 +104,8 @@ def test_the_card_s_code_makes_the_vectors(run):
     card = (run / "README.md").read_text().replace("REPOSITORY", str(run))
     samples, texts = [np.zeros(8000, dtype=np.float32)], ["really"]
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert len(snippets) == 3
-    for snippet in snippets[1:]:
+    assert len(snippets) == 4
+    for snippet in snippets[2:]:
         names = {"samples": samples, "texts": texts}
         exec(snippet, names)
         assert names["vectors"].shape == (1, 32)

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
+from .alignment import Alignment, align
 from .corpora.publishing import METADATA_KEY
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
@@ -36,8 +37,10 @@ RECORD = "embedding.json"
 
 _MOST_ROWS = 256
 
-# An encoder, its processor, and which of a shard's dialogues are its own.
-_Maker = tuple[UtteranceEncoder, MisterEProcessor, np.ndarray]
+_ALIGNED_ON = 4096  # turns, about
+
+# An encoder, its processor, which of a shard's dialogues are its own, and how its vectors come to those of the others.
+_Maker = tuple[UtteranceEncoder, MisterEProcessor, np.ndarray, Alignment | None]
 
 
 def embed_corpus(
@@ -65,7 +68,7 @@ def embed_corpus(
         dtype: of the computation; by default bfloat16 on a device that is made for it, else the encoder's own.
         shard_turns: turns of a shard, about.
         fold_encoders: by modality, an encoder for each fold of the split `train` that has not seen it ([`folds_of_dialogues`]): training
-            turns get cross-fitted vectors then, other splits those of `encoders`.
+            turns get cross-fitted vectors then, turned into the space of `encoders`, which other splits get theirs from.
 
     Raises:
         ValueError: if the folder holds vectors of another corpus or other encoders.
@@ -103,9 +106,9 @@ def embed_corpus(
         encoder, processor = encoders[modality]
         folds = fold_encoders.get(modality)
         if split != "train" or folds is None:
-            return [(encoder, processor, np.ones(rows[1] - rows[0], dtype=bool))]
+            return [(encoder, processor, np.ones(rows[1] - rows[0], dtype=bool), None)]
         fold = folds_of_dialogues(len(corpus["train"]), len(folds))[slice(*rows)]
-        return [(other, processor, fold == number) for number, other in enumerate(folds)]
+        return [(other, processor, fold == number, alignments[modality][number]) for number, other in enumerate(folds)]
 
     options = {
         "bad_audio": bad_audio,
@@ -118,6 +121,12 @@ def embed_corpus(
         state.process_index :: state.num_processes
     ]
     state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
+    alignments = {}
+    if any(split == "train" for split, *_ in waiting):
+        alignments = {
+            modality: _alignments(corpus["train"], *encoders[modality], folds, options)
+            for modality, folds in fold_encoders.items()
+        }
     turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in waiting)
     with tqdm(
         total=turns * len(encoders), unit=" utterances", disable=not state.is_local_main_process, desc="Embedding"
@@ -231,6 +240,31 @@ def _paths(folder: Path, split: str, number: int, count: int) -> tuple[Path, Pat
     return folder / f"{name}.safetensors", folder / f"{name}.parquet"
 
 
+def _alignments(
+    data: datasets.Dataset,
+    encoder: UtteranceEncoder,
+    processor: MisterEProcessor,
+    folds: Sequence[UtteranceEncoder],
+    options: dict[str, Any],
+) -> list[Alignment]:
+    """From each fold's encoder to that of all, on some turns of dialogues that both have seen."""
+    device, budgets = PartialState().device, {name: value for name, value in options.items() if name != "bad_audio"}
+    fold = folds_of_dialogues(len(data), len(folds))
+    some = np.arange(len(data)) % max(1, round(int(turns_of_dialogues(data).sum()) / _ALIGNED_ON)) == 0
+
+    def vectors(maker: UtteranceEncoder, dialogues: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        utterances = Utterances(data, processor.modality, bad_audio=options["bad_audio"], dialogues=dialogues)
+        return embed_turns(maker.to(device), processor, utterances, **budgets)
+
+    target, _ = vectors(encoder, some)
+    found = []
+    for number, other in enumerate(folds):
+        own, present = vectors(other, some & (fold != number))
+        other.to("cpu")
+        found.append(align(own[present], target[present]))
+    return found
+
+
 def _write_shard(
     vectors: Path,
     table: Path,
@@ -245,12 +279,12 @@ def _write_shard(
     for modality, parts in makers.items():
         there, given = torch.zeros(num_turns, dtype=torch.bool), 0
         features[f"{modality}_features"] = whole = torch.zeros(num_turns, parts[0][0].config.embedding_dim)
-        for encoder, processor, dialogues in parts:
+        for encoder, processor, dialogues, alignment in parts:
             utterances = Utterances(data, modality, bad_audio=options["bad_audio"], dialogues=dialogues)
             embeddings, present = embed_turns(encoder.to(device), processor, utterances, progress=progress, **budgets)
             if len(parts) > 1:
                 encoder.to("cpu")  # one of many has room there, not all
-            whole[present] = embeddings[present]
+            whole[present] = embeddings[present] if alignment is None else alignment(embeddings[present])
             there |= present
             given += len(utterances)
         progress.update(num_turns - given)

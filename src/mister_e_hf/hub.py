@@ -1,15 +1,17 @@
-"""The checkpoint folder: writing it, describing it, pushing it."""
+"""The checkpoint folder: writing it and pushing it."""
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, EvalResult, HfApi, ModelCard, ModelCardData
+from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import PreTrainedModel
+
+from .model_card import REPOSITORY, model_card
 
 # Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
 PUSHED_FILES = ["config.json", "model.safetensors", "*.py", "README.md", "training.yaml", "results.json"]
@@ -33,9 +35,6 @@ ENCODER_FILES = [
     "chat_template.jinja",
 ]
 _ENCODERS = ("speech_encoder", "text_encoder")
-
-_REPOSITORY = "REPOSITORY"
-_PAPER = "https://arxiv.org/abs/2602.23300"
 
 
 def save_checkpoint(
@@ -108,7 +107,7 @@ def push_checkpoint(
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     contents: dict[str, Path | bytes] = dict(paths)
     if "README.md" in contents:  # the folder on disk cannot know where it goes
-        contents["README.md"] = paths["README.md"].read_bytes().replace(_REPOSITORY.encode(), repo_id.encode())
+        contents["README.md"] = paths["README.md"].read_bytes().replace(REPOSITORY.encode(), repo_id.encode())
     api.create_commit(
         repo_id,
         [CommitOperationAdd(name, content) for name, content in contents.items()],
@@ -145,79 +144,3 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
         encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
         return push_checkpoint(folder, repo_id, *options)
-
-
-def _encoder_use(modality: str, section: dict) -> str:
-    name, turns = f"{modality}_encoder", "samples" if modality == "speech" else "texts"
-    backbone = Path(section.get("backbone", "a pretrained model"))
-    return (
-        f"The vectors of {modality} are made by `{name}/`, on {backbone.name if backbone.is_dir() else backbone}:\n\n"
-        "```python\nfrom mister_e_hf import MisterEProcessor, UtteranceEncoder\n\n"
-        f'encoder = UtteranceEncoder.from_pretrained("{_REPOSITORY}", subfolder="{name}")\n'
-        f'processor = MisterEProcessor.from_pretrained("{_REPOSITORY}", subfolder="{name}")\n'
-        f"vectors = encoder(**processor({turns})).embeddings  # a list of {'arrays (S,) at 16 kHz' if modality == 'speech' else 'texts'} in\n```"
-    )
-
-
-def model_card(model: PreTrainedModel, recipe: dict, results: dict, encoders: Sequence[str] = ()) -> ModelCard:
-    """A card that says what the model is, how it was trained, what it scored, and how to load it and the encoders of these modalities."""
-    config = model.config
-    corpus = recipe.get("corpus", {}).get("name") or "custom"
-    test = results.get("test", {}).get("mixture")
-    scores = (
-        [
-            EvalResult(
-                task_type="audio-text-classification",
-                task_name="emotion recognition in conversations",
-                dataset_type=corpus.lower(),
-                dataset_name=corpus,
-                dataset_split="test",
-                metric_type=kind,
-                metric_name=name,
-                metric_value=test[kind],
-            )
-            for kind, name in (("weighted_f1", "Weighted F1"), ("macro_f1", "Macro F1"), ("accuracy", "Accuracy"))
-        ]
-        if test
-        else None
-    )
-    data = ModelCardData(
-        library_name="transformers",
-        tags=["emotion-recognition-in-conversation", "mixture-of-experts", "mister-e"],
-        model_name=f"MiSTER-E {corpus}",
-        eval_results=scores,
-    )
-    labels = ", ".join(config.id2label.values())
-    lines = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# MiSTER-E, {corpus}",
-        f"Names one of {config.num_labels} emotions ({labels}) for every turn of a dialogue from the turns' speech and text vectors, "
-        f"without using who speaks. The method is MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER})), {model.num_parameters():,} "
-        "parameters.",
-        "## Use",
-        "```python\nfrom transformers import AutoModel\n\n"
-        f'model = AutoModel.from_pretrained("{_REPOSITORY}", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
-        "output = model(speech_embeddings, text_embeddings)  # "
-        f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
-        "emotions = output.logits.argmax(-1)\n```",
-        *[_encoder_use(modality, recipe.get(f"{modality}_encoder", {})) for modality in encoders],
-        "## Results",
-    ]
-    if test:
-        lines.append(
-            "Epoch chosen on validation, test computed once, one seed "
-            f"({results['seed']}), intervals over resampled dialogues (95 %).\n\n"
-            "| test | weighted F1 | macro F1 | utterances |\n|---|---|---|---|\n"
-            + "\n".join(
-                f"| {name} | {100 * block['weighted_f1']:.2f} | {100 * block['macro_f1']:.2f} | {block['num_utterances']} |"
-                for name, block in results["test"].items()
-            )
-        )
-    else:
-        lines.append("None recorded.")
-    lines += [
-        "## Limits",
-        "Emotions are what annotators agreed on, not what people feel. The scores hold for dialogues like those it was trained on. "
-        "It must not be used to judge people: the EU AI Act forbids emotion recognition at work and in school.",
-    ]
-    return ModelCard("\n\n".join(lines) + "\n")
