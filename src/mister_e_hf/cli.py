@@ -104,6 +104,11 @@ def _add_use(commands, debug: argparse.ArgumentParser):
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
     predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
+    plot = commands.add_parser("plot", parents=[debug], help="a picture of one dialogue's emotions")
+    plot.add_argument("lines", help="JSON lines that `predict` wrote")
+    plot.add_argument("--out", help="picture, .png, .svg or .pdf (default: the lines' name with .png)")
+    plot.add_argument("--dialogue", help="which one, where there are several (default: the first)")
+    plot.set_defaults(run=_plot)
     evaluate = commands.add_parser("evaluate", parents=[checkpoint], help="score a checkpoint on a corpus")
     evaluate.add_argument("model", help="checkpoint folder, or its id on the Hub")
     evaluate.add_argument("--corpus", help="vectors, or sound and words (default: what it was trained on)")
@@ -146,6 +151,13 @@ def _predict(arguments: argparse.Namespace):
 
         for line in lines:
             _say(json.dumps(line, ensure_ascii=False))
+
+
+def _plot(arguments: argparse.Namespace):
+    from .timeline import plot_lines
+
+    path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
+    _say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}")
 
 
 def _evaluate(arguments: argparse.Namespace):
