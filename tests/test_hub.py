@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 STAGE_2 = (
     "configuration_labelled",
     "configuration_mister_e",
+    "loading",
     "losses",
     "modeling_mister_e",
     "turns",

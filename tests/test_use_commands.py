@@ -210,16 +210,34 @@ def test_what_is_no_checkpoint_is_not_pushed(command, tmp_path):
     assert status == 2 and "is no checkpoint folder: it has no config.json" in error
 
 
-def test_a_model_pushes_the_folder_it_came_from(run, tmp_path):
-    code = "import sys; from mister_e_hf import MisterEModel; print(MisterEModel.from_pretrained(sys.argv[1]).push_to_hub('org/model'))"
+PUSH_ON = """
+import sys
+from mister_e_hf import MisterEModel
+print(MisterEModel.from_pretrained(sys.argv[1]).push_to_hub("org/model"))
+print(MisterEModel.from_pretrained("org/model").push_to_hub("org/again"))
+"""
+
+
+def test_a_model_pushes_the_folder_it_came_from_also_from_the_hub(run, tmp_path):
     with loopback_hub() as hub:
         environment = os.environ | hub.env(tmp_path / "home")
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(run)], env=environment, capture_output=True, text=True, timeout=100
-        )
+        words = [sys.executable, "-c", PUSH_ON, str(run)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
-        assert set(hub.files("org/model")) - {".gitattributes"} == set(checkpoint_files(run))
-        assert "Weighted F1" in hub.read("org/model", "README.md").decode()
+        for name in ("org/model", "org/again"):
+            assert set(hub.files(name)) - {".gitattributes"} == set(checkpoint_files(run))
+            assert "Weighted F1" in hub.read(name, "README.md").decode()
+            weights = "text_encoder/model.safetensors"
+            assert hub.read(name, weights) == (run / weights).read_bytes()
+
+
+def test_a_pipeline_saves_its_encoders(run, tmp_path):
+    turns = [{"text": "You did what?"}, {"text": "Never."}]
+    erc = pipeline("conversation-emotion-recognition", model=str(run))
+    erc.save_pretrained(tmp_path / "saved")
+    again = pipeline("conversation-emotion-recognition", model=str(tmp_path / "saved"))
+    assert again(turns) == erc(turns)
+    assert (tmp_path / "saved" / "speech_encoder" / "config.json").is_file()
 
 
 # doctor

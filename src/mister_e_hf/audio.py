@@ -285,7 +285,7 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
         if length is not None and from_second >= length:
             raise AudioError(f"{label} lasts {length:.2f} s; the stretch asked for starts at {from_second:g} s")
         rate = reached = None
-        for time, rate_now, block in _decoded(container, track, origin, from_second, label):
+        for time, rate_now, block in _decoded(av, container, track, origin, from_second, label):
             if rate is None:
                 rate = rate_now
                 position, stop = round(from_second * rate), _NO_END if end is None else round(end * rate)
@@ -309,10 +309,9 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
             raise AudioError(f"{label} is cut off: it holds {reached / rate:.2f} s of {length:.2f} s")
 
 
-def _decoded(container, track, origin: float, from_second: float, label: str) -> Iterator:
+# Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.
+def _decoded(av, container, track, origin: float, from_second: float, label: str) -> Iterator:
     """Time, rate and mono samples of each frame that ends after `from_second`."""
-    import av
-
     sought, time = from_second > _RUN_UP, -np.inf
     try:
         if sought:

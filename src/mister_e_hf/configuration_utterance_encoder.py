@@ -25,7 +25,8 @@ class UtteranceEncoderConfig(LabelledConfig):
 
     Args:
         modality (`str`, defaults to `"text"`): `"speech"` or `"text"`.
-        backbone (`str`, *optional*): name of the pretrained model on the Hub, or its folder; None for one trained from nothing.
+        backbone (`str`, *optional*): name of the pretrained model on the Hub, or its folder, wherever that lies; None for one trained from nothing. A stored
+            configuration names what loading it fetches: weights, and never code.
         backbone_revision (`str`, *optional*): branch, tag or commit of it.
         backbone_config (`dict`, *optional*): the backbone's own configuration.
         tuning (`str`, defaults to `"lora"`): what of the backbone is trained: `"frozen"` (nothing), `"lora"` or `"full"`.

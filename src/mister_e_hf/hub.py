@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from transformers import PreTrainedModel
 
 from .model_card import REPOSITORY, model_card
@@ -132,15 +132,25 @@ def _pushed(folder: Path) -> dict[str, Path]:
 
 
 def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
-    """Push a model as a checkpoint folder, with the recipe, results and encoders of the folder it was loaded from; returns the repository's id."""
-    source = Path(model.config._name_or_path or "nowhere")
+    """Push a model as a checkpoint folder, with the recipe, results and encoders that it was loaded with; returns the repository's id."""
+    source = _source(model)
     with tempfile.TemporaryDirectory() as folder:
         recipe, results, encoders = None, None, {}
-        if (source / "training.yaml").is_file():
+        if source is not None and (source / "training.yaml").is_file():
             recipe = yaml.safe_load((source / "training.yaml").read_text())
-        if (source / "results.json").is_file():
+        if source is not None and (source / "results.json").is_file():
             shutil.copyfile(source / "results.json", Path(folder) / "results.json")
             results = json.loads((source / "results.json").read_text())
-        encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
+        if source is not None:
+            encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
         return push_checkpoint(folder, repo_id, *options)
+
+
+def _source(model: PreTrainedModel) -> Path | None:
+    """The folder that a model was loaded from; of one from the Hub, what is beside its weights."""
+    name = model.config._name_or_path
+    if not name or Path(name).is_dir():
+        return Path(name) if name else None
+    files = ["training.yaml", "results.json", *(f"{encoder}/*" for encoder in _ENCODERS)]
+    return Path(snapshot_download(name, allow_patterns=files, **getattr(model, "hub_options", {})))

@@ -18,8 +18,10 @@ from torch import nn
 from transformers import PreTrainedModel, initialization
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import ModelOutput, logging
+from transformers.utils.hub import resolve_revision
 
 from .configuration_mister_e import TASK, MisterEConfig
+from .loading import ACCESS_OPTIONS, explained
 from .losses import IGNORE_INDEX, focal_terms
 from .turns import DialogueCache, TurnLayout
 
@@ -457,13 +459,24 @@ class MisterEModel(MisterEPreTrainedModel):
 
         Raises:
             ValueError: naming the weights that do not fit.
+            OSError: naming the file that is damaged, or if there is none in safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         other_classes = kwargs.pop("ignore_mismatched_sizes", False)
         # another shape is let through here, to be refused below by name
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
+        # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
+        hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
+        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
+        if revision is not None:
+            kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
+        with explained(pretrained_model_name_or_path, kwargs):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **{"use_safetensors": True, **kwargs},
+            )
         anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in name]
         mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
         problems = {
@@ -486,6 +499,7 @@ class MisterEModel(MisterEPreTrainedModel):
                 f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
                 f"use: {', '.join(anew)}."
             )
+        model.hub_options = hub_options
         # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.device.type == "cpu":

@@ -24,13 +24,14 @@ from transformers.utils.hub import resolve_revision
 
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .loading import ACCESS_OPTIONS, explained
 from .losses import focal_loss
 
 logger = logging.get_logger(__name__)
 
 ADAPTER = "adapter"  # a folder of its own: beside config.json, adapter_config.json would be taken for the whole model
 
-_ACCESS_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token")
+_ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
 _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
 _BACKBONE_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
 
@@ -434,7 +435,8 @@ class UtteranceEncoder(PreTrainedModel):
             options = {name: kwargs[name] for name in (*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
             try:
-                backbone = _load_backbone(config.backbone, config.backbone_revision, options)
+                with explained(config.backbone, options, or_pickle=True):
+                    backbone = _load_backbone(config.backbone, config.backbone_revision, options)
             except OSError as error:
                 raise OSError(
                     f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
@@ -450,14 +452,15 @@ class UtteranceEncoder(PreTrainedModel):
         # The backbone comes as it was before LoRA, from here or from its own repository.
         config._follows = "weights" if backbone is None else "backbone"
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **{"use_safetensors": True, **kwargs},
-            )
+            with explained(pretrained_model_name_or_path, kwargs):
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path,
+                    *args,
+                    config=config,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,
+                    **{"use_safetensors": True, **kwargs},
+                )
         finally:
             del config._follows
         del model.config._follows
@@ -475,7 +478,8 @@ class UtteranceEncoder(PreTrainedModel):
             model.backbone = backbone
         model._prepare_backbone()
         if config.tuning == "lora":
-            model._load_adapter(_fetch_adapter(pretrained_model_name_or_path, hub))
+            with explained(pretrained_model_name_or_path, kwargs):
+                model._load_adapter(_fetch_adapter(pretrained_model_name_or_path, hub))
         model.eval()
         # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
         for tensor in (*model.parameters(), *model.buffers()):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .turns import DialogueCache
 logger = logging.get_logger(__name__)
 
 MODALITIES = ("speech", "text")
+_CONTENTS = {"speech": "sound", "text": "words"}
 
 _FIELDS = ("audio", "sampling_rate", "start", "end", "text", "speech_embedding", "text_embedding")
 _OTHER_FIELDS = (
@@ -103,13 +105,18 @@ class ConversationEmotionPipeline(Pipeline):
             raise ValueError(f"encoders must name speech, text or both, got {sorted(unknown)}")
         super().__init__(model, *args, **kwargs)
         self._encoders = dict(encoders or {})
+        for modality, pair in self._encoders.items():
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ValueError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
+            self._check_encoder(modality, *pair, f"encoders['{modality}']")
         self._transcriber = transcriber
         self.model.eval()
 
     def _sanitize_parameters(self, bad_audio: str | None = None, top_k: int | None = None, **unknown):
         if unknown:
             raise TypeError(
-                f"unknown argument '{next(iter(unknown))}'; known are encoders, transcriber, bad_audio, top_k, batch_size, num_workers"
+                f"unknown argument '{next(iter(unknown))}'; known are bad_audio, top_k and batch_size, and where the pipeline is made encoders and "
+                "transcriber"
             )
         if bad_audio not in (None, "error", "missing"):
             raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
@@ -122,12 +129,14 @@ class ConversationEmotionPipeline(Pipeline):
         """One dialogue -> its list; a list of dialogues -> a list of lists; a dataset or any other iterable of dialogues -> an iterator."""
         if _is_dialogue(inputs):
             return super().__call__([inputs], **kwargs)[0]
-        if isinstance(inputs, str | bytes | np.ndarray) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, str | bytes | np.ndarray | torch.Tensor) or not _is_iterable(inputs):
             raise ValueError(
                 f"Expected a dialogue (a list of turns, each a dictionary) or many, got {type(inputs).__name__}. One "
                 'recording: {"audio": path, "segments": [(start, end), ...]}'
             )
         if isinstance(inputs, tuple | list):
+            if not inputs:
+                raise ValueError("No dialogues given, or one without turns")
             return super().__call__(list(inputs), **kwargs)
         return super().__call__((dialogue for dialogue in inputs), **kwargs)
 
@@ -135,9 +144,19 @@ class ConversationEmotionPipeline(Pipeline):
         """One dialogue turn by turn, with a causal model: see [`EmotionStream`]."""
         return EmotionStream(self, **kwargs)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """The model's folder, with the encoders that it has."""
+        super().save_pretrained(save_directory, **kwargs)
+        for modality in filter(self._hears, MODALITIES):
+            if modality in self._encoders or self._stored_encoder(modality)[2]:
+                for part in self._encoder(modality):
+                    part.save_pretrained(os.path.join(save_directory, f"{modality}_encoder"))
+
     # What Pipeline asks for
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1 dialogue, got {batch_size}")
         numbered = enumerate(inputs)
         while batch := list(itertools.islice(numbered, batch_size)):
             dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
@@ -154,6 +173,8 @@ class ConversationEmotionPipeline(Pipeline):
     def _forward(
         self, dialogues: list[list[Turn]], bad_audio: str = "error", past: DialogueCache | None = None
     ) -> list[dict[str, Any]]:
+        if past is None:  # of a stream, a later turn may bring what the model takes
+            self._check_given(dialogues)
         turns = [turn for dialogue in dialogues for turn in dialogue]
         vectors, present = self._embed(turns, bad_audio)
         lengths = torch.tensor([len(dialogue) for dialogue in dialogues])
@@ -213,8 +234,7 @@ class ConversationEmotionPipeline(Pipeline):
         waiting = [
             number
             for number, turn in enumerate(turns)
-            if turn.audio is not None
-            and (heard and not present["speech"][number] or self._transcriber is not None and turn.text is None)
+            if turn.audio is not None and (heard and not present["speech"][number] or self._lacks_words(turn))
         ]
         for numbers, sounds in _ahead(lambda some: [self._load(turns[n], bad_audio) for n in some], waiting):
             found = [(number, sound) for number, sound in zip(numbers, sounds, strict=True) if sound is not None]
@@ -225,11 +245,30 @@ class ConversationEmotionPipeline(Pipeline):
         if self._hears("text"):
             words = [(number, turn.text) for number, turn in enumerate(turns) if turn.text is not None]
             self._encode("text", [pair for pair in words if not present["text"][pair[0]]], vectors, present)
-        if not any(there.any() for there in present.values()):
-            raise ValueError(
-                f"{turns[0].name} to {turns[-1].name}: no turn has sound or words that this model ({', '.join(config.experts)}) takes"
-            )
         return vectors, present
+
+    def _check_given(self, dialogues: list[list[Turn]]):
+        heard = {modality for modality in MODALITIES if self._hears(modality)}
+        for dialogue in dialogues:
+            if not any(heard & self._given(turn) for turn in dialogue):
+                name = dialogue[0].name.partition(",")[0]
+                raise ValueError(
+                    f"{name}: no turn has {' or '.join(_CONTENTS[modality] for modality in sorted(heard))}, which this model takes"
+                )
+
+    def _given(self, turn: Turn) -> set[str]:
+        speech = turn.audio is not None or turn.speech_embedding is not None
+        text = turn.text is not None or turn.text_embedding is not None or self._lacks_words(turn)
+        return {name for name, given in (("speech", speech), ("text", text)) if given}
+
+    def _lacks_words(self, turn: Turn) -> bool:
+        """Whether the transcriber is to hear it."""
+        return (
+            self._transcriber is not None
+            and turn.audio is not None
+            and turn.text is None
+            and turn.text_embedding is None
+        )
 
     def _hears(self, modality: str) -> bool:
         return modality in self.model.config.experts or "fusion" in self.model.config.experts
@@ -259,30 +298,37 @@ class ConversationEmotionPipeline(Pipeline):
 
     def _encoder(self, modality: str) -> tuple[UtteranceEncoder, MisterEProcessor]:
         if modality not in self._encoders:
-            config, folder = self.model.config, f"{modality}_encoder"
-            name, hub = config._name_or_path, {"subfolder": folder}
-            if getattr(config, "_commit_hash", None) and not os.path.isdir(name):
-                hub["revision"] = config._commit_hash
-            found = name and cached_file(name, "config.json", **hub, _raise_exceptions_for_missing_entries=False)
+            folder, width = f"{modality}_encoder", getattr(self.model.config, f"{modality}_embedding_dim")
+            name, hub, found = self._stored_encoder(modality)
             if not found:
-                width = getattr(config, f"{modality}_embedding_dim")
                 raise ValueError(
-                    f"The model '{name}' has no {folder}/, so it takes vectors in place of {'sound' if modality == 'speech' else 'words'}: give each "
+                    f"The model '{name}' has no {folder}/, so it takes vectors in place of {_CONTENTS[modality]}: give each "
                     f'turn as {{"{modality}_embedding": vector of {width} numbers}}, or encoders={{"{modality}": (encoder, processor)}}'
                 )
-            encoder = UtteranceEncoder.from_pretrained(name, **hub)
-            if encoder.config.embedding_dim != getattr(config, f"{modality}_embedding_dim"):
-                raise ValueError(
-                    f"'{name}/{folder}' makes vectors of {encoder.config.embedding_dim} numbers, and the model takes "
-                    f"{getattr(config, f'{modality}_embedding_dim')}; the folder holds parts of two checkpoints"
-                )
-            self._encoders[modality] = encoder, MisterEProcessor.from_pretrained(name, **hub)
+            pair = UtteranceEncoder.from_pretrained(name, **hub), MisterEProcessor.from_pretrained(name, **hub)
+            self._check_encoder(modality, *pair, f"'{name}/{folder}'")
+            self._encoders[modality] = pair
         encoder, processor = self._encoders[modality]
         return encoder.to(self.device).eval(), processor
 
+    def _stored_encoder(self, modality: str) -> tuple[str, dict[str, Any], bool]:
+        """Where the encoder beside the model lies, and whether there is one."""
+        name = self.model.config._name_or_path
+        hub = {"subfolder": f"{modality}_encoder", **getattr(self.model, "hub_options", {})}
+        found = name and cached_file(name, "config.json", **hub, _raise_exceptions_for_missing_entries=False)
+        return name, hub, bool(found)
+
+    def _check_encoder(self, modality: str, encoder: UtteranceEncoder, processor: MisterEProcessor, name: str):
+        made, width = encoder.config, getattr(self.model.config, f"{modality}_embedding_dim")
+        if (made.modality, processor.modality, made.embedding_dim) != (modality, modality, width):
+            raise ValueError(
+                f"{name} prepares {_CONTENTS[processor.modality]} and makes vectors of {made.modality} of {made.embedding_dim} numbers; the model takes "
+                f"vectors of {modality} of {width}: they do not belong together"
+            )
+
     def _transcribe(self, pairs: list[tuple[Turn, np.ndarray]]):
-        pairs = [(turn, sound) for turn, sound in pairs if turn.text is None]
-        if self._transcriber is None or not pairs:
+        pairs = [(turn, sound) for turn, sound in pairs if self._lacks_words(turn)]
+        if not pairs:
             return
         if isinstance(self._transcriber, str | os.PathLike):
             from transformers import pipeline
@@ -303,7 +349,7 @@ class EmotionStream:
 
     Args:
         pipeline: with a causal model.
-        bad_audio, top_k: as of the pipeline.
+        bad_audio, top_k: as of the pipeline, by default as it has them.
 
     Raises:
         ValueError: if the model is not causal.
@@ -316,7 +362,9 @@ class EmotionStream:
                 "alone: give it whole dialogues, or train with --model.causal true"
             )
         self._pipeline, self._past = pipeline, DialogueCache()
-        _, self._forward, self._postprocess = pipeline._sanitize_parameters(**kwargs)
+        _, forward, postprocess = pipeline._sanitize_parameters(**kwargs)
+        self._forward = pipeline._forward_params | forward
+        self._postprocess = pipeline._postprocess_params | postprocess
 
     @property
     def num_turns(self) -> int:
@@ -335,6 +383,14 @@ def _is_dialogue(inputs: Any) -> bool:
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
         return not {"segments", "utterances"} & set(inputs[0])
     return False
+
+
+def _is_iterable(inputs: Any) -> bool:
+    try:
+        iter(inputs)  # also what is indexed from 0 on, as transformers' own data sets are
+    except TypeError:
+        return False
+    return True
 
 
 def _turns(inputs: Any, name: str) -> list[Turn]:
@@ -359,8 +415,16 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         )
     segments = recording["segments"]
     if isinstance(segments, str | os.PathLike):
-        segments = read_subtitles(segments)
-    whole = {field: recording[field] for field in ("audio", "sampling_rate") if field in recording}
+        try:
+            segments = read_subtitles(segments)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    if not isinstance(segments, Iterable):
+        raise ValueError(
+            f"{name}: segments must be the path of an SRT or WebVTT file, or a list; got {segments!r:.80}"
+        )
+    # Once for all turns, not once for each.
+    whole = {"audio": _sound(recording["audio"], name), "sampling_rate": recording.get("sampling_rate")}
     turns = []
     for number, segment in enumerate(segments):
         if isinstance(segment, list | tuple) and len(segment) in (2, 3):
@@ -385,17 +449,40 @@ def _turn(given: Mapping[str, Any], name: str) -> Turn:
     if turn.text is not None and not isinstance(turn.text, str):
         raise ValueError(f"{name}: text must be a string or None, got {turn.text!r:.80}")
     turn.text = turn.text if turn.text and turn.text.strip() else None
+    turn.audio = _sound(turn.audio, name)
+    for field in ("sampling_rate", "start", "end"):
+        value = getattr(turn, field)
+        if value is not None and not isinstance(value, Real):
+            raise ValueError(f"{name}: {field} must be a number or None, got {value!r:.80}")
     if turn.audio is None and (turn.start is not None or turn.end is not None) and "utterance_id" not in given:
         raise ValueError(f"{name} has start or end, but no audio")
-    if isinstance(turn.audio, list | torch.Tensor):
-        turn.audio = np.asarray(turn.audio)
     if isinstance(turn.audio, np.ndarray) and turn.sampling_rate is None:
         raise ValueError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
     return turn
 
 
+def _sound(audio: Any, name: str) -> Any:
+    """Lists and tensors as arrays; None where a dictionary of `datasets` is empty."""
+    if isinstance(audio, Mapping) and all(audio.get(part) is None for part in ("path", "bytes", "array")):
+        return None
+    return _array(audio, f"{name}: audio") if isinstance(audio, list | torch.Tensor) else audio
+
+
+def _array(given: Any, name: str) -> np.ndarray:
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.is_floating_point() else given
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array: {error}") from error
+
+
 def _vector(given: Any, width: int, name: str) -> torch.Tensor:
-    vector = torch.as_tensor(np.asarray(given, dtype=np.float32))
+    array = _array(given, name)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
+    vector = torch.from_numpy(array.astype(np.float32))
     if vector.shape != (width,):
         raise ValueError(f"{name} must have shape ({width},), got {tuple(vector.shape)}")
     if not vector.isfinite().all():

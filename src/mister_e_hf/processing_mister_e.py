@@ -284,12 +284,15 @@ class MisterEProcessor:
         """
         hub = {name: value for name, value in hub.items() if name in _HUB_OPTIONS}  # AutoProcessor says more
         path = cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
-        settings = json.loads(Path(path).read_text())
-        if settings.pop("processor_class", None) != cls.__name__:
-            raise OSError(f"'{pretrained_model_name_or_path}' holds the {CONFIG_NAME} of another processor")
-        settings.pop("auto_map", None)
-        # The config.json beside these files is the encoder's, not the backbone's that they belong to.
-        parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
+        try:
+            settings = json.loads(Path(path).read_text())
+            if settings.pop("processor_class", None) != cls.__name__:
+                raise OSError(f"'{path}' is of another processor")
+            settings.pop("auto_map", None)
+            # The config.json beside these files is the encoder's, not the backbone's that they belong to.
+            parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
+        except ValueError as error:  # JSON's own names no file
+            raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {error}") from error
         return cls(**settings, **parts)
 
     @classmethod

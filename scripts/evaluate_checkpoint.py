@@ -1,4 +1,4 @@
-"""Score a checkpoint on a corpus: python scripts/evaluate.py runs/demo --corpus FOLDER"""
+"""Score a checkpoint on a corpus: python scripts/evaluate_checkpoint.py runs/demo --corpus FOLDER"""
 
 import sys
 
