@@ -81,7 +81,7 @@ def _copy_encoder(source: Path, folder: Path, name: str):
         target = folder / name / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path, target)  # one file of many gigabytes is enough
+            os.link(path.resolve(), target)  # one file of many gigabytes is enough; in the cache it is behind a link
         except OSError:
             shutil.copyfile(path, target)
     for path in source.glob("*.py"):
