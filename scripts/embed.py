@@ -1,6 +1,8 @@
 """Make vectors by trained encoders: accelerate launch scripts/embed.py RECIPE --corpus FOLDER --out VECTORS"""
 
-from mister_e_hf.stages import main_embed
+import sys
+
+from mister_e_hf.cli import main
 
 if __name__ == "__main__":
-    main_embed()
+    sys.exit(main(["embed", *sys.argv[1:]]))

@@ -1,6 +1,8 @@
 """Train a recipe, stage 2 or all stages: accelerate launch scripts/train.py hub_configs/mister-e-meld-small.yaml --corpus FOLDER"""
 
-from mister_e_hf.stages import main_train
+import sys
+
+from mister_e_hf.cli import main
 
 if __name__ == "__main__":
-    main_train()
+    sys.exit(main(["train", *sys.argv[1:]]))

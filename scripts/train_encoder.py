@@ -1,6 +1,8 @@
 """Train an encoder of stage 1: accelerate launch scripts/train_encoder.py RECIPE --modality text --corpus FOLDER"""
 
-from mister_e_hf.stages import main_train_encoder
+import sys
+
+from mister_e_hf.cli import main
 
 if __name__ == "__main__":
-    main_train_encoder()
+    sys.exit(main(["train-encoder", *sys.argv[1:]]))

@@ -78,7 +78,12 @@ print("\\n" + json.dumps([status, sorted(heavy & set(sys.modules))]))
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--help"], ["corpus", "--version"]),
+        (
+            ["--help"],
+            ["corpus", "train", "embed", "evaluate", "predict", "plot", "push", "convert", "doctor", "--version"],
+        ),
+        (["train", "--help"], ["--seeds", "--output_dir", "--field value", "--debug"]),
+        (["predict", "--help"], ["--segments", "--model", "--transcriber"]),
         (["corpus", "--help"], ["iemocap", "meld", "mosi", "folder"]),
         (["corpus", "folder", "--help"], ["--columns", "--split_shares", "--bad_audio", "--push_to_hub", "--debug"]),
         (["--version"], [mister_e_hf.__version__]),
@@ -108,6 +113,7 @@ def test_help_is_quick_and_loads_nothing_heavy(tmp_path, words, expected):
         (["corpus"], "arguments are required: CORPUS"),
         (["copus"], "invalid choice: 'copus'"),
         (["corpus", "ravdess"], "invalid choice: 'ravdess'"),
+        (["doctor", "--folder", "x"], "unrecognized arguments: --folder"),
         (["corpus", "folder"], "arguments are required: --data_dir"),
         (["corpus", "folder", "--data_dir", "x", "--bad_audio", "skip"], "invalid choice: 'skip'"),
         (["corpus", "folder", "--data_dir", "x", "--config", "6way"], "unrecognized arguments: --config"),
@@ -311,9 +317,9 @@ def test_input_that_is_wrong(tmp_path, monkeypatch, run, words, message):
 @pytest.mark.parametrize(
     ("raised", "status", "line"),
     [
-        (KeyError("b"), 1, "error: KeyError: 'b'"),
-        (RuntimeError(), 1, "error: RuntimeError: RuntimeError"),
-        (MemoryError("no\n  memory"), 1, "error: MemoryError: no memory"),
+        (KeyError("b"), 1, "error: KeyError: 'b' (--debug shows where)"),
+        (RuntimeError(), 1, "error: RuntimeError: RuntimeError (--debug shows where)"),
+        (MemoryError("no\n  memory"), 1, "error: MemoryError: no memory (--debug shows where)"),
         (ValueError(), 2, "error: ValueError"),
         (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
         (BrokenPipeError(32, "Broken pipe"), 2, "error: [Errno 32] Broken pipe"),  # of no output of ours
@@ -335,7 +341,8 @@ def test_the_cause_of_an_unexpected_error_is_told(calls, monkeypatch, run):
         raise RuntimeError("It broke") from OSError("disk full")
 
     monkeypatch.setattr(summary, "summarize", fail)
-    assert run("corpus", "folder", "--data_dir", calls)[2] == "error: RuntimeError: It broke (OSError: disk full)\n"
+    told = run("corpus", "folder", "--data_dir", calls)[2]
+    assert told == "error: RuntimeError: It broke (OSError: disk full) (--debug shows where)\n"
 
 
 def test_out_that_holds_something_else_is_refused_before_the_corpus_is_read(tmp_path, run):

@@ -14,12 +14,11 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mister_e_hf import DialogueCollator, DialogueVectors, Recipe
+from mister_e_hf import DialogueCollator, DialogueVectors, Recipe, cli
 from mister_e_hf.calibration import fit_temperature
 from mister_e_hf.corpora.demo import LABELS, demo_corpus, write_demo_corpus
 from mister_e_hf.experiment import format_results, run_experiment, run_seeds, score, summarize
 from mister_e_hf.metrics import emotion_scores, expected_calibration_error
-from mister_e_hf.stages import main_train as main
 from mister_e_hf.training import softmax
 
 ROOT = Path(__file__).parents[1]
@@ -183,9 +182,15 @@ def test_zeros_are_left_out_of_the_second_scoring():
 )
 def test_mistakes_end_in_one_clear_line_before_training(words, message, demo_folder, tmp_path, capsys):
     corpus = [] if "--corpus" in words else ["--corpus", str(demo_folder)]
-    with pytest.raises(SystemExit) as exit_:
-        main([str(ROOT / "hub_configs" / "demo.yaml"), *corpus, *words, "--output_dir", str(tmp_path / "run")])
-    assert exit_.value.code == 2
+    command = [
+        "train",
+        str(ROOT / "hub_configs" / "demo.yaml"),
+        *corpus,
+        *words,
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    assert cli.main(command) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and message in error and "\n" not in error
     assert not (tmp_path / "run").exists()

@@ -125,18 +125,17 @@ def test_vectors_are_those_of_the_encoders_in_the_folder(run):
 def test_what_is_done_is_not_done_again(run):
     files = [*run.rglob("results.json"), *run.rglob("*.safetensors")]
     before = {path: path.stat().st_mtime_ns for path in files}
-    stages.main_train(words(run))
+    assert cli.main(["train", *words(run)]) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == before and len(before) > 6
 
 
 def test_vectors_made_one_stage_after_another_bring_their_encoders_along(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run / "encoders", folder / "encoders")
-    stages.main_embed(
-        [*words(run)[:3], "--output_dir", str(folder), *words(run)[5:], "--out", str(tmp_path / "vectors")]
-    )
+    embed = [*words(run)[:3], "--output_dir", str(folder), *words(run)[5:], "--out", str(tmp_path / "vectors")]
+    assert cli.main(["embed", *embed]) == 0
     command = [str(RECIPE), "--corpus", str(tmp_path / "vectors"), "--output_dir", str(folder), *SHORT]
-    stages.main_train([*command, "--text_embedding_dim", "7"])  # of a recipe for other vectors
+    assert 0 == cli.main(["train", *command, "--text_embedding_dim", "7"])  # of a recipe for other vectors
     assert (folder / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     for modality in ("speech", "text"):
         weights = f"{modality}_encoder/model.safetensors"
@@ -147,13 +146,13 @@ def test_vectors_of_other_encoders_bring_none_along(run, tmp_path):
     folder = shutil.copytree(run / "encoders", tmp_path / "run" / "encoders").parent
     for results in folder.rglob("results.json"):
         results.write_text(results.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
-    stages.main_train([str(RECIPE), "--corpus", str(run / "vectors"), "--output_dir", str(folder), *SHORT])
+    assert 0 == cli.main(["train", str(RECIPE), "--corpus", str(run / "vectors"), "--output_dir", str(folder), *SHORT])
     assert (folder / "model.safetensors").is_file() and not list(folder.glob("*_encoder"))
 
 
 def test_a_corpus_of_vectors_trains_stage_2_alone(run, tmp_path):
     command = [str(RECIPE), "--corpus", str(run / "vectors"), "--output_dir", str(tmp_path / "run"), *SHORT]
-    stages.main_train(command)
+    assert cli.main(["train", *command]) == 0
     assert not (tmp_path / "run" / "encoders").exists() and not (tmp_path / "run" / "text_encoder").exists()
     assert (tmp_path / "run" / "results.json").is_file()
 

@@ -1,19 +1,16 @@
 """All stages in turn: encoders, their vectors, the conversation model; what is done already is not done again."""
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import PartialState
 
 from .embedding import RECORD, embed_corpus
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
-from .experiment import format_results, run_experiment, run_seeds, summarize
+from .experiment import run_experiment, run_seeds, summarize
 from .recipe import Recipe
 from .run_folder import read_results
 from .utterances import load_dialogues
@@ -102,94 +99,3 @@ def _makers(vectors: str, output_dir: Path) -> list[str]:
         for modality, fingerprint in made.items()
         if (results := read_results(encoder_folder(output_dir, modality))) and results["fingerprint"] == fingerprint
     ]
-
-
-# The commands behind scripts/ and `mister-e`
-
-
-def main_train(words: Sequence[str] | None = None):
-    """`mister-e train` and scripts/train.py"""
-    parser = _parser("Train a recipe: encoders and vectors where it names them, then MiSTER-E.", seeds=True)
-    _run(
-        parser,
-        words,
-        lambda recipe, output_dir, known: print_once(
-            format_results(train(recipe, output_dir, known.seeds)), output_dir
-        ),
-    )
-
-
-def main_train_encoder(words: Sequence[str] | None = None):
-    """scripts/train_encoder.py"""
-    parser = _parser("Train one encoder of stage 1.")
-    parser.add_argument("--modality", choices=MODALITIES, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-
-    def run(recipe: Recipe, output_dir: Path, known: argparse.Namespace):
-        folder = encoder_folder(output_dir, known.modality)
-        results = train_encoder(recipe, known.modality, folder, known.seed)
-        scores = {
-            split: f"{100 * results[split]['weighted_f1']:.2f}" for split in ("validation", "test") if split in results
-        }
-        print_once("weighted F1: " + ", ".join(f"{split} {score}" for split, score in scores.items()), folder)
-
-    _run(parser, words, run)
-
-
-def main_embed(words: Sequence[str] | None = None):
-    """`mister-e embed` and scripts/embed.py"""
-    parser = _parser("Make the vectors of a corpus by trained encoders.")
-    parser.add_argument("--out", help="where the vectors go; by default OUTPUT_DIR/vectors")
-    parser.add_argument(
-        "--bad_audio",
-        choices=["error", "missing"],
-        default="error",
-        help="sound that cannot be used: stop, or go without it",
-    )
-    parser.add_argument("--num_workers", type=int, default=0, help="processes that decode sound ahead of the model")
-    parser.add_argument("--token_budget", type=int, default=8192, help="largest batch of text, in tokens")
-    parser.add_argument("--second_budget", type=float, default=120.0, help="largest batch of sound, in seconds")
-    parser.add_argument(
-        "--dtype",
-        choices=["float32", "bfloat16", "float16"],
-        help="of the computation (default: bfloat16 on a GPU made for it)",
-    )
-
-    def run(recipe: Recipe, output_dir: Path, known: argparse.Namespace):
-        options = {
-            name: getattr(known, name) for name in ("bad_audio", "num_workers", "token_budget", "second_budget")
-        }
-        folder = embed(recipe, output_dir, known.out, dtype=known.dtype and getattr(torch, known.dtype), **options)
-        print_once("vectors", folder)
-
-    _run(parser, words, run)
-
-
-def _parser(description: str, seeds: bool = False) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog="Every further --field value overrides the recipe's, e.g. --learning_rate 1e-4 --text_encoder.tuning full.",
-    )
-    parser.add_argument(
-        "recipe",
-        help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1",
-    )
-    parser.add_argument("--output_dir", default=None, help="where the run goes; by default runs/NAME-OF-THE-RECIPE")
-    if seeds:
-        parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
-    return parser
-
-
-def _run(parser: argparse.ArgumentParser, words: Sequence[str] | None, run):
-    known, overrides = parser.parse_known_args(words)
-    try:
-        recipe = Recipe.load(known.recipe, overrides)
-        run(recipe, Path(known.output_dir or Path("runs") / Path(known.recipe).stem), known)
-    except (ValueError, FileNotFoundError) as error:
-        parser.exit(2, f"error: {error}\n")
-
-
-def print_once(text: str, folder: str | Path):
-    """By one process alone."""
-    if PartialState().is_main_process:
-        print(f"{text}\nin {folder}", file=sys.stdout)
