@@ -1,5 +1,6 @@
 """One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
+from sklearn.metrics import confusion_matrix
 from transformers import set_seed
 
 from .calibration import fit_temperature
+from .confusion import confusion_figure
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
 from .modeling_mister_e import MisterEModel
@@ -94,6 +97,7 @@ def run_experiment(
         write_atomically(
             output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
         )
+        _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
         save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
         write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
@@ -153,6 +157,12 @@ def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> d
     }
 
 
+def _draw(confusion: list[list[int]], label_names: list[str], path: Path):
+    """For the card; without matplotlib it goes without."""
+    if importlib.util.find_spec("matplotlib"):
+        write_atomically(path, lambda partial: confusion_figure(confusion, label_names).savefig(partial, format="png"))
+
+
 def _calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
     scored = data.labels != IGNORE_INDEX
@@ -165,7 +175,7 @@ def _calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
 
 def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
     """
-    Scores of the mixture, with intervals, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
+    Scores of the mixture, with intervals and its confusion matrix, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
     given with the turns left out whose score is zero or missing, as `... without zeros`.
     """
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
@@ -178,7 +188,11 @@ def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names
         for name, probabilities in predictions.items():
             if name != "gate_weights":
                 scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
-        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, predictions["mixture"], dialogues)
+        mixture, scored = predictions["mixture"], labels != IGNORE_INDEX
+        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, mixture, dialogues)
+        classes = range(len(label_names))
+        counts = confusion_matrix(labels[scored], mixture[scored].argmax(-1), labels=classes)
+        scores[f"mixture{suffix}"]["confusion"] = counts.tolist()
     return scores
 
 

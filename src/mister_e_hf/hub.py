@@ -14,7 +14,15 @@ from transformers import PreTrainedModel
 from .model_card import REPOSITORY, model_card
 
 # Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
-PUSHED_FILES = ["config.json", "model.safetensors", "*.py", "README.md", "training.yaml", "results.json"]
+PUSHED_FILES = [
+    "config.json",
+    "model.safetensors",
+    "*.py",
+    "README.md",
+    "training.yaml",
+    "results.json",
+    "confusion.png",
+]
 # Of an encoder: its code stands once, beside stage 2's, where remote code is looked up.
 ENCODER_FILES = [
     "config.json",
@@ -62,7 +70,8 @@ def save_checkpoint(
     model.save_pretrained(unfinished)
     if recipe is not None:
         (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    card = model_card(model, recipe or {}, results or {}, list(encoders or ()))
+    has_picture = (folder / "confusion.png").is_file()
+    card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_picture)
     (unfinished / "README.md").write_text(str(card))
     for modality, source in (encoders or {}).items():
         _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
@@ -138,10 +147,11 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
         recipe, results, encoders = None, None, {}
         if source is not None and (source / "training.yaml").is_file():
             recipe = yaml.safe_load((source / "training.yaml").read_text())
-        if source is not None and (source / "results.json").is_file():
-            shutil.copyfile(source / "results.json", Path(folder) / "results.json")
-            results = json.loads((source / "results.json").read_text())
         if source is not None:
+            for name in {"results.json", "confusion.png"} & {path.name for path in source.iterdir()}:
+                shutil.copyfile(source / name, Path(folder) / name)
+            if (source / "results.json").is_file():
+                results = json.loads((source / "results.json").read_text())
             encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
         return push_checkpoint(folder, repo_id, *options)
@@ -152,5 +162,5 @@ def _source(model: PreTrainedModel) -> Path | None:
     name = model.config._name_or_path
     if not name or Path(name).is_dir():
         return Path(name) if name else None
-    files = ["training.yaml", "results.json", *(f"{encoder}/*" for encoder in _ENCODERS)]
+    files = ["training.yaml", "results.json", "confusion.png", *(f"{encoder}/*" for encoder in _ENCODERS)]
     return Path(snapshot_download(name, allow_patterns=files, **getattr(model, "hub_options", {})))

@@ -26,8 +26,13 @@ _CITATION = """@article{dutta2026mistere,
 }"""
 
 
-def model_card(model: PreTrainedModel, recipe: dict, results: dict, encoders: Sequence[str] = ()) -> ModelCard:
-    """The card of a model and of its encoders of these modalities, from its recipe and its results as `results.json` holds them."""
+def model_card(
+    model: PreTrainedModel, recipe: dict, results: dict, encoders: Sequence[str] = (), has_picture: bool = False
+) -> ModelCard:
+    """
+    The card of a model and of its encoders of these modalities, from its recipe and its results as `results.json` holds them; where `confusion.png`
+    lies beside it, with that.
+    """
     config, corpus = model.config, recipe.get("corpus", {}).get("name") or "custom"
     licence, about = next((found for name, found in _LICENCES.items() if name in corpus.lower()), (None, None))
     data = ModelCardData(
@@ -44,7 +49,8 @@ def model_card(model: PreTrainedModel, recipe: dict, results: dict, encoders: Se
         f"{model.num_parameters():,} parameters.",
         "## Use": "\n\n".join([_use(config, encoders), *(_encoder_use(name, recipe) for name in encoders)]),
         "## Data": f"{corpus}. " + (about or "Its licence holds for this model, too."),
-        "## Results": _results(results),
+        "## Results": _results(results)
+        + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_picture else ""),
         "## Training": _training(recipe, results),
         "## Limits and fair use": "Emotions are what annotators agreed on, not what people feel. The scores hold for dialogues like those it was trained on, "
         "in their language and culture. It must not be used to judge people, nor in hiring, policing, insurance or care: the EU AI Act forbids emotion recognition "
