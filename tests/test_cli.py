@@ -80,7 +80,19 @@ print("\\n" + json.dumps([status, sorted(heavy & set(sys.modules))]))
     [
         (
             ["--help"],
-            ["corpus", "train", "embed", "evaluate", "predict", "plot", "push", "convert", "doctor", "--version"],
+            [
+                "corpus",
+                "train",
+                "embed",
+                "evaluate",
+                "predict",
+                "plot",
+                "serve",
+                "push",
+                "convert",
+                "doctor",
+                "--version",
+            ],
         ),
         (["train", "--help"], ["--seeds", "--output_dir", "--field value", "--debug"]),
         (["predict", "--help"], ["--segments", "--model", "--transcriber"]),

@@ -68,7 +68,10 @@ def test_corpus_from_the_hub_to_a_pushed_checkpoint(tmp_path):
         push = ["--push_to_hub", "--hub_model_id", "org/demo", "--disable_tqdm"]
         python("scripts/train.py", "hub_configs/demo.yaml", *words, *push)
         pushed = set(hub.files("org/demo")) - {".gitattributes"}
-        assert pushed - {"confusion.png"} == CHECKPOINT | {"training.yaml", "results.json"}  # the picture needs matplotlib
+        assert pushed - {"confusion.png"} == CHECKPOINT | {
+            "training.yaml",
+            "results.json",
+        }  # the picture needs matplotlib
         card = hub.read("org/demo", "README.md").decode()
         assert 'from_pretrained("org/demo"' in card
         assert "| mixture |" in card and "None recorded." not in card

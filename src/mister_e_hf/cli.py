@@ -182,6 +182,13 @@ def _add_use(commands, debug: argparse.ArgumentParser):
     plot.add_argument("--out", help="picture, .png, .svg or .pdf (default: the lines' name with .png)")
     plot.add_argument("--dialogue", help="which one, where there are several (default: the first)")
     plot.set_defaults(run=_plot)
+    serve = commands.add_parser("serve", parents=[checkpoint], help="a page in the browser, on this machine")
+    serve.add_argument("model", help="checkpoint folder, or its id on the Hub")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=7860, help="(default: 7860)")
+    serve.add_argument("--transcriber", help="recognition model for turns without words")
+    serve.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    serve.set_defaults(run=_serve)
     evaluate = commands.add_parser("evaluate", parents=[checkpoint], help="score a checkpoint on a corpus")
     evaluate.add_argument("model", help="checkpoint folder, or its id on the Hub")
     evaluate.add_argument("--corpus", help="vectors, or sound and words (default: what it was trained on)")
@@ -231,6 +238,13 @@ def _plot(arguments: argparse.Namespace):
 
     path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
     _say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}")
+
+
+def _serve(arguments: argparse.Namespace):
+    from .serve import serve
+
+    options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
+    serve(arguments.model, arguments.host, arguments.port, **options)
 
 
 def _evaluate(arguments: argparse.Namespace):

@@ -13,13 +13,14 @@ _INCHES, _DPI = 11.0, 150
 _CHARACTER, _LINE = 0.085, 0.13  # inches that a letter of the size used is wide, and high
 
 
-def timeline_figure(turns: Sequence[Mapping[str, Any]]):
+def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
     r"""
     Draw one dialogue.
 
     Args:
         turns: what the pipeline gives for a dialogue, where known with `start` and `end` in seconds. Where every turn has them the axis is time, else the
             number of the turn.
+        first: number of the first turn.
 
     Returns:
         a `matplotlib.figure.Figure`. A bar is as high as its emotion is probable; words stand where they fit.
@@ -35,7 +36,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]]):
         raise ImportError("A picture needs matplotlib: pip install 'mister-e-hf[plot]'") from None
     _check(turns)
     timed = all(turn.get("start") is not None and turn.get("end") is not None for turn in turns)
-    starts = [turn["start"] if timed else number - 0.5 for number, turn in enumerate(turns)]
+    starts = [turn["start"] if timed else number - 0.5 for number, turn in enumerate(turns, first)]
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
     labels, experts = (
         sorted({label for turn in turns for label in (*turn["scores"], turn["label"])}),

@@ -1,0 +1,339 @@
+"""A page in the browser: turns in, their emotions out as a picture and a table. `mister-e serve` shows it on this machine alone."""
+
+import base64
+import html
+import io
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import logging, pipeline
+
+from .configuration_mister_e import TASK
+from .subtitles import SUBTITLES, read_subtitles
+from .timeline import timeline_figure
+
+if TYPE_CHECKING:
+    import gradio
+
+logger = logging.get_logger(__name__)
+
+COLUMNS = ("words", "start", "end", "recording")
+_KEPT = 3600  # seconds that an uploaded recording is kept at most
+_ABOUT = f"""# Emotions of a conversation
+
+Write a row per turn, or choose a recording with its subtitles, and press **Name the emotions**. No speaker is asked for.
+
+**What it must not be used for:** to judge people. What it says are guesses about how something was said, and often wrong. Do not decide by it about anyone's
+work, schooling, credit, health, asylum or guilt. The EU AI Act forbids to infer people's emotions at work and in school, but for medical or safety
+reasons. Tell those whom you record, and ask them.
+
+Words and sound go to the machine that runs this page and nowhere else. Recordings are deleted there {_KEPT // 60} minutes after they came, and when the page ends.
+"""
+_HOW = """A turn needs words or sound.
+
+- One recording of all: choose it below, and give each turn its start and end in seconds, or choose subtitles, which fill the table.
+- A recording per turn: choose them all below in the order of the turns; their names go to the column *recording*."""
+_CSS = """
+.mister-e-scroll { overflow-x: auto; max-width: 100%; }
+.mister-e-scroll img { width: 100%; min-width: 640px; background: white; }
+.mister-e-scroll table { border-collapse: collapse; }
+.mister-e-scroll :is(th, td) { padding: 0.3em 0.7em; text-align: left; border-bottom: 1px solid #8888; }
+.mister-e-scroll caption { text-align: left; font-weight: bold; padding: 0.5em 0; }
+.mister-e-error { border: 2px solid #D55E00; border-radius: 4px; padding: 0.6em 0.8em; overflow-wrap: anywhere; }
+:is(button, a, input, td, [tabindex]):focus-visible { outline: 3px solid #0072B2 !important; outline-offset: 1px; }
+"""
+
+# Gradio calls every upload button the same, which tells one who hears the page nothing.
+_NAME_UPLOADS = """() => {
+    const name = () => document.querySelectorAll("#recordings, #subtitles").forEach(box => {
+        box.querySelector("button[aria-label^='Click']")?.setAttribute("aria-label", "Choose " + box.id);
+    });
+    name();
+    new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}"""
+
+
+def build_page(recogniser) -> "gradio.Blocks":
+    r"""
+    The page around a pipeline; `serve` shows it.
+
+    Args:
+        recogniser ([`ConversationEmotionPipeline`]): what names the emotions. With a transcriber it also fills in missing words.
+
+    Raises:
+        ImportError: without gradio, with what to install.
+    """
+    gr = _gradio()
+    with gr.Blocks(title="Emotions of a conversation", analytics_enabled=False, delete_cache=(60, _KEPT)) as page:
+        gr.Markdown(_ABOUT)
+        gr.Markdown(_HOW)
+        with gr.Row():
+            recordings = gr.File(
+                label="Recordings (optional)", file_count="multiple", height=140, elem_id="recordings"
+            )
+            subtitles = gr.File(
+                label="Subtitles, SRT or WebVTT (optional)",
+                file_types=list(SUBTITLES),
+                height=140,
+                elem_id="subtitles",
+            )
+        table = gr.Dataframe(
+            [[""] * len(COLUMNS)] * 3,
+            headers=list(COLUMNS),
+            type="array",
+            label="Turns; start and end in seconds",
+            interactive=True,
+            wrap=True,
+            column_widths=["40%", "15%", "15%", "20%"],
+            show_row_numbers=True,
+            elem_id="turns",
+        )
+        add = gr.Button("Add a turn", elem_id="add")
+        press = gr.Button("Name the emotions", variant="primary", elem_id="press")
+        trouble = gr.HTML(elem_id="trouble")
+        result = gr.HTML(elem_id="result")
+
+        def told(work):
+            """Errors are shown on the page, never as a traceback."""
+
+            def run(*given):
+                try:
+                    return *work(*given), ""
+                except (ValueError, OSError) as error:
+                    return *(gr.skip() for _ in range(2)), _alert(str(error))
+                except Exception as error:
+                    logger.exception("The page failed")
+                    return *(gr.skip() for _ in range(2)), _alert(
+                        f"This should not happen: {type(error).__name__}: {error}"
+                    )
+
+            return run
+
+        def name_emotions(rows, paths):
+            rows, shown = emotions(recogniser, rows, paths or [])
+            return rows, shown
+
+        page.load(js=_NAME_UPLOADS)
+        both = [table, result, trouble]
+        press.click(told(name_emotions), [table, recordings], both, api_name="emotions")
+        add.click(lambda rows: [*rows, [""] * len(COLUMNS)], table, table, api_visibility="private")
+        subtitles.upload(told(lambda path: (subtitle_rows(path), "")), subtitles, both, api_visibility="private")
+        recordings.upload(
+            told(lambda rows, paths: (name_recordings(rows, paths), "")),
+            [table, recordings],
+            both,
+            api_visibility="private",
+        )
+    return page
+
+
+def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any):
+    r"""
+    Show the page until it is interrupted.
+
+    Args:
+        model: checkpoint folder, or its id on the Hub.
+        host: address to listen at. `0.0.0.0` lets every machine in the network use the page, and nothing asks for a password.
+        port: where to listen.
+        options: of the pipeline, such as `transcriber`, `device` and `revision`; None is left out.
+
+    Raises:
+        ImportError: without gradio or matplotlib, with what to install.
+        ValueError: for a port that is none.
+        OSError: if the port is taken; if there is no such model.
+    """
+    if not 0 < port < 65536:
+        raise ValueError(f"port must be a number from 1 to 65535, got {port}")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = (
+            folder  # uploads: gone with the page. Some of gradio reads it when it is imported
+        )
+        gr = _gradio()
+        options = {name: value for name, value in options.items() if value is not None}
+        page = build_page(pipeline(TASK, model=str(model), **options))
+        page.launch(
+            server_name=host,
+            server_port=port,
+            theme=_theme(gr),
+            css=_CSS,
+            share=False,
+            quiet=True,
+            footer_links=[],
+            run_history=False,  # which would keep in the browser what was given
+            enable_monitoring=False,
+            ssr_mode=False,
+            prevent_thread_lock=True,
+        )
+        print(f"The page is at {page.local_url} until it is interrupted", flush=True)
+        page.block_thread()
+
+
+def emotions(recogniser, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[list[str]], str]:
+    r"""
+    What the button does.
+
+    Args:
+        rows: the table, four cells a row as in `COLUMNS`; empty rows are no turns.
+        paths: of the uploaded recordings.
+
+    Returns:
+        the table's turns, with the words that were transcribed; the answer as HTML.
+
+    Raises:
+        ValueError: naming the turn as the table counts them, from 1.
+    """
+    turns, rows = page_turns(rows, paths)
+    times = [(turn.get("start"), turn.get("end")) for turn in turns]
+    for turn in turns:
+        if "audio" not in turn:  # then the times are the picture's alone
+            turn.pop("start", None), turn.pop("end", None)
+    try:
+        found = recogniser(turns)
+    except (ValueError, OSError) as error:
+        raise ValueError(_for_readers(str(error), paths)) from error
+    rows = [[one.get("text") or row[0], *row[1:]] for one, row in zip(found, rows, strict=True)]
+    return rows, _picture(found, times) + _table(found, rows)
+
+
+def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """
+    The turns of the table as the pipeline takes them, and their rows; see [`emotions`].
+
+    Raises:
+        ValueError: naming the turn, as the table counts those that are not empty, from 1.
+    """
+    recordings = {Path(path).name: path for path in paths}
+    if len(recordings) < len(paths):
+        raise ValueError("Two recordings have the same name; rename one and choose them again")
+    if gone := [name for name, path in recordings.items() if not Path(path).is_file()]:
+        raise ValueError(f"The recording {gone[0]} was deleted after {_KEPT // 60} minutes; choose it again")
+    rows = [[_cell(cell) for cell in row] for row in rows]
+    rows = [row for row in rows if any(row)] or ([[""] * len(COLUMNS)] if len(paths) == 1 else [])
+    if not rows:
+        raise ValueError("There is no turn yet: write its words into the table, or choose a recording")
+    named = {row[3] for row in rows}
+    shared = next(iter(recordings)) if len(recordings) == 1 and not named & set(recordings) else None
+    turns, used = [], set()
+    for number, (words, start, end, name) in enumerate(rows, start=1):
+        turn: dict[str, Any] = {"text": words or None}
+        for field, given in {"start": start, "end": end}.items():
+            if given:
+                turn[field] = _seconds(given, f"Turn {number}: {field}")
+        if len(turn) == 2:
+            raise ValueError(f"Turn {number} has a start or an end alone: give both, in seconds, or none")
+        if len(turn) == 3 and turn["end"] <= turn["start"]:
+            raise ValueError(f"Turn {number} ends at {end} s, and starts at {start} s")
+        if name and name not in recordings:
+            have = ", ".join(recordings) or "none"
+            raise ValueError(f"Turn {number}: no recording is called {name!r}; chosen are: {have}")
+        if not name and shared and (start or len(rows) == 1):
+            name = shared
+        if name:
+            turn["audio"] = recordings[name]
+            used.add(name)
+        elif not words:
+            raise ValueError(f"Turn {number} has neither words nor a recording: give one, or empty the row")
+        turns.append(turn)
+    if unused := [name for name in recordings if name not in used]:
+        raise ValueError(
+            f"The recording {unused[0]} belongs to no turn: give turns their start and end in it, write its name into the column 'recording', "
+            "or remove it"
+        )
+    return turns, rows
+
+
+def subtitle_rows(path: str) -> list[list[str]]:
+    """
+    The table's rows for an SRT or WebVTT file.
+
+    Raises:
+        ValueError: as of [`read_subtitles`].
+    """
+    try:
+        cues = read_subtitles(path)
+    except ValueError as error:
+        raise ValueError(_for_readers(str(error), [path])) from error
+    return [[cue["text"] or "", f"{cue['start']:g}", f"{cue['end']:g}", ""] for cue in cues]
+
+
+def name_recordings(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> list[list[str]]:
+    """The table's rows with several recordings' names beside the turns in order, and rows of their own where there are more. One recording is that of all."""
+    rows = [[_cell(cell) for cell in row] for row in rows]
+    if len(paths) < 2:
+        return rows
+    named = {row[3] for row in rows}
+    waiting = [name for name in (Path(path).name for path in paths) if name not in named]
+    for row in rows:
+        if waiting and not row[1] and not row[3]:
+            row[3] = waiting.pop(0)
+    return rows + [["", "", "", name] for name in waiting]
+
+
+def _gradio():
+    try:
+        import gradio
+        import matplotlib  # noqa: F401  (asked for here, not at the first press)
+    except ImportError as error:
+        raise ImportError("The page needs gradio and matplotlib: pip install 'mister-e-hf[serve]'") from error
+    return gradio
+
+
+def _theme(gr):
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from the network
+    dark = {"button_primary_background_fill": "#0B5CAD", "button_primary_background_fill_hover": "#08437E"}
+    return theme.set(**dark, **{f"{name}_dark": colour for name, colour in dark.items()})  # white words stand out
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _seconds(given: str, name: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given):
+        raise ValueError(f"{name} must be seconds, such as 12.5, got {given!r:.80}")
+    return float(given)
+
+
+def _for_readers(message: str, paths: Sequence[str]) -> str:
+    """The pipeline's message with names in place of the paths of uploads, and turns counted from 1."""
+    for path in paths:
+        message = message.replace(str(path), Path(path).name)
+    return re.sub(r"dialogue 0, turn (\d+)", lambda found: f"Turn {int(found[1]) + 1}", message)
+
+
+def _alert(message: str) -> str:
+    return f'<p class="mister-e-error" role="alert"><strong>Not done.</strong> {html.escape(message)}</p>'
+
+
+def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None, float | None]]) -> str:
+    file = io.BytesIO()
+    timed = [one | {"start": start, "end": end} for one, (start, end) in zip(found, times, strict=True)]
+    figure = timeline_figure(timed, first=1)
+    figure.savefig(file, format="png")
+    picture = base64.b64encode(file.getvalue()).decode()
+    return (
+        '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Picture of the emotions; the table below says the same">'
+        f'<img alt="Bars of the turns\' emotions and of the gate weights" src="data:image/png;base64,{picture}"></div>'
+    )
+
+
+def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
+    experts = list(found[0]["gate"])
+    head = "".join(
+        f'<th scope="col">{html.escape(name)}</th>'
+        for name in ("turn", "words", "emotion", "probability", *(f"gate weight of {expert}" for expert in experts))
+    )
+    body = ""
+    for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1):
+        cells = (row[0], one["label"], f"{one['score']:.2f}", *(f"{one['gate'][expert]:.2f}" for expert in experts))
+        body += (
+            f'<tr><th scope="row">{number}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        )
+    return (
+        '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Table of the emotions">'
+        f"<table><caption>Emotions</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
