@@ -1,10 +1,9 @@
-"""The page: what its button does, and, where gradio, selenium and Chromium are, the page in a browser."""
+"""The page of `mister-e serve`: its functions, and the page itself in headless Chromium."""
 
-import contextlib
-import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -14,230 +13,295 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from transformers import pipeline
 
 from mister_e_hf import cli
 from mister_e_hf.corpora import demo_recordings
 from mister_e_hf.demo import run_demo
-from mister_e_hf.serve import build_page, emotions, name_recordings, page_turns, subtitle_rows
+from mister_e_hf.serve import emotions, name_recordings, page_turns, subtitle_rows
 
 ROOT = Path(__file__).parents[1]
+SECTIONS = ("", "speech_encoder.training.", "text_encoder.training.")
+SHORT = tuple(word for s in SECTIONS for word in (f"--{s}num_train_epochs", "1", f"--{s}disable_tqdm"))
 SRT = "1\n00:00:00,100 --> 00:00:00,800\nReally, you said?\n\n2\n00:00:00,900 --> 00:00:01,400\nNever.\n"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("serve") / "run"
-    short = ["--num_train_epochs", "1", "--disable_tqdm"]
-    for modality in ("speech", "text"):
-        short += [
-            f"--{modality}_encoder.training.num_train_epochs",
-            "1",
-            f"--{modality}_encoder.training.disable_tqdm",
-        ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
-        run_demo(folder, ROOT / "hub_configs" / "demo-recordings.yaml", tuple(short))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def recogniser(run):
-    return pipeline("conversation-emotion-recognition", model=str(run))
-
-
 @pytest.fixture
-def recording(tmp_path) -> str:
-    path = tmp_path / "call.wav"
-    soundfile.write(path, 0.2 * np.sin(2 * np.pi * 180 * np.arange(24_000) / 16_000), 16_000)
-    return str(path)
+def sounds(tmp_path) -> list[str]:
+    """Two recordings of a second and a half."""
+    paths = [str(tmp_path / name) for name in ("a.wav", "b.wav")]
+    for number, path in enumerate(paths):
+        soundfile.write(path, 0.2 * np.sin(np.arange(24_000) / (9 + number)), 16_000)
+    return paths
 
 
-def test_rows_become_turns(recording):
-    rows = [["You did what?", "", "", ""], ["", None, None, None], ["Never.", "0.2", "0.9", ""]]
-    turns, kept = page_turns(rows, [recording])
-    assert turns == [
-        {"text": "You did what?"},
-        {"text": "Never.", "start": 0.2, "end": 0.9, "audio": recording},
+# Its functions, with neither gradio nor a model
+
+
+def answer(turns: list[dict]) -> list[dict]:
+    return [
+        {"label": "joy", "score": 0.75, "scores": {"joy": 0.75, "<b>": 0.25}, "gate": {"speech": 0.0, "text": 1.0}}
+        for _ in turns
     ]
-    assert kept == [["You did what?", "", "", ""], ["Never.", "0.2", "0.9", ""]]
-    named = [["a", "", "", "call.wav"], ["b", "", "", ""]]
-    assert [turn.get("audio") for turn in page_turns(named, [recording])[0]] == [recording, None]
-    assert page_turns([], [recording])[0] == [{"text": None, "audio": recording}]
+
+
+def test_words_alone_are_turns_and_empty_rows_are_none():
+    turns, rows = page_turns([["Hi.", "", "", ""], ["", None, "", ""], [" Go. ", "", "", ""]], [])
+    assert turns == [{"text": "Hi."}, {"text": "Go."}]
+    assert rows == [["Hi.", "", "", ""], ["Go.", "", "", ""]]
+
+
+def test_one_recording_is_of_all_turns_with_times(sounds):
+    turns, _ = page_turns([["Hi.", "0.1", "0.5", ""], ["", "0.5", "1", ""], ["So.", "", "", ""]], sounds[:1])
+    assert turns == [
+        {"text": "Hi.", "start": 0.1, "end": 0.5, "audio": sounds[0]},
+        {"text": None, "start": 0.5, "end": 1.0, "audio": sounds[0]},
+        {"text": "So."},
+    ]
+
+
+def test_one_recording_alone_is_a_turn(sounds):
+    assert page_turns([["", "", "", ""]], sounds[:1])[0] == [{"text": None, "audio": sounds[0]}]
+
+
+def test_several_recordings_are_named_beside_their_turns(sounds):
+    rows = name_recordings([["Hi.", "", "", ""]], sounds)
+    assert rows == [["Hi.", "", "", "a.wav"], ["", "", "", "b.wav"]]
+    assert [turn["audio"] for turn in page_turns(rows, sounds)[0]] == sounds
+    assert name_recordings(rows, sounds) == rows
+    assert name_recordings([["Hi.", "", "", ""]], sounds[:1]) == [["Hi.", "", "", ""]]
+
+
+def test_subtitles_become_rows(tmp_path):
+    (tmp_path / "call.srt").write_text(SRT)
+    rows = [["Really, you said?", "0.1", "0.8", ""], ["Never.", "0.9", "1.4", ""]]
+    assert subtitle_rows(str(tmp_path / "call.srt")) == rows
+    (tmp_path / "call.srt").write_text("no cue")
+    with pytest.raises(ValueError, match="^'call.srt' has 0 lines"):
+        subtitle_rows(str(tmp_path / "call.srt"))
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "chosen", "message"),
     [
-        ([["", "", "", ""]], "There is no turn yet"),
-        ([["a", "1", "", ""]], "Turn 1 has a start or an end alone"),
-        ([["a", "2", "1", ""]], "Turn 1 ends at 1 s, and starts at 2 s"),
-        ([["a", "one", "2", ""]], "Turn 1: start must be seconds, such as 12.5, got 'one'"),
-        ([["a", "", "", ""], ["b", "", "", "x.wav"]], "Turn 2: no recording is called 'x.wav'; chosen are: none"),
-        ([["", "1", "2", ""]], "Turn 1 has neither words nor a recording"),
+        ([["", "", "", ""]], 0, "There is no turn yet"),
+        ([["Hi.", "x", "1", ""]], 0, "Turn 1: start must be seconds, such as 12.5, got 'x'"),
+        ([["Hi.", "1", "", ""]], 0, "Turn 1 has a start or an end alone"),
+        ([["Hi.", "", "", ""], ["So.", "2", "1", ""]], 0, "Turn 2 ends at 1 s, and starts at 2 s"),
+        ([["", "1", "2", ""]], 0, "Turn 1 has neither words nor a recording"),
+        ([["Hi.", "", "", "c.wav"]], 2, "no recording is called 'c.wav'; chosen are: a.wav, b.wav"),
+        ([["Hi.", "", "", "a.wav"]], 2, "The recording b.wav belongs to no turn"),
+        ([["Hi.", "", "", ""], ["So.", "", "", ""]], 1, "The recording a.wav belongs to no turn"),
     ],
 )
-def test_rows_that_are_no_turns_are_named(rows, message):
+def test_what_is_no_turn_is_named(sounds, rows, chosen, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        page_turns(rows, [])
+        page_turns(rows, sounds[:chosen])
 
 
-def test_a_recording_that_no_turn_takes_is_named(recording):
-    with pytest.raises(ValueError, match="The recording call.wav belongs to no turn"):
-        page_turns([["a", "", "", ""], ["b", "", "", ""]], [recording])
-    with pytest.raises(ValueError, match="The recording call.wav was deleted"):
-        page_turns([["a", "", "", ""]], [recording.replace("call", "gone/call")])
+def test_recordings_that_cannot_be_told_apart_or_are_gone_are_named(sounds, tmp_path):
+    (tmp_path / "more").mkdir()
+    other = shutil.copy(sounds[0], tmp_path / "more")
+    with pytest.raises(ValueError, match="Two recordings have the same name"):
+        page_turns([["Hi.", "", "", ""]], [sounds[0], str(other)])
+    Path(sounds[0]).unlink()
+    with pytest.raises(ValueError, match="The recording a.wav was deleted after 60 minutes"):
+        page_turns([["Hi.", "", "", ""]], sounds)
 
 
-def test_subtitles_and_names_fill_the_table(tmp_path):
-    (tmp_path / "call.srt").write_text(SRT)
-    assert subtitle_rows(str(tmp_path / "call.srt")) == [
-        ["Really, you said?", "0.1", "0.8", ""],
-        ["Never.", "0.9", "1.4", ""],
-    ]
-    (tmp_path / "bad.srt").write_text("nothing")
-    with pytest.raises(ValueError, match=r"'bad.srt' has 0 lines") as error:
-        subtitle_rows(str(tmp_path / "bad.srt"))
-    assert str(tmp_path) not in str(error.value)
-    assert name_recordings([["a", "", "", ""]], ["/x/1.wav", "/x/2.wav"]) == [
-        ["a", "", "", "1.wav"],
-        ["", "", "", "2.wav"],
-    ]
+def test_the_answer_is_a_picture_and_a_table_in_words():
+    pytest.importorskip("matplotlib", reason="needs the extra `serve`")
+    given = []
+
+    def recogniser(turns):
+        given.extend(turns)
+        return answer(turns)
+
+    rows, shown = emotions(recogniser, [["<i>Hi", "0", "1", ""], ["So.", "1", "2", ""]], [])
+    assert given == [{"text": "<i>Hi"}, {"text": "So."}]  # times without sound are the picture's alone
+    assert rows == [["<i>Hi", "0", "1", ""], ["So.", "1", "2", ""]]
+    assert "data:image/png;base64," in shown and "<i>" not in shown and "&lt;i&gt;Hi" in shown
+    for text in ("<td>joy</td><td>0.75</td><td>0.00</td><td>1.00</td>", "gate weight of speech", 'scope="row">2<'):
+        assert text in shown
 
 
-def test_the_answer_is_the_pipeline_s_in_words_and_as_a_picture(recogniser, recording):
-    pytest.importorskip("matplotlib")
-    rows = [["Really <b>you</b> said?", "0.1", "0.8", ""], ["Never.", "0.9", "1.4", ""]]
-    expected = recogniser(
-        [
-            {"audio": recording, "start": 0.1, "end": 0.8, "text": rows[0][0]},
-            {"audio": recording, "start": 0.9, "end": 1.4, "text": "Never."},
-        ]
-    )
-    kept, shown = emotions(recogniser, rows, [recording])
-    assert kept == rows
-    cells = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", shown)[1:]]
-    for found, one in zip(cells, expected, strict=True):
-        assert found[1:3] == [one["label"], f"{one['score']:.2f}"]
-        assert found[3:] == [f"{weight:.2f}" for weight in one["gate"].values()]
-    assert "&lt;b&gt;you" in shown and "<b>you" not in shown
-    assert shown.count("data:image/png;base64,") == 1 and 'alt="' in shown
+def test_words_that_were_transcribed_come_back_to_be_edited(sounds):
+    pytest.importorskip("matplotlib", reason="needs the extra `serve`")
+    rows, _ = emotions(lambda turns: [one | {"text": "Hello."} for one in answer(turns)], [], sounds[:1])
+    assert rows == [["Hello.", "", "", ""]]
 
 
-def test_what_the_pipeline_refuses_is_told_in_the_table_s_words(recogniser, recording):
-    with pytest.raises(ValueError, match=r"^Turn 2: 'call.wav'") as error:
-        emotions(recogniser, [["a", "0.1", "0.5", ""], ["b", "0.9", "30", ""]], [recording])
-    assert "/" not in str(error.value).replace("'call.wav'", "")
+def test_the_pipelines_errors_name_the_row_and_the_recording(sounds):
+    def recogniser(turns):
+        raise ValueError(f"dialogue 0, turn 1: '{sounds[0]}' is silent")
+
+    with pytest.raises(ValueError, match="^Turn 2: 'a.wav' is silent$"):
+        emotions(recogniser, [["Hi.", "", "", ""], ["", "", "", "a.wav"]], sounds[:1])
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, capsys, run):
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ImportError, match=r"pip install 'mister-e-hf\[serve\]'"):
-        build_page(None)
-    assert cli.main(["serve", str(run)]) == 1
-    assert "pip install 'mister-e-hf[serve]'" in capsys.readouterr().err
-    assert cli.main(["serve", str(run), "--port", "0"]) == 2
-    assert "port must be a number from 1 to 65535" in capsys.readouterr().err
+def test_a_port_that_is_none_is_refused(capsys):
+    assert cli.main(["serve", "nowhere", "--port", "70000"]) == 2
+    assert "port must be a number from 1 to 65535, got 70000" in capsys.readouterr().err
 
 
-# In a browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-PARTS = {"gradio": importlib.util.find_spec("gradio"), "selenium": importlib.util.find_spec("selenium")}
-MISSING = [name for name, part in (PARTS | {"chromium": CHROMIUM, "chromedriver": DRIVER}).items() if not part]
+def test_without_gradio_it_says_what_to_install():
+    code = "import sys; sys.modules['gradio'] = None\nfrom mister_e_hf.serve import build_page\nbuild_page(None)"
+    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "pip install 'mister-e-hf[serve]'" in call.stderr
 
 
-@contextlib.contextmanager
-def page_at(run: Path, home: Path, port: int):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "mister_e_hf.cli", "serve", str(run), "--port", str(port)]
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
+# In the browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A page around a tiny checkpoint."""
+    pytest.importorskip("gradio", reason="needs the extra `serve`")
+    pytest.importorskip("matplotlib", reason="needs the extra `serve`")
+    folder = tmp_path_factory.mktemp("serve")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
+        patch.setenv("HF_HOME", str(folder / "home"))
+        run_demo(folder / "run", ROOT / "hub_configs" / "demo-recordings.yaml", SHORT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "mister_e_hf.cli", "serve", str(folder / "run"), "--port", str(port)]
+    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            assert process.poll() is None and time.monotonic() < deadline, (home / "log").read_text()
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(address, timeout=2)
-                break
-            time.sleep(0.3)
-        yield address
+        wait(lambda: "The page is at" in (folder / "log").read_text() or server.poll() is not None, 90)
+        assert server.poll() is None, (folder / "log").read_text()
+        yield f"http://127.0.0.1:{port}/"
     finally:
-        process.terminate()
-        process.wait(20)
+        server.terminate()
+        server.wait(20)
 
 
 @pytest.fixture
-def browser():
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
+def browser(address):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
+    options.binary_location = chromium
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1400"):
         options.add_argument(word)
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield driver
-    driver.quit()
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    browser.get(address)
+    wait(lambda: len(find(browser, "#turns [data-row]")) >= 4 and find(browser, "[aria-label='Choose recordings']"))
+    time.sleep(1)
+    yield browser
+    browser.quit()
 
 
-def wait_for(look, seconds: float = 40.0):
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(Exception):
-            if found := look():
-                return found
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.2)
+def wait(found, seconds: float = 30):
+    end = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def find(browser, selector: str) -> list:
+    return browser.find_elements("css selector", selector)
+
+
+def text(browser, selector: str) -> str:
+    return find(browser, selector)[0].text
+
+
+def press(browser, *keys: str):
+    from selenium.webdriver import ActionChains
+
+    for key in keys:
+        ActionChains(browser).send_keys(key).pause(0.05).perform()
+
+
+def choose(browser, box: str, *paths: str):
+    find(browser, f"#{box} input[type=file]")[0].send_keys("\n".join(paths))
+    wait(lambda: Path(paths[-1]).name in text(browser, f"#{box}").replace("\n", ""))
+
+
+def go_to(browser, reached):
+    """By the Tab key alone."""
+    for _ in range(20):
+        press(browser, "\ue004")
+        if reached(browser.switch_to.active_element):
+            return
+    raise AssertionError("Tab does not lead there")
+
+
+def in_table(element) -> bool:
+    return "body-cell" in (element.get_attribute("class") or "")
+
+
+ENTER, DOWN = "\ue007", "\ue015"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
-def test_the_page_in_a_browser(run, recording, tmp_path, browser):
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
+def test_two_turns_are_typed_and_named_by_keyboard_alone(browser):
+    go_to(browser, in_table)
+    press(browser, ENTER, *"Really?", ENTER, DOWN, ENTER, *"Calm down.", ENTER)
+    go_to(browser, lambda element: element.text == "Name the emotions")
+    press(browser, ENTER)
+    wait(lambda: find(browser, "#result table"))
+    shown = [
+        [cell.text for cell in row.find_elements("css selector", "th, td")] for row in find(browser, "#result tr")
+    ]
+    assert shown[0][:4] == ["turn", "words", "emotion", "probability"]
+    assert [row[:2] for row in shown[1:]] == [["1", "Really?"], ["2", "Calm down."]]
+    assert all(row[2] and 0 < float(row[3]) <= 1 and row[4] == "0.00" for row in shown[1:])  # nobody was heard
+    assert find(browser, "#result img[alt]") and not text(browser, "#trouble")
+    assert "must not be used for" in text(browser, "body") and "AI Act" in text(browser, "body")
 
+
+@pytest.mark.slow
+def test_a_recording_with_subtitles_is_named_edited_and_named_again(browser, sounds, tmp_path):
     (tmp_path / "call.srt").write_text(SRT)
+    choose(browser, "recordings", sounds[0])
+    choose(browser, "subtitles", str(tmp_path / "call.srt"))
+    wait(lambda: "Really, you said?" in text(browser, "#turns"))
+    find(browser, "#press")[0].click()
+    wait(lambda: find(browser, "#result table"))
+    assert "Never." in text(browser, "#result") and not text(browser, "#trouble")
+    go_to(browser, in_table)
+    press(browser, ENTER, *" Now", ENTER)
+    go_to(browser, lambda element: element.text == "Name the emotions")
+    press(browser, ENTER)
+    wait(lambda: "Really, you said? Now" in text(browser, "#result"))
 
-    def text(name: str) -> str:
-        return browser.find_element(By.ID, name).text
 
-    def press():
-        button = browser.find_element(By.ID, "press")
-        button = button if button.tag_name == "button" else button.find_element(By.TAG_NAME, "button")
-        button.send_keys(Keys.ENTER)  # by keyboard
+@pytest.mark.slow
+def test_errors_are_shown_on_the_page(browser, sounds, tmp_path):
+    find(browser, "#press")[0].click()
+    wait(
+        lambda: "There is no turn yet" in text(browser, "#trouble [role=alert]") if find(browser, "#trouble p") else 0
+    )
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    choose(browser, "recordings", str(tmp_path / "broken.wav"))
+    find(browser, "#press")[0].click()
+    wait(lambda: "Turn 1: 'broken.wav'" in text(browser, "#trouble"))
+    assert "Traceback" not in text(browser, "body") and str(tmp_path) not in text(browser, "body")
 
-    with page_at(run, tmp_path, 7893) as address:
-        browser.get(address)
-        wait_for(lambda: browser.find_element(By.ID, "press"))
-        assert "must not be used for" in browser.find_element(By.TAG_NAME, "body").text
-        press()
-        wait_for(lambda: "There is no turn yet" in text("trouble"))
-        assert "Traceback" not in browser.page_source
 
-        recordings, subtitles = (
-            browser.find_element(By.CSS_SELECTOR, f"#{name} input[type=file]") for name in ("recordings", "subtitles")
-        )
-        recordings.send_keys(recording)
-        wait_for(lambda: "KB" in text("recordings"))  # its size, when it is there
-        subtitles.send_keys(str(tmp_path / "call.srt"))
-        wait_for(lambda: "Never." in text("turns"))
-        press()
-        wait_for(lambda: "Emotions" in text("result") and "gate weight of fusion" in text("result"))
-        assert text("trouble") == ""
-        assert browser.find_element(By.CSS_SELECTOR, "#result img").get_attribute("naturalWidth") != "0"
-        rows = browser.find_elements(By.CSS_SELECTOR, "#result tbody tr")
-        assert [row.text.split()[0] for row in rows] == ["1", "2"]
+@pytest.mark.slow
+def test_it_fits_a_phone_and_asks_nothing_of_the_network(browser, address):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    go_to(browser, in_table)
+    press(browser, ENTER, *"Really, you said so?", ENTER)
+    find(browser, "#press")[0].click()
+    wait(lambda: find(browser, "#result table"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    hosts = set(
+        re.findall(r'"url":"(https?://[^/"]+/)', "".join(one["message"] for one in browser.get_log("performance")))
+    )
+    assert hosts == {address}
 
-        # On a phone the page itself never scrolls sideways.
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        )
-        time.sleep(1)
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
-        # Nothing was asked of any other machine.
-        asked = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-        assert asked and not [name for name in asked if not name.startswith((address, "data:", "blob:"))]
-        browser.save_screenshot(str(tmp_path / "phone.png"))
+
+@pytest.mark.slow
+def test_nothing_but_the_page_is_served(address):
+    page = urllib.request.urlopen(address, timeout=20).read().decode()
+    assert '"analytics_enabled":false' in page.replace(" ", "") and '"run_history":false' in page.replace(" ", "")

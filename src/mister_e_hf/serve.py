@@ -33,7 +33,7 @@ reasons. Tell those whom you record, and ask them.
 
 Words and sound go to the machine that runs this page and nowhere else. Recordings are deleted there {_KEPT // 60} minutes after they came, and when the page ends.
 """
-_HOW = """A turn needs words or sound.
+_HOW = """A turn needs words or sound. In the table, arrow keys move, and Enter begins and ends writing in a cell.
 
 - One recording of all: choose it below, and give each turn its start and end in seconds, or choose subtitles, which fill the table.
 - A recording per turn: choose them all below in the order of the turns; their names go to the column *recording*."""
@@ -73,12 +73,12 @@ def build_page(recogniser) -> "gradio.Blocks":
         gr.Markdown(_HOW)
         with gr.Row():
             recordings = gr.File(
-                label="Recordings (optional)", file_count="multiple", height=140, elem_id="recordings"
+                label="Recordings (optional)", file_count="multiple", height=170, elem_id="recordings"
             )
             subtitles = gr.File(
                 label="Subtitles, SRT or WebVTT (optional)",
                 file_types=list(SUBTITLES),
-                height=140,
+                height=170,
                 elem_id="subtitles",
             )
         table = gr.Dataframe(
@@ -88,7 +88,7 @@ def build_page(recogniser) -> "gradio.Blocks":
             label="Turns; start and end in seconds",
             interactive=True,
             wrap=True,
-            column_widths=["40%", "15%", "15%", "20%"],
+            column_widths=["40%", "16%", "16%", "22%"],
             show_row_numbers=True,
             elem_id="turns",
         )
@@ -104,22 +104,21 @@ def build_page(recogniser) -> "gradio.Blocks":
                 try:
                     return *work(*given), ""
                 except (ValueError, OSError) as error:
-                    return *(gr.skip() for _ in range(2)), _alert(str(error))
+                    return gr.skip(), "", _alert(str(error))
                 except Exception as error:
                     logger.exception("The page failed")
-                    return *(gr.skip() for _ in range(2)), _alert(
-                        f"This should not happen: {type(error).__name__}: {error}"
-                    )
+                    return gr.skip(), "", _alert(f"This should not happen: {type(error).__name__}: {error}")
 
             return run
 
-        def name_emotions(rows, paths):
-            rows, shown = emotions(recogniser, rows, paths or [])
-            return rows, shown
-
         page.load(js=_NAME_UPLOADS)
         both = [table, result, trouble]
-        press.click(told(name_emotions), [table, recordings], both, api_name="emotions")
+        press.click(
+            told(lambda rows, paths: emotions(recogniser, rows, paths or [])),
+            [table, recordings],
+            both,
+            api_name="emotions",
+        )
         add.click(lambda rows: [*rows, [""] * len(COLUMNS)], table, table, api_visibility="private")
         subtitles.upload(told(lambda path: (subtitle_rows(path), "")), subtitles, both, api_visibility="private")
         recordings.upload(
