@@ -56,6 +56,16 @@ _NAME_UPLOADS = """() => {
     new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }"""
 
+# Gradio opens the field of a cell that is typed on, but gives it the keys one frame too late, so that the first letter is lost.
+_FIRST_LETTER = """() => document.addEventListener("keydown", ({ target, key, ctrlKey, metaKey, altKey }) => {
+    if (target.role !== "gridcell" || key.length !== 1 || key === " " || ctrlKey || metaKey || altKey) return;
+    let arrived = false;
+    target.addEventListener("input", () => { arrived = true; }, { once: true });
+    target.addEventListener("focusin", () => setTimeout(() => {
+        if (!arrived) document.execCommand("insertText", false, key);
+    }), { once: true });
+}, true)"""
+
 
 def build_page(recogniser) -> "gradio.Blocks":
     r"""
@@ -112,6 +122,7 @@ def build_page(recogniser) -> "gradio.Blocks":
             return run
 
         page.load(js=_NAME_UPLOADS)
+        page.load(js=_FIRST_LETTER)
         both = [table, result, trouble]
         press.click(
             told(lambda rows, paths: emotions(recogniser, rows, paths or [])),
