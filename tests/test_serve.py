@@ -166,7 +166,12 @@ def address(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "mister_e_hf.cli", "serve", str(folder / "run"), "--port", str(port)]
-    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
+    environment = os.environ | {
+        "HF_HOME": str(folder / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(folder / "temporary"),
+    }
+    (folder / "temporary").mkdir()
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(words, stdout=log, stderr=log, env=environment)
     try:
@@ -176,6 +181,7 @@ def address(tmp_path_factory):
     finally:
         server.terminate()
         server.wait(20)
+    assert not list((folder / "temporary").glob("tmp*"))  # what was uploaded is gone
 
 
 @pytest.fixture

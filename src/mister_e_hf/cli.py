@@ -244,6 +244,7 @@ def _serve(arguments: argparse.Namespace):
     from .serve import serve
 
     options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
     serve(arguments.model, arguments.host, arguments.port, **options)
 
 

@@ -165,19 +165,24 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any)
         gr = _gradio()
         options = {name: value for name, value in options.items() if value is not None}
         page = build_page(pipeline(TASK, model=str(model), **options))
-        page.launch(
-            server_name=host,
-            server_port=port,
-            theme=_theme(gr),
-            css=_CSS,
-            share=False,
-            quiet=True,
-            footer_links=[],
-            run_history=False,  # which would keep in the browser what was given
-            enable_monitoring=False,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-        )
+        try:
+            page.launch(
+                server_name=host,
+                server_port=port,
+                theme=_theme(gr),
+                css=_CSS,
+                share=False,
+                quiet=True,
+                footer_links=[],
+                run_history=False,  # which would keep in the browser what was given
+                enable_monitoring=False,
+                ssr_mode=False,
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            raise OSError(
+                f"Cannot listen at {host}, port {port}; if it is taken, choose another --port ({error})"
+            ) from error
         print(f"The page is at {page.local_url} until it is interrupted", flush=True)
         page.block_thread()
 
