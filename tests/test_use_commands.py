@@ -123,14 +123,17 @@ def test_every_dialogue_of_a_folder_is_predicted_in_order(run, command):
     [
         (("nowhere.wav", "--segments", "{srt}"), "There is no recording, folder or table 'nowhere.wav'"),
         (("{wav}",), "call.wav' is no table"),
+        (("{wav}", "--segments", "{srt}", "--model", "{folder}"), "call' could not be loaded"),
         (("{wav}", "--segments", "nowhere.srt"), "No subtitles at 'nowhere.srt'"),
         (("{wav}", "--segments", "{srt}", "--top_k", "0"), "top_k must be a positive number"),
         (("{wav}", "--segments", "{srt}", "--columns", "emotion"), "--columns expects FIELD=NAME"),
     ],
 )
 def test_predict_names_what_is_wrong(run, command, call, words, message):
-    given = [word.format(wav=call[0], srt=call[1]) for word in words]
-    status, printed, error = command("predict", *given, "--model", run)
+    empty = call[0].with_suffix("")
+    empty.mkdir()
+    given = [word.format(wav=call[0], srt=call[1], folder=empty) for word in words]
+    status, printed, error = command("predict", "--model", run, *given)
     assert (status, printed) == (2, "") and message in error and len(error.splitlines()) == 1
 
 
@@ -171,8 +174,8 @@ def test_evaluate_from_sound_and_words_gives_the_same(run, command, tmp_path):
 
 
 def test_evaluate_names_what_is_wrong(run, command, tmp_path):
-    status, _, error = command("evaluate", tmp_path / "nowhere")
-    assert status == 2 and "nowhere" in error
+    status, _, error = command("evaluate", tmp_path)
+    assert status == 2 and f"no file named model.safetensors found in directory {tmp_path}" in error
     alone = shutil.copytree(
         run, tmp_path / "alone", ignore=shutil.ignore_patterns("*_encoder", "encoders", "demo", "vectors")
     )

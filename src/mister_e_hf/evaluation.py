@@ -50,13 +50,13 @@ def evaluate_checkpoint(
         ValueError: if the corpus does not fit the model, or has sound and words and the checkpoint no encoders.
     """
     hub = {} if revision is None else {"revision": revision}
+    loaded = MisterEModel.from_pretrained(model, **hub)
     recipe = yaml.safe_load(_text(model, "training.yaml", hub) or "{}")
     stored = json.loads(_text(model, "results.json", hub) or "{}")
     settings = CorpusSettings(**recipe.get("corpus", {}))
     source = corpus or settings.path
     if source is None:
         raise ValueError(f"'{model}' does not say what corpus it was trained on; give one by --corpus")
-    loaded = MisterEModel.from_pretrained(model, **hub)
     with tempfile.TemporaryDirectory() as temporary:
         if not holds_vectors(source):
             source = embed_corpus(

@@ -44,7 +44,10 @@ def predict_dialogues(
     if not Path(source).exists():
         raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
     options = {name: value for name, value in options.items() if value is not None}
-    recogniser = transformers.pipeline(TASK, model=str(model), revision=revision, device=device, **options)
+    try:
+        recogniser = transformers.pipeline(TASK, model=str(model), revision=revision, device=device, **options)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The model '{model}' could not be loaded: {error}") from error
     with tempfile.TemporaryDirectory() as cache:
         if segments is not None:
             dialogues = iter([(Path(source).name, [{"audio": str(source)} | cue for cue in read_subtitles(segments)])])
