@@ -2,6 +2,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
@@ -26,6 +27,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]):
 def shared_dir() -> Path:
     """The folder beside the repository with real corpora and reference outputs; for tests marked `shared`."""
     return SHARED
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """What `datasets` reads lies with the test's own files."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture

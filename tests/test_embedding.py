@@ -27,14 +27,11 @@ from mister_e_hf.experiment import run_experiment
 from mister_e_hf.utterances import Utterances, folds_of_dialogues
 from small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SIZES = {"train": 12, "validation": 3, "test": 3}
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
 SHARD = 8  # turns
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture(scope="module")

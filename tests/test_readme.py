@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mister_e_hf.corpora import demo_recordings
-from mister_e_hf.demo import run_demo
+from small_demo import run_small_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -18,12 +17,7 @@ README = (ROOT / "README.md").read_text()
 @pytest.fixture
 def demo_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
-    sections = ("", "speech_encoder.training.", "text_encoder.training.")
-    short = [
-        word for section in sections for word in (f"--{section}num_train_epochs", "1", f"--{section}disable_tqdm")
-    ]
-    run_demo("runs/demo", ROOT / "hub_configs" / "demo-recordings.yaml", tuple(short))
+    run_small_demo("runs/demo")
 
 
 @pytest.fixture

@@ -11,14 +11,9 @@ import pytest
 from mister_e_hf import DialogueFolder, Meld, Recipe
 from mister_e_hf.encoder_experiment import train_encoder
 
-pytestmark = [pytest.mark.shared, pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.usefixtures("own_cache"), pytest.mark.shared, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 TRAINING = {"per_device_eval_batch_size": 64, "use_cpu": True, "disable_tqdm": True, "report_to": "none"}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def read(builder) -> datasets.DatasetDict:

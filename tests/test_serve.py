@@ -15,13 +15,9 @@ import pytest
 import soundfile
 
 from mister_e_hf import cli
-from mister_e_hf.corpora import demo_recordings
-from mister_e_hf.demo import run_demo
 from mister_e_hf.serve import emotions, name_recordings, page_turns, subtitle_rows
+from small_demo import run_small_demo
 
-ROOT = Path(__file__).parents[1]
-SECTIONS = ("", "speech_encoder.training.", "text_encoder.training.")
-SHORT = tuple(word for s in SECTIONS for word in (f"--{s}num_train_epochs", "1", f"--{s}disable_tqdm"))
 SRT = "1\n00:00:00,100 --> 00:00:00,800\nReally, you said?\n\n2\n00:00:00,900 --> 00:00:01,400\nNever.\n"
 
 
@@ -158,10 +154,7 @@ def address(tmp_path_factory):
     pytest.importorskip("gradio", reason="needs the extra `serve`")
     pytest.importorskip("matplotlib", reason="needs the extra `serve`")
     folder = tmp_path_factory.mktemp("serve")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
-        patch.setenv("HF_HOME", str(folder / "home"))
-        run_demo(folder / "run", ROOT / "hub_configs" / "demo-recordings.yaml", SHORT)
+    run_small_demo(folder / "run")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

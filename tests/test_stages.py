@@ -14,20 +14,13 @@ from transformers import AutoModel, AutoProcessor
 
 from loopback_hub import loopback_hub
 from mister_e_hf import UtteranceEncoder, cli, read_corpus, stages
-from mister_e_hf.corpora import demo_recordings
-from mister_e_hf.demo import run_demo
 from mister_e_hf.encoder_experiment import train_encoder
 from mister_e_hf.hub import ENCODER_FILES, PUSHED_FILES
 from mister_e_hf.recipe import Recipe
 from mister_e_hf.utterances import load_dialogues
+from small_demo import RECIPE, SHORT, run_small_demo
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "hub_configs" / "demo-recordings.yaml"
-SHORT = [
-    *("--num_train_epochs", "1", "--disable_tqdm"),
-    *("--speech_encoder.training.num_train_epochs", "1", "--speech_encoder.training.disable_tqdm"),
-    *("--text_encoder.training.num_train_epochs", "1", "--text_encoder.training.disable_tqdm"),
-]
 # What stage 1 and stage 2 compute, where neither this package nor any other than torch, transformers and safetensors can be imported.
 WITHOUT_THE_PACKAGE = """
 import sys
@@ -57,12 +50,7 @@ print(type(model).__name__, type(encoder).__name__)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("stages") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
-        patch.setenv("HF_HOME", str(folder.parent / "home"))
-        run_demo(folder, RECIPE, tuple(SHORT))
-    return folder
+    return run_small_demo(tmp_path_factory.mktemp("stages") / "run")
 
 
 def words(run: Path, corpus: Path | None = None) -> list[str]:

@@ -19,16 +19,9 @@ from transformers import pipeline
 
 from loopback_hub import loopback_hub
 from mister_e_hf import MisterEConfig, MisterEModel, cli, read_corpus
-from mister_e_hf.corpora import demo_recordings
-from mister_e_hf.demo import run_demo
 from mister_e_hf.hub import checkpoint_files, save_checkpoint
+from small_demo import run_small_demo
 
-ROOT = Path(__file__).parents[1]
-SHORT = [
-    *("--num_train_epochs", "1", "--disable_tqdm"),
-    *("--speech_encoder.training.num_train_epochs", "1", "--speech_encoder.training.disable_tqdm"),
-    *("--text_encoder.training.num_train_epochs", "1", "--text_encoder.training.disable_tqdm"),
-]
 SUBTITLES = """1
 00:00:00,100 --> 00:00:00,800
 Really, you said?
@@ -41,12 +34,7 @@ Never.
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("use") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
-        patch.setenv("HF_HOME", str(folder.parent / "home"))
-        run_demo(folder, ROOT / "hub_configs" / "demo-recordings.yaml", tuple(SHORT))
-    return folder
+    return run_small_demo(tmp_path_factory.mktemp("use") / "run")
 
 
 @pytest.fixture

@@ -24,16 +24,13 @@ from mister_e_hf.utterance_trainer import UtteranceTrainer, UtteranceTrainingArg
 from mister_e_hf.utterances import UtteranceCollator, Utterances, folds_of_dialogues
 from small_encoders import LABELS, read_lines, tiny_encoder, write_backbone, write_lines
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SIZES = {"train": 32, "validation": 8, "test": 8}
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
 
 LINES = ["so you see", "hooray", "grr this is what they said", "well well", "about it", "hooray when we came", "grr"]
 CASES = {"all_labelled": [0, 1, 0, 2], "half_without_a_label": [0, 1, -100, -100], "some": [0, -100, 1, 1]}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,8 @@ from mister_e_hf.utterances import (
 )
 from small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 # The model's order is not the corpus's.
 LABEL2ID = {"neutral": 0, "joy": 1, "anger": 2}
 
@@ -40,11 +42,6 @@ TURNS = [
     ("b", "Grüße", "b.wav", None, None, None),
 ]
 SECONDS = {"a.wav": 0.5, "b.wav": 0.25, "long.wav": 3.0}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture

@@ -248,21 +248,33 @@ def _alignments(
     options: dict[str, Any],
 ) -> list[Alignment]:
     """From each fold's encoder to that of all, on some turns of dialogues that both have seen."""
-    device, budgets = PartialState().device, {name: value for name, value in options.items() if name != "bad_audio"}
     fold = folds_of_dialogues(len(data), len(folds))
     some = np.arange(len(data)) % max(1, round(int(turns_of_dialogues(data).sum()) / _ALIGNED_ON)) == 0
 
-    def vectors(maker: UtteranceEncoder, dialogues: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        utterances = Utterances(data, processor.modality, bad_audio=options["bad_audio"], dialogues=dialogues)
-        return embed_turns(maker.to(device), processor, utterances, **budgets)
-
-    target, _ = vectors(encoder, some)
+    target, _, _ = _vectors(encoder, processor, data, some, options)
     found = []
     for number, other in enumerate(folds):
-        own, present = vectors(other, some & (fold != number))
+        own, present, _ = _vectors(other, processor, data, some & (fold != number), options)
         other.to("cpu")
         found.append(align(own[present], target[present]))
     return found
+
+
+def _vectors(
+    encoder: UtteranceEncoder,
+    processor: MisterEProcessor,
+    data: datasets.Dataset,
+    dialogues: np.ndarray,
+    options: dict[str, Any],
+    progress: tqdm | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """As [`embed_turns`], of some dialogues and on this process's device; and how many turns were given to it."""
+    options = dict(options)
+    utterances = Utterances(data, processor.modality, bad_audio=options.pop("bad_audio"), dialogues=dialogues)
+    embeddings, present = embed_turns(
+        encoder.to(PartialState().device), processor, utterances, progress=progress, **options
+    )
+    return embeddings, present, len(utterances)
 
 
 def _write_shard(
@@ -274,19 +286,17 @@ def _write_shard(
     progress: tqdm,
 ):
     features, columns = {}, _columns(data)
-    budgets = {name: value for name, value in options.items() if name != "bad_audio"}
-    device, num_turns = PartialState().device, int(turns_of_dialogues(data).sum())
+    num_turns = int(turns_of_dialogues(data).sum())
     for modality, parts in makers.items():
         there, given = torch.zeros(num_turns, dtype=torch.bool), 0
         features[f"{modality}_features"] = whole = torch.zeros(num_turns, parts[0][0].config.embedding_dim)
         for encoder, processor, dialogues, alignment in parts:
-            utterances = Utterances(data, modality, bad_audio=options["bad_audio"], dialogues=dialogues)
-            embeddings, present = embed_turns(encoder.to(device), processor, utterances, progress=progress, **budgets)
+            embeddings, present, count = _vectors(encoder, processor, data, dialogues, options, progress)
             if len(parts) > 1:
                 encoder.to("cpu")  # one of many has room there, not all
             whole[present] = embeddings[present] if alignment is None else alignment(embeddings[present])
             there |= present
-            given += len(utterances)
+            given += count
         progress.update(num_turns - given)
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
     write_atomically(vectors, lambda partial: save_file(features, partial))
