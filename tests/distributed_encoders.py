@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from mister_e_hf.embedding import RECORD, embed_corpus
@@ -39,3 +40,4 @@ if __name__ == "__main__":
         sys.addaudithook(wait)
     speech, text = map(load_encoder, encoders)
     embed_corpus(corpus, {"speech": speech, "text": text}, folder / "vectors", shard_turns=SHARD)
+    dist.destroy_process_group()  # or its threads may abort the process at its exit

@@ -6,6 +6,7 @@ Dialogues 0 and 1 fall to the first process, 2 and 3 to the second.
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
 from safetensors.torch import save_file
 
 from mister_e_hf import MisterETrainer
@@ -25,3 +26,4 @@ if __name__ == "__main__":
     if trainer.is_world_process_zero():
         change = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
         save_file(change, folder / "gradient.safetensors")
+    dist.destroy_process_group()  # or its threads may abort the process at its exit

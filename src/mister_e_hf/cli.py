@@ -26,6 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         arguments.run(arguments)
+        _end_process_group()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -42,6 +43,13 @@ def main(words: Sequence[str] | None = None) -> int:
     finally:
         sys.unraisablehook = hook
     return 0
+
+
+def _end_process_group():
+    """A process that exits with its group's threads still at work is aborted now and then, with all its work done."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _interrupt_again(lost):
