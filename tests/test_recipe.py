@@ -163,9 +163,11 @@ def test_what_is_wrong_with_an_override_is_named(words, message):
 
 
 def test_a_name_of_two_sections_must_say_which(monkeypatch):
-    names = [name for fields in module._SECTIONS.values() for name in fields]
-    assert len(set(names)) == len(names)  # as it is, each name says enough
-    monkeypatch.setitem(module._MODEL_FIELDS, "label_column", str)
+    for model_type in module._MODEL_FIELDS:
+        fields = recipe().fields() | {"model": module._MODEL_FIELDS[model_type]}
+        names = [name for section in SECTIONS for name in fields[section]]
+        assert len(set(names)) == len(names)  # as it is, each name says enough
+    monkeypatch.setitem(module._MODEL_FIELDS["mister_e"], "label_column", str)
     with pytest.raises(ValueError, match="'label_column' may be model.label_column or corpus.label_column"):
         recipe("--label_column", "x")
     assert recipe("--corpus.label_column", "x").corpus.label_column == "x"

@@ -163,7 +163,7 @@ def test_evaluate_from_sound_and_words_gives_the_same(run, command, tmp_path):
 
 def test_evaluate_names_what_is_wrong(run, command, tmp_path):
     status, _, error = command("evaluate", tmp_path)
-    assert status == 2 and f"no file named model.safetensors found in directory {tmp_path}" in error
+    assert status == 2 and f"Unrecognized model in {tmp_path}" in error
     alone = shutil.copytree(
         run, tmp_path / "alone", ignore=shutil.ignore_patterns("*_encoder", "encoders", "demo", "vectors")
     )

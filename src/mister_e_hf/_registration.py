@@ -13,10 +13,11 @@ import sys
 def _register_config():
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
+    from .baselines import BASELINES, baseline_config
     from .configuration_mister_e import MisterEConfig
     from .configuration_utterance_encoder import UtteranceEncoderConfig
 
-    for config in (MisterEConfig, UtteranceEncoderConfig):
+    for config in (MisterEConfig, UtteranceEncoderConfig, *map(baseline_config, BASELINES)):
         if config.model_type not in CONFIG_MAPPING:
             AutoConfig.register(config.model_type, config)
 
@@ -24,10 +25,11 @@ def _register_config():
 def _register_model():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 
+    from .baselines import BASELINES, baseline_model
     from .modeling_mister_e import MisterEModel
     from .modeling_utterance_encoder import UtteranceEncoder
 
-    for model in (MisterEModel, UtteranceEncoder):
+    for model in (MisterEModel, UtteranceEncoder, *map(baseline_model, BASELINES)):
         if model.config_class not in MODEL_MAPPING:
             AutoModel.register(model.config_class, model)
 

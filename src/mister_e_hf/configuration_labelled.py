@@ -1,6 +1,7 @@
 """What the configurations of both stages share: class names and weights, and that an unknown field is an error."""
 
 import difflib
+import inspect
 import math
 from typing import Any
 
@@ -29,10 +30,16 @@ _TRANSFORMERS_KEYS = {
 class LabelledConfig(PreTrainedConfig):
     """A configuration with `id2label` and `class_weights` whose fields are checked; each subclass is a strict dataclass."""
 
+    @classmethod
+    def own_fields(cls) -> dict[str, Any]:
+        """Name and type of each field that is not one of transformers' own or a label's."""
+        ours = [kind for kind in reversed(cls.__mro__) if issubclass(kind, LabelledConfig)]
+        return {name: hint for kind in ours for name, hint in inspect.get_annotations(kind).items()}
+
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)  # the folder's own code for what this package registers itself
-        fields = {*type(self).__annotations__, "id2label", "label2id"}
+        fields = {*self.own_fields(), "id2label", "label2id"}
         for name, value in kwargs.items():
             if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):
                 nearest = difflib.get_close_matches(name, fields, n=1)
@@ -84,7 +91,7 @@ class LabelledConfig(PreTrainedConfig):
         New labels take the place of the old ones, whose class weights go with them.
         """
         labels = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
-        given = {name: kwargs.pop(name) for name in cls.__annotations__ if name in kwargs}
+        given = {name: kwargs.pop(name) for name in cls.own_fields() if name in kwargs}
         config_dict = dict(config_dict)
         stored = cls(**{name: config_dict[name] for name in ("id2label", "label2id") if name in config_dict}).id2label
         count = kwargs.get("num_labels") or len(stored)

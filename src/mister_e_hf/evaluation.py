@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from transformers import AutoModel
 from transformers.utils import cached_file
 
 from .embedding import embed_corpus
 from .experiment import predict, probabilities, score
-from .modeling_mister_e import MisterEModel
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe import CorpusSettings
@@ -50,7 +50,7 @@ def evaluate_checkpoint(
         ValueError: if the corpus does not fit the model, or has sound and words and the checkpoint no encoders.
     """
     hub = {} if revision is None else {"revision": revision}
-    loaded = MisterEModel.from_pretrained(model, **hub)
+    loaded = AutoModel.from_pretrained(model, **hub)
     recipe = yaml.safe_load(_text(model, "training.yaml", hub) or "{}")
     stored = json.loads(_text(model, "results.json", hub) or "{}")
     settings = CorpusSettings(**recipe.get("corpus", {}))

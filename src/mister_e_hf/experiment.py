@@ -18,7 +18,6 @@ from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
-from .modeling_mister_e import MisterEModel
 from .recipe import Recipe
 from .run_folder import best_epoch, claim_run, provenance, read_results, write_atomically, write_json
 from .trainer import MisterETrainer
@@ -62,7 +61,7 @@ def run_experiment(
 
     set_seed(seed)
     trainer = MisterETrainer(
-        model=MisterEModel(recipe.model_config()),
+        model=recipe.model(),
         args=arguments,
         train_dataset=corpus["train"],
         eval_dataset=corpus["validation"],

@@ -34,20 +34,31 @@ def model_card(
     lies beside it, with that.
     """
     config, corpus = model.config, recipe.get("corpus", {}).get("name") or "custom"
+    # A baseline says itself what it is.
+    baseline, title = hasattr(model, "method"), getattr(model, "title", "MiSTER-E")
+    method = getattr(model, "method", f"MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER}))")
     licence, about = next((found for name, found in _LICENCES.items() if name in corpus.lower()), (None, None))
     data = ModelCardData(
         library_name="transformers",
         license=licence,
         base_model=_base_models(recipe, encoders),
-        tags=["emotion-recognition-in-conversation", "mixture-of-experts", "mister-e"],
-        model_name=f"MiSTER-E {corpus}",
+        tags=[
+            "emotion-recognition-in-conversation",
+            *(["baseline"] if baseline else ["mixture-of-experts", "mister-e"]),
+        ],
+        model_name=f"{title} {corpus}",
         eval_results=_eval_results(corpus, results),
     )
     sections = {
-        f"# MiSTER-E, {corpus}": f"Names one of {config.num_labels} emotions ({', '.join(config.id2label.values())}) for every turn of a dialogue from "
-        f"{_inputs(encoders)}, without using who speaks. The method is MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER})); stage 2 has "
+        f"# {title}, {corpus}": f"Names one of {config.num_labels} emotions ({', '.join(config.id2label.values())}) for every turn of a dialogue from "
+        f"{_inputs(encoders)}, without using who speaks. The method is {method}{', a baseline of MiSTER-E' if baseline else ''}; stage 2 has "
         f"{model.num_parameters():,} parameters.",
-        "## Use": "\n\n".join([_use(config, encoders), *(_encoder_use(name, recipe) for name in encoders)]),
+        "## Use": "\n\n".join(
+            [
+                _baseline_use(config) if baseline else _use(config, encoders),
+                *(_encoder_use(name, recipe) for name in encoders),
+            ]
+        ),
         "## Data": f"{corpus}. " + (about or "Its licence holds for this model, too."),
         "## Results": _results(results)
         + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_picture else ""),
@@ -55,8 +66,9 @@ def model_card(
         "## Limits and fair use": "Emotions are what annotators agreed on, not what people feel. The scores hold for dialogues like those it was trained on, "
         "in their language and culture. It must not be used to judge people, nor in hiring, policing, insurance or care: the EU AI Act forbids emotion recognition "
         "at work and in school. Ask those whose speech is analysed.",
-        "## Citation": f"```bibtex\n{_CITATION}\n```",
     }
+    if not baseline:
+        sections["## Citation"] = f"```bibtex\n{_CITATION}\n```"
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(f"{head}\n\n{text}" for head, text in sections.items()) + "\n"
     )
@@ -84,6 +96,16 @@ def _use(config, encoders: Sequence[str]) -> str:
     return (pipeline if "text" in encoders else "") + (
         "```python\nfrom transformers import AutoModel\n\n"
         f'model = AutoModel.from_pretrained("{REPOSITORY}", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
+        "output = model(speech_embeddings, text_embeddings)  # "
+        f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
+        "emotions = output.logits.argmax(-1)\n```"
+    )
+
+
+def _baseline_use(config) -> str:
+    return (
+        "```python\nimport mister_e_hf  # holds the model's code\nfrom transformers import AutoModel\n\n"
+        f'model = AutoModel.from_pretrained("{REPOSITORY}")\n'
         "output = model(speech_embeddings, text_embeddings)  # "
         f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
         "emotions = output.logits.argmax(-1)\n```"

@@ -263,6 +263,8 @@ class ExpertGate(nn.Module):
 
 
 class MisterEPreTrainedModel(PreTrainedModel):
+    """Any model of a dialogue's speech and text vectors: its first weights, the checks of its inputs, and its checkpoint folder."""
+
     config_class = MisterEConfig
     base_model_prefix = ""
     main_input_name = "speech_embeddings"
@@ -275,8 +277,9 @@ class MisterEPreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Linear, TurnConvolution)):
             fan_in = module.weight.shape[-1] * (module.weight.shape[0] if isinstance(module, TurnConvolution) else 1)
             initialization.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5)
-            initialization.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
-        elif isinstance(module, nn.GRU):
+            if module.bias is not None:
+                initialization.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
+        elif isinstance(module, (nn.GRU, nn.GRUCell)):
             for parameter in module.parameters():
                 initialization.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
         elif isinstance(module, nn.LayerNorm):
@@ -286,6 +289,131 @@ class MisterEPreTrainedModel(PreTrainedModel):
             initialization.zeros_(module.mean)
             initialization.ones_(module.std)
             initialization.zeros_(module.null_embedding)
+
+    def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        """The configured class weights (C,), or None."""
+        weights = self.config.label_weights()
+        return None if weights is None else like.new_tensor(weights)
+
+    def _check_inputs(self, speech_embeddings, text_embeddings, attention_mask, speech_mask, text_mask):
+        """Masks as (B, T) booleans: the real turns, and per modality the turns where it is present."""
+        given = {"speech": speech_embeddings, "text": text_embeddings}
+        shapes = {f"{name}_embeddings": tuple(v.shape) for name, v in given.items() if v is not None}
+        if not shapes:
+            raise ValueError(f"{type(self).__name__} needs speech_embeddings, text_embeddings or both; got neither")
+        for name, embeddings in given.items():
+            width = getattr(self.config, f"{name}_embedding_dim")
+            if embeddings is not None and (embeddings.dim() != 3 or embeddings.shape[-1] != width):
+                raise ValueError(
+                    f"{name}_embeddings must have shape (B, T, {width}) as config.{name}_embedding_dim says, "
+                    f"got {tuple(embeddings.shape)}"
+                )
+        batch_shape = next(iter(shapes.values()))[:2]
+        if any(shape[:2] != batch_shape for shape in shapes.values()) or 0 in batch_shape:
+            raise ValueError(f"embeddings must agree in B and T, both at least 1; got {shapes}")
+        masks = {"attention_mask": attention_mask, "speech_mask": speech_mask, "text_mask": text_mask}
+        for name, mask in masks.items():
+            if mask is not None and tuple(mask.shape) != batch_shape:
+                raise ValueError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
+        device = next(v.device for v in given.values() if v is not None)
+        everywhere = torch.ones(batch_shape, dtype=torch.bool, device=device)
+        real = everywhere if attention_mask is None else attention_mask.bool()
+        present = {}
+        for name, embeddings in given.items():
+            mask = masks[f"{name}_mask"]
+            if embeddings is None:
+                if mask is not None and (mask.bool() & real).any():
+                    raise ValueError(f"{name}_mask is true at some turns, but {name}_embeddings is None")
+                present[name] = ~everywhere
+            else:
+                present[name] = real if mask is None else real & mask.bool()
+        return real, present
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape
+        raise.
+
+        With `ignore_mismatched_sizes=True` and a new `id2label` the heads and the gate start anew, and one warning lists
+        them: fine-tuning to one's own classes.
+
+        Raises:
+            ValueError: naming the weights that do not fit.
+            OSError: naming the file that is damaged, or if there is none in safetensors.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        other_classes = kwargs.pop("ignore_mismatched_sizes", False)
+        # another shape is let through here, to be refused below by name
+        # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
+        hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
+        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
+        if revision is not None:
+            kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
+        with explained(pretrained_model_name_or_path, kwargs):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **{"use_safetensors": True, **kwargs},
+            )
+        anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in f".{name}"]
+        mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
+        problems = {
+            "missing": sorted(info["missing_keys"]),
+            "unexpected": sorted(info["unexpected_keys"]),
+            "of another shape": sorted(set(mismatched) - set(anew if other_classes else ())),
+        }
+        if any(problems.values()):
+            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+            raise ValueError(
+                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them "
+                "with the config.json they were saved with, or for other classes give id2label and "
+                "ignore_mismatched_sizes=True."
+            )
+        if other_classes and (
+            mismatched or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
+        ):
+            model._start_anew(anew)
+            logger.warning(
+                f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
+                f"use: {', '.join(anew)}."
+            )
+        model.hub_options = hub_options
+        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.device.type == "cpu":
+                tensor.data = tensor.data.clone()
+        return (model, info) if wants_info else model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id."""
+        from .hub import push_model
+
+        return push_model(self, repo_id, commit_message, token, private, revision)
+
+    @classmethod
+    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        stored, _ = cls.config_class.get_config_dict(
+            pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
+        )
+        return cls.config_class(**stored).id2label
+
+    def _start_anew(self, names: list[str]):
+        for name in names:
+            module = self.get_submodule(name.rpartition(".")[0])
+            for parameter in module.parameters():
+                parameter._is_hf_initialized = False
+            self._init_weights(module)
 
 
 class MisterEModel(MisterEPreTrainedModel):
@@ -409,103 +537,6 @@ class MisterEModel(MisterEPreTrainedModel):
             )
         return past.layout(real)
 
-    def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
-        """The configured class weights (C,), or None."""
-        weights = self.config.label_weights()
-        return None if weights is None else like.new_tensor(weights)
-
-    def _check_inputs(self, speech_embeddings, text_embeddings, attention_mask, speech_mask, text_mask):
-        """Masks as (B, T) booleans: the real turns, and per modality the turns where it is present."""
-        given = {"speech": speech_embeddings, "text": text_embeddings}
-        shapes = {f"{name}_embeddings": tuple(v.shape) for name, v in given.items() if v is not None}
-        if not shapes:
-            raise ValueError("MisterEModel needs speech_embeddings, text_embeddings or both; got neither")
-        for name, embeddings in given.items():
-            width = getattr(self.config, f"{name}_embedding_dim")
-            if embeddings is not None and (embeddings.dim() != 3 or embeddings.shape[-1] != width):
-                raise ValueError(
-                    f"{name}_embeddings must have shape (B, T, {width}) as config.{name}_embedding_dim says, "
-                    f"got {tuple(embeddings.shape)}"
-                )
-        batch_shape = next(iter(shapes.values()))[:2]
-        if any(shape[:2] != batch_shape for shape in shapes.values()) or 0 in batch_shape:
-            raise ValueError(f"embeddings must agree in B and T, both at least 1; got {shapes}")
-        masks = {"attention_mask": attention_mask, "speech_mask": speech_mask, "text_mask": text_mask}
-        for name, mask in masks.items():
-            if mask is not None and tuple(mask.shape) != batch_shape:
-                raise ValueError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
-        device = next(v.device for v in given.values() if v is not None)
-        everywhere = torch.ones(batch_shape, dtype=torch.bool, device=device)
-        real = everywhere if attention_mask is None else attention_mask.bool()
-        present = {}
-        for name, embeddings in given.items():
-            mask = masks[f"{name}_mask"]
-            if embeddings is None:
-                if mask is not None and (mask.bool() & real).any():
-                    raise ValueError(f"{name}_mask is true at some turns, but {name}_embeddings is None")
-                present[name] = ~everywhere
-            else:
-                present[name] = real if mask is None else real & mask.bool()
-        return real, present
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape
-        raise.
-
-        With `ignore_mismatched_sizes=True` and a new `id2label` the heads and the gate start anew, and one warning lists
-        them: fine-tuning to one's own classes.
-
-        Raises:
-            ValueError: naming the weights that do not fit.
-            OSError: naming the file that is damaged, or if there is none in safetensors.
-        """
-        wants_info = kwargs.pop("output_loading_info", False)
-        other_classes = kwargs.pop("ignore_mismatched_sizes", False)
-        # another shape is let through here, to be refused below by name
-        # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
-        hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
-        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
-        if revision is not None:
-            kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
-        with explained(pretrained_model_name_or_path, kwargs):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **{"use_safetensors": True, **kwargs},
-            )
-        anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in name]
-        mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
-        problems = {
-            "missing": sorted(info["missing_keys"]),
-            "unexpected": sorted(info["unexpected_keys"]),
-            "of another shape": sorted(set(mismatched) - set(anew if other_classes else ())),
-        }
-        if any(problems.values()):
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-            raise ValueError(
-                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them "
-                "with the config.json they were saved with, or for other classes give id2label and "
-                "ignore_mismatched_sizes=True."
-            )
-        if other_classes and (
-            mismatched or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
-        ):
-            model._start_anew(anew)
-            logger.warning(
-                f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
-                f"use: {', '.join(anew)}."
-            )
-        model.hub_options = hub_options
-        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type == "cpu":
-                tensor.data = tensor.data.clone()
-        return (model, info) if wants_info else model
-
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         r"""
         As [`~transformers.PreTrainedModel.save_pretrained`], with the code of the pipeline, which
@@ -526,34 +557,6 @@ class MisterEModel(MisterEPreTrainedModel):
             vars(self.config).pop("custom_pipelines", None)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-    ) -> str:
-        """Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id."""
-        from .hub import push_model
-
-        return push_model(self, repo_id, commit_message, token, private, revision)
-
-    @classmethod
-    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:
-        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-        stored, _ = cls.config_class.get_config_dict(
-            pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
-        )
-        return cls.config_class(**stored).id2label
-
-    def _start_anew(self, names: list[str]):
-        for name in names:
-            module = self.get_submodule(name.rpartition(".")[0])
-            for parameter in module.parameters():
-                parameter._is_hf_initialized = False
-            self._init_weights(module)
 
 
 def expert_availability(

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -12,7 +13,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoModel, PreTrainedModel
 
+from .baselines import BASELINES, TRAINING, baseline_config
+from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .modeling_utterance_encoder import UtteranceEncoder
@@ -43,7 +47,11 @@ class CorpusSettings:
     score_column: str | None = None
 
 
-_MODEL_FIELDS = dict(MisterEConfig.__annotations__)
+_CONFIGS = {config.model_type: config for config in (MisterEConfig, *map(baseline_config, BASELINES))}
+_MODEL_FIELDS = {
+    model_type: {"model_type": Literal[tuple(_CONFIGS)], **config.own_fields()}
+    for model_type, config in _CONFIGS.items()
+}
 _CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 _TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
 # A recipe is the same for every run of it, is stored with each and pushed.
@@ -52,7 +60,8 @@ _NO_PART_OF_A_RECIPE = {
     "seed": "pass --seeds",
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
-_SECTIONS = {"model": _MODEL_FIELDS, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
+_PUSH = re.compile("push_to_hub|hub_")
+_SECTIONS = ("model", "corpus", "training")
 # Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
 _PROCESSOR_FIELDS = {
     "prompt": str | None,
@@ -63,7 +72,7 @@ _PROCESSOR_FIELDS = {
 _ENCODER_FIELDS = {
     **{
         name: hint
-        for name, hint in UtteranceEncoderConfig.__annotations__.items()
+        for name, hint in UtteranceEncoderConfig.own_fields().items()
         if name not in ("modality", "backbone_config")
     },
     **_PROCESSOR_FIELDS,
@@ -79,7 +88,11 @@ _ENCODER_SECTIONS = {
     "text_encoder": _ENCODER_FIELDS,
     "text_encoder.training": _ENCODER_TRAINING_FIELDS,
 }
-_ALL_SECTIONS = _SECTIONS | _ENCODER_SECTIONS
+_BASELINE_SECTIONS = {
+    f"baselines.{name}.{part}": fields
+    for name in BASELINES
+    for part, fields in (("model", baseline_config(name).own_fields()), ("training", _TRAINING_FIELDS))
+}
 
 
 class Recipe:
@@ -87,9 +100,10 @@ class Recipe:
     What to train on what and how, one section each.
 
     Args:
-        sections: `model` (fields of [`MisterEConfig`]), `corpus` (of [`CorpusSettings`]) and `training` (of
-            [`MisterETrainingArguments`]); and for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
-            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]).
+        sections: `model` (fields of [`MisterEConfig`], or of the configuration that its `model_type` names), `corpus` (of [`CorpusSettings`])
+            and `training` (of [`MisterETrainingArguments`]); for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
+            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]); and
+            `baselines`, sections `model` and `training` by a baseline's name, where it is not to be as [`Recipe.baseline`] has it.
 
     Raises:
         ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
@@ -100,17 +114,46 @@ class Recipe:
         if not isinstance(sections, dict):
             raise ValueError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
         self.sections = {name: {} for name in _SECTIONS}
-        sections = copy.deepcopy(sections)
+        for section, values in self._one_level(copy.deepcopy(sections)).items():
+            if section not in self.fields():
+                raise self._unknown_section(section)
+            self._check_holds(section, values, "fields and values")
+            if section in _BASELINE_SECTIONS:
+                self.sections[section] = {}  # that it is named says something already
+            # the model's type first, for its fields depend on it
+            for field, value in sorted((values or {}).items(), key=lambda item: item[0] != "model_type"):
+                self.set(f"{section}.{field}", value)
+
+    def _one_level(self, sections: dict[str, Any]) -> dict[str, Any]:
+        """Sections that stand in others, under their dotted names."""
         for section in [name for name in sections if name in _ENCODER_SECTIONS and isinstance(sections[name], dict)]:
             if "training" in sections[section]:
                 sections[f"{section}.training"] = sections[section].pop("training")
-        for section, values in sections.items():
-            if section not in _ALL_SECTIONS:
-                raise ValueError(f"{source}: unknown section '{section}'{_nearest(section, _ALL_SECTIONS)}")
-            if values is not None and not isinstance(values, dict):
-                raise ValueError(f"{source}: section '{section}' must hold fields and values, got {values!r}")
-            for field, value in (values or {}).items():
-                self.set(f"{section}.{field}", value)
+        baselines = sections.pop("baselines", None)
+        self._check_holds("baselines", baselines, "names of baselines")
+        for name, parts in (baselines or {}).items():
+            if name not in BASELINES:
+                raise ValueError(f"{self.source}: unknown baseline '{name}'{_nearest(name, BASELINES)}")
+            self._check_holds(f"baselines.{name}", parts, "the sections model and training")
+            sections |= {
+                f"baselines.{name}.{part}": values for part, values in ({"model": {}} | (parts or {})).items()
+            }
+        return sections
+
+    def _check_holds(self, section: str, values: Any, what: str):
+        if values is not None and not isinstance(values, dict):
+            raise ValueError(f"{self.source}: section '{section}' must hold {what}, got {values!r}")
+
+    def _unknown_section(self, section: Any) -> ValueError:
+        return ValueError(
+            f"{self.source}: unknown section '{section}'{_nearest(section, [*self.fields(), 'baselines'])}"
+        )
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Name and type of the fields of each section; those of the model depend on its type."""
+        model = _MODEL_FIELDS[self.sections["model"].get("model_type", MisterEConfig.model_type)]
+        stage_2 = {"model": model, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
+        return stage_2 | _ENCODER_SECTIONS | _BASELINE_SECTIONS
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -138,30 +181,37 @@ class Recipe:
         word that the value was read from, the word itself or a list of one is taken where the value does not fit but they do.
         """
         section, _, field = name.rpartition(".")
+        all_fields = self.fields()
         if not section:
-            homes = [home for home, fields in _SECTIONS.items() if field in fields]
+            homes = [home for home in _SECTIONS if field in all_fields[home]]
             if not homes:
-                known = [known for fields in _SECTIONS.values() for known in fields]
+                known = [known for home in _SECTIONS for known in all_fields[home]]
                 raise ValueError(f"{self.source}: unknown field '{field}'{_nearest(field, known)}")
             if len(homes) > 1:
                 raise ValueError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
             section = homes[0]
-        if section not in _ALL_SECTIONS:
-            raise ValueError(f"{self.source}: unknown section '{section}'{_nearest(section, _ALL_SECTIONS)}")
-        if field not in _ALL_SECTIONS[section]:
+        if section not in all_fields:
+            raise self._unknown_section(section)
+        if field not in all_fields[section]:
             raise ValueError(
-                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, _ALL_SECTIONS[section])}"
+                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, all_fields[section])}"
             )
         if section.rpartition(".")[2] == "training" and field in _NO_PART_OF_A_RECIPE:
             raise ValueError(
                 f"{self.source}: training.{field} is no part of a recipe; {_NO_PART_OF_A_RECIPE[field]} instead"
             )
-        hint = _ALL_SECTIONS[section][field]
+        hint = all_fields[section][field]
         choices = [_as_number(value, hint), *([] if word is None else [word, [value]])]
         fitting = [choice for choice in choices if _fits(choice, hint)]
         if not fitting:
             kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise ValueError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
+        if field == "model_type":
+            foreign = [name for name in self.sections["model"] if name not in _MODEL_FIELDS[fitting[0]]]
+            if foreign:
+                raise ValueError(
+                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
+                )
         self.sections.setdefault(section, {})[field] = fitting[0]
 
     def override(self, words: Sequence[str]):
@@ -195,12 +245,42 @@ class Recipe:
             )
         return settings
 
-    def model_config(self) -> MisterEConfig:
+    def model_config(self) -> LabelledConfig:
         """The model's configuration, its classes those of the corpus section."""
+        fields = dict(self.sections["model"])
+        config_class = _CONFIGS[fields.pop("model_type", MisterEConfig.model_type)]
         try:
-            return MisterEConfig(id2label=dict(enumerate(self.corpus.labels)), **self.sections["model"])
+            return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
         except Exception as error:  # the config's checks raise errors of several kinds
             raise ValueError(f"{self.source}: section 'model': {error}") from error
+
+    def model(self) -> PreTrainedModel:
+        """A new model of that configuration."""
+        return AutoModel.from_config(self.model_config())
+
+    def baseline(self, name: str) -> "Recipe":
+        r"""
+        The recipe of a baseline on the same corpus of vectors. Its model has the widths and clipping of this recipe's, its training is this
+        recipe's with the rate and length that suit it ([`~mister_e_hf.baselines.TRAINING`]), and what the section `baselines` says of either goes
+        before.
+
+        Args:
+            name: one of [`~mister_e_hf.baselines.BASELINES`].
+        """
+        model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
+        shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip")
+        model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
+        # of a push there is one model, and the loss has no such terms
+        own = {field: value for field, value in self.sections["training"].items() if not _PUSH.match(field)}
+        without = {"contrastive_weight": 0.0, "consistency_weight": 0.0}
+        return Recipe(
+            {
+                "model": {"model_type": baseline_config(name).model_type, **model},
+                "corpus": self.sections["corpus"],
+                "training": own | TRAINING[name] | training | without,
+            },
+            f"{self.source}, baseline {name}",
+        )
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
         try:
@@ -217,11 +297,12 @@ class Recipe:
             data.check(widths)
             if not (data.labels >= 0).any():
                 raise ValueError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
+        parts = "experts" if hasattr(config, "experts") else "modalities"
         for modality in widths:
             present = splits["train"].present.get(modality)
-            if modality in config.experts and (present is None or not present.any()):
+            if modality in getattr(config, parts) and (present is None or not present.any()):
                 raise ValueError(
-                    f"train: no turn has {modality}, so its expert cannot be trained; leave it out of model.experts"
+                    f"train: no turn has {modality}, so nothing can be learned from it; leave it out of model.{parts}"
                 )
         return splits
 
@@ -245,8 +326,12 @@ class Recipe:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         sections = copy.deepcopy(self.sections)
-        for name in [name for name in sections if name.endswith("_encoder.training")]:
-            sections.setdefault(name.partition(".")[0], {})["training"] = sections.pop(name)
+        for name in [name for name in sections if "." in name]:
+            *above, own = name.split(".")
+            place = sections
+            for each in above:
+                place = place.setdefault(each, {})
+            place[own] = sections.pop(name)
         return sections
 
 

@@ -1,0 +1,36 @@
+"""Published systems of emotion recognition in conversations to compare MiSTER-E with: models of its inputs, for its trainer and recipes.
+
+They are named by a short name, which with `erc_` before it is their `model_type`. Nothing is loaded before it is asked for. None uses who speaks.
+"""
+
+import importlib
+from typing import Any
+
+_CLASSES = {
+    "logistic_regression": "LogisticRegression",
+    "bc_lstm": "BcLstm",
+}
+BASELINES = tuple(_CLASSES)
+
+# The rate and length of training that suit each on validation, where its settings do not say otherwise.
+TRAINING: dict[str, dict[str, Any]] = {
+    "logistic_regression": {"learning_rate": 1e-3, "num_train_epochs": 25},
+    "bc_lstm": {"learning_rate": 1e-3, "num_train_epochs": 25},
+}
+
+
+def baseline_config(name: str) -> type:
+    """The configuration class of a baseline by its short name."""
+    return getattr(importlib.import_module(".configuration", __name__), f"{_checked(name)}Config")
+
+
+def baseline_model(name: str) -> type:
+    """The model class of a baseline by its short name."""
+    start = _checked(name)
+    return getattr(importlib.import_module(f".{name}", __name__), f"{start}Model")
+
+
+def _checked(name: str) -> str:
+    if name not in _CLASSES:
+        raise ValueError(f"There is no baseline '{name}'; there are {', '.join(BASELINES)}")
+    return _CLASSES[name]

@@ -1,0 +1,90 @@
+"""The configurations of the baselines. Their defaults are what did best on validation with vectors of IEMOCAP."""
+
+import math
+
+from huggingface_hub.dataclasses import strict
+
+from ..configuration_labelled import LabelledConfig
+
+MODALITIES = ("speech", "text")
+
+
+@strict
+class BaselineConfig(LabelledConfig):
+    r"""
+    What all baselines have.
+
+    Args:
+        speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
+        text_embedding_dim (`int`, defaults to 2048): width Dt of an utterance's text vector.
+        modalities (`list[str]`, defaults to `["speech", "text"]`): which vectors are read, always in this order.
+        feature_clip (`float`, *optional*): clip standardised vectors at this many standard deviations.
+        calibration_temperature (`float`, defaults to 1.0):
+            what the logits are divided by where probabilities are made of them; fitted on validation.
+        class_weights (`dict[str, float]`, *optional*):
+            weight of each label's turns in the loss, by label name; a label left out weighs 1.
+        id2label, label2id: class names by index and back; giving one fills in the other.
+    """
+
+    speech_embedding_dim: int = 2048
+    text_embedding_dim: int = 2048
+    modalities: list[str] | tuple[str, ...] = MODALITIES
+    feature_clip: float | int | None = None
+    calibration_temperature: float | int = 1.0
+    class_weights: dict[str, float | int] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # a wrong name stays, for validate_modalities to refuse
+        self.modalities = sorted(self.modalities, key=str)
+
+    def validate_sizes(self):
+        for name in ("speech_embedding_dim", "text_embedding_dim", "hidden_size", "num_layers", "num_attention_heads"):
+            if getattr(self, name, 1) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def validate_ranges(self):
+        dropout = getattr(self, "dropout", 0)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if not 0 < self.calibration_temperature < math.inf:
+            raise ValueError(
+                f"calibration_temperature must be positive and finite, got {self.calibration_temperature}"
+            )
+        if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
+            raise ValueError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
+
+    def validate_modalities(self):
+        chosen = set(self.modalities)
+        if not chosen or chosen - set(MODALITIES) or len(chosen) != len(self.modalities):
+            raise ValueError(f"modalities must be a choice of {list(MODALITIES)}, got {self.modalities}")
+
+    @property
+    def input_size(self) -> int:
+        """Width of the vectors that are read, beside one another."""
+        return sum(getattr(self, f"{modality}_embedding_dim") for modality in self.modalities)
+
+
+@strict
+class LogisticRegressionConfig(BaselineConfig):
+    """Of [`LogisticRegressionModel`], which has no size of its own."""
+
+    model_type = "erc_logistic_regression"
+
+
+@strict
+class BcLstmConfig(BaselineConfig):
+    r"""
+    Of [`BcLstmModel`].
+
+    Args:
+        hidden_size (`int`, defaults to 96): width H of the recurrence in each direction.
+        num_layers (`int`, defaults to 1): layers of the recurrence.
+        dropout (`float`, defaults to 0.4): of the vectors, between layers and before the head.
+    """
+
+    model_type = "erc_bc_lstm"
+
+    hidden_size: int = 96
+    num_layers: int = 1
+    dropout: float | int = 0.4
