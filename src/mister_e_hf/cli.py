@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_corpus(commands, debug)
     _add_use(commands, debug)
     _add_stages(commands, debug)
+    _add_evidence(commands, debug)
     return parser
 
 
@@ -115,6 +116,37 @@ def _add_stages(commands, debug: argparse.ArgumentParser):
         help="of the computation (default: bfloat16 on a GPU made for it)",
     )
     embed.set_defaults(run=_embed)
+
+
+def _add_evidence(commands, debug: argparse.ArgumentParser):
+    ablate = commands.add_parser(
+        "ablate",
+        parents=[debug],
+        epilog="Every further --field value overrides the recipe's.",
+        help="a recipe's variants and baselines, on folds of the development data; what is finished is not run again",
+    )
+    ablate.add_argument("recipe", help="YAML file of a MiSTER-E model")
+    ablate.add_argument("--out", required=True, help="the study's folder")
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
+    ablate.add_argument("--folds", type=int, default=4, help="of the development data (default: 4)")
+    ablate.add_argument("--variants", nargs="+", metavar="NAME", help="which to run (default: all)")
+    ablate.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    ablate.add_argument(
+        "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
+    )
+    ablate.set_defaults(run=_ablate, takes_fields=True)
+
+
+def _ablate(arguments: argparse.Namespace):
+    from .ablation import ablate
+    from .recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.words)
+    names = ("out", "seeds", "folds", "variants", "final", "jobs")
+    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=_say)
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
+    _say(f"in {arguments.out}; next: mister-e report {arguments.out}")
 
 
 def _recipe(arguments: argparse.Namespace):

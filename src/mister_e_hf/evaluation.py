@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from .embedding import embed_corpus
@@ -67,17 +67,7 @@ def evaluate_checkpoint(
         data = read_corpus(source, config.label2id, splits=(split,), **columns)[split]
         data.check({name: getattr(config, f"{name}_embedding_dim") for name in MODALITIES})
         batch = batch_size or recipe.get("training", {}).get("per_device_eval_batch_size", 8)
-        arguments = MisterETrainingArguments(
-            f"{temporary}/run",
-            per_device_eval_batch_size=batch,
-            use_cpu=use_cpu,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            report_to="none",
-            disable_tqdm=True,
-        )
-        output = predict(MisterETrainer(loaded, arguments), data)
+        output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
         scores = score(
             probabilities(output, config.calibration_temperature),
             data,
@@ -85,6 +75,23 @@ def evaluate_checkpoint(
         )
         same = stored.get("data_fingerprints", {}).get(split) == data.fingerprint()
     return {"scores": scores, "as_stored": _agree(scores, stored[split]) if same and split in stored else None}
+
+
+def scoring_trainer(
+    model: PreTrainedModel, output_dir: str | Path, batch_size: int = 8, use_cpu: bool = False
+) -> MisterETrainer:
+    """A trainer that only predicts, `batch_size` dialogues at a time."""
+    arguments = MisterETrainingArguments(
+        str(output_dir),
+        per_device_eval_batch_size=batch_size,
+        use_cpu=use_cpu,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return MisterETrainer(model, arguments)
 
 
 def _agree(one: Any, other: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from accelerate import PartialState
 from sklearn.metrics import confusion_matrix
 from transformers import set_seed
@@ -19,8 +18,18 @@ from .confusion import confusion_figure
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
 from .recipe import Recipe
-from .run_folder import best_epoch, claim_run, provenance, read_results, write_atomically, write_json
-from .trainer import MisterETrainer
+from .run_folder import (
+    best_epoch,
+    claim_run,
+    learning_history,
+    peak_memory,
+    provenance,
+    read_results,
+    write_atomically,
+    write_json,
+    write_table,
+)
+from .trainer import MisterETrainer, MisterETrainingArguments
 from .training import finished_checkpoints, softmax
 from .vectors import DialogueVectors
 
@@ -59,27 +68,8 @@ def run_experiment(
     if claim_run(output_dir, record):
         return read_results(output_dir)
 
-    set_seed(seed)
-    trainer = MisterETrainer(
-        model=recipe.model(),
-        args=arguments,
-        train_dataset=corpus["train"],
-        eval_dataset=corpus["validation"],
-    )
-    checkpoints = finished_checkpoints(output_dir)
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    seconds = time.perf_counter() - start
-
-    results: dict[str, Any] = {
-        "seed": seed,
-        "best_epoch": best_epoch(trainer),
-        "epochs": trainer.state.epoch,
-        "training_seconds": None if checkpoints else round(seconds, 1),
-        "parameters": trainer.model.num_parameters(),
-        "data_fingerprints": fingerprints,
-        **provenance(arguments.device),
-    }
+    trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
+    results: dict[str, Any] = {"seed": seed, **facts, "data_fingerprints": fingerprints}
     outputs, config = (
         {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
         trainer.model.config,
@@ -91,11 +81,9 @@ def run_experiment(
         predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
         results[split] = score(predictions, data, list(config.id2label.values()))
         results["calibration"][f"{split} without it"] = _calibration(probabilities(output)["mixture"], data)
-        tables.append(_prediction_table(predictions, data, config.id2label))
+        tables.append(prediction_table(predictions, data, config.id2label))
     if trainer.is_world_process_zero():
-        write_atomically(
-            output_dir / "predictions.parquet", lambda path: pq.write_table(pa.concat_tables(tables), path)
-        )
+        write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
         save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
         write_json(output_dir / "results.json", results)
@@ -103,6 +91,27 @@ def run_experiment(
             trainer.push_folder()  # with the card made from these results
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def train_model(
+    recipe: Recipe, arguments: MisterETrainingArguments, train: DialogueVectors, validation: DialogueVectors
+) -> tuple[MisterETrainer, dict[str, Any]]:
+    """A trained model, in its trainer, and what is to be said of its training. A run that was killed goes on from its last whole checkpoint."""
+    set_seed(arguments.seed)
+    trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
+    checkpoints = finished_checkpoints(arguments.output_dir)
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    seconds = time.perf_counter() - start
+    return trainer, {
+        "best_epoch": best_epoch(trainer),
+        "epochs": trainer.state.epoch,
+        "training_seconds": None if checkpoints else round(seconds, 1),
+        "peak_memory_bytes": peak_memory(),
+        "parameters": trainer.model.num_parameters(),
+        "history": learning_history(trainer),
+        **provenance(arguments.device),
+    }
 
 
 def run_seeds(
@@ -195,7 +204,8 @@ def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names
     return scores
 
 
-def _prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+    """A row for each turn of the split: who is who, what was right, and all that was predicted."""
     columns = {
         "split": [data.name] * data.num_turns,
         "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
@@ -204,6 +214,8 @@ def _prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors,
         "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
         "probabilities": predictions["mixture"].tolist(),
     }
+    if data.scores is not None:
+        columns["score"] = pa.array(data.scores, from_pandas=True)
     for name, values in predictions.items():
         if name != "mixture":
             columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()

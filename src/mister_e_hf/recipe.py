@@ -19,6 +19,7 @@ from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .folds import validation_by_group
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .trainer import MisterETrainingArguments
@@ -38,6 +39,9 @@ class CorpusSettings:
         label_column: the table's column of labels.
         score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
             turns left out whose score is zero or missing.
+        group_pattern: regular expression; what it finds in a dialogue's id is the dialogue's group (IEMOCAP's session), and folds of the
+            development data are made of whole groups. By default each dialogue is a group.
+        validation_group: make this group validation, and of all other dialogues of train and validation train.
     """
 
     path: str | None = None
@@ -45,6 +49,8 @@ class CorpusSettings:
     labels: list[str] = dataclasses.field(default_factory=list)
     label_column: str = "labels"
     score_column: str | None = None
+    group_pattern: str | None = None
+    validation_group: str | None = None
 
 
 _CONFIGS = {config.model_type: config for config in (MisterEConfig, *map(baseline_config, BASELINES))}
@@ -292,6 +298,8 @@ class Recipe:
         """The corpus's splits, checked against the model's configuration."""
         corpus, config = self.corpus, self.model_config()
         splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
+        if corpus.validation_group is not None:
+            splits |= validation_by_group(splits, corpus.group_pattern, corpus.validation_group)
         widths = {"speech": config.speech_embedding_dim, "text": config.text_embedding_dim}
         for data in splits.values():
             data.check(widths)

@@ -4,10 +4,14 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 import yaml
 from accelerate import PartialState
 from transformers import Trainer
@@ -49,13 +53,34 @@ def best_epoch(trainer: Trainer) -> float | None:
     return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
 
 
+def learning_history(trainer: Trainer) -> list[dict[str, float]]:
+    """An entry per epoch of a training that logs by epoch: the loss, its terms, and `eval_...` of validation."""
+    epochs: dict[float, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "eval_loss" in entry:
+            epochs.setdefault(entry["epoch"], {}).update(entry)
+    left_out = ("step", "learning_rate", "runtime", "per_second")
+    return [{name: value for name, value in entry.items() if not name.endswith(left_out)} for entry in epochs.values()]
+
+
+def peak_memory() -> int | None:
+    """The most that this process has held so far, in bytes: on its GPU where it has one, else in main memory (None where that cannot be told)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def provenance(device: Any) -> dict[str, Any]:
     """Commit and versions that a run was made with."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": str(device)}
-    return {"git_commit": _git_commit(), "versions": versions}
+    return {"git_commit": git_commit(), "versions": versions}
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the source tree that this package runs from, with a mark when it was changed; None outside of one."""
 
     def git(*words: str) -> str | None:
@@ -76,6 +101,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]):
     unfinished = path.with_name(f".unfinished-{path.name}")
     write(unfinished)
     os.replace(unfinished, path)
+
+
+def write_table(path: Path, table: pa.Table):
+    write_atomically(path, lambda unfinished: pq.write_table(table, unfinished))
 
 
 def write_json(path: Path, value: dict):

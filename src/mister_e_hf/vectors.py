@@ -14,11 +14,12 @@ Either may be cut into shards (`train-00000-of-00002.parquet`), as the Hub does.
 D vector width.
 """
 
+import copy
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,38 @@ class DialogueVectors(torch.utils.data.Dataset):
             everywhere[given] = matrix
             matrix = everywhere
         return VectorColumn([torch.from_numpy(matrix)]), given
+
+
+def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int], name: str) -> DialogueVectors:
+    """
+    A split of other dialogues: those with these numbers, counted through all the splits one after another, in this order. Their vectors are copied.
+    """
+    starts = np.cumsum([0, *map(len, splits)])
+    homes = np.searchsorted(starts, dialogues, side="right") - 1
+    chosen = [(splits[home], int(number - starts[home])) for home, number in zip(homes, dialogues, strict=True)]
+
+    def turns(values: str) -> np.ndarray | None:
+        if getattr(splits[0], values) is None:
+            return None
+        parts = [getattr(data, values)[data.offsets[number] : data.offsets[number + 1]] for data, number in chosen]
+        return np.concatenate(parts)
+
+    new = copy.copy(splits[0])
+    new.name = name
+    new.dialogue_ids = [data.dialogue_ids[number] for data, number in chosen]
+    new.utterance_ids = [data.utterance_ids[number] for data, number in chosen]
+    new.lengths = np.array([data.lengths[number] for data, number in chosen], dtype=np.int64)
+    new.offsets = np.concatenate([[0], np.cumsum(new.lengths)])
+    new.labels, new.scores = turns("labels"), turns("scores")
+    items = [data[number] for data, number in chosen]
+    new.vectors = {
+        modality: VectorColumn([torch.cat([item[f"{modality}_embeddings"] for item in items])])
+        for modality in splits[0].vectors
+    }
+    new.present = {
+        modality: torch.cat([item[f"{modality}_mask"] for item in items]).numpy() for modality in splits[0].vectors
+    }
+    return new
 
 
 def _with_turn_columns(table: pa.Table, split: str) -> pa.Table:

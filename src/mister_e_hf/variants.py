@@ -1,0 +1,81 @@
+"""The variants of an ablation study: each a small change of one recipe, and the baselines on the same corpus."""
+
+from dataclasses import dataclass
+
+from .baselines import BASELINES
+from .recipe import Recipe
+
+FULL = "full"
+# The loss terms need the experts that they compare.
+_ALONE = {"training.contrastive_weight": 0.0, "training.consistency_weight": 0.0}
+_CHANGES = {
+    FULL: ("the recipe as it stands", {}),
+    "without_contrastive": ("no contrastive term", {"training.contrastive_weight": 0.0}),
+    "without_consistency": ("no consistency term", {"training.consistency_weight": 0.0}),
+    "without_both_terms": ("neither contrastive nor consistency term", _ALONE),
+    "gate_mean": ("mean of the experts in place of the gate", {"model.gate": "mean"}),
+    "speech_expert_only": ("trained with the speech expert alone", {"model.experts": ["speech"], **_ALONE}),
+    "text_expert_only": ("trained with the text expert alone", {"model.experts": ["text"], **_ALONE}),
+    "fusion_expert_only": (
+        "trained with the fusion expert alone",
+        {"model.experts": ["fusion"], "training.consistency_weight": 0.0},
+    ),
+    "without_speech_expert": ("text and fusion experts", {"model.experts": ["text", "fusion"]}),
+    "without_text_expert": ("speech and fusion experts", {"model.experts": ["speech", "fusion"]}),
+    "without_fusion_expert": (
+        "speech and text experts, so no contrastive term",
+        {"model.experts": ["speech", "text"], "training.contrastive_weight": 0.0},
+    ),
+    "without_context_layer": ("experts of one modality see each turn by itself", {"model.context_layer": False}),
+    "concatenation": ("fusion by concatenation in place of co-attention", {"model.fusion": "concatenation"}),
+    "without_modality_dropout": ("every modality always there in training", {"model.modality_dropout": 0.0}),
+    "cross_entropy": ("cross-entropy in place of the focal loss", {"model.focal_gamma": 0.0}),
+    "causal": ("no turn sees later ones", {"model.causal": True}),
+}
+# By the corpus's name. The published code validates IEMOCAP on session 1; elsewhere its splits are the usual ones.
+_SPLITS = {"IEMOCAP": {"authors_split": ("validation is session 1, as in the published code", "Ses01")}}
+
+
+@dataclass
+class Variant:
+    """
+    One row of the study.
+
+    Args:
+        name: of its folder.
+        description: what is different.
+        kind: `"full"`, `"ablation"`, `"split"` (another validation split, so that it has no development score) or `"baseline"`.
+        recipe: what is run.
+    """
+
+    name: str
+    description: str
+    kind: str
+    recipe: Recipe
+
+
+def variants_of(recipe: Recipe) -> dict[str, Variant]:
+    """
+    All variants of a recipe of MiSTER-E, by name, `full` first. A change that the recipe has made already is left out: it would be `full` again.
+    """
+    if recipe.sections["model"].get("model_type", "mister_e") != "mister_e":
+        raise ValueError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
+    found = {}
+    for name, (description, changes) in _CHANGES.items():
+        changed = changed_recipe(recipe, changes, name)
+        if name == FULL or changed.to_dict() != recipe.to_dict():
+            found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
+    for name, (description, group) in _SPLITS.get(recipe.corpus.name, {}).items():
+        changed = changed_recipe(recipe, {"corpus.validation_group": group}, name)
+        found[name] = Variant(name, description, "split", changed)
+    for name in BASELINES:
+        found[f"baseline_{name}"] = Variant(f"baseline_{name}", f"baseline: {name}", "baseline", recipe.baseline(name))
+    return found
+
+
+def changed_recipe(recipe: Recipe, changes: dict, name: str) -> Recipe:
+    """A copy of the recipe with these fields set, by `section.field`."""
+    changed = Recipe(recipe.to_dict(), f"{recipe.source}, variant {name}")
+    for field, value in changes.items():
+        changed.set(field, value)
+    return changed
