@@ -3,6 +3,7 @@
 They are small, so that a telephone shows them one under another, and told apart by lines, marks and hatches as well as by greys.
 """
 
+import html
 import io
 import re
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
     return text
 
 

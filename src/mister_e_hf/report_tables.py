@@ -23,6 +23,7 @@ from .significance import (
 from .study import EXPERTS, FULL, WITH_ROBUSTNESS, Stage, Study, System
 
 ALPHA = 0.05
+CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
 _CURVE_DRAWS = 1000  # a curve has many points, and no test
 _NOTHING = "–"
 _NAMES = {
@@ -419,10 +420,12 @@ def _robustness(study: Study, stage: Stage) -> Table:
 
 
 def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
-    classes, curves = len(study.class_names), list(dict.fromkeys(curve for curve, _ in system.robustness))
+    classes = len(study.class_names)
+    curves = sorted({curve for curve, _ in system.robustness}, key=lambda curve: (*CURVES, curve).index(curve))
     unchanged = system.predictions[system.robustness_seeds, None]
-    whole = {(curve, 0.0): unchanged for curve in curves}
-    for (curve, level), predictions in sorted((whole | system.robustness).items()):
+    found = {(curve, 0.0): unchanged for curve in curves} | system.robustness
+    for curve, level in sorted(found, key=lambda point: (curves.index(point[0]), point[1])):
+        predictions = found[curve, level]
 
         def f1(predictions: np.ndarray):
             confusion = confusion_by_dialogue(stage.labels, predictions, stage.dialogues, classes)
@@ -431,16 +434,16 @@ def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
         scored = (predictions >= 0) & (stage.labels != IGNORE_INDEX)
         if not scored.any(-1).all():
             continue  # every scored turn is cut off
-        found, uncut = f1(predictions), None
+        score, uncut = f1(predictions), None
         if (predictions < 0).any():
             uncut = f1(np.where(predictions < 0, -1, unchanged)).mean
         yield {
             "curve": curve,
             "level": level,
             "system": system.name,
-            "weighted_f1": found.mean,
-            "weighted_f1_low": found.low,
-            "weighted_f1_high": found.high,
+            "weighted_f1": score.mean,
+            "weighted_f1_low": score.low,
+            "weighted_f1_high": score.high,
             "uncut": uncut,
         }
 
@@ -537,7 +540,7 @@ def _systems(study: Study, stage: Stage) -> Table:
         records,
         {
             "system": _system,
-            "folder": lambda record: record["system"],
+            "folder": lambda record: _NOTHING if record["kind"] == "derived" else record["system"],
             "kind": lambda record: record["kind"],
             "what it is": lambda record: record["description"],
             "seeds": _seeds,

@@ -47,10 +47,10 @@ def main_table(studies: list[Study]) -> str:
     """Each corpus's full model, experts and baselines, between two comments by which [`main_table_in`] finds the block."""
     parts = [_START]
     for study in studies:
-        parts.append(
-            f"{study.corpus}, {STAGE_TITLES[study.latest.name].lower()} (recipe `{study.settings.get('recipe_name', 'not named')}`):"
-        )
-        parts += [markdown_table(stage_main_table(scores, suffix)) for suffix, scores in _views(study)]
+        recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()
+        for suffix, scores in _views(study):
+            parts.append(f"{study.corpus}, {stage}{suffix} (recipe `{recipe}`):")
+            parts.append(markdown_table(stage_main_table(scores, suffix)))
     return "\n\n".join([*parts, _END])
 
 
