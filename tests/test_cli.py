@@ -85,6 +85,7 @@ print("\\n" + json.dumps([status, sorted(heavy & set(sys.modules))]))
                 "train",
                 "embed",
                 "evaluate",
+                "report",
                 "predict",
                 "plot",
                 "serve",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mister_e_hf.results_page import main_table_in
 from small_demo import run_small_demo
 
 ROOT = Path(__file__).parents[1]
@@ -58,3 +59,11 @@ def test_every_file_and_recipe_that_it_names_is_there():
     published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
     sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
     assert listed == sizes | {"demo", "demo-recordings"}
+
+
+def test_main_table_is_that_of_the_results():
+    """Where there are results, both pages hold it; where there are none, the README has no numbers of its own."""
+    results = ROOT / "RESULTS.md"
+    expected = main_table_in(results.read_text()) if results.is_file() else None
+    assert (expected is not None) == results.is_file()
+    assert main_table_in(README) == expected

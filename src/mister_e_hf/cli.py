@@ -237,6 +237,10 @@ def _add_use(commands, debug: argparse.ArgumentParser):
     evaluate.add_argument("--out", help="write all scores to this JSON file")
     evaluate.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
     evaluate.set_defaults(run=_evaluate)
+    report = commands.add_parser("report", parents=[debug], help="tables and pictures of ablation studies")
+    report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
+    report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
+    report.set_defaults(run=_report)
     push = commands.add_parser("push", parents=[debug], help="push a checkpoint folder to the Hub")
     push.add_argument("folder", help="checkpoint folder")
     push.add_argument("repository", metavar="ORG/NAME")
@@ -303,6 +307,16 @@ def _evaluate(arguments: argparse.Namespace):
 
         write_json(Path(arguments.out), found["scores"])
         _say(f"in {arguments.out}")
+
+
+def _report(arguments: argparse.Namespace):
+    from .report import write_report
+    from .results_page import write_results
+
+    for folder in arguments.studies:
+        _say(str(write_report(folder)))
+    if arguments.results:
+        _say(str(write_results(arguments.studies, arguments.results)))
 
 
 def _push(arguments: argparse.Namespace):

@@ -1,0 +1,88 @@
+"""RESULTS.md: the scores of several studies on one page, and the block of it that the README repeats."""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from .report import STAGE_TITLES, markdown_table, method, provenance
+from .report_tables import StageScores, ablation_table
+from .report_tables import main_table as stage_main_table
+from .run_folder import write_atomically
+from .study import Study, read_study
+
+_START, _END = "<!-- main table -->", "<!-- end of the main table -->"
+# Of the corpora, by a part of their name: why not everybody can remake the figures.
+_LICENCES = {
+    "iemocap": "IEMOCAP is for research alone and given out by the University of Southern California to those who ask. Without it none of its figures can be remade.",
+    "meld": "MELD's annotations and transcripts are under GPL-3.0 and free to download; its clips are of a television series, whose rights are others'. The figures can be remade from the "
+    "public release.",
+    "mosi": "CMU-MOSI comes by way of the CMU Multimodal SDK, on the terms of its authors. Without access to it none of its figures can be remade.",
+}
+
+
+def write_results(outs: list[str | Path], path: str | Path) -> Path:
+    r"""
+    Write the main and the ablation tables of several studies into one Markdown file, with how and of what they were made.
+
+    Args:
+        outs: the studies' folders, in the order of the page.
+        path: the file.
+
+    Returns:
+        its path.
+
+    Raises:
+        FileNotFoundError, ValueError: if a folder holds no study, or one that does not fit together; see [`read_study`].
+    """
+    studies, path = [read_study(out) for out in outs], Path(path)
+    if not studies:
+        raise ValueError("No study was given, so there are no results to write")
+    text = "\n\n".join(_parts(studies)) + "\n"
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    return path
+
+
+def main_table(studies: list[Study]) -> str:
+    """Each corpus's full model, experts and baselines, between two comments by which [`main_table_in`] finds the block."""
+    parts = [_START]
+    for study in studies:
+        recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()
+        for suffix, scores in _views(study):
+            parts.append(f"{study.corpus}, {stage}{suffix} (recipe `{recipe}`):")
+            parts.append(markdown_table(stage_main_table(scores, suffix)))
+    return "\n\n".join([*parts, _END])
+
+
+def main_table_in(text: str) -> str | None:
+    """The block that [`main_table`] made, where a page has it."""
+    found = re.search(f"{re.escape(_START)}.*?{re.escape(_END)}", text, flags=re.DOTALL)
+    return found and found.group()
+
+
+def _views(study: Study) -> Iterator[tuple[str, StageScores]]:
+    for suffix, labels in study.latest.views().items():
+        yield suffix, StageScores(study, study.latest, labels)
+
+
+def _parts(studies: list[Study]) -> Iterator[str]:
+    yield "# Results"
+    yield f"Written on {date.today().isoformat()} by `mister-e report`, from the predictions of every run. F1 in per cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
+    yield main_table(studies)
+    for study in studies:
+        yield f"## {study.corpus}"
+        for suffix, scores in _views(study):
+            table = ablation_table(scores, suffix)
+            yield f"### {table.title}"
+            yield table.note
+            yield markdown_table(table)
+        yield f"### How the scores of {study.corpus} were made"
+        yield from method(study)
+        yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
+        yield "### Who can remake them"
+        yield next(
+            (text for name, text in _LICENCES.items() if name in study.corpus.lower()), "Whoever has the corpus."
+        )
+        if study.problems:
+            yield "### What is missing"
+            yield "\n".join(f"- {problem}" for problem in study.problems)
