@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from scipy.special import softmax
@@ -109,7 +110,11 @@ def write_run(
         for expert, strength in zip(own, (0.5, 1.2, 1.4), strict=False):
             columns[f"{expert}_probabilities"] = softmax(logits(strength), axis=-1).tolist()
         columns["gate_weights"] = softmax(generator.normal(size=(turns, len(own))), axis=-1).tolist()
-    pq.write_table(pa.table(columns), folder / "predictions.parquet")
+    table = pa.table(columns)
+    if fold is None:  # of validation there are turns, too
+        own = table.slice(0, turns_each).set_column(0, "split", pa.array(["validation"] * turns_each))
+        table = pa.concat_tables([own, table])
+    pq.write_table(table, folder / "predictions.parquet")
     if variant in ("full", "without_modality_dropout"):
         pq.write_table(
             pa.Table.from_pylist(robustness_rows(mixture, turns_each, generator)), folder / "robustness.parquet"
@@ -121,14 +126,17 @@ def write_run(
         "training_seconds": 50.0 + seed,
         "peak_memory_bytes": 700 * 2**20,
         "epochs": 8,
-        "calibration_temperature": 2.0,
+        "calibration": {"temperature": 2.0},
         "history": [
             {
                 "epoch": float(epoch),
                 "loss": 4 / epoch + 0.1 * seed,
                 "eval_loss": 5 / epoch,
                 "eval_weighted_f1": 0.6 - 0.3 / epoch + 0.01 * seed,
-                **{f"{name}_weighted_f1": 0.5 - 0.3 / epoch - 0.02 * number for number, name in enumerate(EXPERTS)},
+                **{
+                    f"eval_{name}_weighted_f1": 0.5 - 0.3 / epoch - 0.02 * number
+                    for number, name in enumerate(EXPERTS)
+                },
             }
             for epoch in epochs
         ],
@@ -160,8 +168,9 @@ def fail(folder: Path, reason: str):
 
 
 def rewrite(path: Path, change):
-    """Write a table of predictions anew, its columns changed by `change`."""
-    columns = pq.read_table(path).to_pydict()
+    """Write a table of predictions anew, without validation's and its columns changed by `change`."""
+    table = pq.read_table(path)
+    columns = table.filter(pc.not_equal(table["split"], "validation")).to_pydict()
     pq.write_table(pa.table(change(columns)), path)
 
 

@@ -207,7 +207,7 @@ def test_damaged_files_are_named(out):
     path.write_text(stored[:20])
     with pytest.raises(ValueError, match="full/seed-0/results.json' is no JSON"):
         read_study(out)
-    path.write_text(json.dumps(json.loads(stored) | {"calibration_temperature": None}))
+    path.write_text(json.dumps(json.loads(stored) | {"calibration": {}}))
     assert np.isnan(read_study(out).stages["final"].systems["full"].temperatures[0]).all()
     path.with_name("predictions.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(ValueError, match="full/seed-0/predictions.parquet' is no Parquet table"):

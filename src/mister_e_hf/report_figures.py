@@ -56,7 +56,7 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
             yield f"{curve.capitalize()}: weighted F1 with 95 % intervals.", _robustness(records, curve)
     elif table.name == "learning":
         losses = {"loss": "train, all terms", "eval_loss": "held out, focal terms"}
-        scores = {"eval_weighted_f1": "mixture"} | {f"{name}_weighted_f1": f"{name} expert" for name in EXPERTS}
+        scores = {"eval_weighted_f1": "mixture"} | {f"eval_{name}_weighted_f1": f"{name} expert" for name in EXPERTS}
         for caption, kinds, unit in (
             ("Loss by epoch: mean and range over runs.", losses, "loss"),
             ("Held-out weighted F1 by epoch: mean and range over runs.", scores, "weighted F1, per cent"),

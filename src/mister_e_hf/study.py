@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
@@ -19,7 +20,7 @@ from .metrics import IGNORE_INDEX
 EXPERTS = ("speech", "text", "fusion")
 FULL, MAJORITY = "full", "majority_vote"
 WITH_ROBUSTNESS = (FULL, "without_modality_dropout")
-_TURN_COLUMNS = ("dialogue_id", "utterance_id", "label", "prediction", "probabilities")
+_TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction", "probabilities")
 
 
 @dataclass
@@ -149,6 +150,8 @@ def _read_stage(study: Study, name: str) -> Stage | None:
     """None where no seed of any system is finished."""
     reader, systems = _StageReader(study, name), {}
     for variant, about in study.settings["variants"].items():
+        if name == "development" and about["kind"] == "split":
+            continue  # another validation split is no other model of the same folds
         if name == "final" and study.frozen and variant not in study.frozen.get("variants", {variant: None}):
             study.problems.append(f"{name}/{variant}: not frozen, so never run on test")
             continue
@@ -224,10 +227,11 @@ class _StageReader:
     def _seed(self, seed_folder: Path) -> tuple[dict[str, np.ndarray], list[dict], dict | None]:
         """One seed's columns and curves in the order of the stage's turns, and its results by fold."""
         parts = self._parts(seed_folder)
-        tables = [_read_predictions(part / "predictions.parquet", self.class_names) for part in parts]
+        split = "test" if self.folds is None else None  # a run's own validation turns stand beside those of test
+        tables = [_read_predictions(part / "predictions.parquet", self.class_names, split) for part in parts]
         results = [_read_json(part / "results.json") for part in parts]
         for table, result in zip(tables, results, strict=True):
-            temperature = result.get("calibration_temperature")
+            temperature = result.get("calibration", {}).get("temperature")
             table["temperature"] = np.full(len(table["label"]), np.nan if temperature is None else temperature)
         columns = {
             name: np.concatenate([table[name] for table in tables]) for name in tables[0] if _in_all(name, tables)
@@ -335,8 +339,10 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
     return table.combine_chunks()
 
 
-def _read_predictions(path: Path, class_names: list[str]) -> dict[str, np.ndarray]:
+def _read_predictions(path: Path, class_names: list[str], split: str | None) -> dict[str, np.ndarray]:
     table = _read_table(path, _TURN_COLUMNS)
+    if split is not None:
+        table = table.filter(pc.equal(table["split"], split))
     index = {name: number for number, name in enumerate(class_names)} | {None: IGNORE_INDEX}
     columns = {name: np.array(table[name].to_pylist(), dtype=object) for name in ("dialogue_id", "utterance_id")}
     for column in ("label", "prediction"):
