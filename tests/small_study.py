@@ -170,7 +170,9 @@ def fail(folder: Path, reason: str):
 def rewrite(path: Path, change):
     """Write a table of predictions anew, without validation's and its columns changed by `change`."""
     table = pq.read_table(path)
-    columns = table.filter(pc.not_equal(table["split"], "validation")).to_pydict()
+    if "split" in table.column_names:
+        table = table.filter(pc.not_equal(table["split"], "validation"))
+    columns = table.to_pydict()
     pq.write_table(pa.table(change(columns)), path)
 
 
