@@ -4,6 +4,8 @@ Conversations", AAAI 2019, arXiv 1811.00405), bidirectional and with attention o
 Who speaks is not used here, so one party says all turns and has one state.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -69,5 +71,7 @@ class DialogueRNNModel(BaselineModel):
         emotions = torch.cat(
             [self.from_first(rows, layout), self.from_last(rows[backwards], layout)[backwards]], dim=-1
         )  # [N, 2 H]
-        attended = layout.attend(self.emotion_query(emotions), emotions, emotions, 1, False, 0.0, self)
+        # the paper compares by plain products, which `attend` divides by the root of their width
+        queries = self.emotion_query(emotions) * math.sqrt(emotions.shape[1])
+        attended = layout.attend(queries, emotions, emotions, 1, False, 0.0, self)
         return (self.head(self.dropout(F.relu(self.dense(attended)))),)
