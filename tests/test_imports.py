@@ -111,6 +111,10 @@ for name, order in json.loads(sys.argv[1]).items():
             assert type(AutoConfig.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoderConfig
             assert type(AutoModel.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoder
             assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_1))) is mister_e_hf.UtteranceEncoder
+            from mister_e_hf.baselines import BASELINES, baseline_model
+            for name in BASELINES:
+                config = AutoConfig.for_model(f"erc_{name}", speech_embedding_dim=2, text_embedding_dim=2)
+                assert type(AutoModel.from_config(config)) is baseline_model(name)
             assert type(AutoProcessor.from_pretrained(stage_1)) is mister_e_hf.MisterEProcessor
         except BaseException:
             print(f"{name}: {traceback.format_exc()}", flush=True)
@@ -308,6 +312,23 @@ def test_model_imports_torch_and_transformers_alone():
     # the last three come with transformers
     assert outside <= {"torch", "transformers", "huggingface_hub", "safetensors", "yaml"}
     assert ours == {*STAGE_2, *PUSH}
+
+
+BASELINE_MODULES = [name for name in MODULES if name.partition(".")[0] == "baselines"]
+
+
+@pytest.mark.parametrize("module", BASELINE_MODULES)
+def test_baselines_import_what_the_model_does(module):
+    outside, ours = reached(module)
+    assert outside <= {"torch", "transformers", "huggingface_hub", "safetensors", "yaml"}
+    assert ours <= {*STAGE_2, *PUSH, *BASELINE_MODULES}
+
+
+def test_baselines_configurations_do_not_import_torch():
+    assert reached("baselines") == (set(), {"baselines"})
+    outside, ours = reached("baselines.configuration")
+    assert outside <= {"transformers", "huggingface_hub"}
+    assert ours == {"baselines.configuration", "configuration_labelled"}
 
 
 def test_pipeline_needs_no_corpus_and_no_trainer():

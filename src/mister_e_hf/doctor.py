@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from transformers import AutoModel, PreTrainedModel
 
 from .hub import checkpoint_files
-from .modeling_mister_e import MisterEModel
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .vectors import MODALITIES
@@ -34,15 +34,13 @@ def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
 def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     try:
         size = sum(checkpoint_files(folder).values())
-        model = MisterEModel.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder)
     except Exception as error:  # whatever it is, it is a finding
         yield False, f"'{folder}': {' '.join(str(error).split())}"
         return
     config = model.config
-    yield (
-        True,
-        f"'{folder}': {model.num_parameters():,} parameters, {size:,} bytes with encoders, experts {', '.join(config.experts)}",
-    )
+    parts = f"experts {', '.join(config.experts)}" if hasattr(config, "experts") else config.model_type
+    yield True, f"'{folder}': {model.num_parameters():,} parameters, {size:,} bytes with encoders, {parts}"
     yield True, f"labels {', '.join(config.id2label.values())}"
     yield from _try_out(model)
     for modality in MODALITIES:
@@ -57,7 +55,7 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
         yield False, f"{path.name} may be a pickle, which can run code; nothing here reads it: remove it"
 
 
-def _try_out(model: MisterEModel) -> Iterator[tuple[bool, str]]:
+def _try_out(model: PreTrainedModel) -> Iterator[tuple[bool, str]]:
     config = model.config
     with torch.no_grad():
         output = model(torch.randn(1, 3, config.speech_embedding_dim), torch.randn(1, 3, config.text_embedding_dim))

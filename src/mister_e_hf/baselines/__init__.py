@@ -9,6 +9,9 @@ from typing import Any
 _CLASSES = {
     "logistic_regression": "LogisticRegression",
     "bc_lstm": "BcLstm",
+    "dialogue_rnn": "DialogueRNN",
+    "mult": "Mult",
+    "sdt": "Sdt",
 }
 BASELINES = tuple(_CLASSES)
 
@@ -16,6 +19,9 @@ BASELINES = tuple(_CLASSES)
 TRAINING: dict[str, dict[str, Any]] = {
     "logistic_regression": {"learning_rate": 1e-3, "num_train_epochs": 25},
     "bc_lstm": {"learning_rate": 1e-3, "num_train_epochs": 25},
+    "dialogue_rnn": {"learning_rate": 1e-3, "num_train_epochs": 25},
+    "mult": {"learning_rate": 1e-3, "num_train_epochs": 25},
+    "sdt": {"learning_rate": 1e-3, "num_train_epochs": 25},
 }
 
 

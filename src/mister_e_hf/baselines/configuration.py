@@ -88,3 +88,82 @@ class BcLstmConfig(BaselineConfig):
     hidden_size: int = 96
     num_layers: int = 1
     dropout: float | int = 0.4
+
+
+@strict
+class DialogueRNNConfig(BaselineConfig):
+    r"""
+    Of [`DialogueRNNModel`].
+
+    Args:
+        hidden_size (`int`, defaults to 100): width H of the global, party and emotion states, in each direction.
+        dropout (`float`, defaults to 0.4): of the vectors, of the party and emotion states and before the head.
+    """
+
+    model_type = "erc_dialogue_rnn"
+
+    hidden_size: int = 100
+    dropout: float | int = 0.4
+
+
+class _TransformerConfig(BaselineConfig):
+    """Of a model whose modalities attend to one another."""
+
+    def validate_attention(self):
+        if self.modalities != list(MODALITIES):
+            raise ValueError(
+                f"modalities must be {list(MODALITIES)}, for each attends to the other; got {self.modalities}"
+            )
+        # even, for half of the position's numbers are sines
+        if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size must be even and a multiple of num_attention_heads ({self.num_attention_heads}), got {self.hidden_size}"
+            )
+
+
+@strict
+class MultConfig(_TransformerConfig):
+    r"""
+    Of [`MultModel`].
+
+    Args:
+        hidden_size (`int`, defaults to 64): width H of each modality's states.
+        num_layers (`int`, defaults to 2): layers of each of the four transformers.
+        num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
+        dropout (`float`, defaults to 0.4): of the vectors, of attention, in each layer and before the head.
+    """
+
+    model_type = "erc_mult"
+
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_attention_heads: int = 4
+    dropout: float | int = 0.4
+
+
+@strict
+class SdtConfig(_TransformerConfig):
+    r"""
+    Of [`SdtModel`].
+
+    Args:
+        hidden_size (`int`, defaults to 128): width H of all states.
+        num_layers (`int`, defaults to 1): layers of each of the four transformers.
+        num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
+        dropout (`float`, defaults to 0.5): of the projected vectors, of attention, in each layer and before the students' heads.
+        distillation_temperature (`float`, defaults to 1.0): what students' and teacher's logits are divided by to be compared.
+    """
+
+    model_type = "erc_sdt"
+
+    hidden_size: int = 128
+    num_layers: int = 1
+    num_attention_heads: int = 4
+    dropout: float | int = 0.5
+    distillation_temperature: float | int = 1.0
+
+    def validate_temperature(self):
+        if not 0 < self.distillation_temperature < math.inf:
+            raise ValueError(
+                f"distillation_temperature must be positive and finite, got {self.distillation_temperature}"
+            )

@@ -1,0 +1,67 @@
+"""What the transformers among the baselines share. Letters: N real turns as flat rows, H hidden width."""
+
+import math
+
+import torch
+from torch import nn
+
+from ..turns import TurnLayout
+
+
+def sinusoidal_positions(layout: TurnLayout, hidden_size: int, like: torch.Tensor) -> torch.Tensor:
+    """Sines and cosines of each turn's place in its dialogue (Vaswani et al. 2017, section 3.5): (N, H)."""
+    frequencies = torch.exp(
+        torch.arange(0, hidden_size, 2, device=like.device).to(like) * (-math.log(1e4) / hidden_size)
+    )
+    angles = layout.position[:, None].to(like) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class AttentionLayer(nn.Module):
+    """Attention from the turns of one stream to those of another, or to its own, and a feed-forward part; LayerNorm before either."""
+
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+        super().__init__()
+        self.num_heads, self.attention_dropout = num_heads, dropout
+        self.attention_norm = nn.LayerNorm(hidden_size)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.Linear(hidden_size, 4 * hidden_size),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * hidden_size, hidden_size),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, stream: torch.Tensor, other: torch.Tensor | None, layout: TurnLayout) -> torch.Tensor:
+        """stream, other (N, H) -> (N, H)"""
+        queries = self.attention_norm(stream)
+        keys = queries if other is None else self.attention_norm(other)
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = layout.attend(
+            self.query(queries), self.key(keys), self.value(keys), self.num_heads, False, dropout, self
+        )
+        stream = stream + self.dropout(self.output(attended))
+        return stream + self.feed_forward(stream)
+
+
+class Transformer(nn.Module):
+    """Attention layers, all of them to the same other stream where there is one, and a LayerNorm: (N, H) -> (N, H)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            AttentionLayer(config.hidden_size, config.num_attention_heads, config.dropout)
+            for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, stream: torch.Tensor, layout: TurnLayout, other: torch.Tensor | None = None) -> torch.Tensor:
+        for layer in self.layers:
+            stream = layer(stream, other, layout)
+        return self.norm(stream)
