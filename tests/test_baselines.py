@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, pipeline
 
 from mister_e_hf import Recipe, baselines, cli
 from mister_e_hf.baselines import BASELINES, baseline_config, baseline_model
@@ -431,3 +431,7 @@ def test_a_recipe_of_a_baseline_is_trained_scored_and_told_of(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0
     assert "as stored" in capsys.readouterr().out
+    assert cli.main(["doctor", str(run)]) == 0
+    assert "erc_bc_lstm" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="The pipeline runs MiSTER-E; this model is of type 'erc_bc_lstm'"):
+        pipeline("conversation-emotion-recognition", model=str(run))

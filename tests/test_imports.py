@@ -88,6 +88,8 @@ ORDERS = {
     "before AutoProcessor": "import mister_e_hf; from transformers import AutoProcessor, AutoModel",
     "after AutoProcessor": "from transformers import AutoProcessor, AutoModel; import mister_e_hf",
     "after the model": "from mister_e_hf import MisterEModel; from transformers import AutoModel",
+    "after a baseline": "from mister_e_hf.baselines.sdt import SdtModel; from transformers import AutoModel",
+    "after a baseline by name": "from mister_e_hf import baselines; baselines.baseline_model('mult'); from transformers import AutoModel",
     "after the encoder": "from mister_e_hf import UtteranceEncoder; from transformers import AutoModel",
 }
 # Each order in a process of its own, forked where all that transformers builds on is loaded already and it itself is not.

@@ -103,6 +103,8 @@ class ConversationEmotionPipeline(Pipeline):
     ):
         if unknown := set(encoders or {}) - set(MODALITIES):
             raise ValueError(f"encoders must name speech, text or both, got {sorted(unknown)}")
+        if not hasattr(model.config, "experts"):
+            raise ValueError(f"The pipeline runs MiSTER-E; this model is of type '{model.config.model_type}'")
         super().__init__(model, *args, **kwargs)
         self._encoders = dict(encoders or {})
         for modality, pair in self._encoders.items():

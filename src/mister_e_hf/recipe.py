@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
@@ -66,7 +65,6 @@ _NO_PART_OF_A_RECIPE = {
     "seed": "pass --seeds",
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
-_PUSH = re.compile("push_to_hub|hub_")
 _SECTIONS = ("model", "corpus", "training")
 # Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
 _PROCESSOR_FIELDS = {
@@ -277,7 +275,11 @@ class Recipe:
         shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip")
         model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
         # of a push there is one model, and the loss has no such terms
-        own = {field: value for field, value in self.sections["training"].items() if not _PUSH.match(field)}
+        own = {
+            field: value
+            for field, value in self.sections["training"].items()
+            if not field.startswith(("hub_", "push_"))
+        }
         without = {"contrastive_weight": 0.0, "consistency_weight": 0.0}
         return Recipe(
             {

@@ -19,24 +19,24 @@ BASELINES = tuple(_CLASSES)
 TRAINING: dict[str, dict[str, Any]] = {
     "logistic_regression": {"learning_rate": 1e-3, "num_train_epochs": 25},
     "bc_lstm": {"learning_rate": 1e-3, "num_train_epochs": 25},
-    "dialogue_rnn": {"learning_rate": 1e-3, "num_train_epochs": 25},
-    "mult": {"learning_rate": 1e-3, "num_train_epochs": 25},
+    "dialogue_rnn": {"learning_rate": 2e-3, "num_train_epochs": 25},
+    "mult": {"learning_rate": 3e-4, "num_train_epochs": 25},
     "sdt": {"learning_rate": 1e-3, "num_train_epochs": 25},
 }
 
 
 def baseline_config(name: str) -> type:
     """The configuration class of a baseline by its short name."""
-    return getattr(importlib.import_module(".configuration", __name__), f"{_checked(name)}Config")
+    return getattr(importlib.import_module(".configuration", __name__), f"{_class_name(name)}Config")
 
 
 def baseline_model(name: str) -> type:
     """The model class of a baseline by its short name."""
-    start = _checked(name)
-    return getattr(importlib.import_module(f".{name}", __name__), f"{start}Model")
+    class_name = f"{_class_name(name)}Model"  # first, for it knows whether there is one
+    return getattr(importlib.import_module(f".{name}", __name__), class_name)
 
 
-def _checked(name: str) -> str:
+def _class_name(name: str) -> str:
     if name not in _CLASSES:
         raise ValueError(f"There is no baseline '{name}'; there are {', '.join(BASELINES)}")
     return _CLASSES[name]

@@ -97,13 +97,13 @@ class DialogueRNNConfig(BaselineConfig):
 
     Args:
         hidden_size (`int`, defaults to 100): width H of the global, party and emotion states, in each direction.
-        dropout (`float`, defaults to 0.4): of the vectors, of the party and emotion states and before the head.
+        dropout (`float`, defaults to 0.2): of the vectors, of the party and emotion states and before the head.
     """
 
     model_type = "erc_dialogue_rnn"
 
     hidden_size: int = 100
-    dropout: float | int = 0.4
+    dropout: float | int = 0.2
 
 
 class _TransformerConfig(BaselineConfig):
@@ -127,16 +127,16 @@ class MultConfig(_TransformerConfig):
     Of [`MultModel`].
 
     Args:
-        hidden_size (`int`, defaults to 64): width H of each modality's states.
-        num_layers (`int`, defaults to 2): layers of each of the four transformers.
+        hidden_size (`int`, defaults to 128): width H of each modality's states.
+        num_layers (`int`, defaults to 1): layers of each of the four transformers.
         num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
         dropout (`float`, defaults to 0.4): of the vectors, of attention, in each layer and before the head.
     """
 
     model_type = "erc_mult"
 
-    hidden_size: int = 64
-    num_layers: int = 2
+    hidden_size: int = 128
+    num_layers: int = 1
     num_attention_heads: int = 4
     dropout: float | int = 0.4
 

@@ -15,14 +15,33 @@ from .configuration import DialogueRNNConfig
 from .modeling import BaselineModel, joined
 
 
+class DialogueCell(nn.GRUCell):
+    """A GRU cell of a turn's vectors and a state beside them; what it makes of the vectors is computed for all turns at once."""
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__(input_size + hidden_size, hidden_size)
+
+    def of_turns(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, D) -> (N, 3 H)"""
+        return F.linear(rows, self.weight_ih[:, : -self.hidden_size], self.bias_ih)
+
+    def forward(self, of_turn: torch.Tensor, beside: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """of_turn (B, 3 H), beside, state (B, H) -> (B, H)"""
+        by_input = of_turn + F.linear(beside, self.weight_ih[:, -self.hidden_size :])
+        by_state = F.linear(state, self.weight_hh, self.bias_hh)
+        (reset, update, new), (more_reset, more_update, old) = by_input.chunk(3, -1), by_state.chunk(3, -1)
+        new = torch.tanh(new + torch.sigmoid(reset + more_reset) * old)
+        return torch.lerp(new, state, torch.sigmoid(update + more_update))
+
+
 class DialogueRecurrence(nn.Module):
     """The global, party and emotion states of one direction."""
 
     def __init__(self, config: DialogueRNNConfig):
         super().__init__()
         width, hidden = config.input_size, config.hidden_size
-        self.global_cell = nn.GRUCell(width + hidden, hidden)
-        self.party_cell = nn.GRUCell(width + hidden, hidden)
+        self.global_cell = DialogueCell(width, hidden)
+        self.party_cell = DialogueCell(width, hidden)
         self.context_query = nn.Linear(width, hidden, bias=False)
         self.emotion_gru = nn.GRU(hidden, hidden)
         self.dropout = nn.Dropout(config.dropout)
@@ -30,17 +49,18 @@ class DialogueRecurrence(nn.Module):
     def forward(self, rows: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
         """rows (N, D) in the order of reading -> emotion states (N, H)"""
         # Padding is read last, so that no state of a real turn knows it.
-        turns, queries = layout.pad(rows), layout.pad(self.context_query(rows))  # [B, T, D], [B, T, H]
-        party = common = rows.new_zeros(len(turns), self.party_cell.hidden_size)
-        context, past, parties = torch.zeros_like(party), [], []
-        for turn, query in zip(turns.unbind(1), queries.unbind(1), strict=True):
+        parts = self.global_cell.of_turns(rows), self.party_cell.of_turns(rows), self.context_query(rows)
+        steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
+        party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
+        past, parties = [], []
+        for to_global, to_party, query in steps:
             if past:
                 states = torch.stack(past, dim=1)  # [B, t, H]
                 weights = (states @ query[..., None]).softmax(1)
                 context = (weights * states).sum(1)
-            common = self.global_cell(torch.cat([turn, party], dim=-1), common)
+            common = self.global_cell(to_global, party, common)
             past.append(common)
-            party = self.dropout(self.party_cell(torch.cat([turn, context], dim=-1), party))
+            party = self.dropout(self.party_cell(to_party, context, party))
             parties.append(party)
         return self.dropout(layout.recur(self.emotion_gru, layout.unpad(torch.stack(parties, dim=1))))
 
