@@ -1,9 +1,11 @@
 """The variants of an ablation study: each a small change of one recipe, and the baselines on the same corpus."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .baselines import BASELINES
 from .recipe import Recipe
+from .trainer import MisterETrainingArguments
 
 FULL = "full"
 # The loss terms need the experts that they compare.
@@ -63,13 +65,23 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     found = {}
     for name, (description, changes) in _CHANGES.items():
         changed = changed_recipe(recipe, changes, name)
-        if name == FULL or changed.to_dict() != recipe.to_dict():
+        if name == FULL or _values(changed, changes) != _values(recipe, changes):
             found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
     for name, (description, group) in _SPLITS.get(recipe.corpus.name, {}).items():
         changed = changed_recipe(recipe, {"corpus.validation_group": group}, name)
         found[name] = Variant(name, description, "split", changed)
     for name in BASELINES:
         found[f"baseline_{name}"] = Variant(f"baseline_{name}", f"baseline: {name}", "baseline", recipe.baseline(name))
+    return found
+
+
+def _values(recipe: Recipe, fields: Iterable[str]) -> list:
+    """What these fields come to, defaults included."""
+    homes = {"model": recipe.model_config(), "training": MisterETrainingArguments}
+    found = []
+    for name in fields:
+        section, _, field = name.partition(".")
+        found.append(recipe.sections[section].get(field, getattr(homes[section], field)))
     return found
 
 
