@@ -25,6 +25,9 @@ SETTINGS = {
     "speech alone": {"experts": ["speech"]},
     "no fusion expert": {"experts": ["speech", "text"]},
     "clipped": {"feature_clip": 1.0},
+    "attention that sees distance": {"attention_decay": True},
+    "fusion of states in context": {"fusion_context": True},
+    "both of these, causal": {"attention_decay": True, "fusion_context": True, "causal": True},
 }
 settings = pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
 
@@ -321,8 +324,8 @@ SUBSETS = [list(subset) for size in (1, 2, 3) for subset in itertools.combinatio
 
 @pytest.mark.parametrize("experts", SUBSETS, ids="-".join)
 def test_every_parameter_gets_a_gradient_in_every_setting(make_batch, experts):
-    for context_layer, fusion, gate, causal, modality_dropout in itertools.product(
-        (True, False), ("co_attention", "concatenation"), ("learned", "mean"), (True, False), (0.0, 0.5)
+    for context_layer, fusion, gate, causal, modality_dropout, ours in itertools.product(
+        (True, False), ("co_attention", "concatenation"), ("learned", "mean"), (True, False), (0.0, 0.5), (True, False)
     ):
         if "fusion" not in experts and fusion == "concatenation" or len(experts) == 1 and gate == "mean":
             continue
@@ -334,6 +337,8 @@ def test_every_parameter_gets_a_gradient_in_every_setting(make_batch, experts):
             "gate": gate,
             "causal": causal,
             "modality_dropout": modality_dropout,
+            "attention_decay": ours,
+            "fusion_context": ours,
         }
         model = MisterEModel(
             MisterEConfig(
@@ -392,6 +397,20 @@ def test_loss_is_focal_of_the_mixture_and_of_the_experts_present(tiny_model, mak
     assert output.loss.item() == pytest.approx(loss_by_hand(output, batch, model.config), abs=1e-12)
     output = run(model, batch, num_items_in_batch=40)
     assert output.loss.item() == pytest.approx(loss_by_hand(output, batch, model.config, 40), abs=1e-12)
+
+
+def test_attention_begins_with_halved_slopes_and_looks_less_far_with_greater_ones(tiny_model, make_batch):
+    model = MisterEModel(tiny_model(attention_decay=True).config)
+    attention = model.fusion_expert.layers[0].text_to_speech
+    torch.testing.assert_close(attention.log_slopes.exp(), torch.tensor([0.5, 0.25, 0.125]))
+    near = tiny_model(attention_decay=True)
+    for module in near.modules():
+        if hasattr(module, "log_slopes"):
+            module.log_slopes.data.fill_(8.0)  # each turn sees itself alone
+    batch = make_batch([6], near.config)
+    whole = run(near, batch).speech_states
+    alone = [run(near, {name: value[:, t : t + 1] for name, value in batch.items()}).speech_states for t in range(6)]
+    torch.testing.assert_close(whole, torch.cat(alone, 1))
 
 
 def test_micro_batches_add_up_to_the_whole_batch(tiny_model, make_batch):
@@ -654,6 +673,9 @@ def directly(model, vectors: dict[str, torch.Tensor], present: dict[str, torch.T
         for head in range(config.num_attention_heads):
             part = slice(head * width, (head + 1) * width)
             scores = query[:, part] @ key[:, part].T / math.sqrt(width)
+            if config.attention_decay:
+                place = torch.arange(len(scores), dtype=scores.dtype)
+                scores = scores - weights[f"{name}.log_slopes"][head].exp() * (place[:, None] - place).abs()
             if causal:
                 scores = scores + torch.full_like(scores, -math.inf).triu(1)
             exponentials = (scores - scores.max(-1, keepdim=True).values).exp()
@@ -666,7 +688,7 @@ def directly(model, vectors: dict[str, torch.Tensor], present: dict[str, torch.T
         x = x if config.feature_clip is None else x.clamp(-config.feature_clip, config.feature_clip)
         inputs[name] = torch.where(present[name][:, None], x, weights[f"{name}_input.null_embedding"])
 
-    expert_logits = []
+    expert_logits, context = [], {}
     for name in MODALITIES:
         x, expert = inputs[name], f"{name}_expert"
         states = linear(f"{expert}.skip", x)
@@ -681,10 +703,11 @@ def directly(model, vectors: dict[str, torch.Tensor], present: dict[str, torch.T
             gru = nn.GRU(config.hidden_size, hidden, config.context_num_layers, bidirectional=not causal).to(x.dtype)
             gru.load_state_dict(model.get_submodule(f"{expert}.gru").state_dict())
             states = states + gru(local)[0]
+        context[name] = states if config.fusion_context else 0.0
         expert_logits.append(linear(f"{expert}.head", states))
 
-    speech = linear("fusion_expert.speech_projection", inputs["speech"])
-    text = linear("fusion_expert.text_projection", inputs["text"])
+    speech = linear("fusion_expert.speech_projection", inputs["speech"]) + context["speech"]
+    text = linear("fusion_expert.text_projection", inputs["text"]) + context["text"]
     if config.fusion == "co_attention":
         for index in range(config.fusion_num_layers):
             layer = f"fusion_expert.layers.{index}"

@@ -14,6 +14,7 @@ MODELS = {
     "no context": {"context_layer": False},
     "speech alone": {"experts": ["speech"]},
     "mean gate": {"gate": "mean"},
+    "attention that sees distance, states in context": {"attention_decay": True, "fusion_context": True},
 }
 
 

@@ -37,6 +37,12 @@ class MisterEConfig(LabelledConfig):
         attention_dim (`int`, defaults to 120): width of queries, keys and values.
         num_attention_heads (`int`, defaults to 3): attention heads; must divide `attention_dim`.
         attention_dropout (`float`, defaults to 0.1): dropout of attention probabilities.
+        attention_decay (`bool`, defaults to `False`):
+            lower an attention score by the two turns' distance times a slope that each head learns, first 1/2, 1/4, ... (Press et al. 2022, there
+            fixed). The published attention does not know the order of the turns.
+        fusion_context (`bool`, defaults to `False`):
+            let the fusion expert begin with the sum of its projections and the states of the speech and text experts, where there
+            are such, so that it attends to turns in their context.
         projection_dropout (`float`, defaults to 0.5): dropout after the fusion expert's input projections.
         layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
         gate (`str`, defaults to `"learned"`): `"learned"`, or `"mean"` of the experts whose modality is present.
@@ -74,6 +80,8 @@ class MisterEConfig(LabelledConfig):
     attention_dim: int = 120
     num_attention_heads: int = 3
     attention_dropout: float | int = 0.1
+    attention_decay: bool = False
+    fusion_context: bool = False
     projection_dropout: float | int = 0.5
     layer_norm_eps: float = 1e-6
     gate: Literal["learned", "mean"] = "learned"

@@ -7,7 +7,9 @@ Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `tur
 H hidden, A attention width, C classes, E experts in the order speech, text, fusion.
 """
 
+import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -147,13 +149,13 @@ class ContextExpert(nn.Module):
                 dropout=config.context_dropout if config.context_num_layers > 1 else 0.0,
             )
 
-    def forward(self, turns: ModalityTurns, layout: TurnLayout) -> torch.Tensor:
-        """Logits (N, C)."""
+    def forward(self, turns: ModalityTurns, layout: TurnLayout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, C) and the states (N, H) that they are read off."""
         states = self.skip(turns)
         if self.has_context:
             local = sum(F.relu(convolution(turns, layout)) for convolution in self.convolutions)
             states = states + layout.recur(self.gru, self.dropout(local))
-        return self.head(self.dropout(states))
+        return self.head(self.dropout(states)), states
 
 
 class TurnAttention(nn.Module):
@@ -168,6 +170,7 @@ class TurnAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.attention_dim)
         self.value = nn.Linear(config.hidden_size, config.attention_dim)
         self.output = nn.Linear(config.attention_dim, config.hidden_size)
+        self.log_slopes = nn.Parameter(torch.empty(config.num_attention_heads)) if config.attention_decay else None
 
     def forward(self, stream: torch.Tensor, other: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
         attended = layout.attend(
@@ -178,6 +181,7 @@ class TurnAttention(nn.Module):
             self.causal,
             self.dropout if self.training else 0.0,
             self,
+            None if self.log_slopes is None else self.log_slopes.exp(),
         )
         return self.output(attended)
 
@@ -227,11 +231,11 @@ class FusionExpert(nn.Module):
         self.head = nn.Linear(hidden, config.num_labels)
 
     def forward(
-        self, speech: ModalityTurns, text: ModalityTurns, layout: TurnLayout
+        self, speech: ModalityTurns, text: ModalityTurns, context: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Logits (N, C), final speech and text states (N, H)."""
-        speech_states = self.dropout(self.speech_projection(speech))
-        text_states = self.dropout(self.text_projection(text))
+        """`context`: states (N, H) by modality to begin with beside the vectors. Logits (N, C), final speech and text states (N, H)."""
+        speech_states = self.dropout(self.speech_projection(speech) + context.get("speech", 0.0))
+        text_states = self.dropout(self.text_projection(text) + context.get("text", 0.0))
         for layer in self.layers:
             speech_states, text_states = layer(speech_states, text_states, layout)
         if self.layers:
@@ -279,6 +283,9 @@ class MisterEPreTrainedModel(PreTrainedModel):
             initialization.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5)
             if module.bias is not None:
                 initialization.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
+        elif isinstance(module, TurnAttention) and module.log_slopes is not None:
+            heads = torch.arange(1, module.num_heads + 1, device=module.log_slopes.device)
+            initialization.copy_(module.log_slopes, -heads * math.log(2.0))
         elif isinstance(module, (nn.GRU, nn.GRUCell)):
             for parameter in module.parameters():
                 initialization.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
@@ -481,13 +488,15 @@ class MisterEModel(MisterEPreTrainedModel):
                 vectors = module.mean.expand(layout.count, -1) if embeddings is None else layout.flatten(embeddings)
                 modalities[name] = module(vectors, present[name])
 
-        expert_logits, speech_states, text_states = [], None, None
-        if "speech" in self.config.experts:
-            expert_logits.append(self.speech_expert(modalities["speech"], layout))
-        if "text" in self.config.experts:
-            expert_logits.append(self.text_expert(modalities["text"], layout))
+        expert_logits, context, speech_states, text_states = [], {}, None, None
+        for name in ("speech", "text"):
+            if name in self.config.experts:
+                logits, context[name] = getattr(self, f"{name}_expert")(modalities[name], layout)
+                expert_logits.append(logits)
         if "fusion" in self.config.experts:
-            logits, speech_states, text_states = self.fusion_expert(modalities["speech"], modalities["text"], layout)
+            logits, speech_states, text_states = self.fusion_expert(
+                modalities["speech"], modalities["text"], context if self.config.fusion_context else {}, layout
+            )
             expert_logits.append(logits)
         expert_logits = torch.stack(expert_logits, dim=1)  # [N, E, C]
         available = expert_availability(self.config.experts, present["speech"], present["text"])

@@ -99,18 +99,30 @@ class TurnLayout:
         causal: bool,
         dropout: float,
         module: nn.Module,
+        slopes: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Scaled dot-product attention within each dialogue, to all its turns or to those up to one's own: (N, A) each -> (N, A)."""
+        """
+        Scaled dot-product attention within each dialogue, to all its turns or to those up to one's own: (N, A) each -> (N, A). With `slopes`
+        (num_heads,), a score is less by the head's slope for every turn that lies between the two.
+        """
 
         def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
             return self.pad(rows).unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
         mask = None
+        place = torch.arange(self.longest, device=self.index.device)
         # Padding stands at the end, where causal attention never looks back to; only real turns are read off again.
         if not causal and not self.is_rectangular:
-            mask = (torch.arange(self.longest, device=self.index.device) < self.lengths[:, None])[:, None, None, :]
+            mask = (place < self.lengths[:, None])[:, None, None, :]
+        if slopes is not None:
+            mask = _distance_bias(slopes, place, place, (place <= place[:, None]) if causal else mask)
         attended = F.scaled_dot_product_attention(
-            heads(query), heads(key), heads(value), attn_mask=mask, dropout_p=dropout, is_causal=causal
+            heads(query),
+            heads(key),
+            heads(value),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal and slopes is None,
         )
         return self.unpad(attended.transpose(1, 2).flatten(2))
 
@@ -119,6 +131,15 @@ class TurnLayout:
         if not hasattr(self, "_packing_cache"):
             self._packing_cache = self.packing()
         return self._packing_cache
+
+
+def _distance_bias(
+    slopes: torch.Tensor, query_place: torch.Tensor, key_place: torch.Tensor, seen: torch.Tensor | None
+) -> torch.Tensor:
+    """What is added to the scores (..., heads, Tq, Tk) of attention: less with the distance, and nothing is left where `seen` is false."""
+    distance = (query_place[:, None] - key_place).abs()
+    bias = -slopes[:, None, None] * distance
+    return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
 
 class DialogueCache:
@@ -164,12 +185,15 @@ class NextTurns(TurnLayout):
         output, self.found[recurrence] = recurrence(rows, self.past.get(recurrence))
         return output
 
-    def attend(self, query, key, value, num_heads, causal, dropout, module):
+    def attend(self, query, key, value, num_heads, causal, dropout, module, slopes=None):
         if module in self.past:
             key, value = (torch.cat(both) for both in zip(self.past[module], (key, value), strict=True))
         self.found[module] = key, value
         # The last of the new turns sees everything, the one before it all but that, and so on.
         seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
+        if slopes is not None:
+            place = torch.arange(len(key), device=key.device)
+            seen = _distance_bias(slopes, place[-len(query) :], place, seen)
         query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(0, 1) for rows in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
         return attended.transpose(0, 1).flatten(1)
