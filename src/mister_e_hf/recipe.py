@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -264,7 +264,7 @@ class Recipe:
 
     def baseline(self, name: str) -> "Recipe":
         r"""
-        The recipe of a baseline on the same corpus of vectors. Its model has the widths and clipping of this recipe's, its training is this
+        The recipe of a baseline on the same corpus of vectors. Its model has the widths, clipping and class weights of this recipe's, its training is this
         recipe's with the rate and length that suit it ([`~mister_e_hf.baselines.TRAINING`]), and what the section `baselines` says of either goes
         before.
 
@@ -272,7 +272,7 @@ class Recipe:
             name: one of [`~mister_e_hf.baselines.BASELINES`].
         """
         model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
-        shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip")
+        shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip", "class_weights")
         model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
         # of a push there is one model, and the loss has no such terms
         own = {
@@ -289,6 +289,13 @@ class Recipe:
             },
             f"{self.source}, baseline {name}",
         )
+
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
+        """A copy with these fields set, by `section.field`."""
+        changed = Recipe(self.to_dict(), self.source)
+        for field, value in changes.items():
+            changed.set(field, value)
+        return changed
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
         try:

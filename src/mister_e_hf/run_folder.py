@@ -38,7 +38,7 @@ def claim_run(output_dir: Path, record: dict) -> bool:
             )
         else:
             output_dir.mkdir(parents=True, exist_ok=True)
-            write_atomically(run, lambda path: path.write_text(yaml.safe_dump(record, sort_keys=False)))
+            write_yaml(run, record)
     return finished
 
 
@@ -109,3 +109,7 @@ def write_table(path: Path, table: pa.Table):
 
 def write_json(path: Path, value: dict):
     write_atomically(path, lambda unfinished: unfinished.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def write_yaml(path: Path, value: dict):
+    write_atomically(path, lambda unfinished: unfinished.write_text(yaml.safe_dump(value, sort_keys=False)))

@@ -32,6 +32,9 @@ _CHANGES = {
     "concatenation": ("fusion by concatenation in place of co-attention", {"model.fusion": "concatenation"}),
     "without_modality_dropout": ("every modality always there in training", {"model.modality_dropout": 0.0}),
     "cross_entropy": ("cross-entropy in place of the focal loss", {"model.focal_gamma": 0.0}),
+    "without_fusion_context": ("fusion of each turn's vectors alone", {"model.fusion_context": False}),
+    "without_attention_decay": ("attention that does not know the turns' order", {"model.attention_decay": False}),
+    "without_class_weights": ("every turn weighs the same", {"model.class_weights": None}),
     "causal": ("no turn sees later ones", {"model.causal": True}),
 }
 # By the corpus's name. The published code validates IEMOCAP on session 1; elsewhere its splits are the usual ones.
@@ -64,11 +67,11 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         raise ValueError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
     found = {}
     for name, (description, changes) in _CHANGES.items():
-        changed = changed_recipe(recipe, changes, name)
+        changed = recipe.changed(changes)
         if name == FULL or _values(changed, changes) != _values(recipe, changes):
             found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
     for name, (description, group) in _SPLITS.get(recipe.corpus.name, {}).items():
-        changed = changed_recipe(recipe, {"corpus.validation_group": group}, name)
+        changed = recipe.changed({"corpus.validation_group": group})
         found[name] = Variant(name, description, "split", changed)
     for name in BASELINES:
         found[f"baseline_{name}"] = Variant(f"baseline_{name}", f"baseline: {name}", "baseline", recipe.baseline(name))
@@ -83,11 +86,3 @@ def _values(recipe: Recipe, fields: Iterable[str]) -> list:
         section, _, field = name.partition(".")
         found.append(recipe.sections[section].get(field, getattr(homes[section], field)))
     return found
-
-
-def changed_recipe(recipe: Recipe, changes: dict, name: str) -> Recipe:
-    """A copy of the recipe with these fields set, by `section.field`."""
-    changed = Recipe(recipe.to_dict(), f"{recipe.source}, variant {name}")
-    for field, value in changes.items():
-        changed.set(field, value)
-    return changed
