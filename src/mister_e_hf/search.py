@@ -1,0 +1,132 @@
+"""
+Settings by search: for MiSTER-E and each baseline as many trials, drawn from a space of their own, scored in one way on folds of the development data.
+
+Random search after Bergstra and Bengio (2012). The first trial is the recipe as it stands.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.metrics import f1_score
+
+from .baselines import BASELINES
+from .folds import development_folds
+from .recipe import Recipe
+from .run_folder import write_json
+from .study_runs import Run, run_all
+
+_RATES = [3e-4, 5e-4, 1e-3, 2e-3]
+_DECAYS = [0.01, 0.1, 0.3]
+_DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
+_COMMON = {"training.learning_rate": _RATES, "training.weight_decay": _DECAYS}
+MISTER_E = "mister_e"
+SPACES: dict[str, dict[str, list]] = {
+    MISTER_E: _COMMON
+    | {
+        "model.hidden_size": [96, 192],
+        "model.context_dropout": _DROPOUTS,
+        "model.projection_dropout": _DROPOUTS,
+        "model.focal_gamma": [0.0, 1.0],
+        "training.contrastive_weight": [0.0, 0.1, 0.5],
+        "training.consistency_weight": [0.0, 0.1, 0.3],
+    },
+    "logistic_regression": _COMMON,
+    "bc_lstm": _COMMON | {"model.hidden_size": [64, 96, 128, 192], "model.dropout": _DROPOUTS},
+    "dialogue_rnn": _COMMON | {"model.hidden_size": [64, 100, 150], "model.dropout": [0.1, 0.2, 0.4, 0.5]},
+    "mult": _COMMON | {"model.hidden_size": [64, 128], "model.num_layers": [1, 2], "model.dropout": _DROPOUTS},
+    "sdt": _COMMON | {"model.hidden_size": [64, 128, 256], "model.dropout": _DROPOUTS},
+}
+
+
+def search(
+    recipe: Recipe,
+    out: str | Path,
+    trials: int,
+    systems: Sequence[str] | None = None,
+    folds: int = 4,
+    jobs: int = 1,
+    say: Callable[[str], Any] = print,
+) -> dict[str, list[dict[str, Any]]]:
+    r"""
+    Search settings, or go on with a search; finished runs are not run again.
+
+    Args:
+        recipe: of MiSTER-E, with its baselines.
+        out: the search's folder; `search.json` there holds every trial and its score.
+        trials: of each system; 1 is the recipe as it stands.
+        systems: of [`SPACES`]; by default all.
+        folds: see [`~mister_e_hf.folds.development_folds`]; weighted F1 is that of all left-out turns together, one seed.
+        jobs, say: as in [`~mister_e_hf.ablation.ablate`].
+
+    Returns:
+        by system its trials, the best first: `settings`, `weighted_f1` (None where a run failed).
+
+    Raises:
+        ValueError: if a system is not known.
+    """
+    out = Path(out)
+    for name in systems or ():
+        if name not in SPACES:
+            raise ValueError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
+    development_folds(recipe.read_corpus(), folds, recipe.corpus.group_pattern)  # raises where there can be none
+    recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
+    drawn = {name: draw_settings(SPACES[name], trials) for name in systems or SPACES}
+    runs = {
+        (name, number): [
+            Run(
+                f"{name} trial {number} fold {fold}",
+                recipes[name].changed(settings).to_dict(),
+                0,
+                out / name / f"trial-{number}" / f"fold-{fold}",
+                fold,
+                folds,
+            )
+            for fold in range(folds)
+        ]
+        for name, found in drawn.items()
+        for number, settings in enumerate(found)
+    }
+    run_all([run for each in runs.values() for run in each], jobs, say)
+    scored = {
+        name: [
+            {"trial": number, "settings": settings, "weighted_f1": _score(runs[name, number])}
+            for number, settings in enumerate(found)
+        ]
+        for name, found in drawn.items()
+    }
+    for found in scored.values():
+        found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
+    write_json(out / "search.json", scored)
+    return scored
+
+
+def draw_settings(space: dict[str, list], trials: int) -> list[dict[str, Any]]:
+    """No change, and then settings of the space at random, always the same, none twice; fewer where the space has fewer."""
+    points = list(itertools.product(*space.values()))
+    order = np.random.default_rng(0).permutation(len(points))[: trials - 1]
+    return [{}, *(dict(zip(space, points[number], strict=True)) for number in order)]
+
+
+def _score(runs: list[Run]) -> float | None:
+    if not all(run.is_finished for run in runs):
+        return None
+    columns = ["label", "prediction"]
+    tables = [pq.read_table(run.folder / "predictions.parquet", columns=columns) for run in runs]
+    turns = [row for row in pa.concat_tables(tables).to_pylist() if row["label"] is not None]
+    return float(f1_score(*([row[name] for row in turns] for name in columns), average="weighted"))
+
+
+def format_trials(scored: dict[str, list[dict[str, Any]]]) -> str:
+    """A line for each trial, the best of each system first, weighted F1 in per cent."""
+    lines = []
+    for name, trials in scored.items():
+        for trial in trials:
+            settings = ", ".join(f"{field} {value}" for field, value in trial["settings"].items()) or "as it stands"
+            score = "failed" if trial["weighted_f1"] is None else f"{100 * trial['weighted_f1']:.2f}"
+            lines.append(f"{name:20} {score:>7}  {settings}")
+    return "\n".join(lines)

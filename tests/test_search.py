@@ -1,0 +1,55 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mister_e_hf import Recipe, cli
+from mister_e_hf.search import MISTER_E, SPACES, draw_settings, search
+from test_ablation import DEMO, SHORT, demo_folder  # noqa: F401 (a fixture)
+
+CONFIGS = Path(__file__).parents[1] / "hub_configs"
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_value_of_a_space_fits_its_recipe(name, tmp_path):
+    recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml")
+    recipe = recipe if name == MISTER_E else recipe.baseline(name)
+    for field, values in SPACES[name].items():
+        for value in values:
+            changed = recipe.changed({field: value})
+            changed.model_config()
+            changed.training_arguments(tmp_path, 0)
+
+
+def test_settings_are_drawn_once_each_and_always_the_same():
+    space = {"training.learning_rate": [1e-3, 1e-4], "model.dropout": [0.1, 0.2, 0.3]}
+    drawn = draw_settings(space, 4)
+    assert drawn[0] == {}
+    assert len({str(settings) for settings in drawn}) == 4
+    assert drawn == draw_settings(space, 4)
+    assert drawn == draw_settings(space, 6)[:4]
+    assert len(draw_settings(space, 100)) == 7
+    assert all(value in space[field] for settings in drawn for field, value in settings.items())
+
+
+def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):  # noqa: F811
+    words = ["--corpus", str(demo_folder), *SHORT]
+    recipe, out, lines = Recipe.load(DEMO, words), tmp_path / "search", []
+    options = {"systems": ["logistic_regression"], "folds": 2, "jobs": 2, "say": lines.append}
+    found = search(recipe, out, 2, **options)
+    assert json.loads((out / "search.json").read_text()) == found
+    trials = found["logistic_regression"]
+    assert {trial["trial"] for trial in trials} == {0, 1}
+    assert trials[0]["weighted_f1"] >= trials[1]["weighted_f1"] > 0
+    rate = next(trial["settings"]["training.learning_rate"] for trial in trials if trial["trial"] == 1)
+    run = json.loads((out / "logistic_regression" / "trial-1" / "fold-0" / "results.json").read_text())
+    assert run["history"][-1]["eval_num_utterances"] < recipe.read_corpus()["train"].num_turns
+    assert f"learning_rate: {rate}" in (out / "logistic_regression" / "trial-1" / "fold-0" / "run.yaml").read_text()
+    assert len(lines) == 4
+    command = ["search", str(DEMO), *words, "--out", str(out), "--trials", "2", "--folds", "2"]
+    assert cli.main([*command, "--systems", "logistic_regression"]) == 0
+    told = capsys.readouterr().out
+    assert "4 of 4 runs are finished already" in told
+    assert f"training.learning_rate {rate}" in told
+    assert cli.main([*command, "--systems", "bc-lstm"]) == 2
+    assert "no system 'bc-lstm'" in capsys.readouterr().err
