@@ -147,6 +147,10 @@ def _add_evidence(commands, debug: argparse.ArgumentParser):
         "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
     )
     ablate.set_defaults(run=_ablate)
+    report = commands.add_parser("report", parents=[debug], help="tables and pictures of ablation studies")
+    report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
+    report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
+    report.set_defaults(run=_report)
 
 
 def _search(arguments: argparse.Namespace):
@@ -259,10 +263,6 @@ def _add_use(commands, debug: argparse.ArgumentParser):
     evaluate.add_argument("--out", help="write all scores to this JSON file")
     evaluate.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
     evaluate.set_defaults(run=_evaluate)
-    report = commands.add_parser("report", parents=[debug], help="tables and pictures of ablation studies")
-    report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
-    report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
-    report.set_defaults(run=_report)
     push = commands.add_parser("push", parents=[debug], help="push a checkpoint folder to the Hub")
     push.add_argument("folder", help="checkpoint folder")
     push.add_argument("repository", metavar="ORG/NAME")
