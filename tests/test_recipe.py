@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
@@ -65,7 +66,7 @@ def test_small_recipes_stand_beside_published_ones():
     assert len(PUBLISHED) == len(SMALL) == 4
     for name in PUBLISHED:
         published, small = Recipe.load(RECIPES[name]), Recipe.load(RECIPES[f"{name}-small"])
-        assert published.corpus == small.corpus
+        assert published.corpus == dataclasses.replace(small.corpus, vectors=None)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -86,6 +86,7 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
     record = {
         "recipe_name": Path(recipe.source).stem,
         "recipe": recipe.to_dict(),
+        "vectors": recipe.corpus.vectors or {},
         "folds": folds,
         "fold_by": "dialogue" if pattern is None else f"what '{pattern}' finds in the dialogue's id",
         "data_fingerprints": {name: data.fingerprint() for name, data in corpus.items()},

@@ -38,6 +38,7 @@ class CorpusSettings:
         label_column: the table's column of labels.
         score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
             turns left out whose score is zero or missing.
+        vectors: what made the vectors, by modality, in words; a study's results say it.
         group_pattern: regular expression; what it finds in a dialogue's id is the dialogue's group (IEMOCAP's session), and folds of the
             development data are made of whole groups. By default each dialogue is a group.
         validation_group: make this group validation, and of all other dialogues of train and validation train.
@@ -48,6 +49,7 @@ class CorpusSettings:
     labels: list[str] = dataclasses.field(default_factory=list)
     label_column: str = "labels"
     score_column: str | None = None
+    vectors: dict[str, str] | None = None
     group_pattern: str | None = None
     validation_group: str | None = None
 
