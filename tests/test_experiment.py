@@ -233,3 +233,12 @@ def test_full_model_beats_each_expert_and_a_model_without_context(tmp_path):
         per_class["fusion"]["surprise"] > 0.9 > 0.75 > max(per_class[name]["surprise"] for name in ("speech", "text"))
     )
     assert per_class["mixture"]["sadness"] > scores["context-free"]["mixture"]["f1_per_class"]["sadness"] + 0.2
+
+
+def test_the_last_epoch_can_count_in_place_of_the_best(demo_folder, tmp_path):
+    words = ["--load_best_model_at_end", "false", "--num_train_epochs", "3", "--learning_rate", "0.3"]
+    results = run_experiment(recipe(demo_folder, *words), tmp_path, seed=0)
+    assert results["best_epoch"] is None
+    scores = [epoch["eval_weighted_f1"] for epoch in results["history"]]
+    assert results["validation"]["mixture"]["weighted_f1"] == pytest.approx(scores[-1])
+    assert len(set(scores)) > 1

@@ -49,6 +49,9 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def best_epoch(trainer: Trainer) -> float | None:
+    """The epoch that validation chose; None where the last one counts."""
+    if not trainer.args.load_best_model_at_end:
+        return None
     best = trainer.state.best_global_step
     return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
 
