@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from mister_e_hf import DialogueVectors
+from mister_e_hf import DialogueVectors, Recipe
 from mister_e_hf.folds import development_folds, validation_by_group
 from mister_e_hf.vectors import VectorColumn, regroup
 
@@ -132,3 +134,19 @@ def test_folds_that_cannot_be_say_why(folds, pattern, message):
 def test_a_group_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"got 'Ses09'; the groups are \['Ses01', 'Ses02', 'Ses03'\]"):
         validation_by_group(corpus(), r"^Ses\d\d", "Ses09")
+
+
+@pytest.mark.shared
+def test_folds_of_real_iemocap_are_its_sessions(shared_dir):
+    recipe = Recipe.load(
+        Path(__file__).parents[1] / "hub_configs" / "mister-e-iemocap6-small.yaml",
+        ["--corpus", str(shared_dir / "data" / "iemocap")],
+    )
+    splits = recipe.read_corpus()
+    parts = development_folds(splits, 4, recipe.corpus.group_pattern)
+    for number, part in enumerate(parts, start=1):
+        assert {name[:5] for name in part["validation"].dialogue_ids} == {f"Ses0{number}"}
+        assert {name[:5] for name in part["train"].dialogue_ids} == {f"Ses0{n}" for n in range(1, 5) if n != number}
+    assert sum(part["validation"].num_turns for part in parts) == 5163 + 647
+    recipe.set("corpus.validation_group", "Ses01")
+    assert {name[:5] for name in recipe.read_corpus()["validation"].dialogue_ids} == {"Ses01"}

@@ -63,7 +63,11 @@ def test_every_variant_of_every_recipe_is_a_model_that_can_be_trained(name, tmp_
 def test_a_change_that_is_there_already_is_no_variant():
     found = variants_of(recipe("mister-e-meld", "--focal_gamma", "0.0", "--consistency_weight", "0.0"))
     assert not {"cross_entropy", "without_consistency", "without_modality_dropout"} & set(found)
-    assert {"without_contrastive", "without_both_terms"} <= set(found)
+    assert not {"with_contrastive", "without_both_terms"} & set(found)  # which without_contrastive is already
+    assert found["without_contrastive"].recipe.sections["training"]["contrastive_weight"] == 0
+    assert found["with_consistency"].recipe.sections["training"]["consistency_weight"] == 0.1
+    assert found["with_focal_loss"].recipe.sections["model"]["focal_gamma"] == 1
+    assert not {"with_consistency", "with_focal_loss"} & set(variants_of(recipe("mister-e-meld")))
 
 
 def test_another_validation_split_is_of_iemocap_alone():

@@ -37,6 +37,12 @@ _CHANGES = {
     "without_class_weights": ("every turn weighs the same", {"model.class_weights": None}),
     "causal": ("no turn sees later ones", {"model.causal": True}),
 }
+# What the method has, for recipes without it.
+_ADDITIONS = {
+    "with_contrastive": ("a contrastive term of weight 0.1", {"training.contrastive_weight": 0.1}),
+    "with_consistency": ("a consistency term of weight 0.1", {"training.consistency_weight": 0.1}),
+    "with_focal_loss": ("focal loss of gamma 1 in place of cross-entropy", {"model.focal_gamma": 1.0}),
+}
 # By the corpus's name. The published code validates IEMOCAP on session 1; elsewhere its splits are the usual ones.
 _SPLITS = {"IEMOCAP": {"authors_split": ("validation is session 1, as in the published code", "Ses01")}}
 
@@ -61,14 +67,17 @@ class Variant:
 
 def variants_of(recipe: Recipe) -> dict[str, Variant]:
     """
-    All variants of a recipe of MiSTER-E, by name, `full` first. A change that the recipe has made already is left out: it would be `full` again.
+    All variants of a recipe of MiSTER-E, by name, `full` first. A change that the recipe has made already is left out, for it would be `full` again;
+    and so is one that another variant makes.
     """
     if recipe.sections["model"].get("model_type", "mister_e") != "mister_e":
         raise ValueError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
     found = {}
-    for name, (description, changes) in _CHANGES.items():
+    for name, (description, changes) in (_CHANGES | _ADDITIONS).items():
         changed = recipe.changed(changes)
-        if name == FULL or _values(changed, changes) != _values(recipe, changes):
+        before, after = _values(recipe, changes), _values(changed, changes)
+        is_new = not any(before) if name in _ADDITIONS else before != after
+        if name == FULL or is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
     for name, (description, group) in _SPLITS.get(recipe.corpus.name, {}).items():
         changed = recipe.changed({"corpus.validation_group": group})
