@@ -52,7 +52,8 @@ def test_every_recipe_gives_a_model_and_training_arguments(name, tmp_path):
     assert (arguments.output_dir, arguments.seed) == (str(tmp_path), 7)
     for field, value in made.sections["training"].items():
         assert getattr(arguments, field) == value, field
-    assert arguments.load_best_model_at_end and arguments.metric_for_best_model == "weighted_f1"
+    assert arguments.metric_for_best_model == "weighted_f1"
+    assert arguments.load_best_model_at_end or name in SMALL  # where the last epoch counts
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
