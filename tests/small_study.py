@@ -18,10 +18,14 @@ VARIANTS = {
     "without_contrastive": 1.55,
     "speech_expert_only": 0.4,
     "without_modality_dropout": 1.6,
+    "authors_split": 1.5,
     "baseline_logistic_regression": 0.8,
     "baseline_mult": 1.1,
 }
-KINDS = {name: "baseline" if name.startswith("baseline_") else "ablation" for name in VARIANTS} | {"full": "full"}
+KINDS = {name: "baseline" if name.startswith("baseline_") else "ablation" for name in VARIANTS} | {
+    "full": "full",
+    "authors_split": "split",
+}
 CURVES = {
     "speech removed": [0.25, 0.5, 1.0],
     "text removed": [0.25, 0.5, 1.0],
@@ -60,7 +64,7 @@ def write_study(
         (out / "frozen.yaml").write_text(yaml.safe_dump(frozen))
     for variant in VARIANTS:
         for seed in range(seeds):
-            for fold in range(folds):
+            for fold in range(folds) if KINDS[variant] != "split" else ():
                 folder = out / "development" / variant / f"seed-{seed}" / f"fold-{fold}"
                 own = range(fold, dialogues, folds)
                 write_run(folder, variant, seed, names, [f"dev{number}" for number in own], turns_each, fold=fold)

@@ -70,6 +70,8 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
         scores = StageScores(study, stage, labels)
         yield main_table(scores, suffix)
         yield ablation_table(scores, suffix)
+        if stage.name == "final" and scores.names("split"):
+            yield split_table(scores, suffix)
         if everything and not suffix:
             yield class_table(scores)
     if everything:
@@ -193,6 +195,27 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
             "seeds": _seeds,
         },
         gap=None if records else "the study has no ablation",
+    )
+
+
+def split_table(scores: StageScores, suffix: str = "") -> Table:
+    """The full model trained and validated on other dialogues, apart from what is compared."""
+    return Table(
+        f"splits{suffix.replace(' ', '_')}",
+        f"The full model on other splits{suffix}",
+        "F1 on the same test turns in per cent: mean ± sample standard deviation over seeds.",
+        [
+            {"split": scores.study.settings["variants"][name]["description"], **scores.record(name)}
+            for name in scores.names("split")
+        ],
+        {
+            "split": lambda record: record["split"],
+            "weighted F1": _with_sd("weighted_f1"),
+            "95 % interval": _interval("weighted_f1"),
+            "macro F1": _with_sd("macro_f1"),
+            "seeds": _seeds,
+            "N": lambda record: f"{record['turns']:,}",
+        },
     )
 
 

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from .report import STAGE_TITLES, markdown_table, method, provenance
-from .report_tables import StageScores, ablation_table
+from .report_tables import StageScores, ablation_table, split_table
 from .report_tables import main_table as stage_main_table
 from .run_folder import write_atomically
 from .study import Study, read_study
@@ -72,10 +72,11 @@ def _parts(studies: list[Study]) -> Iterator[str]:
     for study in studies:
         yield f"## {study.corpus}"
         for suffix, scores in _views(study):
-            table = ablation_table(scores, suffix)
-            yield f"### {table.title}"
-            yield table.note
-            yield markdown_table(table)
+            splits = [split_table(scores, suffix)] if scores.names("split") and study.latest.name == "final" else []
+            for table in [ablation_table(scores, suffix), *splits]:
+                yield f"### {table.title}"
+                yield table.note
+                yield markdown_table(table)
         yield f"### How the scores of {study.corpus} were made"
         yield from method(study)
         yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
