@@ -5,6 +5,7 @@ Random search after Bergstra and Bengio (2012). The first trial is the recipe as
 """
 
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def search(
     }
     for found in scored.values():
         found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
-    write_json(out / "search.json", scored)
+    path = out / "search.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, earlier | scored)  # of other systems
     return scored
 
 
