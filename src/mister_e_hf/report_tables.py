@@ -28,7 +28,7 @@ _CURVE_DRAWS = 1000  # a curve has many points, and no test
 _NOTHING = "–"
 _NAMES = {
     "full": "full model",
-    "baseline_bc_lstm": "BC-LSTM",
+    "baseline_bc_lstm": "bc-LSTM",
     "baseline_dialogue_rnn": "DialogueRNN",
     "baseline_mult": "MulT",
     "baseline_sdt": "SDT",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .baselines import BASELINES
+from .baselines import BASELINES, baseline_model
 from .recipe import Recipe
 from .trainer import MisterETrainingArguments
 
@@ -83,7 +83,8 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         changed = recipe.changed({"corpus.validation_group": group})
         found[name] = Variant(name, description, "split", changed)
     for name in BASELINES:
-        found[f"baseline_{name}"] = Variant(f"baseline_{name}", f"baseline: {name}", "baseline", recipe.baseline(name))
+        variant, method = f"baseline_{name}", baseline_model(name).method
+        found[variant] = Variant(variant, method, "baseline", recipe.baseline(name))
     return found
 
 
