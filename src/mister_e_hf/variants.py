@@ -1,5 +1,6 @@
 """The variants of an ablation study: each a small change of one recipe, and the baselines on the same corpus."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         changed = recipe.changed({"corpus.validation_group": group})
         found[name] = Variant(name, description, "split", changed)
     for name in BASELINES:
-        variant, method = f"baseline_{name}", baseline_model(name).method
+        variant = f"baseline_{name}"
+        method = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", baseline_model(name).method)  # without its Markdown link
         found[variant] = Variant(variant, method, "baseline", recipe.baseline(name))
     return found
 
