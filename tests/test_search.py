@@ -22,14 +22,16 @@ def test_every_value_of_a_space_fits_its_recipe(name, tmp_path):
 
 
 def test_settings_are_drawn_once_each_and_always_the_same():
-    space = {"training.learning_rate": [1e-3, 1e-4], "model.dropout": [0.1, 0.2, 0.3]}
-    drawn = draw_settings(space, 4)
+    recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml").baseline("bc_lstm")
+    space = {"training.learning_rate": [1e-3, 1e-4], "model.dropout": [0.1, 0.2, 0.4]}
+    drawn = draw_settings(recipe, space, 4)
     assert drawn[0] == {}
     assert len({str(settings) for settings in drawn}) == 4
-    assert drawn == draw_settings(space, 4)
-    assert drawn == draw_settings(space, 6)[:4]
-    assert len(draw_settings(space, 100)) == 7
-    assert all(value in space[field] for settings in drawn for field, value in settings.items())
+    assert drawn == draw_settings(recipe, space, 4)
+    assert drawn == draw_settings(recipe, space, 5)[:4]
+    everything = draw_settings(recipe, space, 100)
+    assert len(everything) == 6
+    assert {"training.learning_rate": 1e-3, "model.dropout": 0.4} not in everything  # what the recipe has already
 
 
 def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):  # noqa: F811
@@ -53,3 +55,12 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
     assert f"training.learning_rate {rate}" in told
     assert cli.main([*command, "--systems", "bc-lstm"]) == 2
     assert "no system 'bc-lstm'" in capsys.readouterr().err
+    (out / "search.json").unlink()
+    longer = json.loads(json.dumps(search(recipe, out, 3, **options)))
+    assert [trial for trial in search(recipe, out, 1, **options)["logistic_regression"]] == longer[
+        "logistic_regression"
+    ]
+    with pytest.raises(ValueError, match="holds a search with another recipe"):
+        search(recipe.changed({"training.learning_rate": 0.5}), out, 2, **options)
+    with pytest.raises(ValueError, match="a trial at least, got 0"):
+        search(recipe, out, 0, **options)

@@ -19,7 +19,7 @@ import yaml
 
 from .folds import development_folds
 from .recipe import Recipe
-from .run_folder import git_commit, write_yaml
+from .run_folder import claim_study, git_commit, write_yaml
 from .study_runs import Run, run_all
 from .variants import FULL, Variant, variants_of
 
@@ -95,14 +95,9 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
             for each in variants.values()
         },
     }
-    earlier = yaml.safe_load(path.read_text()) if path.is_file() else {"seeds": [], **record}
-    different = [name for name in record if earlier.get(name) != record[name]]
-    if different:
-        raise ValueError(
-            f"'{out}' holds a study with another {' and '.join(different)}. Choose another --out, or remove it."
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    write_yaml(path, record | {"seeds": sorted({*earlier["seeds"], *seeds})})
+    earlier = yaml.safe_load(path.read_text())["seeds"] if path.is_file() else []
+    claim_study(path, record, "a study")
+    write_yaml(path, record | {"seeds": sorted({*earlier, *seeds})})
 
 
 def _freeze(out: Path, variants: dict[str, Variant]):

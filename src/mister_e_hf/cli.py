@@ -161,6 +161,9 @@ def _search(arguments: argparse.Namespace):
     names = ("out", "trials", "systems", "folds", "jobs")
     scored = search(recipe, **{name: getattr(arguments, name) for name in names}, say=_say)
     _say(f"{format_trials(scored)}\nin {arguments.out}")
+    failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
+    if failed:
+        raise RuntimeError(f"{len(failed)} trials have runs that failed; the same command tries them again")
 
 
 def _ablate(arguments: argparse.Namespace):

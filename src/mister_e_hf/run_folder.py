@@ -42,6 +42,18 @@ def claim_run(output_dir: Path, record: dict) -> bool:
     return finished
 
 
+def claim_study(path: Path, record: dict, what: str):
+    """Write down what a folder of many runs is; ValueError where it says already that it is something else."""
+    earlier = yaml.safe_load(path.read_text()) if path.is_file() else record
+    different = [name for name in record if earlier.get(name) != record[name]]
+    if different:
+        raise ValueError(
+            f"'{path.parent}' holds {what} with another {' and '.join(different)}. Choose another --out, or remove it."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_yaml(path, earlier | record)
+
+
 def read_results(folder: Path) -> dict[str, Any] | None:
     """What a finished run says of itself; None where none is finished."""
     path = folder / "results.json"

@@ -18,24 +18,19 @@ from sklearn.metrics import f1_score
 from .baselines import BASELINES
 from .folds import development_folds
 from .recipe import Recipe
-from .run_folder import write_json
+from .run_folder import claim_study, write_json
 from .study_runs import Run, run_all
 
-_RATES = [3e-4, 5e-4, 1e-3, 2e-3]
-_DECAYS = [0.01, 0.1, 0.3]
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
-_COMMON = {"training.learning_rate": _RATES, "training.weight_decay": _DECAYS}
+_COMMON = {
+    "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
+    "training.weight_decay": [0.01, 0.1, 0.3],
+    "training.num_train_epochs": [5, 10, 15, 25],
+}
 MISTER_E = "mister_e"
 SPACES: dict[str, dict[str, list]] = {
     MISTER_E: _COMMON
-    | {
-        "model.hidden_size": [96, 192],
-        "model.context_dropout": _DROPOUTS,
-        "model.projection_dropout": _DROPOUTS,
-        "model.focal_gamma": [0.0, 1.0],
-        "training.contrastive_weight": [0.0, 0.1, 0.5],
-        "training.consistency_weight": [0.0, 0.1, 0.3],
-    },
+    | {"model.hidden_size": [96, 192], "model.context_dropout": _DROPOUTS, "model.projection_dropout": _DROPOUTS},
     "logistic_regression": _COMMON,
     "bc_lstm": _COMMON | {"model.hidden_size": [64, 96, 128, 192], "model.dropout": _DROPOUTS},
     "dialogue_rnn": _COMMON | {"model.hidden_size": [64, 100, 150], "model.dropout": [0.1, 0.2, 0.4, 0.5]},
@@ -68,15 +63,21 @@ def search(
         by system its trials, the best first: `settings`, `weighted_f1` (None where a run failed).
 
     Raises:
-        ValueError: if a system is not known.
+        ValueError: if a system is not known, or `out` holds a search of something else.
     """
     out = Path(out)
     for name in systems or ():
         if name not in SPACES:
             raise ValueError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
-    development_folds(recipe.read_corpus(), folds, recipe.corpus.group_pattern)  # raises where there can be none
+    if trials < 1:
+        raise ValueError(f"A search needs a trial at least, got {trials}")
+    corpus = recipe.read_corpus()
+    development_folds(corpus, folds, recipe.corpus.group_pattern)  # raises where there can be none
+    fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
+    record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
+    claim_study(out / "search.yaml", record, "a search")
     recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
-    drawn = {name: draw_settings(SPACES[name], trials) for name in systems or SPACES}
+    drawn = {name: draw_settings(recipes[name], SPACES[name], trials) for name in systems or SPACES}
     runs = {
         (name, number): [
             Run(
@@ -100,19 +101,21 @@ def search(
         ]
         for name, found in drawn.items()
     }
-    for found in scored.values():
-        found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
     path = out / "search.json"
     earlier = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, earlier | scored)  # of other systems
+    for name, found in scored.items():  # trials that an earlier, longer search had stay
+        found += [trial for trial in earlier.get(name, []) if trial["trial"] >= len(found)]
+        found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
+    write_json(path, earlier | scored)
     return scored
 
 
-def draw_settings(space: dict[str, list], trials: int) -> list[dict[str, Any]]:
-    """No change, and then settings of the space at random, always the same, none twice; fewer where the space has fewer."""
-    points = list(itertools.product(*space.values()))
-    order = np.random.default_rng(0).permutation(len(points))[: trials - 1]
-    return [{}, *(dict(zip(space, points[number], strict=True)) for number in order)]
+def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[dict[str, Any]]:
+    """No change, and then other settings of the space at random, always the same, none twice; fewer where the space has fewer."""
+    points = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    own = {field: recipe.value(field) for field in space}
+    others = [points[number] for number in np.random.default_rng(0).permutation(len(points)) if points[number] != own]
+    return [{}, *others[: trials - 1]]
 
 
 def _score(runs: list[Run]) -> float | None:

@@ -1,12 +1,10 @@
 """The variants of an ablation study: each a small change of one recipe, and the baselines on the same corpus."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .baselines import BASELINES, baseline_model
 from .recipe import Recipe
-from .trainer import MisterETrainingArguments
 
 FULL = "full"
 # The loss terms need the experts that they compare.
@@ -76,7 +74,7 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     found = {}
     for name, (description, changes) in (_CHANGES | _ADDITIONS).items():
         changed = recipe.changed(changes)
-        before, after = _values(recipe, changes), _values(changed, changes)
+        before, after = ([each.value(field) for field in changes] for each in (recipe, changed))
         is_new = not any(before) if name in _ADDITIONS else before != after
         if name == FULL or is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
@@ -87,14 +85,4 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         variant = f"baseline_{name}"
         method = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", baseline_model(name).method)  # without its Markdown link
         found[variant] = Variant(variant, method, "baseline", recipe.baseline(name))
-    return found
-
-
-def _values(recipe: Recipe, fields: Iterable[str]) -> list:
-    """What these fields come to, defaults included."""
-    homes = {"model": recipe.model_config(), "training": MisterETrainingArguments}
-    found = []
-    for name in fields:
-        section, _, field = name.partition(".")
-        found.append(recipe.sections[section].get(field, getattr(homes[section], field)))
     return found
