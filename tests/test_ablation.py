@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,9 @@ from transformers import AutoModel
 from mister_e_hf import Recipe, cli
 from mister_e_hf.ablation import ablate
 from mister_e_hf.corpora.demo import demo_corpus
+from mister_e_hf.embedding import RECORD
+from mister_e_hf.report import method
+from mister_e_hf.study import KNEW_LABELS, read_study
 
 DEMO = Path(__file__).parents[1] / "hub_configs" / "demo.yaml"
 VARIANTS = ["full", "gate_mean", "baseline_logistic_regression"]
@@ -99,6 +103,26 @@ def test_a_study_is_of_one_recipe(study, demo_folder):
         run(demo_folder, study, variants=["gate_maen"])
 
 
+def test_what_cannot_be_a_study(demo_folder, tmp_path):
+    out = tmp_path / "study"
+    with pytest.raises(ValueError, match="push_to_hub in a study"):
+        run(demo_folder, out, "--push_to_hub", "true")
+    with pytest.raises(ValueError, match="authors_split with --final"):
+        run(demo_folder, out, "--corpus.name", "IEMOCAP", variants=["authors_split"])
+    assert not out.exists()
+
+
+def test_vectors_of_encoders_that_knew_the_labels_are_told(demo_folder, tmp_path):
+    corpus = shutil.copytree(demo_folder, tmp_path / "vectors")
+    (corpus / RECORD).write_text("{}")  # as `mister-e embed` leaves it
+    options = {"variants": ["baseline_logistic_regression"], "folds": 2}
+    failed, lines = run(corpus, tmp_path / "study", **options)
+    assert failed == []
+    assert lines[0] == KNEW_LABELS
+    assert any(KNEW_LABELS in text for text in method(read_study(tmp_path / "study")))
+    assert not any(KNEW_LABELS in line for line in run(demo_folder, tmp_path / "other", **options)[1])
+
+
 def test_test_is_scored_once_the_recipes_are_frozen(demo_folder, tmp_path):
     out = tmp_path / "study"
     assert run(demo_folder, out, final=True)[0] == []
@@ -112,6 +136,8 @@ def test_test_is_scored_once_the_recipes_are_frozen(demo_folder, tmp_path):
         assert "weighted_f1" in json.loads((folder / "results.json").read_text())["test"]["mixture"]
     assert (out / "final/full/seed-0/robustness.parquet").is_file()
     assert not (out / "development").exists()
+    with pytest.raises(ValueError, match=r"was frozen on 20.* with the seeds \[0\]; got \[0, 1\]"):
+        run(demo_folder, out, final=True, seeds=[0, 1])
     frozen["variants"]["gate_mean"]["model"]["gate_temperature"] = 1.0
     (out / "frozen.yaml").write_text(yaml.safe_dump(frozen))
     with pytest.raises(ValueError, match=r"was frozen on 20.* with other recipes"):

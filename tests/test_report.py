@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 
 from mister_e_hf import cli  # noqa: E402
 from mister_e_hf.metrics import emotion_scores, expected_calibration_error  # noqa: E402
-from mister_e_hf.report import report_sections, write_report  # noqa: E402
+from mister_e_hf.report import method, report_sections, write_report  # noqa: E402
 from mister_e_hf.report_figures import table_figures  # noqa: E402
 from mister_e_hf.report_tables import StageScores, ablation_table, stage_tables  # noqa: E402
 from mister_e_hf.results_page import main_table, main_table_in, write_results  # noqa: E402
@@ -268,7 +268,7 @@ def test_learning_curves_are_means_and_ranges_over_the_runs(out):
     assert [first[f"loss{end}"] for end in ("", "_low", "_high")] == pytest.approx([4.1, 4.0, 4.2])
     cost = tables["cost"].records[0]
     assert (cost["runs"], cost["training_seconds"], cost["training_seconds_sd"]) == (3, 51, 1)
-    assert tables["cost"].cells()[0][2:] == ["3,000,000", "51.0 ± 1.0", "700"]
+    assert tables["cost"].cells()[0][2:] == ["3,000,000", "8", "–", "51.0 ± 1.0", "700"]
 
 
 def test_what_is_missing_is_told_and_keeps_its_row(small):
@@ -288,7 +288,7 @@ def test_what_is_missing_is_told_and_keeps_its_row(small):
     assert "<b & c" not in text
     assert set(lines) <= set(json.loads((small / "report.json").read_text())["missing"])
     rows = Page(text).rows
-    assert next(row for row in rows["development-main"] if row[0] == "MulT")[-2] == "0 of 2"
+    assert next(row for row in rows["development-main"] if row[0] == "MulT over turns")[-2] == "0 of 2"
     assert next(row for row in rows["development-ablations"] if row[0] == "without contrastive")[-1] == "1 of 2"
     assert "Test has not been touched." in text
 
@@ -351,9 +351,19 @@ def test_results_of_several_studies(out, tmp_path):
     with (out / "tables/final-main.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (
-        f"| full model | {100 * float(first['weighted_f1']):.2f} ± {100 * float(first['weighted_f1_sd']):.2f} |"
+        f"| MiSTER-E, full | {100 * float(first['weighted_f1']):.2f} ± {100 * float(first['weighted_f1_sd']):.2f} |"
         in text
     )
+
+
+def test_a_frozen_study_without_a_finished_run_on_test_does_not_say_that_test_is_untouched(out):
+    for path in (out / "final").glob("*/seed-*/results.json"):
+        path.unlink()
+    text = " ".join(method(read_study(out)))
+    assert "was frozen on 2026-08-01" in text and "no run on test is finished" in text
+    assert "Test has not been touched" not in text
+    (out / "frozen.yaml").unlink()
+    assert "Test has not been touched" in " ".join(method(read_study(out)))
 
 
 def test_the_block_of_a_page(out):

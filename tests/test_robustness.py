@@ -35,6 +35,14 @@ def test_curves_have_every_level_and_draw(trainer_of):
     assert {draw for curve, level, draw in found if (curve, level) == ("start cut", 0.4)} == {0}
 
 
+def test_a_model_of_one_modality_has_curves(tiny_model, tmp_path):
+    model = tiny_model(torch.float32, experts=["text"], speech_embedding_dim=4, text_embedding_dim=4)
+    found = rows(robustness_table(scoring_trainer(model, tmp_path, use_cpu=True), split("train"), draws=1))
+    for level in SHARES:
+        np.testing.assert_array_equal(found["speech removed", level, 0], found["speech removed", 0.0, 0])
+    assert (found["noise", 4.0, 0] != found["noise", 0.0, 0]).any()
+
+
 def test_no_damage_gives_the_model_s_own_answers(trainer_of):
     data, trainer = split("train"), trainer_of()
     plain = predict(trainer, data)["mixture"].argmax(-1)

@@ -116,13 +116,6 @@ def test_missing_failed_and_unfinished_runs_are_told(out):
     assert "baseline_mult" not in final
 
 
-def test_what_was_not_frozen_is_told(out):
-    change_settings(out, "frozen.yaml", variants={name: {} for name in VARIANTS if name != "baseline_mult"})
-    study = read_study(out)
-    assert study.problems == ["final/baseline_mult: not frozen, so never run on test"]
-    assert "baseline_mult" not in study.stages["final"].systems
-
-
 def test_curves_of_some_seeds_alone(out):
     (out / "final/full/seed-1/robustness.parquet").unlink()
     study = read_study(out)

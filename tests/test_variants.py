@@ -70,6 +70,26 @@ def test_a_change_that_is_there_already_is_no_variant():
     assert not {"with_consistency", "with_focal_loss"} & set(variants_of(recipe("mister-e-meld")))
 
 
+@pytest.mark.parametrize(
+    ("experts", "expected"),
+    [
+        (["text"], {"full", "without_context_layer", "cross_entropy", "causal"}),
+        (
+            ["text", "fusion"],
+            {"gate_mean", "text_expert_only", "fusion_expert_only", "concatenation", "without_contrastive"},
+        ),
+    ],
+)
+def test_variants_are_of_the_experts_there_are(experts, expected):
+    words = ["--experts", *experts, "--contrastive_weight", "0.1" if len(experts) > 1 else "0"]
+    found = variants_of(recipe("mister-e-meld", *words, "--consistency_weight", "0"))
+    names = {name for name, each in found.items() if each.kind != "baseline"}
+    assert expected <= names
+    if len(experts) == 1:
+        assert names == expected
+    assert not {"speech_expert_only", "without_text_expert", "without_both_terms"} & names
+
+
 def test_another_validation_split_is_of_iemocap_alone():
     assert [name for name, each in variants_of(recipe()).items() if each.kind == "split"] == ["authors_split"]
     assert not [each for each in variants_of(recipe("mister-e-meld")).values() if each.kind == "split"]

@@ -20,10 +20,9 @@ import yaml
 from .folds import development_folds
 from .recipe import Recipe
 from .run_folder import claim_study, git_commit, write_yaml
-from .study_runs import Run, run_all
-from .variants import FULL, Variant, variants_of
-
-ROBUST = (FULL, "without_modality_dropout")
+from .study import KNEW_LABELS, ROBUST
+from .study_runs import Run, check_no_push, run_all, vectors_knew_labels
+from .variants import Variant, variants_of
 
 
 def ablate(
@@ -60,9 +59,14 @@ def ablate(
         if name not in known:
             raise ValueError(f"There is no variant '{name}'; there are {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
+    if not final and all(each.kind == "split" for each in chosen):
+        raise ValueError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
+    check_no_push(recipe)
     _note_study(out, recipe, seeds, folds, known)
     if final:
-        _freeze(out, known)
+        _freeze(out, known, seeds)
+    elif vectors_knew_labels(recipe):
+        say(KNEW_LABELS)
     runs = []
     for seed in seeds:
         for each in chosen:
@@ -87,6 +91,7 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
         "recipe_name": Path(recipe.source).stem,
         "recipe": recipe.to_dict(),
         "vectors": recipe.corpus.vectors or {},
+        "vectors_knew_labels": vectors_knew_labels(recipe),
         "folds": folds,
         "fold_by": "dialogue" if pattern is None else f"what '{pattern}' finds in the dialogue's id",
         "data_fingerprints": {name: data.fingerprint() for name, data in corpus.items()},
@@ -100,13 +105,15 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
     write_yaml(path, record | {"seeds": sorted({*earlier, *seeds})})
 
 
-def _freeze(out: Path, variants: dict[str, Variant]):
+def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
     """From here on nothing changes: what is scored on test was decided without it."""
     path = out / "frozen.yaml"
     recipes = {name: each.recipe.to_dict() for name, each in variants.items()}
     if not path.is_file():
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        write_yaml(path, {"date": date, "git_commit": git_commit(), "variants": recipes})
+        write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
     frozen = yaml.safe_load(path.read_text())
     if frozen["variants"] != recipes:
         raise ValueError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
+    if set(seeds) - set(frozen["seeds"]):
+        raise ValueError(f"'{out}' was frozen on {frozen['date']} with the seeds {frozen['seeds']}; got {list(seeds)}")

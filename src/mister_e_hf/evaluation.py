@@ -85,6 +85,8 @@ def scoring_trainer(
         str(output_dir),
         per_device_eval_batch_size=batch_size,
         use_cpu=use_cpu,
+        contrastive_weight=0.0,  # nothing is trained, and the model may lack the experts of these terms
+        consistency_weight=0.0,
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from accelerate import PartialState
 from sklearn.metrics import confusion_matrix
 from transformers import set_seed
@@ -108,6 +109,7 @@ def train_model(
         "epochs": trainer.state.epoch,
         "training_seconds": None if checkpoints else round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
+        "threads": torch.get_num_threads(),
         "parameters": trainer.model.num_parameters(),
         "history": learning_history(trainer),
         **provenance(arguments.device),

@@ -11,7 +11,7 @@ import jinja2
 from .report_tables import Table, stage_tables
 from .run_folder import write_atomically, write_json
 from .significance import DRAWS
-from .study import Study, read_study
+from .study import KNEW_LABELS, Study, read_study
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -94,7 +94,9 @@ def method(study: Study) -> list[str]:
         paragraphs.append(
             f"Development: train and validation together are parted into {settings['folds']} folds by {settings.get('fold_by', 'dialogue')}. "
             f"Each seed ({seeds}) is trained once per fold without it and then predicts it, so that every turn is predicted once by a model that "
-            "has not seen its dialogue; a seed's score is that of all these predictions together. "
+            "was not trained on its dialogue; a seed's score is that of all these predictions together. Settings were chosen on these folds, so the scores are "
+            "a little too good, and p-values on them describe and do not prove. "
+            + (f"{KNEW_LABELS} " if settings.get("vectors_knew_labels") else "")
             + (
                 "The epoch is chosen within each run."
                 if chosen
@@ -112,6 +114,8 @@ def method(study: Study) -> list[str]:
             )
             + (f"Every variant was frozen on {study.frozen['date']}, before test was touched." if study.frozen else "")
         )
+    elif study.frozen:
+        paragraphs.append(f"Every variant was frozen on {study.frozen['date']}; no run on test is finished.")
     else:
         paragraphs.append("Test has not been touched.")
     paragraphs += [

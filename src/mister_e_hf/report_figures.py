@@ -29,7 +29,7 @@ _EXPERTS = {"speech": ("0.92", ""), "text": ("0.75", "///"), "fusion": ("0.45", 
 _AXES = {
     "speech removed": "share of turns without speech",
     "text removed": "share of turns without text",
-    "both removed": "share of turns without speech, and as many without text",
+    "both removed": "share of turns without speech and text",
     "noise": "noise, standard deviations",
     "start cut": "share of the dialogue's first turns cut off",
 }

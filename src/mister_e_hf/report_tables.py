@@ -20,18 +20,18 @@ from .significance import (
     of_seeds,
     resampled_scores,
 )
-from .study import EXPERTS, FULL, WITH_ROBUSTNESS, Stage, Study, System
+from .study import EXPERTS, FULL, ROBUST, Stage, Study, System
 
 ALPHA = 0.05
 CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
 _CURVE_DRAWS = 1000  # a curve has many points, and no test
 _NOTHING = "–"
 _NAMES = {
-    "full": "full model",
-    "baseline_bc_lstm": "bc-LSTM",
-    "baseline_dialogue_rnn": "DialogueRNN",
-    "baseline_mult": "MulT",
-    "baseline_sdt": "SDT",
+    "full": "MiSTER-E, full",
+    "baseline_bc_lstm": "bc-LSTM (GRU)",
+    "baseline_dialogue_rnn": "DialogueRNN, one party",
+    "baseline_mult": "MulT over turns",
+    "baseline_sdt": "SDT without speakers",
 }
 
 Record = dict[str, Any]
@@ -417,11 +417,11 @@ def _reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[Record]:
 
 def _robustness(study: Study, stage: Stage) -> Table:
     records = []
-    for name in WITH_ROBUSTNESS:
+    for name in ROBUST:
         system = stage.systems.get(name)
         if system and system.robustness:
             records += _curves(study, stage, system)
-    gap = f"no finished seed of {' or '.join(WITH_ROBUSTNESS)} has a robustness.parquet"
+    gap = f"no finished seed of {' or '.join(ROBUST)} has a robustness.parquet"
     return Table(
         "robustness",
         "Weighted F1 when the input gets worse",
@@ -513,7 +513,13 @@ def _cost(study: Study, stage: Stage) -> Table:
     for name in study.settings["variants"]:
         runs = [run for runs in stage.systems[name].results for run in runs] if name in stage.systems else []
         record: Record = {"system": name, "runs": len(runs)}
-        for field, summary in (("parameters", max), ("training_seconds", np.mean), ("peak_memory_bytes", max)):
+        for field, summary in (
+            ("parameters", max),
+            ("epochs", max),
+            ("training_seconds", np.mean),
+            ("peak_memory_bytes", max),
+            ("threads", max),
+        ):
             known = [run[field] for run in runs if run.get(field) is not None]
             record[field] = float(summary(known)) if known else None
         known = [run["training_seconds"] for run in runs if run.get("training_seconds") is not None]
@@ -522,12 +528,15 @@ def _cost(study: Study, stage: Stage) -> Table:
     return Table(
         "cost",
         "Cost of one run",
-        "One seed, in development one fold of it. Time: mean ± sample standard deviation over runs; memory: the greatest.",
+        "One seed, in development one fold of it. Time: mean ± sample standard deviation over runs, whatever else the machine did; memory: the most that the "
+        "process held, libraries and corpus included.",
         records,
         {
             "system": _system,
             "runs": lambda record: str(record["runs"]),
             "parameters": lambda record: _show(record["parameters"], "{:,.0f}"),
+            "epochs": lambda record: _show(record["epochs"], "{:g}"),
+            "threads": lambda record: _show(record["threads"], "{:.0f}"),
             "training, seconds": lambda record: _plus_minus(
                 record["training_seconds"], record["training_seconds_sd"], "{:,.1f}"
             ),

@@ -48,7 +48,9 @@ def _damages(model) -> Iterator[tuple[str, float, Callable[[Item, torch.Generato
         modalities = MODALITIES if name == "both" else (name,)
         for share in SHARES:
             yield f"{name} removed", share, lambda item, g, s=share, m=modalities: _without(item, m, s, g)
-    deviations = {name: getattr(model, f"{name}_input").std.cpu() for name in MODALITIES}
+    deviations = {
+        name: getattr(model, f"{name}_input").std.cpu() for name in MODALITIES if hasattr(model, f"{name}_input")
+    }
     for level in NOISE_LEVELS:
         yield "noise", level, lambda item, g, x=level: _with_noise(item, deviations, x, g)
     for share in CUT_SHARES:

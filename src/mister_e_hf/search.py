@@ -19,7 +19,8 @@ from .baselines import BASELINES
 from .folds import development_folds
 from .recipe import Recipe
 from .run_folder import claim_study, write_json
-from .study_runs import Run, run_all
+from .study import KNEW_LABELS
+from .study_runs import Run, check_no_push, run_all, vectors_knew_labels
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
 _COMMON = {
@@ -69,6 +70,7 @@ def search(
     for name in systems or ():
         if name not in SPACES:
             raise ValueError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
+    check_no_push(recipe)
     if trials < 1:
         raise ValueError(f"A search needs a trial at least, got {trials}")
     corpus = recipe.read_corpus()
@@ -76,6 +78,8 @@ def search(
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
     claim_study(out / "search.yaml", record, "a search")
+    if vectors_knew_labels(recipe):
+        say(KNEW_LABELS)
     recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
     drawn = {name: draw_settings(recipes[name], SPACES[name], trials) for name in systems or SPACES}
     runs = {

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
+from .embedding import RECORD
 from .evaluation import scoring_trainer
 from .experiment import predict, prediction_table, probabilities, run_experiment, score, train_model
 from .folds import development_folds
@@ -67,6 +68,16 @@ class Run:
     def __call__(self):
         recipe = Recipe(self.recipe, self.name)
         run_on_test(recipe, self) if self.fold is None else run_on_fold(recipe, self)
+
+
+def check_no_push(recipe: Recipe):
+    if recipe.sections["training"].get("push_to_hub"):
+        raise ValueError("push_to_hub in a study would push one run over the other: push the folder of one")
+
+
+def vectors_knew_labels(recipe: Recipe) -> bool:
+    """Whether the corpus's vectors were made by this package's encoders, which are trained on the labels of train."""
+    return (Path(recipe.corpus_path()).expanduser() / RECORD).is_file()
 
 
 def run_on_fold(recipe: Recipe, run: Run):

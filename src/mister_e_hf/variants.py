@@ -1,12 +1,15 @@
 """The variants of an ablation study: each a small change of one recipe, and the baselines on the same corpus."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .baselines import BASELINES, baseline_model
+from .configuration_mister_e import EXPERTS
 from .recipe import Recipe
+from .study import FULL
 
-FULL = "full"
 # The loss terms need the experts that they compare.
 _ALONE = {"training.contrastive_weight": 0.0, "training.consistency_weight": 0.0}
 _CHANGES = {
@@ -42,6 +45,16 @@ _ADDITIONS = {
     "with_consistency": ("a consistency term of weight 0.1", {"training.consistency_weight": 0.1}),
     "with_focal_loss": ("focal loss of gamma 1 in place of cross-entropy", {"model.focal_gamma": 1.0}),
 }
+# What a field is about has to be there: this many experts at least, of these.
+_NEEDS = {
+    "model.gate": (2, EXPERTS),
+    "model.fusion": (1, ["fusion"]),
+    "model.fusion_context": (2, EXPERTS),
+    "model.attention_decay": (1, ["fusion"]),
+    "model.context_layer": (1, ["speech", "text"]),
+    "training.contrastive_weight": (1, ["fusion"]),
+    "training.consistency_weight": (2, EXPERTS),
+}
 # By the corpus's name. The published code validates IEMOCAP on session 1; elsewhere its splits are the usual ones.
 _SPLITS = {"IEMOCAP": {"authors_split": ("validation is session 1, as in the published code", "Ses01")}}
 
@@ -67,12 +80,14 @@ class Variant:
 def variants_of(recipe: Recipe) -> dict[str, Variant]:
     """
     All variants of a recipe of MiSTER-E, by name, `full` first. A change that the recipe has made already is left out, for it would be `full` again;
-    and so is one that another variant makes.
+    and so are one that another variant makes, and one of a part that the recipe has not.
     """
     if recipe.sections["model"].get("model_type", "mister_e") != "mister_e":
         raise ValueError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
     found = {}
     for name, (description, changes) in (_CHANGES | _ADDITIONS).items():
+        if not _applies(changes, recipe.model_config().experts):
+            continue
         changed = recipe.changed(changes)
         before, after = ([each.value(field) for field in changes] for each in (recipe, changed))
         is_new = not any(before) if name in _ADDITIONS else before != after
@@ -86,3 +101,11 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         method = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", baseline_model(name).method)  # without its Markdown link
         found[variant] = Variant(variant, method, "baseline", recipe.baseline(name))
     return found
+
+
+def _applies(changes: dict[str, Any], experts: Sequence[str]) -> bool:
+    """Whether a model of these experts has what is changed. Of the terms that go with an expert there may be none."""
+    if "model.experts" in changes:
+        return set(changes["model.experts"]) < set(experts)
+    needs = [_NEEDS[field] for field in changes if field in _NEEDS]
+    return not needs or any(len(set(experts) & set(of)) >= count for count, of in needs)
