@@ -112,7 +112,11 @@ def method(study: Study) -> list[str]:
                 if chosen
                 else "The last epoch is taken. "
             )
-            + (f"Every variant was frozen on {study.frozen['date']}, before test was touched." if study.frozen else "")
+            + (
+                f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
+                if study.frozen
+                else ""
+            )
         )
     elif study.frozen:
         paragraphs.append(f"Every variant was frozen on {study.frozen['date']}; no run on test is finished.")
