@@ -74,7 +74,7 @@ def learning_history(trainer: Trainer) -> list[dict[str, float]]:
     for entry in trainer.state.log_history:
         if "loss" in entry or "eval_loss" in entry:
             epochs.setdefault(entry["epoch"], {}).update(entry)
-    left_out = ("step", "learning_rate", "runtime", "per_second")
+    left_out = ("step", "learning_rate", "time", "per_second")
     return [{name: value for name, value in entry.items() if not name.endswith(left_out)} for entry in epochs.values()]
 
 

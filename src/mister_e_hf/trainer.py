@@ -139,6 +139,8 @@ class MisterETrainer(EpochTrainer):
 
     @torch.no_grad()
     def _note_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items, terms: dict[str, torch.Tensor]):
+        if not self._term_sums:  # the first batch since the last log, or since a run was gone on with
+            self._steps_at_last_log = self.state.global_step
         for name, value in terms.items():
             self._term_sums[f"{name}_loss"] += value.detach()
         if self._experts():
@@ -160,7 +162,6 @@ class MisterETrainer(EpochTrainer):
             sums = self.accelerator.reduce(sums, reduction="sum")
             logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
             self._term_sums.clear()
-            self._steps_at_last_log = self.state.global_step
         super().log(logs, start_time)
 
     _steps_at_last_log = 0
