@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from .alignment import Alignment, align
@@ -299,7 +299,8 @@ def _write_shard(
             given += count
         progress.update(num_turns - given)
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
-    write_atomically(vectors, lambda partial: save_file(features, partial))
+    # not save_file, which writes to a name of its own first and leaves that behind where it is killed
+    write_atomically(vectors, lambda partial: partial.write_bytes(save(features)))
     write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
 
 
