@@ -17,11 +17,10 @@ from typing import Any
 
 import yaml
 
-from .folds import development_folds
 from .recipe import Recipe
 from .run_folder import claim_study, git_commit, write_yaml
 from .study import KNEW_LABELS, ROBUST
-from .study_runs import Run, check_no_push, run_all, vectors_knew_labels
+from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
 
 
@@ -61,7 +60,6 @@ def ablate(
     chosen = [known[name] for name in known if not variants or name in variants]
     if not final and all(each.kind == "split" for each in chosen):
         raise ValueError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
-    check_no_push(recipe)
     _note_study(out, recipe, seeds, folds, known)
     if final:
         _freeze(out, known, seeds)
@@ -84,9 +82,7 @@ def ablate(
 
 def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, variants: dict[str, Variant]):
     """What the folder is a study of: the same recipe and folds whenever it is gone on with."""
-    path, corpus = out / "study.yaml", recipe.read_corpus()
-    pattern = recipe.corpus.group_pattern
-    development_folds(corpus, folds, pattern)  # raises where there can be none
+    path, corpus, pattern = out / "study.yaml", corpus_of_study(recipe, folds), recipe.corpus.group_pattern
     record = {
         "recipe_name": Path(recipe.source).stem,
         "recipe": recipe.to_dict(),

@@ -17,7 +17,7 @@ from transformers import set_seed
 from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .hub import save_checkpoint
-from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error
+from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
 from .recipe import Recipe
 from .run_folder import (
     best_epoch,
@@ -189,12 +189,8 @@ def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names
     given with the turns left out whose score is zero or missing, as `... without zeros`.
     """
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
-    variants = {"": data.labels}
-    if data.scores is not None:
-        zero = np.isnan(data.scores) | (data.scores == 0)
-        variants[" without zeros"] = np.where(zero, -100, data.labels)
     scores = {}
-    for suffix, labels in variants.items():
+    for suffix, labels in scored_turns(data.labels, data.scores).items():
         for name, probabilities in predictions.items():
             if name != "gate_weights":
                 scores[name + suffix] = emotion_scores(labels, probabilities, label_names)

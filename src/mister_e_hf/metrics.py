@@ -12,6 +12,13 @@ IGNORE_INDEX = -100
 CALIBRATION_BINS = 15
 
 
+def scored_turns(labels: np.ndarray, scores: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Labels (N,) by which turns count: all, and with real-valued scores (CMU-MOSI) also `without zeros`, those whose score is zero or missing."""
+    if scores is None:
+        return {"": labels}
+    return {"": labels, " without zeros": np.where(np.isnan(scores) | (scores == 0), IGNORE_INDEX, labels)}
+
+
 def scores_from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     r"""
     Scores of one or many confusion matrices (..., C, C), true class by row: `weighted_f1`, `macro_f1`, `accuracy`,

@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from .configuration_mister_e import EXPERTS
 from .confusion import confusion_figure
 from .report_tables import Record, Table
-from .study import EXPERTS
 
 _SIZE = (4.8, 3.4)
 _LINES = [

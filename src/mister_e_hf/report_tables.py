@@ -5,12 +5,26 @@ A table's records go to the CSV files and to `report.json` as they are; its cell
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from .configuration_mister_e import EXPERTS
 from .metrics import CALIBRATION_BINS, IGNORE_INDEX, expected_calibration_error, scores_from_confusion
+from .report_cells import (
+    NOTHING,
+    Record,
+    formatted,
+    interval,
+    mean_and_range,
+    p_value,
+    percent,
+    plus_minus,
+    seeds_cell,
+    signed,
+    system_cell,
+    with_sd,
+)
 from .significance import (
     Difference,
     confusion_by_dialogue,
@@ -20,21 +34,12 @@ from .significance import (
     of_seeds,
     resampled_scores,
 )
-from .study import EXPERTS, FULL, ROBUST, Stage, Study, System
+from .study import FULL, ROBUST, Stage, Study, System
 
 ALPHA = 0.05
 CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
 _CURVE_DRAWS = 1000  # a curve has many points, and no test
-_NOTHING = "–"
-_NAMES = {
-    "full": "MiSTER-E, full",
-    "baseline_bc_lstm": "bc-LSTM (GRU)",
-    "baseline_dialogue_rnn": "DialogueRNN, one party",
-    "baseline_mult": "MulT over turns",
-    "baseline_sdt": "SDT without speakers",
-}
-
-Record = dict[str, Any]
+_NO_FULL = "the full model has no finished seed"
 
 
 @dataclass
@@ -154,14 +159,14 @@ def main_table(scores: StageScores, suffix: str = "") -> Table:
         "F1 in per cent: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
         records,
         {
-            "system": _system,
-            "weighted F1": _with_sd("weighted_f1"),
-            "95 % interval": _interval("weighted_f1"),
-            "macro F1": _with_sd("macro_f1"),
-            "full − system": _signed("full_minus_system"),
-            "95 % interval of it": _interval("full_minus_system", signed=True),
-            "p, Holm": _p("p_holm"),
-            "seeds": _seeds,
+            "system": system_cell,
+            "weighted F1": with_sd("weighted_f1"),
+            "95 % interval": interval("weighted_f1"),
+            "macro F1": with_sd("macro_f1"),
+            "full − system": signed("full_minus_system"),
+            "95 % interval of it": interval("full_minus_system", signed=True),
+            "p, Holm": p_value("p_holm"),
+            "seeds": seeds_cell,
             "N": lambda record: f"{record['turns']:,}",
         },
         gap=None if records else "the study has no full model and no baseline",
@@ -185,14 +190,14 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
         + ("" if full else " The full model has no finished seed, so nothing can be compared."),
         records,
         {
-            "ablation": _system,
-            "weighted F1": _with_sd("weighted_f1"),
-            "ablation − full": _signed("system_minus_full"),
-            "95 % interval of it": _interval("system_minus_full", signed=True),
-            "p": _p("p"),
-            "p, Holm": _p("p_holm"),
+            "ablation": system_cell,
+            "weighted F1": with_sd("weighted_f1"),
+            "ablation − full": signed("system_minus_full"),
+            "95 % interval of it": interval("system_minus_full", signed=True),
+            "p": p_value("p"),
+            "p, Holm": p_value("p_holm"),
             "verdict": lambda record: record["verdict"],
-            "seeds": _seeds,
+            "seeds": seeds_cell,
         },
         gap=None if records else "the study has no ablation",
     )
@@ -210,10 +215,10 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
         ],
         {
             "split": lambda record: record["split"],
-            "weighted F1": _with_sd("weighted_f1"),
-            "95 % interval": _interval("weighted_f1"),
-            "macro F1": _with_sd("macro_f1"),
-            "seeds": _seeds,
+            "weighted F1": with_sd("weighted_f1"),
+            "95 % interval": interval("weighted_f1"),
+            "macro F1": with_sd("macro_f1"),
+            "seeds": seeds_cell,
             "N": lambda record: f"{record['turns']:,}",
         },
     )
@@ -236,7 +241,7 @@ def class_table(scores: StageScores) -> Table:
         "F1 per emotion",
         "In per cent: mean ± sample standard deviation over seeds.",
         records,
-        {"system": _system} | {label: _with_sd(label) for label in classes},
+        {"system": system_cell} | {label: with_sd(label) for label in classes},
     )
 
 
@@ -365,7 +370,7 @@ def _calibration(stage: Stage, full: System | None) -> Iterator[Table]:
         f"In per cent, {CALIBRATION_BINS} bins of equal mass: mean ± sample standard deviation over seeds."
         + (" The temperature of these runs is not known." if len(errors) == 1 else ""),
         errors,
-        {"probabilities": lambda record: record["probabilities"], "ECE": _with_sd("ece")},
+        {"probabilities": lambda record: record["probabilities"], "ECE": with_sd("ece")},
         gap,
     )
     yield Table(
@@ -377,8 +382,8 @@ def _calibration(stage: Stage, full: System | None) -> Iterator[Table]:
             "probabilities": lambda record: record["probabilities"],
             "bin": lambda record: str(record["bin"]),
             "turns": lambda record: f"{record['turns']:,}",
-            "mean confidence": _percent("confidence"),
-            "accuracy": _percent("accuracy"),
+            "mean confidence": percent("confidence"),
+            "accuracy": percent("accuracy"),
         },
         gap,
         long=True,
@@ -432,10 +437,10 @@ def _robustness(study: Study, stage: Stage) -> Table:
         {
             "curve": lambda record: record["curve"],
             "level": lambda record: f"{record['level']:g}",
-            "system": _system,
-            "weighted F1": _percent("weighted_f1"),
-            "95 % interval": _interval("weighted_f1"),
-            "nothing cut off": _percent("uncut"),
+            "system": system_cell,
+            "weighted F1": percent("weighted_f1"),
+            "95 % interval": interval("weighted_f1"),
+            "nothing cut off": percent("uncut"),
         },
         gap=None if records else gap,
         long=True,
@@ -495,7 +500,7 @@ def _learning(full: System | None) -> Table:
         "epoch": lambda record: f"{record['epoch']:g}",
         "runs": lambda record: str(record["runs"]),
     }
-    columns |= {kind.replace("_", " ").replace("f1", "F1"): _mean_and_range(kind) for kind in kinds}
+    columns |= {kind.replace("_", " ").replace("f1", "F1"): mean_and_range(kind) for kind in kinds}
     gap = None if records else _NO_FULL if full is None else "the full model's results.json have no history"
     return Table(
         "learning",
@@ -532,15 +537,15 @@ def _cost(study: Study, stage: Stage) -> Table:
         "process held, libraries and corpus included.",
         records,
         {
-            "system": _system,
+            "system": system_cell,
             "runs": lambda record: str(record["runs"]),
-            "parameters": lambda record: _show(record["parameters"], "{:,.0f}"),
-            "epochs": lambda record: _show(record["epochs"], "{:g}"),
-            "threads": lambda record: _show(record["threads"], "{:.0f}"),
-            "training, seconds": lambda record: _plus_minus(
+            "parameters": lambda record: formatted(record["parameters"], "{:,.0f}"),
+            "epochs": lambda record: formatted(record["epochs"], "{:g}"),
+            "threads": lambda record: formatted(record["threads"], "{:.0f}"),
+            "training, seconds": lambda record: plus_minus(
                 record["training_seconds"], record["training_seconds_sd"], "{:,.1f}"
             ),
-            "peak memory, MiB": lambda record: _show(
+            "peak memory, MiB": lambda record: formatted(
                 record["peak_memory_bytes"] and record["peak_memory_bytes"] / 2**20, "{:,.0f}"
             ),
         },
@@ -571,77 +576,11 @@ def _systems(study: Study, stage: Stage) -> Table:
         "A seed counts where all of its folds are finished.",
         records,
         {
-            "system": _system,
-            "folder": lambda record: _NOTHING if record["kind"] == "derived" else record["system"],
+            "system": system_cell,
+            "folder": lambda record: NOTHING if record["kind"] == "derived" else record["system"],
             "kind": lambda record: record["kind"],
             "what it is": lambda record: record["description"],
-            "seeds": _seeds,
-            "seeds without a result": lambda record: record["seeds_without_a_result"] or _NOTHING,
+            "seeds": seeds_cell,
+            "seeds without a result": lambda record: record["seeds_without_a_result"] or NOTHING,
         },
-    )
-
-
-# How numbers are shown
-
-_NO_FULL = "the full model has no finished seed"
-
-
-def _system(record: Record) -> str:
-    name = record["system"]
-    return _NAMES.get(name, name.removeprefix("baseline_").replace("_", " "))
-
-
-def _seeds(record: Record) -> str:
-    return f"{record['seeds']} of {record['planned_seeds']}"
-
-
-def _show(value: float | None, form: str) -> str:
-    return _NOTHING if value is None else form.format(value).replace("-", "−")
-
-
-def _plus_minus(mean: float | None, sd: float | None, form: str) -> str:
-    return _show(mean, form) + ("" if sd is None else " ± " + _show(sd, form))
-
-
-def _percent(name: str) -> Callable[[Record], str]:
-    return lambda record: _show(None if record[name] is None else 100 * record[name], "{:.2f}")
-
-
-def _signed(name: str) -> Callable[[Record], str]:
-    return lambda record: _show(None if record[name] is None else 100 * record[name], "{:+.2f}")
-
-
-def _with_sd(name: str) -> Callable[[Record], str]:
-    def show(record: Record) -> str:
-        mean, sd = record[name], record[f"{name}_sd"]
-        return _plus_minus(None if mean is None else 100 * mean, None if sd is None else 100 * sd, "{:.2f}")
-
-    return show
-
-
-def _interval(name: str, signed: bool = False) -> Callable[[Record], str]:
-    form = "{:+.2f}" if signed else "{:.2f}"
-
-    def show(record: Record) -> str:
-        low, high = record[f"{name}_low"], record[f"{name}_high"]
-        return _NOTHING if low is None else f"{_show(100 * low, form)} to {_show(100 * high, form)}"
-
-    return show
-
-
-def _mean_and_range(name: str) -> Callable[[Record], str]:
-    factor, form = (100, "{:.2f}") if name.endswith("f1") else (1, "{:.4f}")
-
-    def show(record: Record) -> str:
-        mean, low, high = (record[key] for key in (name, f"{name}_low", f"{name}_high"))
-        if mean is None:
-            return _NOTHING
-        return f"{_show(factor * mean, form)} ({_show(factor * low, form)} to {_show(factor * high, form)})"
-
-    return show
-
-
-def _p(name: str) -> Callable[[Record], str]:
-    return lambda record: (
-        "< 0.001" if record[name] is not None and record[name] < 0.001 else _show(record[name], "{:.3f}")
     )

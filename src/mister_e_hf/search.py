@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
-from .folds import development_folds
 from .recipe import Recipe
 from .run_folder import claim_study, write_json
 from .study import KNEW_LABELS
-from .study_runs import Run, check_no_push, run_all, vectors_knew_labels
+from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
 _COMMON = {
@@ -70,11 +69,9 @@ def search(
     for name in systems or ():
         if name not in SPACES:
             raise ValueError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
-    check_no_push(recipe)
     if trials < 1:
         raise ValueError(f"A search needs a trial at least, got {trials}")
-    corpus = recipe.read_corpus()
-    development_folds(corpus, folds, recipe.corpus.group_pattern)  # raises where there can be none
+    corpus = corpus_of_study(recipe, folds)
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
     claim_study(out / "search.yaml", record, "a search")

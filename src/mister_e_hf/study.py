@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from .metrics import IGNORE_INDEX
+from .configuration_mister_e import EXPERTS
+from .metrics import IGNORE_INDEX, scored_turns
 
-EXPERTS = ("speech", "text", "fusion")
 KNEW_LABELS = (
     "The vectors come from encoders that were trained on the labels of train, so turns that a fold leaves out were not unknown to them: "
     "scores on folds will be too good. Those on test are not affected."
@@ -82,10 +82,7 @@ class Stage:
 
     def views(self) -> dict[str, np.ndarray]:
         """Labels by which turns are scored: all, and with real-valued scores also without those of zero or none."""
-        if self.scores is None:
-            return {"": self.labels}
-        zero = np.isnan(self.scores) | (self.scores == 0)
-        return {"": self.labels, " without zeros": np.where(zero, IGNORE_INDEX, self.labels)}
+        return scored_turns(self.labels, self.scores)
 
 
 @dataclass

@@ -70,9 +70,13 @@ class Run:
         run_on_test(recipe, self) if self.fold is None else run_on_fold(recipe, self)
 
 
-def check_no_push(recipe: Recipe):
+def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
+    """The corpus; ValueError where its development data cannot be parted so, or where the recipe would push each of many runs."""
     if recipe.sections["training"].get("push_to_hub"):
         raise ValueError("push_to_hub in a study would push one run over the other: push the folder of one")
+    corpus = recipe.read_corpus()
+    development_folds(corpus, folds, recipe.corpus.group_pattern)
+    return corpus
 
 
 def vectors_knew_labels(recipe: Recipe) -> bool:

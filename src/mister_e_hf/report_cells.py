@@ -1,0 +1,78 @@
+"""How a record's numbers and words are shown in the cells of a report's tables: F1 in per cent, a dash where there is none."""
+
+from collections.abc import Callable
+from typing import Any
+
+NOTHING = "–"
+_NAMES = {
+    "full": "MiSTER-E, full",
+    "baseline_bc_lstm": "bc-LSTM (GRU)",
+    "baseline_dialogue_rnn": "DialogueRNN, one party",
+    "baseline_mult": "MulT over turns",
+    "baseline_sdt": "SDT without speakers",
+}
+
+Record = dict[str, Any]
+
+
+def system_cell(record: Record) -> str:
+    name = record["system"]
+    return _NAMES.get(name, name.removeprefix("baseline_").replace("_", " "))
+
+
+def seeds_cell(record: Record) -> str:
+    return f"{record['seeds']} of {record['planned_seeds']}"
+
+
+def formatted(value: float | None, form: str) -> str:
+    return NOTHING if value is None else form.format(value).replace("-", "−")
+
+
+def plus_minus(mean: float | None, sd: float | None, form: str) -> str:
+    return formatted(mean, form) + ("" if sd is None else " ± " + formatted(sd, form))
+
+
+def percent(name: str) -> Callable[[Record], str]:
+    return lambda record: formatted(None if record[name] is None else 100 * record[name], "{:.2f}")
+
+
+def signed(name: str) -> Callable[[Record], str]:
+    return lambda record: formatted(None if record[name] is None else 100 * record[name], "{:+.2f}")
+
+
+def with_sd(name: str) -> Callable[[Record], str]:
+    def show(record: Record) -> str:
+        mean, sd = record[name], record[f"{name}_sd"]
+        return plus_minus(None if mean is None else 100 * mean, None if sd is None else 100 * sd, "{:.2f}")
+
+    return show
+
+
+def interval(name: str, signed: bool = False) -> Callable[[Record], str]:
+    form = "{:+.2f}" if signed else "{:.2f}"
+
+    def show(record: Record) -> str:
+        low, high = record[f"{name}_low"], record[f"{name}_high"]
+        return NOTHING if low is None else f"{formatted(100 * low, form)} to {formatted(100 * high, form)}"
+
+    return show
+
+
+def mean_and_range(name: str) -> Callable[[Record], str]:
+    factor, form = (100, "{:.2f}") if name.endswith("f1") else (1, "{:.4f}")
+
+    def show(record: Record) -> str:
+        mean, low, high = (record[key] for key in (name, f"{name}_low", f"{name}_high"))
+        if mean is None:
+            return NOTHING
+        return (
+            f"{formatted(factor * mean, form)} ({formatted(factor * low, form)} to {formatted(factor * high, form)})"
+        )
+
+    return show
+
+
+def p_value(name: str) -> Callable[[Record], str]:
+    return lambda record: (
+        "< 0.001" if record[name] is not None and record[name] < 0.001 else formatted(record[name], "{:.3f}")
+    )
