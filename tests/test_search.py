@@ -22,7 +22,8 @@ def test_every_value_of_a_space_fits_its_recipe(name, tmp_path):
 
 
 def test_settings_are_drawn_once_each_and_always_the_same():
-    recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml").baseline("bc_lstm")
+    own = {"training.learning_rate": 1e-3, "model.dropout": 0.4}
+    recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml").baseline("bc_lstm").changed(own)
     space = {"training.learning_rate": [1e-3, 1e-4], "model.dropout": [0.1, 0.2, 0.4]}
     drawn = draw_settings(recipe, space, 4)
     assert drawn[0] == {}
@@ -31,7 +32,7 @@ def test_settings_are_drawn_once_each_and_always_the_same():
     assert drawn == draw_settings(recipe, space, 5)[:4]
     everything = draw_settings(recipe, space, 100)
     assert len(everything) == 6
-    assert {"training.learning_rate": 1e-3, "model.dropout": 0.4} not in everything  # what the recipe has already
+    assert own not in everything  # what the recipe has already
 
 
 def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):  # noqa: F811
