@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from .recipe import Recipe
-from .run_folder import claim_study, git_commit, write_yaml
+from .run_folder import check_same, git_commit, write_yaml
 from .study import KNEW_LABELS, ROBUST
 from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
@@ -96,8 +96,8 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
             for each in variants.values()
         },
     }
-    earlier = yaml.safe_load(path.read_text())["seeds"] if path.is_file() else []
-    claim_study(path, record, "a study")
+    earlier = check_same(path, record, "a study", "--out").get("seeds", [])
+    out.mkdir(parents=True, exist_ok=True)
     write_yaml(path, record | {"seeds": sorted({*earlier, *seeds})})
 
 

@@ -295,9 +295,9 @@ class Recipe:
     def value(self, name: str) -> Any:
         """What a field of the model or of training comes to, by `section.field`: what the recipe says, or the default."""
         section, _, field = name.partition(".")
-        homes = {"model": self.model_config, "training": lambda: MisterETrainingArguments}
-        given = self.sections[section]
-        return given[field] if field in given else getattr(homes[section](), field)
+        if field in self.sections[section]:
+            return self.sections[section][field]
+        return getattr(self.model_config() if section == "model" else MisterETrainingArguments, field)
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """A copy with these fields set, by `section.field`."""

@@ -26,7 +26,7 @@ def claim_run(output_dir: Path, record: dict) -> bool:
     run, finished = output_dir / "run.yaml", (output_dir / "results.json").is_file()
     with PartialState().main_process_first():
         if run.is_file():
-            _check_same(run, record, "a run", "--output_dir")
+            check_same(run, record, "a run", "--output_dir")
         elif finished or finished_checkpoints(output_dir):
             raise ValueError(
                 f"'{output_dir}' holds a run without a run.yaml. Choose another --output_dir, or remove it."
@@ -37,15 +37,10 @@ def claim_run(output_dir: Path, record: dict) -> bool:
     return finished
 
 
-def claim_study(path: Path, record: dict, what: str):
-    """Write down what a folder of many runs is; ValueError where it says already that it is something else."""
-    earlier = _check_same(path, record, what, "--out") if path.is_file() else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_yaml(path, earlier | record)
-
-
-def _check_same(path: Path, record: dict, what: str, option: str) -> dict:
-    """What the file says; ValueError where that is something else."""
+def check_same(path: Path, record: dict, what: str, option: str) -> dict:
+    """What the file says already, nothing where there is none; ValueError where that is something else."""
+    if not path.is_file():
+        return {}
     earlier = yaml.safe_load(path.read_text())
     if different := [name for name in record if earlier.get(name) != record[name]]:
         raise ValueError(

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
 from .recipe import Recipe
-from .run_folder import claim_study, write_json
+from .run_folder import check_same, write_json, write_yaml
 from .study import KNEW_LABELS
 from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 
@@ -74,7 +74,9 @@ def search(
     corpus = corpus_of_study(recipe, folds)
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
-    claim_study(out / "search.yaml", record, "a search")
+    check_same(out / "search.yaml", record, "a search", "--out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_yaml(out / "search.yaml", record)
     if vectors_knew_labels(recipe):
         say(KNEW_LABELS)
     recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
