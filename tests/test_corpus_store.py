@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from arrow_memory import counted_arrow_memory
 from mister_e_hf import load_audio, read_corpus
 from mister_e_hf.audio import AudioError
 from mister_e_hf.corpora import store
@@ -322,13 +323,8 @@ def test_embedding_takes_no_more_memory_for_a_larger_corpus(tmp_path):
 def test_counting_copies_no_sound():
     sound = bytes(2**20)
     data = datasets.concatenate_datasets([dialogues(4, sound) for _ in range(4)])
-    before = pa.default_memory_pool()
-    pool = pa.proxy_memory_pool(before)
-    pa.set_memory_pool(pool)
-    try:
+    with counted_arrow_memory() as pool:
         assert summarize(datasets.DatasetDict(train=data))["train"]["joy"] == 16
-    finally:
-        pa.set_memory_pool(before)
     assert pool.max_memory() < len(sound)
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
+from arrow_memory import counted_arrow_memory
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe, read_corpus, write_vectors
 from mister_e_hf.corpora import store
 from mister_e_hf.corpora.schema import dialogue_features
@@ -694,13 +695,8 @@ def test_sound_in_utterances_is_not_read(tmp_path, monkeypatch, form):
     sound = bytes(2**21)
     monkeypatch.setattr(sys.modules[__name__], "turn_table", functools.partial(turn_table, sound=sound))
     source = form(None, "float32") if form is turns_of_a_dataset else write_corpus(tmp_path, form)
-    pool = pa.proxy_memory_pool(pa.default_memory_pool())
-    default = pa.default_memory_pool()
-    pa.set_memory_pool(pool)
-    try:
+    with counted_arrow_memory() as pool:
         corpus = read_corpus(source, LABEL2ID)
-    finally:
-        pa.set_memory_pool(default)
     assert corpus["test"].labels.tolist() == [LABEL2ID[label] for label in LABELS]
     assert pool.max_memory() < len(sound)
 

@@ -1,0 +1,22 @@
+"""What Arrow allocates while something runs."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+# Kept for good: Arrow gives memory back after the block and after the test, on threads of its own, too, and the pool must not be gone by then.
+_POOLS: list[pa.MemoryPool] = []
+
+
+@contextlib.contextmanager
+def counted_arrow_memory() -> Iterator[pa.MemoryPool]:
+    """A pool that Arrow takes its memory from in this block; `max_memory()` is the most it held."""
+    default = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(default)
+    _POOLS.append(pool)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(default)
