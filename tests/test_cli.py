@@ -21,6 +21,7 @@ from mister_e_hf.corpora import summary
 from mister_e_hf.corpora.schema import LABELS as LABEL_SETS
 from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.summary import format_summary, summarize
+from mister_e_hf.errors import InputError
 from small_corpora import CALLS, LABELS, noise, read_calls, write_calls, write_iemocap, write_meld, write_mosi
 
 SCRIPT = Path(sys.executable).with_name("mister-e")
@@ -333,7 +334,8 @@ def test_input_that_is_wrong(tmp_path, monkeypatch, run, words, message):
         (KeyError("b"), 1, "error: KeyError: 'b' (--debug shows where)"),
         (RuntimeError(), 1, "error: RuntimeError: RuntimeError (--debug shows where)"),
         (MemoryError("no\n  memory"), 1, "error: MemoryError: no memory (--debug shows where)"),
-        (ValueError(), 2, "error: ValueError"),
+        (InputError("a\n  b"), 2, "error: a b"),
+        (ValueError("b"), 1, "error: ValueError: b (--debug shows where)"),
         (OSError(28, "No space left on device"), 2, "error: [Errno 28] No space left on device"),
         (BrokenPipeError(32, "Broken pipe"), 2, "error: [Errno 32] Broken pipe"),  # of no output of ours
         (KeyboardInterrupt(), 130, "interrupted"),

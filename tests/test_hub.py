@@ -14,6 +14,7 @@ from mister_e_hf.hub import push_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 STAGE_2 = (
+    "errors",
     "configuration_labelled",
     "configuration_mister_e",
     "loading",

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from .errors import InputError
 from .recipe import Recipe
 from .run_folder import check_same, git_commit, write_yaml
 from .study import KNEW_LABELS, ROBUST
@@ -56,10 +57,10 @@ def ablate(
     out, known = Path(out), variants_of(recipe)
     for name in variants or ():
         if name not in known:
-            raise ValueError(f"There is no variant '{name}'; there are {', '.join(known)}")
+            raise InputError(f"There is no variant '{name}'; there are {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
     if not final and all(each.kind == "split" for each in chosen):
-        raise ValueError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
+        raise InputError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
     _note_study(out, recipe, seeds, folds, known)
     if final:
         _freeze(out, known, seeds)
@@ -110,6 +111,6 @@ def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
         write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
     frozen = yaml.safe_load(path.read_text())
     if frozen["variants"] != recipes:
-        raise ValueError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
+        raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
     if set(seeds) - set(frozen["seeds"]):
-        raise ValueError(f"'{out}' was frozen on {frozen['date']} with the seeds {frozen['seeds']}; got {list(seeds)}")
+        raise InputError(f"'{out}' was frozen on {frozen['date']} with the seeds {frozen['seeds']}; got {list(seeds)}")

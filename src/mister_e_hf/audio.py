@@ -16,6 +16,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from .errors import InputError
+
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 600.0
 
@@ -30,7 +32,7 @@ _NO_END = 2**63 - 1  # as libsndfile says it
 _HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
 
 
-class AudioError(ValueError):
+class AudioError(InputError):
     """Sound that cannot be used as it is: missing, empty, corrupt, silent, not finite or too long. The message names the file."""
 
 
@@ -62,7 +64,7 @@ def load_audio(
         ValueError: if the arguments make no sense.
     """
     if (start is not None and not 0 <= start < np.inf) or (end is not None and not (start or 0.0) < end < np.inf):
-        raise ValueError(f"Expected 0 <= start < end in seconds, got start={start}, end={end}")
+        raise InputError(f"Expected 0 <= start < end in seconds, got start={start}, end={end}")
     if isinstance(source, dict):
         name = name or source.get("path")
         if source.get("array") is not None:
@@ -79,7 +81,7 @@ def load_audio(
             raise AudioError(f"There is no sound file '{path}'")
         label, file, size = f"'{path}'", path.open("rb"), path.stat().st_size
     else:
-        raise ValueError(
+        raise InputError(
             f"Expected a path, bytes, an array with sampling_rate, or a dictionary of these; got {type(source).__name__}"
         )
     with file:
@@ -159,11 +161,11 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
 
 def _array_blocks(array: np.ndarray, rate: int | None, start: float | None, end: float | None) -> Iterator:
     if rate is None:
-        raise ValueError("An array of samples needs its sampling_rate in Hz")
+        raise InputError("An array of samples needs its sampling_rate in Hz")
     if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > array.shape[1] > 0):
-        raise ValueError(f"Expected samples of shape (S,) or (channels, S), got {array.shape}")
+        raise InputError(f"Expected samples of shape (S,) or (channels, S), got {array.shape}")
     if array.dtype.kind not in "if":
-        raise ValueError(f"Expected samples as floating point or signed integers, got {array.dtype}")
+        raise InputError(f"Expected samples as floating point or signed integers, got {array.dtype}")
     array = np.atleast_2d(array)[:, round((start or 0.0) * rate) : None if end is None else round(end * rate)]
     if array.shape[1]:
         yield int(rate), _mono(_scaled(array.T))

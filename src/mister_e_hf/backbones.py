@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
+from .errors import InputError
+
 
 def text_states(
     backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
@@ -92,7 +94,7 @@ def audio_language_states(
     heard = heard[torch.arange(heard.shape[1], device=tokens.device) < tokens[:, None]]
     is_audio = input_ids == backbone.config.audio_token_id
     if int(is_audio.sum()) != len(heard):
-        raise ValueError(f"input_ids hold {int(is_audio.sum())} audio tokens, but the sound gives {len(heard)}")
+        raise InputError(f"input_ids hold {int(is_audio.sum())} audio tokens, but the sound gives {len(heard)}")
     embedded = backbone.get_input_embeddings()(input_ids)
     embedded = embedded.masked_scatter(is_audio.unsqueeze(-1), heard.to(embedded.dtype))
     output = backbone.language_model(

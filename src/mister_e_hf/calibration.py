@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from .errors import InputError
 from .metrics import IGNORE_INDEX
 
 _RANGE = 0.05, 20.0  # where every prediction is right, or none, the best temperature is 0 or infinity
@@ -25,7 +26,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     scored = labels != IGNORE_INDEX
     if not scored.any():
-        raise ValueError("No turn has a label, so no temperature can be fitted")
+        raise InputError("No turn has a label, so no temperature can be fitted")
     logits, labels = logits[scored].astype(np.float64), labels[scored]
 
     def cross_entropy(log_temperature: float) -> float:

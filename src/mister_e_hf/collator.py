@@ -7,6 +7,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
+from .errors import InputError
 from .losses import IGNORE_INDEX
 
 _PADDING = {
@@ -37,13 +38,13 @@ class DialogueCollator:
         for number, dialogue in enumerate(dialogues):
             given = {name: len(dialogue[name]) for name in _PADDING if name in dialogue}
             if not any(name.endswith("_embeddings") for name in given):
-                raise ValueError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
+                raise InputError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
             if set(given) != set(fields):
-                raise ValueError(
+                raise InputError(
                     f"dialogue {number} of the batch has the fields {sorted(given)}, the first one {sorted(fields)}"
                 )
             if len(set(given.values())) != 1 or 0 in given.values():
-                raise ValueError(
+                raise InputError(
                     f"dialogue {number} of the batch must have one entry per turn in each field, got {given}"
                 )
             lengths.append(next(iter(given.values())))
@@ -55,7 +56,7 @@ class DialogueCollator:
             rows = [torch.as_tensor(dialogue[name]).to(dtype) for dialogue in dialogues]
             shapes = {tuple(row.shape[1:]) for row in rows}
             if len(shapes) != 1 or len(*shapes) != name.endswith("_embeddings"):
-                raise ValueError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
+                raise InputError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
             batch[name] = pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
         batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         return batch

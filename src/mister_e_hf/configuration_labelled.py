@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .errors import InputError
+
 # What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
 _TRANSFORMERS_KEYS = {
     "_attn_implementation",
@@ -44,7 +46,7 @@ class LabelledConfig(PreTrainedConfig):
             if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):
                 nearest = difflib.get_close_matches(name, fields, n=1)
                 hint = f" Did you mean '{nearest[0]}'?" if nearest else f" It has: {', '.join(sorted(fields))}."
-                raise ValueError(f"{type(self).__name__} has no field '{name}' (given: {value!r}).{hint}")
+                raise InputError(f"{type(self).__name__} has no field '{name}' (given: {value!r}).{hint}")
         try:
             if self.label2id is not None:
                 self.label2id = {label: int(index) for label, index in self.label2id.items()}
@@ -53,30 +55,30 @@ class LabelledConfig(PreTrainedConfig):
             if self.id2label is not None:
                 self.id2label = {int(index): label for index, label in self.id2label.items()}
         except (AttributeError, TypeError, ValueError):
-            raise ValueError(
+            raise InputError(
                 "id2label must map indices to names and label2id names to indices, "
                 f"got id2label={self.id2label!r}, label2id={self.label2id!r}"
             ) from None
         if self.id2label is not None and kwargs.get("num_labels") not in (None, len(self.id2label)):
-            raise ValueError(f"num_labels is {kwargs['num_labels']}, but the labels are {self.id2label}")
+            raise InputError(f"num_labels is {kwargs['num_labels']}, but the labels are {self.id2label}")
         super().__post_init__(**kwargs)
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     def validate_labels(self):
         if not self.id2label or not all(isinstance(label, str) for label in self.id2label.values()):
-            raise ValueError(f"id2label must hold at least one label, each of them a string, got {self.id2label}")
+            raise InputError(f"id2label must hold at least one label, each of them a string, got {self.id2label}")
         if len(set(self.id2label.values())) != len(self.id2label):
-            raise ValueError(f"id2label must not give two indices the same label, got {self.id2label}")
+            raise InputError(f"id2label must not give two indices the same label, got {self.id2label}")
         if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label must number its labels 0, 1, 2, ..., got {self.id2label}")
+            raise InputError(f"id2label must number its labels 0, 1, 2, ..., got {self.id2label}")
         if self.label2id != {label: index for index, label in self.id2label.items()}:
-            raise ValueError(f"id2label {self.id2label} and label2id {self.label2id} disagree")
+            raise InputError(f"id2label {self.id2label} and label2id {self.label2id} disagree")
         for label, weight in (self.class_weights or {}).items():
             if label not in self.label2id:
-                raise ValueError(f"class_weights names '{label}', which is none of the labels {list(self.label2id)}")
+                raise InputError(f"class_weights names '{label}', which is none of the labels {list(self.label2id)}")
             if not 0 <= weight < math.inf:
-                raise ValueError(f"class_weights['{label}'] must be finite and not negative, got {weight}")
+                raise InputError(f"class_weights['{label}'] must be finite and not negative, got {weight}")
 
     def label_weights(self) -> list[float] | None:
         """`class_weights` in the order of the class indices, 1 where none is given; None without any."""

@@ -6,6 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_labelled import LabelledConfig
+from .errors import InputError
 
 TASK = "conversation-emotion-recognition"
 EXPERTS = ("speech", "text", "fusion")
@@ -112,31 +113,31 @@ class MisterEConfig(LabelledConfig):
             "gate_hidden_size",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.attention_dim % self.num_attention_heads:
-            raise ValueError(
+            raise InputError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide attention_dim ({self.attention_dim})"
             )
         if not self.causal and self.hidden_size % 2:
-            raise ValueError(f"hidden_size must be even for a bidirectional GRU, got {self.hidden_size}")
+            raise InputError(f"hidden_size must be even for a bidirectional GRU, got {self.hidden_size}")
         if not self.context_kernel_sizes or any(size < 1 or size % 2 == 0 for size in self.context_kernel_sizes):
-            raise ValueError(f"context_kernel_sizes must be odd positive numbers, got {self.context_kernel_sizes}")
+            raise InputError(f"context_kernel_sizes must be odd positive numbers, got {self.context_kernel_sizes}")
 
     def validate_ranges(self):
         for name in ("context_dropout", "attention_dropout", "projection_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         for name in ("gate_temperature", "calibration_temperature", "layer_norm_eps"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
-            raise ValueError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
+            raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
         if not 0 <= self.focal_gamma < math.inf:
-            raise ValueError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
+            raise InputError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
 
     def validate_experts(self):
         if not self.experts or set(self.experts) - set(EXPERTS) or len(set(self.experts)) != len(self.experts):
-            raise ValueError(f"experts must be a choice of {list(EXPERTS)}, got {self.experts}")
+            raise InputError(f"experts must be a choice of {list(EXPERTS)}, got {self.experts}")
 
 
 MisterEConfig.register_for_auto_class()

@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_labelled import LabelledConfig
+from .errors import InputError
 
 _LORA_TARGETS = {
     "wavlm": r".*\.(intermediate_dense|output_dense)",
@@ -77,23 +78,23 @@ class UtteranceEncoderConfig(LabelledConfig):
                 if name not in ("auto_map", "trust_remote_code")
             }
             if "model_type" not in given:
-                raise ValueError(f"backbone_config must have a model_type, got the fields {sorted(given)}")
+                raise InputError(f"backbone_config must have a model_type, got the fields {sorted(given)}")
             self.backbone_config = transformers.AutoConfig.for_model(**given)
 
     def validate_ranges(self):
         for name in ("lora_r", "lora_alpha", "pooling_dim", "embedding_dim"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("dropout", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.focal_gamma < math.inf:
-            raise ValueError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
+            raise InputError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
         if self.lora_target_modules is not None:
             try:
                 re.compile(self.lora_target_modules)
             except re.error as error:
-                raise ValueError(f"lora_target_modules is no regular expression: {error}") from error
+                raise InputError(f"lora_target_modules is no regular expression: {error}") from error
 
     def validate_backbone(self):
         if (
@@ -102,7 +103,7 @@ class UtteranceEncoderConfig(LabelledConfig):
             and self.backbone_config is not None
             and not self.save_backbone
         ):
-            raise ValueError(
+            raise InputError(
                 f"tuning='{self.tuning}' keeps a backbone that is not trained, but no backbone is named; name it, or set save_backbone=True"
             )
 

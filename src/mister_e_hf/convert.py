@@ -7,6 +7,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_mister_e import MisterEConfig
+from .errors import InputError
 from .modeling_mister_e import MisterEModel
 
 # Parameters that the published code creates and never uses.
@@ -48,13 +49,13 @@ class _Reader:
     def __call__(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor of that name, of that shape if one is given."""
         if name not in self.state_dict:
-            raise ValueError(
+            raise InputError(
                 f"The checkpoint has no tensor '{name}'. Expected the state dict that the authors' stage-2 code saves; "
                 f"this one begins with {list(self.state_dict)[:3]}."
             )
         tensor = self.state_dict[name]
         if shape and tensor.shape != shape:
-            raise ValueError(
+            raise InputError(
                 f"'{name}' has shape {tuple(tensor.shape)}, but the checkpoint's other tensors imply {shape}"
             )
         self.taken.add(name)
@@ -96,7 +97,7 @@ def convert_reference_state_dict(
     read = _Reader({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
     num_labels, hidden = read("fusion.fc_2.bias").numel(), read("fusion.fc_aud.bias").numel()
     if id2label is not None and len(id2label) != num_labels:
-        raise ValueError(f"id2label names {len(id2label)} classes, but the checkpoint has {num_labels}")
+        raise InputError(f"id2label names {len(id2label)} classes, but the checkpoint has {num_labels}")
     widths = {
         "speech": read("fusion.fc_aud.weight").numel() // max(hidden, 1),
         "text": read("fusion.fc_text.weight").numel() // max(hidden, 1),
@@ -115,7 +116,7 @@ def convert_reference_state_dict(
             id2label=id2label or {index: f"LABEL_{index}" for index in range(num_labels)},
         )
     except StrictDataclassError as error:
-        raise ValueError(f"The checkpoint's tensors imply sizes that no model can have. {error}") from error
+        raise InputError(f"The checkpoint's tensors imply sizes that no model can have. {error}") from error
     model = MisterEModel(config)
 
     def put(module: str, weight: torch.Tensor, bias: torch.Tensor):
@@ -153,7 +154,7 @@ def convert_reference_state_dict(
     put("gate.output", *read.layer("gate.2", 3, config.gate_hidden_size))
 
     if left := read.untaken():
-        raise ValueError(f"The checkpoint has tensors that this model has no place for: {', '.join(left)}")
+        raise InputError(f"The checkpoint has tensors that this model has no place for: {', '.join(left)}")
     return model.eval()
 
 
@@ -164,5 +165,5 @@ def convert_reference_checkpoint(path: str | Path, id2label: dict[int, str] | No
         raise FileNotFoundError(f"No checkpoint at '{path}'. Give the .pth file that the authors' stage-2 code saved.")
     state_dict = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ValueError(f"'{path}' holds no state dict of tensors; save `model.state_dict()` with the authors' code.")
+        raise InputError(f"'{path}' holds no state dict of tensors; save `model.state_dict()` with the authors' code.")
     return convert_reference_state_dict(state_dict, id2label)

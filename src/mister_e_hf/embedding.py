@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .alignment import Alignment, align
 from .corpora.publishing import METADATA_KEY
+from .errors import InputError
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
 from .run_folder import write_atomically, write_json
@@ -75,9 +76,9 @@ def embed_corpus(
     """
     corpus, folder, fold_encoders = load_dialogues(corpus), Path(folder), fold_encoders or {}
     if not encoders or set(encoders) - {"speech", "text"}:
-        raise ValueError(f"encoders must name speech, text or both, got {list(encoders)}")
+        raise InputError(f"encoders must name speech, text or both, got {list(encoders)}")
     if set(fold_encoders) - set(encoders):
-        raise ValueError(f"fold_encoders name {list(fold_encoders)}, encoders {list(encoders)} alone")
+        raise InputError(f"fold_encoders name {list(fold_encoders)}, encoders {list(encoders)} alone")
     state = PartialState()
     dtype = dtype or _default_dtype(state.device)
     record = {
@@ -213,12 +214,12 @@ def _claim(folder: Path, record: dict, writes: bool):
         earlier = json.loads(path.read_text())
         different = [name for name in record if earlier.get(name) != record[name]]
         if different:
-            raise ValueError(
+            raise InputError(
                 f"'{folder}' holds vectors made with another {' and '.join(different)}. Choose another folder, or remove it."
             )
     elif writes:
         if folder.is_dir() and any(not path.name.startswith(UNFINISHED) for path in folder.iterdir()):
-            raise ValueError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
+            raise InputError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
 

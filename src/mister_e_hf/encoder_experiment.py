@@ -9,6 +9,7 @@ import torch
 import yaml
 from transformers import set_seed
 
+from .errors import InputError
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
@@ -53,7 +54,7 @@ def train_encoder(
     splits = {split: turns(split) for split in ("train", "validation", "test") if split in corpus}
     for split in ("train", "validation"):
         if not len(splits.get(split, ())):
-            raise ValueError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
+            raise InputError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
     described = settings.to_dict()
     described.pop("folds", None)  # more encoders, and no other one
     record = {
@@ -80,7 +81,7 @@ def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
     """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
     trained_on = yaml.safe_load((folder / "run.yaml").read_text())["corpus"]["train"]
     if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
-        raise ValueError(
+        raise InputError(
             f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "
             "has others; set folds to 0 to embed it by the encoder of all of them"
         )

@@ -11,6 +11,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.utils import cached_file
 
 from .embedding import embed_corpus
+from .errors import InputError
 from .experiment import predict, probabilities, score
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
@@ -50,13 +51,16 @@ def evaluate_checkpoint(
         ValueError: if the corpus does not fit the model, or has sound and words and the checkpoint no encoders.
     """
     hub = {} if revision is None else {"revision": revision}
-    loaded = AutoModel.from_pretrained(model, **hub)
+    try:
+        loaded = AutoModel.from_pretrained(model, **hub)
+    except ValueError as error:  # transformers' own, of a folder that is not a model's
+        raise InputError(f"'{model}' could not be loaded: {error}") from error
     recipe = yaml.safe_load(_text(model, "training.yaml", hub) or "{}")
     stored = json.loads(_text(model, "results.json", hub) or "{}")
     settings = CorpusSettings(**recipe.get("corpus", {}))
     source = corpus or settings.path
     if source is None:
-        raise ValueError(f"'{model}' does not say what corpus it was trained on; give one by --corpus")
+        raise InputError(f"'{model}' does not say what corpus it was trained on; give one by --corpus")
     with tempfile.TemporaryDirectory() as temporary:
         if not holds_vectors(source):
             source = embed_corpus(
@@ -119,7 +123,7 @@ def _encoders(model: str | Path, hub: dict[str, Any]) -> dict[str, tuple[Utteran
             encoder = UtteranceEncoder.from_pretrained(model, **folder)
             found[modality] = encoder, MisterEProcessor.from_pretrained(model, **folder)
     if not found:
-        raise ValueError(
+        raise InputError(
             f"'{model}' has no speech_encoder/ and no text_encoder/, so it scores corpora of vectors alone; this one holds sound and words"
         )
     return found

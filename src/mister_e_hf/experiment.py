@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from .calibration import fit_temperature
 from .confusion import confusion_figure
+from .errors import InputError
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
 from .recipe import Recipe
@@ -121,7 +122,7 @@ def run_seeds(
 ) -> dict:
     """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
     if recipe.sections["training"].get("push_to_hub"):
-        raise ValueError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
+        raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
     recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
     corpus = recipe.read_corpus()
     runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]

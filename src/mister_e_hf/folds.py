@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from .errors import InputError
 from .vectors import DialogueVectors, regroup
 
 
@@ -27,7 +28,7 @@ def development_folds(
     groups = dialogue_groups([name for data in splits for name in data.dialogue_ids], group_pattern)
     names = sorted(set(groups))
     if not 2 <= folds <= len(names):
-        raise ValueError(
+        raise InputError(
             f"{len(names)} groups of dialogues cannot be parted into {folds} folds"
             + ("" if group_pattern is None else f" (corpus.group_pattern '{group_pattern}')")
         )
@@ -56,7 +57,7 @@ def validation_by_group(
     splits = [corpus["train"], corpus["validation"]]
     groups = np.array(dialogue_groups([name for data in splits for name in data.dialogue_ids], group_pattern))
     if group not in groups or (groups == group).all():
-        raise ValueError(
+        raise InputError(
             f"corpus.validation_group: expected one group of several, got '{group}'; the groups are {sorted(set(groups.tolist()))[:20]}"
         )
     return {
@@ -77,9 +78,9 @@ def dialogue_groups(dialogue_ids: Sequence[str], group_pattern: str | None = Non
     try:
         found = [re.search(group_pattern, name) for name in dialogue_ids]
     except re.error as error:
-        raise ValueError(f"corpus.group_pattern '{group_pattern}' is no regular expression: {error}") from error
+        raise InputError(f"corpus.group_pattern '{group_pattern}' is no regular expression: {error}") from error
     if None in found:
-        raise ValueError(
+        raise InputError(
             f"corpus.group_pattern '{group_pattern}' finds nothing in the id of dialogue '{dialogue_ids[found.index(None)]}'"
         )
     return [match.group() for match in found]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from .errors import InputError
+
 IGNORE_INDEX = -100
 CALIBRATION_BINS = 15
 
@@ -72,9 +74,9 @@ def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: S
     scored = labels != IGNORE_INDEX
     labels, probabilities = labels[scored], probabilities[scored]
     if len(labels) == 0:
-        raise ValueError("No turn has a label, so there is nothing to score")
+        raise InputError("No turn has a label, so there is nothing to score")
     if probabilities.shape[-1] != len(label_names) or labels.min() < 0 or labels.max() >= len(label_names):
-        raise ValueError(
+        raise InputError(
             f"{len(label_names)} label names, but {probabilities.shape[-1]} probabilities per turn and labels from "
             f"{labels.min()} to {labels.max()}"
         )

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_mister_e import TASK, MisterEConfig
+from .errors import InputError
 from .loading import ACCESS_OPTIONS, explained
 from .losses import IGNORE_INDEX, focal_terms
 from .turns import DialogueCache, TurnLayout
@@ -307,21 +308,21 @@ class MisterEPreTrainedModel(PreTrainedModel):
         given = {"speech": speech_embeddings, "text": text_embeddings}
         shapes = {f"{name}_embeddings": tuple(v.shape) for name, v in given.items() if v is not None}
         if not shapes:
-            raise ValueError(f"{type(self).__name__} needs speech_embeddings, text_embeddings or both; got neither")
+            raise InputError(f"{type(self).__name__} needs speech_embeddings, text_embeddings or both; got neither")
         for name, embeddings in given.items():
             width = getattr(self.config, f"{name}_embedding_dim")
             if embeddings is not None and (embeddings.dim() != 3 or embeddings.shape[-1] != width):
-                raise ValueError(
+                raise InputError(
                     f"{name}_embeddings must have shape (B, T, {width}) as config.{name}_embedding_dim says, "
                     f"got {tuple(embeddings.shape)}"
                 )
         batch_shape = next(iter(shapes.values()))[:2]
         if any(shape[:2] != batch_shape for shape in shapes.values()) or 0 in batch_shape:
-            raise ValueError(f"embeddings must agree in B and T, both at least 1; got {shapes}")
+            raise InputError(f"embeddings must agree in B and T, both at least 1; got {shapes}")
         masks = {"attention_mask": attention_mask, "speech_mask": speech_mask, "text_mask": text_mask}
         for name, mask in masks.items():
             if mask is not None and tuple(mask.shape) != batch_shape:
-                raise ValueError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
+                raise InputError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
         device = next(v.device for v in given.values() if v is not None)
         everywhere = torch.ones(batch_shape, dtype=torch.bool, device=device)
         real = everywhere if attention_mask is None else attention_mask.bool()
@@ -330,7 +331,7 @@ class MisterEPreTrainedModel(PreTrainedModel):
             mask = masks[f"{name}_mask"]
             if embeddings is None:
                 if mask is not None and (mask.bool() & real).any():
-                    raise ValueError(f"{name}_mask is true at some turns, but {name}_embeddings is None")
+                    raise InputError(f"{name}_mask is true at some turns, but {name}_embeddings is None")
                 present[name] = ~everywhere
             else:
                 present[name] = real if mask is None else real & mask.bool()
@@ -374,7 +375,7 @@ class MisterEPreTrainedModel(PreTrainedModel):
         }
         if any(problems.values()):
             listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-            raise ValueError(
+            raise InputError(
                 f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them "
                 "with the config.json they were saved with, or for other classes give id2label and "
                 "ignore_mismatched_sizes=True."
@@ -540,7 +541,7 @@ class MisterEModel(MisterEPreTrainedModel):
         if past is None:
             return TurnLayout(real)
         if not self.config.causal:
-            raise ValueError(
+            raise InputError(
                 "Turns can be taken one by one by a causal model alone: this one (config.causal is false) was trained to hear a dialogue's "
                 "later turns, too. Train with --model.causal true, or give it whole dialogues"
             )

@@ -24,6 +24,7 @@ from transformers.utils.hub import resolve_revision
 
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .errors import InputError
 from .loading import ACCESS_OPTIONS, explained
 from .losses import focal_loss
 
@@ -101,7 +102,7 @@ class UtteranceEncoder(PreTrainedModel):
     def __init__(self, config: UtteranceEncoderConfig):
         super().__init__(config)
         if config.backbone_config is None:
-            raise ValueError(
+            raise InputError(
                 "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
             )
         follows = getattr(config, "_follows", None)
@@ -109,7 +110,7 @@ class UtteranceEncoder(PreTrainedModel):
         width, layers = _sizes(config.backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
-            raise ValueError(f"layer {config.layer} is none of the backbone's {states} hidden states")
+            raise InputError(f"layer {config.layer} is none of the backbone's {states} hidden states")
         if config.layer == "weighted_sum":
             self.layer_weights = nn.Parameter(torch.zeros(states))
         self.norm = nn.LayerNorm(width)
@@ -145,7 +146,7 @@ class UtteranceEncoder(PreTrainedModel):
         """
         options = {name: value for name, value in (backbone_options or {}).items() if value is not None}
         if unknown := set(options) - {*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS}:
-            raise ValueError(
+            raise InputError(
                 f"backbone_options has {sorted(unknown)}; known are {sorted({*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS})}"
             )
         where = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
@@ -210,11 +211,11 @@ class UtteranceEncoder(PreTrainedModel):
     def _lora_config(self):
         reached = [name for name, _ in self.backbone.named_modules() if re.fullmatch(self.config.lora_targets, name)]
         if not reached:
-            raise ValueError(
+            raise InputError(
                 f"lora_target_modules '{self.config.lora_targets}' match no module of the {self.backbone.config.model_type} backbone"
             )
         if self.backbone.config.model_type == "wavlm" and any(".attention." in name for name in reached):
-            raise ValueError(
+            raise InputError(
                 "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
             )
         return _peft().LoraConfig(
@@ -281,12 +282,12 @@ class UtteranceEncoder(PreTrainedModel):
             utterance_index = torch.arange(len(mask), device=mask.device)
         count = int(utterance_index[-1]) + 1
         if (utterance_index.diff() < 0).any() or len(utterance_index.unique()) != count:
-            raise ValueError(f"utterance_index must ascend from 0 without gaps, got {utterance_index.tolist()}")
+            raise InputError(f"utterance_index must ascend from 0 without gaps, got {utterance_index.tolist()}")
         positions = torch.zeros(count, dtype=torch.long, device=mask.device).index_add(
             0, utterance_index, mask.sum(-1)
         )
         if not positions.all():
-            raise ValueError(
+            raise InputError(
                 f"Utterances {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
             )
         states = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
@@ -313,7 +314,7 @@ class UtteranceEncoder(PreTrainedModel):
         if self.config.modality == "speech" and kind not in ("whisper", "qwen2_audio"):
             expected = ["input_values"]
         if sorted(name for name, value in given.items() if value is not None) != sorted(expected):
-            raise ValueError(
+            raise InputError(
                 f"A {kind} encoder of {self.config.modality} takes {expected}, got {[n for n, v in given.items() if v is not None]}"
             )
         main = given[expected[0]]
@@ -444,7 +445,7 @@ class UtteranceEncoder(PreTrainedModel):
                     "the encoder with save_backbone=True."
                 ) from error
             if _sizes(backbone.config) != _sizes(config.backbone_config):
-                raise ValueError(
+                raise InputError(
                     f"'{config.backbone}' has become another model than the one that '{pretrained_model_name_or_path}' was trained on; "
                     "give backbone=... and backbone_revision=... of that one"
                 )
@@ -467,7 +468,7 @@ class UtteranceEncoder(PreTrainedModel):
         mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
         mismatched = {name for name in mismatched if not (other_classes and name.startswith("head."))}
         if listed := _listed(info["missing_keys"], info["unexpected_keys"], mismatched):
-            raise ValueError(
+            raise InputError(
                 f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
                 "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
             )
@@ -495,7 +496,7 @@ class UtteranceEncoder(PreTrainedModel):
         else:
             state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
         if listed := _differences(state, expected):
-            raise ValueError(f"'{folder}' is no checkpoint of this encoder ({listed})")
+            raise InputError(f"'{folder}' is no checkpoint of this encoder ({listed})")
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
             self._load_adapter(load_file(os.path.join(folder, ADAPTER, "adapter_model.safetensors")))
@@ -508,7 +509,7 @@ class UtteranceEncoder(PreTrainedModel):
         prefix = f"base_model.model.{self._adapter_prefix}"
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
         if listed := _differences(state, self._adapter_state()):
-            raise ValueError(
+            raise InputError(
                 f"The adapter does not fit this configuration ({listed}). Load it with the config.json it was saved with."
             )
         _peft().set_peft_model_state_dict(self.backbone, state, adapter_name="default")

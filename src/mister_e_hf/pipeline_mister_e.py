@@ -18,6 +18,7 @@ from transformers import Pipeline, logging
 from transformers.utils import cached_file
 
 from .audio import SAMPLING_RATE, AudioError, load_audio
+from .errors import InputError
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
 from .subtitles import read_subtitles
@@ -102,14 +103,14 @@ class ConversationEmotionPipeline(Pipeline):
         **kwargs,
     ):
         if unknown := set(encoders or {}) - set(MODALITIES):
-            raise ValueError(f"encoders must name speech, text or both, got {sorted(unknown)}")
+            raise InputError(f"encoders must name speech, text or both, got {sorted(unknown)}")
         if not hasattr(model.config, "experts"):
-            raise ValueError(f"The pipeline runs MiSTER-E; this model is of type '{model.config.model_type}'")
+            raise InputError(f"The pipeline runs MiSTER-E; this model is of type '{model.config.model_type}'")
         super().__init__(model, *args, **kwargs)
         self._encoders = dict(encoders or {})
         for modality, pair in self._encoders.items():
             if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise ValueError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
+                raise InputError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
             self._check_encoder(modality, *pair, f"encoders['{modality}']")
         self._transcriber = transcriber
         self.model.eval()
@@ -121,9 +122,9 @@ class ConversationEmotionPipeline(Pipeline):
                 "transcriber"
             )
         if bad_audio not in (None, "error", "missing"):
-            raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
+            raise InputError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k must be a positive number, got {top_k!r}")
+            raise InputError(f"top_k must be a positive number, got {top_k!r}")
         forward = {} if bad_audio is None else {"bad_audio": bad_audio}
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
@@ -132,13 +133,13 @@ class ConversationEmotionPipeline(Pipeline):
         if _is_dialogue(inputs):
             return super().__call__([inputs], **kwargs)[0]
         if isinstance(inputs, str | bytes | np.ndarray | torch.Tensor) or not _is_iterable(inputs):
-            raise ValueError(
+            raise InputError(
                 f"Expected a dialogue (a list of turns, each a dictionary) or many, got {type(inputs).__name__}. One "
                 'recording: {"audio": path, "segments": [(start, end), ...]}'
             )
         if isinstance(inputs, tuple | list):
             if not inputs:
-                raise ValueError("No dialogues given, or one without turns")
+                raise InputError("No dialogues given, or one without turns")
             return super().__call__(list(inputs), **kwargs)
         return super().__call__((dialogue for dialogue in inputs), **kwargs)
 
@@ -158,7 +159,7 @@ class ConversationEmotionPipeline(Pipeline):
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 dialogue, got {batch_size}")
+            raise InputError(f"batch_size must be at least 1 dialogue, got {batch_size}")
         numbered = enumerate(inputs)
         while batch := list(itertools.islice(numbered, batch_size)):
             dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
@@ -254,7 +255,7 @@ class ConversationEmotionPipeline(Pipeline):
         for dialogue in dialogues:
             if not any(heard & self._given(turn) for turn in dialogue):
                 name = dialogue[0].name.partition(",")[0]
-                raise ValueError(
+                raise InputError(
                     f"{name}: no turn has {' or '.join(_CONTENTS[modality] for modality in sorted(heard))}, which this model takes"
                 )
 
@@ -303,7 +304,7 @@ class ConversationEmotionPipeline(Pipeline):
             folder, width = f"{modality}_encoder", getattr(self.model.config, f"{modality}_embedding_dim")
             name, hub, found = self._stored_encoder(modality)
             if not found:
-                raise ValueError(
+                raise InputError(
                     f"The model '{name}' has no {folder}/, so it takes vectors in place of {_CONTENTS[modality]}: give each "
                     f'turn as {{"{modality}_embedding": vector of {width} numbers}}, or encoders={{"{modality}": (encoder, processor)}}'
                 )
@@ -323,7 +324,7 @@ class ConversationEmotionPipeline(Pipeline):
     def _check_encoder(self, modality: str, encoder: UtteranceEncoder, processor: MisterEProcessor, name: str):
         made, width = encoder.config, getattr(self.model.config, f"{modality}_embedding_dim")
         if (made.modality, processor.modality, made.embedding_dim) != (modality, modality, width):
-            raise ValueError(
+            raise InputError(
                 f"{name} prepares {_CONTENTS[processor.modality]} and makes vectors of {made.modality} of {made.embedding_dim} numbers; the model takes "
                 f"vectors of {modality} of {width}: they do not belong together"
             )
@@ -359,7 +360,7 @@ class EmotionStream:
 
     def __init__(self, pipeline: ConversationEmotionPipeline, **kwargs):
         if not pipeline.model.config.causal:
-            raise ValueError(
+            raise InputError(
                 "This model hears later turns too (config.causal is false), so a turn's emotion is known at the end of the dialogue "
                 "alone: give it whole dialogues, or train with --model.causal true"
             )
@@ -401,17 +402,17 @@ def _turns(inputs: Any, name: str) -> list[Turn]:
     if isinstance(inputs, Mapping):
         inputs = _stretches(inputs, name)
     if not isinstance(inputs, list | tuple) or not all(isinstance(turn, Mapping) for turn in inputs):
-        raise ValueError(
+        raise InputError(
             f"{name} must be a list of turns, each a dictionary with audio, text or both; got {inputs!r:.80}"
         )
     if not inputs:
-        raise ValueError(f"{name} has no turns")
+        raise InputError(f"{name} has no turns")
     return [_turn(turn, f"{name}, turn {number}") for number, turn in enumerate(inputs)]
 
 
 def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     if set(recording) - {"audio", "sampling_rate", "segments"} or not {"audio", "segments"} <= set(recording):
-        raise ValueError(
+        raise InputError(
             f"{name}: a recording is a dictionary with audio, segments and, for an array, sampling_rate; got {sorted(recording)}. One "
             "turn alone is a list of one turn"
         )
@@ -422,7 +423,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         except (OSError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
     if not isinstance(segments, Iterable):
-        raise ValueError(
+        raise InputError(
             f"{name}: segments must be the path of an SRT or WebVTT file, or a list; got {segments!r:.80}"
         )
     # Once for all turns, not once for each.
@@ -432,7 +433,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         if isinstance(segment, list | tuple) and len(segment) in (2, 3):
             segment = dict(zip(("start", "end", "text"), segment, strict=False))
         if not isinstance(segment, Mapping) or not {"start", "end"} <= set(segment):
-            raise ValueError(
+            raise InputError(
                 f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got {segment!r}"
             )
         turns.append(whole | dict(segment))
@@ -443,23 +444,23 @@ def _turn(given: Mapping[str, Any], name: str) -> Turn:
     for field in given:
         if field not in _FIELDS and field not in _OTHER_FIELDS:
             nearest = difflib.get_close_matches(str(field), _FIELDS, n=1)
-            raise ValueError(
+            raise InputError(
                 f"{name} has the unknown field '{field}'"
                 + (f"; did you mean '{nearest[0]}'?" if nearest else f"; known are {', '.join(_FIELDS)}")
             )
     turn = Turn(name, **{field: given[field] for field in _FIELDS if field in given})
     if turn.text is not None and not isinstance(turn.text, str):
-        raise ValueError(f"{name}: text must be a string or None, got {turn.text!r:.80}")
+        raise InputError(f"{name}: text must be a string or None, got {turn.text!r:.80}")
     turn.text = turn.text if turn.text and turn.text.strip() else None
     turn.audio = _sound(turn.audio, name)
     for field in ("sampling_rate", "start", "end"):
         value = getattr(turn, field)
         if value is not None and not isinstance(value, Real):
-            raise ValueError(f"{name}: {field} must be a number or None, got {value!r:.80}")
+            raise InputError(f"{name}: {field} must be a number or None, got {value!r:.80}")
     if turn.audio is None and (turn.start is not None or turn.end is not None) and "utterance_id" not in given:
-        raise ValueError(f"{name} has start or end, but no audio")
+        raise InputError(f"{name} has start or end, but no audio")
     if isinstance(turn.audio, np.ndarray) and turn.sampling_rate is None:
-        raise ValueError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
+        raise InputError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
     return turn
 
 
@@ -477,18 +478,18 @@ def _array(given: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise ValueError(f"{name} is no array: {error}") from error
+        raise InputError(f"{name} is no array: {error}") from error
 
 
 def _vector(given: Any, width: int, name: str) -> torch.Tensor:
     array = _array(given, name)
     if array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
+        raise InputError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
     vector = torch.from_numpy(array.astype(np.float32))
     if vector.shape != (width,):
-        raise ValueError(f"{name} must have shape ({width},), got {tuple(vector.shape)}")
+        raise InputError(f"{name} must have shape ({width},), got {tuple(vector.shape)}")
     if not vector.isfinite().all():
-        raise ValueError(f"{name} holds NaN or infinity")
+        raise InputError(f"{name} holds NaN or infinity")
     return vector
 
 

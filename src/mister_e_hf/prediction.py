@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 
 from .configuration_mister_e import TASK
+from .errors import InputError
 from .run_folder import write_atomically
 from .subtitles import read_subtitles
 
@@ -47,7 +48,7 @@ def predict_dialogues(
     try:
         recogniser = transformers.pipeline(TASK, model=str(model), revision=revision, device=device, **options)
     except (OSError, ValueError) as error:
-        raise ValueError(f"The model '{model}' could not be loaded: {error}") from error
+        raise InputError(f"The model '{model}' could not be loaded: {error}") from error
     with tempfile.TemporaryDirectory() as cache:
         if segments is not None:
             dialogues = iter([(Path(source).name, [{"audio": str(source)} | cue for cue in read_subtitles(segments)])])

@@ -14,6 +14,8 @@ import transformers  # the Auto classes when they are used: loading them registe
 from transformers import BatchFeature
 from transformers.utils import cached_file, logging
 
+from .errors import InputError
+
 logger = logging.get_logger(__name__)
 
 SAMPLING_RATE = 16_000
@@ -56,33 +58,33 @@ class MisterEProcessor:
         trailing_silence: float | None = None,
     ):
         if modality not in ("speech", "text"):
-            raise ValueError(f"modality must be 'speech' or 'text', got {modality!r}")
+            raise InputError(f"modality must be 'speech' or 'text', got {modality!r}")
         self.is_mel = modality == "speech" and backbone_type in ("whisper", "qwen2_audio")
         if modality == "speech" and feature_extractor is None:
-            raise ValueError("A processor of speech needs the backbone's feature_extractor")
+            raise InputError("A processor of speech needs the backbone's feature_extractor")
         if (modality == "text" or backbone_type == "qwen2_audio") and tokenizer is None:
-            raise ValueError(
+            raise InputError(
                 "A processor of text, or of a model of speech and language, needs the backbone's tokenizer"
             )
         if tokenizer is not None and not tokenizer.is_fast:
-            raise ValueError(
+            raise InputError(
                 f"Expected a fast tokenizer, which tells where a token stands in the text, got {tokenizer}"
             )
         longest = feature_extractor.chunk_length if self.is_mel else math.inf
         if not 0 < (math.inf if window_seconds is None else window_seconds) <= longest:
-            raise ValueError(
+            raise InputError(
                 f"window_seconds must be over 0 and, for {backbone_type}, {longest} at most; got {window_seconds}"
             )
         if trailing_silence is not None and not 0 <= trailing_silence < math.inf:
-            raise ValueError(f"trailing_silence must be None or seconds, none negative, got {trailing_silence}")
+            raise InputError(f"trailing_silence must be None or seconds, none negative, got {trailing_silence}")
         if max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
+            raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
         placeholder = "{audio}" if backbone_type == "qwen2_audio" else "{text}"
         self.prompt = prompt or (_AUDIO_PROMPT if backbone_type == "qwen2_audio" else "{text}")
         if self.prompt.count(placeholder) != 1:
-            raise ValueError(f"prompt must hold {placeholder} once, got {self.prompt!r}")
+            raise InputError(f"prompt must hold {placeholder} once, got {self.prompt!r}")
         if feature_extractor is not None and feature_extractor.sampling_rate != SAMPLING_RATE:
-            raise ValueError(
+            raise InputError(
                 f"Expected a backbone of {SAMPLING_RATE} Hz, got one of {feature_extractor.sampling_rate} Hz"
             )
         self.modality, self.backbone_type = modality, backbone_type
@@ -116,9 +118,9 @@ class MisterEProcessor:
             ValueError: if a turn has no words or no samples: such a turn lacks the modality and has no place here.
         """
         if isinstance(turns, str):
-            raise ValueError(f"Expected a list of turns, got the text {turns!r} alone")
+            raise InputError(f"Expected a list of turns, got the text {turns!r} alone")
         if not len(turns):
-            raise ValueError("No turns given")
+            raise InputError("No turns given")
         return self._texts(turns) if self.modality == "text" else self._sounds(turns, random_crop, generator)
 
     def num_windows(self, samples: int) -> int:
@@ -151,7 +153,7 @@ class MisterEProcessor:
     def _texts(self, turns: Sequence[str]) -> BatchFeature:
         for number, text in enumerate(turns):
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f"Turn {number} of the batch has no words: {text!r}")
+                raise InputError(f"Turn {number} of the batch has no words: {text!r}")
         before, after = self.prompt.split("{text}")
         spans = [(len(before), len(before) + len(text)) for text in turns]
         limit = min(self.max_tokens, self.tokenizer.model_max_length)
@@ -189,7 +191,7 @@ class MisterEProcessor:
         for number, samples in enumerate(turns):
             samples = np.asarray(samples, dtype=np.float32)
             if samples.ndim != 1 or not len(samples):
-                raise ValueError(f"Turn {number} of the batch must be samples of shape (S,), got {samples.shape}")
+                raise InputError(f"Turn {number} of the batch must be samples of shape (S,), got {samples.shape}")
             found = self._windows(samples, random_crop, generator)
             windows += found
             owners += [number] * len(found)

@@ -18,6 +18,7 @@ from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .errors import InputError
 from .folds import validation_by_group
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
@@ -118,7 +119,7 @@ class Recipe:
     def __init__(self, sections: dict[str, dict[str, Any]], source: str = "recipe"):
         self.source = source
         if not isinstance(sections, dict):
-            raise ValueError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
+            raise InputError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
         self.sections = {name: {} for name in _SECTIONS}
         for section, values in self._one_level(copy.deepcopy(sections)).items():
             if section not in self.fields():
@@ -139,7 +140,7 @@ class Recipe:
         self._check_holds("baselines", baselines, "names of baselines")
         for name, parts in (baselines or {}).items():
             if name not in BASELINES:
-                raise ValueError(f"{self.source}: unknown baseline '{name}'{_nearest(name, BASELINES)}")
+                raise InputError(f"{self.source}: unknown baseline '{name}'{_nearest(name, BASELINES)}")
             self._check_holds(f"baselines.{name}", parts, "the sections model and training")
             sections |= {
                 f"baselines.{name}.{part}": values for part, values in ({"model": {}} | (parts or {})).items()
@@ -148,10 +149,10 @@ class Recipe:
 
     def _check_holds(self, section: str, values: Any, what: str):
         if values is not None and not isinstance(values, dict):
-            raise ValueError(f"{self.source}: section '{section}' must hold {what}, got {values!r}")
+            raise InputError(f"{self.source}: section '{section}' must hold {what}, got {values!r}")
 
     def _unknown_section(self, section: Any) -> ValueError:
-        return ValueError(
+        return InputError(
             f"{self.source}: unknown section '{section}'{_nearest(section, [*self.fields(), 'baselines'])}"
         )
 
@@ -176,7 +177,7 @@ class Recipe:
         try:
             sections = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
-            raise ValueError(f"'{path}' is no valid YAML: {error}") from error
+            raise InputError(f"'{path}' is no valid YAML: {error}") from error
         recipe = cls(sections, source=str(path))
         recipe.override(overrides)
         return recipe
@@ -192,18 +193,18 @@ class Recipe:
             homes = [home for home in _SECTIONS if field in all_fields[home]]
             if not homes:
                 known = [known for home in _SECTIONS for known in all_fields[home]]
-                raise ValueError(f"{self.source}: unknown field '{field}'{_nearest(field, known)}")
+                raise InputError(f"{self.source}: unknown field '{field}'{_nearest(field, known)}")
             if len(homes) > 1:
-                raise ValueError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
+                raise InputError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
             section = homes[0]
         if section not in all_fields:
             raise self._unknown_section(section)
         if field not in all_fields[section]:
-            raise ValueError(
+            raise InputError(
                 f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, all_fields[section])}"
             )
         if section.rpartition(".")[2] == "training" and field in _NO_PART_OF_A_RECIPE:
-            raise ValueError(
+            raise InputError(
                 f"{self.source}: training.{field} is no part of a recipe; {_NO_PART_OF_A_RECIPE[field]} instead"
             )
         hint = all_fields[section][field]
@@ -211,11 +212,11 @@ class Recipe:
         fitting = [choice for choice in choices if _fits(choice, hint)]
         if not fitting:
             kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise ValueError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
+            raise InputError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
         if field == "model_type":
             foreign = [name for name in self.sections["model"] if name not in _MODEL_FIELDS[fitting[0]]]
             if foreign:
-                raise ValueError(
+                raise InputError(
                     f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
                 )
         self.sections.setdefault(section, {})[field] = fitting[0]
@@ -226,7 +227,7 @@ class Recipe:
         while words:
             word = words.pop(0)
             if not word.startswith("--") or word == "--":
-                raise ValueError(f"Expected --field value, got '{word}'")
+                raise InputError(f"Expected --field value, got '{word}'")
             name, equals, text = word[2:].partition("=")
             values = [text] if equals else []
             while not equals and words and not words[0].startswith("--"):
@@ -235,18 +236,18 @@ class Recipe:
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
-                raise ValueError(f"--{name}: '{text}' is no valid YAML: {error}") from error
+                raise InputError(f"--{name}: '{text}' is no valid YAML: {error}") from error
             self.set("corpus.path" if name == "corpus" else name, value, text if len(values) == 1 else None)
 
     @property
     def corpus(self) -> CorpusSettings:
         settings = CorpusSettings(**self.sections["corpus"])
         if not all(isinstance(label, str) for label in settings.labels):
-            raise ValueError(
+            raise InputError(
                 f"{self.source}: corpus.labels must be names (quote yes, no, on, off); got {settings.labels}"
             )
         if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
-            raise ValueError(
+            raise InputError(
                 f"{self.source}: corpus.labels must name two classes or more, each once; got {settings.labels}"
             )
         return settings
@@ -258,7 +259,7 @@ class Recipe:
         try:
             return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
         except Exception as error:  # the config's checks raise errors of several kinds
-            raise ValueError(f"{self.source}: section 'model': {error}") from error
+            raise InputError(f"{self.source}: section 'model': {error}") from error
 
     def model(self) -> PreTrainedModel:
         """A new model of that configuration."""
@@ -310,7 +311,7 @@ class Recipe:
         try:
             return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
         except ValueError as error:
-            raise ValueError(f"{self.source}: section 'training': {error}") from error
+            raise InputError(f"{self.source}: section 'training': {error}") from error
 
     def read_corpus(self) -> dict[str, DialogueVectors]:
         """The corpus's splits, checked against the model's configuration."""
@@ -322,12 +323,12 @@ class Recipe:
         for data in splits.values():
             data.check(widths)
             if not (data.labels >= 0).any():
-                raise ValueError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
+                raise InputError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
         parts = "experts" if hasattr(config, "experts") else "modalities"
         for modality in widths:
             present = splits["train"].present.get(modality)
             if modality in getattr(config, parts) and (present is None or not present.any()):
-                raise ValueError(
+                raise InputError(
                     f"train: no turn has {modality}, so nothing can be learned from it; leave it out of model.{parts}"
                 )
         return splits
@@ -335,14 +336,14 @@ class Recipe:
     def corpus_path(self) -> str:
         """Where the corpus lies, as it was given."""
         if self.corpus.path is None:
-            raise ValueError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
+            raise InputError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
         return self.corpus.path
 
     def encoder(self, modality: str) -> "EncoderSettings":
         """The section of one modality's encoder."""
         section = f"{modality}_encoder"
         if not self.sections.get(section, {}).get("backbone"):
-            raise ValueError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
+            raise InputError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
         return EncoderSettings(
             self.source,
             modality,
@@ -407,13 +408,13 @@ class EncoderSettings:
                 f"{self.source}: {section}.backbone '{self.fields['backbone']}' could not be loaded: {error}"
             ) from error
         except (ValueError, StrictDataclassError) as error:
-            raise ValueError(f"{self.source}: section '{section}': {error}") from error
+            raise InputError(f"{self.source}: section '{section}': {error}") from error
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
         try:
             return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
         except ValueError as error:
-            raise ValueError(f"{self.source}: section '{self.modality}_encoder.training': {error}") from error
+            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return {"modality": self.modality, **self.fields, "training": self.training}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
+from .errors import InputError
 from .report import STAGE_TITLES, markdown_table, method, provenance
 from .report_tables import StageScores, ablation_table, split_table
 from .report_tables import main_table as stage_main_table
@@ -37,7 +38,7 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
     """
     studies, path = [read_study(out) for out in outs], Path(path)
     if not studies:
-        raise ValueError("No study was given, so there are no results to write")
+        raise InputError("No study was given, so there are no results to write")
     text = "\n\n".join(_parts(studies)) + "\n"
     write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
     return path

@@ -16,6 +16,7 @@ import yaml
 from accelerate import PartialState
 from transformers import Trainer
 
+from .errors import InputError
 from .training import finished_checkpoints
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
@@ -28,7 +29,7 @@ def claim_run(output_dir: Path, record: dict) -> bool:
         if run.is_file():
             check_same(run, record, "a run", "--output_dir")
         elif finished or finished_checkpoints(output_dir):
-            raise ValueError(
+            raise InputError(
                 f"'{output_dir}' holds a run without a run.yaml. Choose another --output_dir, or remove it."
             )
         else:
@@ -43,7 +44,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
         return {}
     earlier = yaml.safe_load(path.read_text())
     if different := [name for name in record if earlier.get(name) != record[name]]:
-        raise ValueError(
+        raise InputError(
             f"'{path.parent}' holds {what} with another {' and '.join(different)}. Choose another {option}, or remove it."
         )
     return earlier

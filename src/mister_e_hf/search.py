@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
+from .errors import InputError
 from .recipe import Recipe
 from .run_folder import check_same, write_json, write_yaml
 from .study import KNEW_LABELS
@@ -68,9 +69,9 @@ def search(
     out = Path(out)
     for name in systems or ():
         if name not in SPACES:
-            raise ValueError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
+            raise InputError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
     if trials < 1:
-        raise ValueError(f"A search needs a trial at least, got {trials}")
+        raise InputError(f"A search needs a trial at least, got {trials}")
     corpus = corpus_of_study(recipe, folds)
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import logging, pipeline
 
 from .configuration_mister_e import TASK
+from .errors import InputError
 from .subtitles import SUBTITLES, read_subtitles
 from .timeline import timeline_figure
 
@@ -157,7 +158,7 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any)
         OSError: if the port is taken; if there is no such model.
     """
     if not 0 < port < 65536:
-        raise ValueError(f"port must be a number from 1 to 65535, got {port}")
+        raise InputError(f"port must be a number from 1 to 65535, got {port}")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GRADIO_TEMP_DIR"] = (
             folder  # uploads: gone with the page. Some of gradio reads it when it is imported
@@ -209,7 +210,7 @@ def emotions(recogniser, rows: Sequence[Sequence[Any]], paths: Sequence[str]) ->
     try:
         found = recogniser(turns)
     except (ValueError, OSError) as error:
-        raise ValueError(_for_readers(str(error), paths)) from error
+        raise InputError(_for_readers(str(error), paths)) from error
     rows = [[one.get("text") or row[0], *row[1:]] for one, row in zip(found, rows, strict=True)]
     return rows, _picture(found, times) + _table(found, rows)
 
@@ -223,13 +224,13 @@ def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[lis
     """
     recordings = {Path(path).name: path for path in paths}
     if len(recordings) < len(paths):
-        raise ValueError("Two recordings have the same name; rename one and choose them again")
+        raise InputError("Two recordings have the same name; rename one and choose them again")
     if gone := [name for name, path in recordings.items() if not Path(path).is_file()]:
-        raise ValueError(f"The recording {gone[0]} was deleted after {_KEPT // 60} minutes; choose it again")
+        raise InputError(f"The recording {gone[0]} was deleted after {_KEPT // 60} minutes; choose it again")
     rows = [[_cell(cell) for cell in row] for row in rows]
     rows = [row for row in rows if any(row)] or ([[""] * len(COLUMNS)] if len(paths) == 1 else [])
     if not rows:
-        raise ValueError("There is no turn yet: write its words into the table, or choose a recording")
+        raise InputError("There is no turn yet: write its words into the table, or choose a recording")
     named = {row[3] for row in rows}
     shared = next(iter(recordings)) if len(recordings) == 1 and not named & set(recordings) else None
     turns, used = [], set()
@@ -239,22 +240,22 @@ def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[lis
             if given:
                 turn[field] = _seconds(given, f"Turn {number}: {field}")
         if len(turn) == 2:
-            raise ValueError(f"Turn {number} has a start or an end alone: give both, in seconds, or none")
+            raise InputError(f"Turn {number} has a start or an end alone: give both, in seconds, or none")
         if len(turn) == 3 and turn["end"] <= turn["start"]:
-            raise ValueError(f"Turn {number} ends at {end} s, and starts at {start} s")
+            raise InputError(f"Turn {number} ends at {end} s, and starts at {start} s")
         if name and name not in recordings:
             have = ", ".join(recordings) or "none"
-            raise ValueError(f"Turn {number}: no recording is called {name!r}; chosen are: {have}")
+            raise InputError(f"Turn {number}: no recording is called {name!r}; chosen are: {have}")
         if not name and shared and (start or len(rows) == 1):
             name = shared
         if name:
             turn["audio"] = recordings[name]
             used.add(name)
         elif not words:
-            raise ValueError(f"Turn {number} has neither words nor a recording: give one, or empty the row")
+            raise InputError(f"Turn {number} has neither words nor a recording: give one, or empty the row")
         turns.append(turn)
     if unused := [name for name in recordings if name not in used]:
-        raise ValueError(
+        raise InputError(
             f"The recording {unused[0]} belongs to no turn: give turns their start and end in it, write its name into the column 'recording', "
             "or remove it"
         )
@@ -271,7 +272,7 @@ def subtitle_rows(path: str) -> list[list[str]]:
     try:
         cues = read_subtitles(path)
     except ValueError as error:
-        raise ValueError(_for_readers(str(error), [path])) from error
+        raise InputError(_for_readers(str(error), [path])) from error
     return [[cue["text"] or "", f"{cue['start']:g}", f"{cue['end']:g}", ""] for cue in cues]
 
 
@@ -309,7 +310,7 @@ def _cell(value: Any) -> str:
 
 def _seconds(given: str, name: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given):
-        raise ValueError(f"{name} must be seconds, such as 12.5, got {given!r:.80}")
+        raise InputError(f"{name} must be seconds, such as 12.5, got {given!r:.80}")
     return float(given)
 
 

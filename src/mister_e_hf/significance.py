@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import InputError
 from .metrics import IGNORE_INDEX, scores_from_confusion
 
 DRAWS = 2000
@@ -64,7 +65,7 @@ def confusion_by_dialogue(
     """
     scored = labels != IGNORE_INDEX
     if not scored.any():
-        raise ValueError("No turn has a label, so there is nothing to compare")
+        raise InputError("No turn has a label, so there is nothing to compare")
     labels, predictions = labels[scored], np.asarray(predictions)[..., scored]
     _, dialogue = np.unique(dialogues[scored], return_inverse=True)
     count, leading = int(dialogue.max()) + 1, predictions.shape[:-1]
@@ -115,7 +116,7 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
         ValueError: if the two have not the same number of seeds and draws.
     """
     if first.drawn.shape != second.drawn.shape:
-        raise ValueError(
+        raise InputError(
             f"Only scores of the same draws and seeds can be paired, got {first.drawn.shape} and {second.drawn.shape}"
         )
     drawn = _means(first) - _means(second)

@@ -10,6 +10,7 @@ from accelerate import PartialState
 
 from .embedding import RECORD, embed_corpus
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
+from .errors import InputError
 from .experiment import run_experiment, run_seeds, summarize
 from .recipe import Recipe
 from .run_folder import read_results
@@ -43,7 +44,7 @@ def embed(
     """
     modalities = recipe_modalities(recipe)
     if not modalities:
-        raise ValueError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
+        raise InputError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
     source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
     encoders, fold_encoders = {}, {}
     for modality in modalities:

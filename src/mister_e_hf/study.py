@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .configuration_mister_e import EXPERTS
+from .errors import InputError
 from .metrics import IGNORE_INDEX, scored_turns
 
 KNEW_LABELS = (
@@ -134,16 +135,16 @@ def read_study(folder: str | Path) -> Study:
     settings = yaml.safe_load(path.read_text())
     missing = {"recipe", "seeds", "folds", "variants"} - set(settings if isinstance(settings, dict) else ())
     if missing:
-        raise ValueError(f"'{path}' lacks {', '.join(sorted(missing))}")
+        raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}")
     if not isinstance(settings["recipe"], dict) or not settings["recipe"].get("corpus", {}).get("labels"):
-        raise ValueError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
+        raise InputError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
     frozen = folder / "frozen.yaml"
     study = Study(folder, settings, yaml.safe_load(frozen.read_text()) if frozen.is_file() else None)
     for name in ("development", "final"):
         if (folder / name).is_dir() and (stage := _read_stage(study, name)):
             study.stages[name] = stage
     if not study.stages:
-        raise ValueError(f"No seed in '{folder}' is finished, so there is nothing to report yet")
+        raise InputError(f"No seed in '{folder}' is finished, so there is nothing to report yet")
     return study
 
 
@@ -238,7 +239,7 @@ class _StageReader:
         path = seed_folder if len(parts) > 1 else parts[0] / "predictions.parquet"
         if len(set(keys)) != len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"'{path}': utterance '{twice[1]}' of dialogue '{twice[0]}' is there more than once")
+            raise InputError(f"'{path}': utterance '{twice[1]}' of dialogue '{twice[0]}' is there more than once")
         if self.turns is None:
             self._position = {key: number for number, key in enumerate(keys)}
             self.turns = {"score": None} | columns
@@ -247,7 +248,7 @@ class _StageReader:
         different = np.flatnonzero(columns["label"] != self.turns["label"])
         if len(different):
             turn = keys[order[different[0]]]
-            raise ValueError(
+            raise InputError(
                 f"'{path}': the label of utterance '{turn[1]}' of dialogue '{turn[0]}' is not that of other runs"
             )
         curves = [
@@ -260,13 +261,13 @@ class _StageReader:
         found = {key: number for number, key in enumerate(keys)}
         for key, path in zip(keys, np.repeat(paths, lengths), strict=True):
             if key not in self._position:
-                raise ValueError(
+                raise InputError(
                     f"'{path}': utterance '{key[1]}' of dialogue '{key[0]}' is not among the turns of other runs"
                 )
         if missing := self._position.keys() - found.keys():
             dialogue, utterance = min(missing, key=self._position.get)
             where = paths[0] if len(paths) == 1 else paths[0].parents[1]
-            raise ValueError(
+            raise InputError(
                 f"'{where}' lacks {len(missing)} turns that other runs have, first utterance '{utterance}' of dialogue '{dialogue}'"
             )
         return np.array([found[key] for key in self._position])
@@ -283,7 +284,7 @@ class _StageReader:
         shapes = [{key: len(values) for key, values in curves[number].items()} for number in there]
         if any(shape != shapes[0] for shape in shapes):
             folder = self.root / self.stage / variant
-            raise ValueError(
+            raise InputError(
                 f"'{folder}': robustness.parquet of one seed holds other curves, levels or draws than another"
             )
         return {key: np.stack([curves[number][key] for number in there]) for key in shapes[0]}, there
@@ -324,16 +325,16 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON: {error}") from error
+        raise InputError(f"'{path}' is no JSON: {error}") from error
 
 
 def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
     try:
         table = pq.ParquetFile(path).read()
     except pa.ArrowException as error:
-        raise ValueError(f"'{path}' is no Parquet table: {error}") from error
+        raise InputError(f"'{path}' is no Parquet table: {error}") from error
     if missing := set(columns) - set(table.column_names):
-        raise ValueError(f"'{path}' lacks the columns {', '.join(sorted(missing))}")
+        raise InputError(f"'{path}' lacks the columns {', '.join(sorted(missing))}")
     return table.combine_chunks()
 
 
@@ -346,7 +347,7 @@ def _read_predictions(path: Path, class_names: list[str], split: str | None) -> 
     for column in ("label", "prediction"):
         names = table[column].to_pylist()
         if unknown := set(names) - set(index if column == "label" else class_names):
-            raise ValueError(f"'{path}': {column} {sorted(map(str, unknown))} is none of the classes {class_names}")
+            raise InputError(f"'{path}': {column} {sorted(map(str, unknown))} is none of the classes {class_names}")
         columns[column] = np.array([index[name] for name in names], dtype=np.int64)
     lists = {"probabilities": len(class_names), "gate_weights": len(EXPERTS)}
     lists |= {f"{name}_probabilities": len(class_names) for name in EXPERTS}
@@ -356,7 +357,7 @@ def _read_predictions(path: Path, class_names: list[str], split: str | None) -> 
             if values.shape == (len(table), width):
                 columns[column] = values
             elif column != "gate_weights":  # which a model with fewer experts has fewer of
-                raise ValueError(
+                raise InputError(
                     f"'{path}': {column} must hold {width} numbers per turn, got the shape {values.shape}"
                 )
     if "score" in table.column_names:
@@ -373,7 +374,7 @@ def _read_robustness(path: Path, turns: int) -> dict[tuple[str, float], np.ndarr
         _read_table(path, ("curve", "level", "draw", "predictions")).to_pylist(), key=lambda row: row["draw"]
     ):
         if len(row["predictions"]) != turns:
-            raise ValueError(
+            raise InputError(
                 f"'{path}': {len(row['predictions'])} predictions of '{row['curve']}' at {row['level']}, but predictions.parquet "
                 f"beside it has {turns} turns"
             )
@@ -389,5 +390,5 @@ def _joined(
         return None
     shapes = [{key: len(values) for key, values in fold.items()} for fold in folds]
     if any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"'{seed_folder}': the folds' robustness.parquet hold other curves, levels or draws")
+        raise InputError(f"'{seed_folder}': the folds' robustness.parquet hold other curves, levels or draws")
     return {key: np.concatenate([fold[key] for fold in folds], axis=-1)[:, order] for key in folds[0]}

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModel
 
 from .embedding import RECORD
+from .errors import InputError
 from .evaluation import scoring_trainer
 from .experiment import predict, prediction_table, probabilities, run_experiment, score, train_model
 from .folds import development_folds
@@ -73,7 +74,7 @@ class Run:
 def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
     """The corpus; ValueError where its development data cannot be parted so, or where the recipe would push each of many runs."""
     if recipe.sections["training"].get("push_to_hub"):
-        raise ValueError("push_to_hub in a study would push one run over the other: push the folder of one")
+        raise InputError("push_to_hub in a study would push one run over the other: push the folder of one")
     corpus = recipe.read_corpus()
     development_folds(corpus, folds, recipe.corpus.group_pattern)
     return corpus

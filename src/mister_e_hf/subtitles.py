@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 from .text_files import read_text
 
 SUBTITLES = (".srt", ".vtt")
@@ -30,12 +31,12 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"No subtitles at '{path}'")
     if path.suffix.lower() not in SUBTITLES:
-        raise ValueError(f"'{path}' is no subtitle file: expected one of {', '.join(SUBTITLES)}")
+        raise InputError(f"'{path}' is no subtitle file: expected one of {', '.join(SUBTITLES)}")
     lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     timings = {number: timing for number, line in enumerate(lines) if (timing := _TIMING.fullmatch(line))}
     arrows = sum(_ARROW.search(line) is not None for line in lines)
     if not timings or arrows != len(timings):
-        raise ValueError(
+        raise InputError(
             f"'{path}' has {arrows} lines with an arrow between times, of which {len(timings)} are well-formed cues"
         )
     web = path.suffix.lower() == ".vtt" or lines[0].startswith("WEBVTT")
@@ -54,7 +55,7 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
 def _cue(path: Path, timing: re.Match, text: str) -> dict[str, Any]:
     start, end = _seconds(*timing.groups()[:4]), _seconds(*timing.groups()[4:])
     if end <= start:
-        raise ValueError(f"'{path}': the cue at {start:g} s ends at {end:g} s, before it starts")
+        raise InputError(f"'{path}': the cue at {start:g} s ends at {end:g} s, before it starts")
     voice = _VOICE.search(text)
     return {
         "start": start,

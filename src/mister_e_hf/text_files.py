@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from .errors import InputError
+
 
 def read_text(path: Path) -> str:
     """
@@ -15,4 +17,4 @@ def read_text(path: Path) -> str:
             return content.decode(encoding)
         except UnicodeDecodeError:
             continue
-    raise ValueError(f"'{path}' is text neither in UTF-8 nor in Windows-1252. Save it as UTF-8.")
+    raise InputError(f"'{path}' is text neither in UTF-8 nor in Windows-1252. Save it as UTF-8.")

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
+
 # Okabe and Ito's colours, which colour-blind people can tell apart; then the same with hatches.
 _COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
 _HATCHES = ["", "///", "...", "xxx"]
@@ -113,11 +115,11 @@ def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | 
     path = Path(path)
     out = path.with_suffix(".png") if out is None else Path(out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"'{out}' must end in .png, .svg or .pdf, which says its format")
+        raise InputError(f"'{out}' must end in .png, .svg or .pdf, which says its format")
     dialogues = _read(path)
     name = next(iter(dialogues)) if dialogue is None else dialogue
     if name not in dialogues:
-        raise ValueError(f"'{path}' has no dialogue '{name}'; it has {', '.join(list(dialogues)[:10])}")
+        raise InputError(f"'{path}' has no dialogue '{name}'; it has {', '.join(list(dialogues)[:10])}")
     figure = timeline_figure(dialogues[name])
     figure.savefig(out)
     return out, name, len(dialogues)
@@ -132,10 +134,10 @@ def _style(number: int) -> dict[str, Any]:
 
 def _check(turns: Sequence[Mapping[str, Any]]):
     if not turns:
-        raise ValueError("There is no turn to draw")
+        raise InputError("There is no turn to draw")
     for number, turn in enumerate(turns):
         if missing := {"label", "score", "scores", "gate"} - set(turn):
-            raise ValueError(
+            raise InputError(
                 f"Turn {number} lacks {', '.join(sorted(missing))}; give what the pipeline gave for the dialogue"
             )
 
@@ -150,7 +152,7 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
             _check([turn])
             dialogues.setdefault(str(turn["dialogue"]), []).append(turn)
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"'{path}', line {number} is no line of mister-e predict: {error}") from error
+            raise InputError(f"'{path}', line {number} is no line of mister-e predict: {error}") from error
     if not dialogues:
-        raise ValueError(f"'{path}' is empty")
+        raise InputError(f"'{path}' is empty")
     return dialogues

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from transformers import EvalPrediction
 
 from .collator import DialogueCollator
+from .errors import InputError
 from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
 from .metrics import emotion_scores
@@ -42,9 +43,9 @@ class MisterETrainingArguments(EpochTrainingArguments):
         super().__post_init__()
         for name in ("contrastive_weight", "consistency_weight"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.contrastive_temperature > 0:
-            raise ValueError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
+            raise InputError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
 
 
 class MisterETrainer(EpochTrainer):
@@ -69,9 +70,9 @@ class MisterETrainer(EpochTrainer):
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         experts = getattr(self.model.config, "experts", None)
         if experts is not None and self.args.contrastive_weight and "fusion" not in experts:
-            raise ValueError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
+            raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
         if experts is not None and self.args.consistency_weight and len(experts) < 2:
-            raise ValueError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
+            raise InputError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
 
     # Data
 

@@ -12,6 +12,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .collator import LikeLengthSampler
+from .errors import InputError
 
 UNFINISHED = ".unfinished"
 
@@ -50,12 +51,12 @@ class EpochTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         if self.n_gpu > 1:
-            raise ValueError(
+            raise InputError(
                 f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
                 "choose one by CUDA_VISIBLE_DEVICES"
             )
         if not self.average_tokens_across_devices:
-            raise ValueError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
+            raise InputError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
 
 
 class EpochTrainer(Trainer):

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
+from .errors import InputError
+
 
 class TurnLayout:
     r"""
@@ -155,7 +157,7 @@ class DialogueCache:
     def layout(self, attention_mask: torch.Tensor) -> "NextTurns":
         """Of the next turns (1, T), all of them real."""
         if attention_mask.shape[0] != 1 or not attention_mask.all():
-            raise ValueError(
+            raise InputError(
                 f"A cache is of one dialogue, whose next turns must all be real; got attention_mask {attention_mask.tolist()}"
             )
         return NextTurns(attention_mask, self._kept)

@@ -18,6 +18,7 @@ import torch
 from .audio import AudioError, load_audio
 from .corpora.publishing import corpus_of, table_files
 from .corpora.schema import dialogue_features
+from .errors import InputError
 from .losses import IGNORE_INDEX
 from .processing_mister_e import MisterEProcessor
 
@@ -43,13 +44,13 @@ def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.Datase
     where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
     for split, data in corpus.items():
         if "utterances" not in data.column_names or "dialogue_id" not in data.column_names:
-            raise ValueError(
+            raise InputError(
                 f"Split {split} of {where} has the columns {data.column_names}; expected dialogue_id and utterances"
             )
         expected = dialogue_features(["any"])["utterances"].feature
         given = getattr(data.features["utterances"], "feature", None)
         if not isinstance(given, dict) or set(expected) - set(given) or not hasattr(given["emotion"], "names"):
-            raise ValueError(
+            raise InputError(
                 f"The utterances of split {split} of {where} are {given}; expected the fields {list(expected)}, emotion a ClassLabel"
             )
     # A split without rows has no tables to point into, and nothing to give.
@@ -114,9 +115,9 @@ class Utterances(torch.utils.data.Dataset):
         dialogues: np.ndarray | None = None,
     ):
         if modality not in ("speech", "text"):
-            raise ValueError(f"modality must be 'speech' or 'text', got {modality!r}")
+            raise InputError(f"modality must be 'speech' or 'text', got {modality!r}")
         if bad_audio not in ("error", "missing"):
-            raise ValueError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
+            raise InputError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
         self.modality, self.bad_audio, self._data = modality, bad_audio, data
         self.dialogue_lengths = turns_of_dialogues(data)
         chunks = self._turns
@@ -197,7 +198,7 @@ class Utterances(torch.utils.data.Dataset):
         )
         for number, name in enumerate(names):
             if (given == number).any() and name not in label2id:
-                raise ValueError(
+                raise InputError(
                     f"The corpus has the label {name!r}, which is none of the model's labels {list(label2id)}"
                 )
             labels[given == number] = label2id.get(name, IGNORE_INDEX)
@@ -214,7 +215,7 @@ def turns_of_dialogues(data: datasets.Dataset) -> np.ndarray:
 def folds_of_dialogues(count: int, folds: int) -> np.ndarray:
     """Which of so many folds each dialogue of a split falls into: at random, always the same, of equal size but for one."""
     if not 2 <= folds <= count:
-        raise ValueError(f"{count} dialogues cannot be parted into {folds} folds")
+        raise InputError(f"{count} dialogues cannot be parted into {folds} folds")
     return np.random.default_rng(0).permutation(count) % folds
 
 

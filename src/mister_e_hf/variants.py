@@ -7,6 +7,7 @@ from typing import Any
 
 from .baselines import BASELINES, baseline_model
 from .configuration_mister_e import EXPERTS
+from .errors import InputError
 from .recipe import Recipe
 from .study import FULL
 
@@ -83,7 +84,7 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     and so are one that another variant makes, and one of a part that the recipe has not.
     """
     if recipe.sections["model"].get("model_type", "mister_e") != "mister_e":
-        raise ValueError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
+        raise InputError(f"{recipe.source}: variants are of a MiSTER-E model; baselines are run beside it")
     found = {}
     for name, (description, changes) in (_CHANGES | _ADDITIONS).items():
         if not _applies(changes, recipe.model_config().experts):

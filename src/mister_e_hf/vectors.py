@@ -29,6 +29,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .errors import InputError
 from .losses import IGNORE_INDEX
 
 MODALITIES = ("speech", "text")
@@ -98,9 +99,9 @@ class DialogueVectors(torch.utils.data.Dataset):
             table = _with_turn_columns(table, name)
         for column in ("dialogue_id", "utterance_ids", *([label_column] if label2id else []), score_column):
             if column is not None and column not in table.column_names:
-                raise ValueError(f"{name}: the table has no column '{column}'; it has {table.column_names}")
+                raise InputError(f"{name}: the table has no column '{column}'; it has {table.column_names}")
         if not _is_list(table["utterance_ids"].type):
-            raise ValueError(
+            raise InputError(
                 f"{name}: 'utterance_ids' must hold one list per dialogue, not {table['utterance_ids'].type}"
             )
         self.dialogue_ids = [str(value) for value in table["dialogue_id"].to_pylist()]
@@ -108,9 +109,9 @@ class DialogueVectors(torch.utils.data.Dataset):
         self.lengths = np.array([len(ids or []) for ids in self.utterance_ids], dtype=np.int64)
         for dialogue, length in zip(self.dialogue_ids, self.lengths, strict=True):
             if length == 0:
-                raise ValueError(f"{name}: dialogue '{dialogue}' has no turns (utterance_ids is empty)")
+                raise InputError(f"{name}: dialogue '{dialogue}' has no turns (utterance_ids is empty)")
         if not self.dialogue_ids:
-            raise ValueError(f"{name}: the table has no dialogues")
+            raise InputError(f"{name}: the table has no dialogues")
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
 
         self.labels = self._read_labels(table[label_column], label2id, label_column) if label2id else None
@@ -122,12 +123,12 @@ class DialogueVectors(torch.utils.data.Dataset):
             if flag in table.column_names:
                 given = self._flatten(table[flag], flag)
                 if not pa.types.is_boolean(given.type):
-                    raise ValueError(f"{name}: '{flag}' must hold true or false per turn, not {given.type}")
+                    raise InputError(f"{name}: '{flag}' must hold true or false per turn, not {given.type}")
                 present &= given.fill_null(False).to_numpy(zero_copy_only=False)
             if vectors and modality in vectors:
                 self.vectors[modality] = vectors[modality]
                 if len(vectors[modality]) != self.num_turns:
-                    raise ValueError(
+                    raise InputError(
                         f"{name}: {column} holds {len(vectors[modality])} vectors, but the table {self.num_turns} turns"
                     )
             elif column in table.column_names:
@@ -136,7 +137,7 @@ class DialogueVectors(torch.utils.data.Dataset):
             if modality in self.vectors:
                 self.present[modality] = present
         if not self.vectors:
-            raise ValueError(
+            raise InputError(
                 f"{name}: no vectors. Expected the columns speech_features, text_features or both in the table, or a "
                 f"'{name}.safetensors' with tensors of those names beside it; the table has {table.column_names}. Text and sound "
                 "become vectors by encoders, before stage 2 is trained."
@@ -174,7 +175,7 @@ class DialogueVectors(torch.utils.data.Dataset):
         kept = torch.from_numpy(self.present[modality])
         count = int(kept.sum())
         if count == 0:
-            raise ValueError(f"{self.name}: no turn has {modality}, so its vectors cannot be standardised")
+            raise InputError(f"{self.name}: no turn has {modality}, so its vectors cannot be standardised")
         for start, block in column.blocks():
             total = total + block[kept[start : start + len(block)]].double().sum(0)
         mean = total / count
@@ -190,7 +191,7 @@ class DialogueVectors(torch.utils.data.Dataset):
         for modality, column in self.vectors.items():
             field = f"{modality}_features"
             if modality in widths and column.width != widths[modality]:
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: {field} of dialogue '{self.dialogue_ids[0]}' have width {column.width}, but the model "
                     f"expects {modality}_embedding_dim = {widths[modality]}"
                 )
@@ -202,7 +203,7 @@ class DialogueVectors(torch.utils.data.Dataset):
                     turn = start + int(broken.nonzero()[0, 0])
                     row = self._row_of(turn)
                     dialogue, utterance = self.dialogue_ids[row], self.utterance_ids[row][turn - self.offsets[row]]
-                    raise ValueError(
+                    raise InputError(
                         f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN or infinity "
                         f"({int(broken.sum())} such vectors in this block). Mark the turn as absent or mend the vector."
                     )
@@ -222,14 +223,14 @@ class DialogueVectors(torch.utils.data.Dataset):
     def _flatten(self, column: pa.ChunkedArray, field: str) -> pa.Array:
         """A list column's items, one per turn of the split."""
         if not _is_list(column.type):
-            raise ValueError(f"{self.name}: '{field}' must hold one list per dialogue, not {column.type}")
+            raise InputError(f"{self.name}: '{field}' must hold one list per dialogue, not {column.type}")
         column = column.combine_chunks()
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
         lengths = np.array(column.value_lengths().fill_null(0))
         if not np.array_equal(lengths, self.lengths):
             row = int(np.flatnonzero(lengths != self.lengths)[0])
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: dialogue '{self.dialogue_ids[row]}' has {self.lengths[row]} turns (utterance_ids), but "
                 f"{lengths[row]} entries in '{field}'"
             )
@@ -238,18 +239,18 @@ class DialogueVectors(torch.utils.data.Dataset):
     def _read_labels(self, column: pa.ChunkedArray, label2id: Mapping[str, int], field: str) -> np.ndarray:
         values = self._flatten(column, field)
         if pa.types.is_floating(values.type):
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices instead."
             )
         if pa.types.is_nested(values.type):
-            raise ValueError(f"{self.name}: '{field}' must hold a name or a class index per turn, not {values.type}")
+            raise InputError(f"{self.name}: '{field}' must hold a name or a class index per turn, not {values.type}")
         labels = np.full(self.num_turns, IGNORE_INDEX, dtype=np.int64)
         indices = set(label2id.values())
         for turn, value in enumerate(values.to_pylist()):
             if value is None or value == IGNORE_INDEX:
                 continue
             if (value not in label2id) if isinstance(value, str) else (value not in indices):
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: dialogue '{self.dialogue_of(turn)}' has the label {value!r} in '{field}', which is none of "
                     f"the model's labels {dict(label2id)}"
                 )
@@ -266,7 +267,7 @@ class DialogueVectors(torch.utils.data.Dataset):
         if not _is_list(turns.type) or not (
             pa.types.is_floating(turns.type.value_type) or pa.types.is_integer(turns.type.value_type)
         ):
-            raise ValueError(f"{self.name}: '{field}' must hold a list of numbers per turn, not {turns.type}")
+            raise InputError(f"{self.name}: '{field}' must hold a list of numbers per turn, not {turns.type}")
         given = np.array(turns.is_valid())
         widths = np.array(turns.value_lengths().fill_null(0))[given]
         if not len(widths) or len(set(widths.tolist())) != 1:
@@ -274,12 +275,12 @@ class DialogueVectors(torch.utils.data.Dataset):
             found = (
                 "is null at every turn" if not len(widths) else f"has vectors of widths {sorted(set(widths.tolist()))}"
             )
-            raise ValueError(f"{self.name}: '{field}' {found} (see dialogue '{self.dialogue_of(row)}')")
+            raise InputError(f"{self.name}: '{field}' {found} (see dialogue '{self.dialogue_of(row)}')")
         values = turns.flatten()
         if not widths[0] or values.null_count:
             broken = int(np.flatnonzero(np.array(values.is_null()))[0]) // widths[0] if widths[0] else 0
             row = int(np.flatnonzero(given)[broken])
-            raise ValueError(
+            raise InputError(
                 f"{self.name}: '{field}' holds {'vectors with null entries' if widths[0] else 'vectors of width 0'} "
                 f"(see dialogue '{self.dialogue_of(row)}')"
             )
@@ -327,7 +328,7 @@ def _with_turn_columns(table: pa.Table, split: str) -> pa.Table:
     """The fields of `utterances` as list columns of their own, classes by name."""
     column = table["utterances"]
     if not _is_list(column.type) or not pa.types.is_struct(column.type.value_type):
-        raise ValueError(
+        raise InputError(
             f"{split}: 'utterances' must hold a list of turns per dialogue, each with fields, not {column.type}"
         )
     lengths = np.concatenate([[0], *(np.array(chunk.value_lengths().fill_null(0)) for chunk in column.chunks)])
@@ -461,12 +462,12 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
             for name in store.keys():
                 modality = name.removesuffix("_features")
                 if modality not in MODALITIES or modality == name:
-                    raise ValueError(f"'{path}' holds a tensor '{name}'; expected speech_features and text_features")
+                    raise InputError(f"'{path}' holds a tensor '{name}'; expected speech_features and text_features")
                 chunks.setdefault(modality, []).append(store.get_tensor(name))
     for modality, parts in chunks.items():
         shapes = [tuple(part.shape) for part in parts]
         if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
-            raise ValueError(
+            raise InputError(
                 f"'{folder}': {modality}_features of split {split} must be (N, D) of one width D, got {shapes}"
             )
     table = pa.concat_tables([_read_table(path) for path in tables])
@@ -486,7 +487,7 @@ def _check_dialogues_stand_once(corpus: dict[str, DialogueVectors]):
         for dialogue in data.dialogue_ids:
             if dialogue in seen:
                 where = f"twice in {split}" if seen[dialogue] == split else f"in {seen[dialogue]} and in {split}"
-                raise ValueError(
+                raise InputError(
                     f"dialogue_id: dialogue '{dialogue}' stands {where}; each must stand once in the corpus"
                 )
             seen[dialogue] = split
@@ -507,7 +508,7 @@ def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: t
     expected = {f"{modality}_features" for modality in MODALITIES}
     for name, tensor in features.items():
         if name not in expected or tensor.ndim != 2:
-            raise ValueError(
+            raise InputError(
                 f"{split}: expected speech_features and text_features of shape (N, D), got '{name}' of shape "
                 f"{tuple(tensor.shape)}"
             )

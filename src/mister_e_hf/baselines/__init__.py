@@ -6,6 +6,8 @@ They are named by a short name, which with `erc_` before it is their `model_type
 import importlib
 from typing import Any
 
+from ..errors import InputError
+
 _CLASSES = {
     "logistic_regression": "LogisticRegression",
     "bc_lstm": "BcLstm",
@@ -38,5 +40,5 @@ def baseline_model(name: str) -> type:
 
 def _class_name(name: str) -> str:
     if name not in _CLASSES:
-        raise ValueError(f"There is no baseline '{name}'; there are {', '.join(BASELINES)}")
+        raise InputError(f"There is no baseline '{name}'; there are {', '.join(BASELINES)}")
     return _CLASSES[name]

@@ -5,6 +5,7 @@ import math
 from huggingface_hub.dataclasses import strict
 
 from ..configuration_labelled import LabelledConfig
+from ..errors import InputError
 
 MODALITIES = ("speech", "text")
 
@@ -41,23 +42,23 @@ class BaselineConfig(LabelledConfig):
     def validate_sizes(self):
         for name in ("speech_embedding_dim", "text_embedding_dim", "hidden_size", "num_layers", "num_attention_heads"):
             if getattr(self, name, 1) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def validate_ranges(self):
         dropout = getattr(self, "dropout", 0)
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+            raise InputError(f"dropout must lie in [0, 1), got {dropout}")
         if not 0 < self.calibration_temperature < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"calibration_temperature must be positive and finite, got {self.calibration_temperature}"
             )
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
-            raise ValueError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
+            raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
 
     def validate_modalities(self):
         chosen = set(self.modalities)
         if not chosen or chosen - set(MODALITIES) or len(chosen) != len(self.modalities):
-            raise ValueError(f"modalities must be a choice of {list(MODALITIES)}, got {self.modalities}")
+            raise InputError(f"modalities must be a choice of {list(MODALITIES)}, got {self.modalities}")
 
     @property
     def input_size(self) -> int:
@@ -111,12 +112,12 @@ class _TransformerConfig(BaselineConfig):
 
     def validate_attention(self):
         if self.modalities != list(MODALITIES):
-            raise ValueError(
+            raise InputError(
                 f"modalities must be {list(MODALITIES)}, for each attends to the other; got {self.modalities}"
             )
         # even, for half of the position's numbers are sines
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
+            raise InputError(
                 f"hidden_size must be even and a multiple of num_attention_heads ({self.num_attention_heads}), got {self.hidden_size}"
             )
 
@@ -164,6 +165,6 @@ class SdtConfig(_TransformerConfig):
 
     def validate_temperature(self):
         if not 0 < self.distillation_temperature < math.inf:
-            raise ValueError(
+            raise InputError(
                 f"distillation_temperature must be positive and finite, got {self.distillation_temperature}"
             )

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import datasets
 
 from .. import audio
+from ..errors import InputError
 from . import sources
 from .schema import SPLITS, dialogue_features
 
@@ -38,9 +39,9 @@ class CorpusConfig(datasets.BuilderConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.bad_audio not in ("error", "missing"):
-            raise ValueError(f"bad_audio must be 'error' or 'missing', got {self.bad_audio!r}")
+            raise InputError(f"bad_audio must be 'error' or 'missing', got {self.bad_audio!r}")
         if not self.max_seconds > 0:
-            raise ValueError(f"max_seconds must be above 0, got {self.max_seconds}")
+            raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
 
 
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
@@ -115,7 +116,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         }
         for name in settings:
             if name not in known:
-                raise ValueError(f"{cls.__name__} has no setting '{name}'; it has {sorted(known)}")
+                raise InputError(f"{cls.__name__} has no setting '{name}'; it has {sorted(known)}")
         # Into a configuration that has a name, datasets puts settings one by one, unchecked.
         cls.BUILDER_CONFIG_CLASS(**settings)
 
@@ -139,7 +140,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         folder = Path(self.config.data_dir) if self.config.data_dir else self.download(dl_manager)
         dialogues = {split: found for split, found in self.read(folder).items() if found}
         if not dialogues:
-            raise ValueError(f"'{folder}' holds no dialogue of {self.title}")
+            raise InputError(f"'{folder}' holds no dialogue of {self.title}")
         check_dialogues(dialogues)
         for message in differences(self.title, dialogues, self.published_counts()):
             logger.warning(message)
@@ -209,14 +210,14 @@ def check_dialogues(dialogues: Dialogues):
         for dialogue in found:
             name = dialogue["dialogue_id"]
             if name in seen:
-                raise ValueError(f"Dialogue '{name}' stands twice: in {seen[name]} and in {split}")
+                raise InputError(f"Dialogue '{name}' stands twice: in {seen[name]} and in {split}")
             seen[name] = split
             ids = [utterance["utterance_id"] for utterance in dialogue["utterances"]]
             if not ids:
-                raise ValueError(f"Dialogue '{name}' has no turns")
+                raise InputError(f"Dialogue '{name}' has no turns")
             if len(set(ids)) != len(ids):
                 twice = next(identity for identity in ids if ids.count(identity) > 1)
-                raise ValueError(f"Dialogue '{name}' has two turns with the utterance_id '{twice}'")
+                raise InputError(f"Dialogue '{name}' has two turns with the utterance_id '{twice}'")
 
 
 def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str, int]]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 
+from ..errors import InputError
 from ..text_files import read_text
 from .builder import CorpusBuilder, Dialogues, published
 from .schema import LABELS
@@ -74,7 +75,7 @@ class CmuMosi(CorpusBuilder):
         without_text = []
         for line, split, video, segment, text, score in _segments(folder, table, segmented):
             if segment in videos[split][video]:
-                raise ValueError(f"'{table}', row {line}: segment {video}_{segment} stands there twice")
+                raise InputError(f"'{table}', row {line}: segment {video}_{segment} stands there twice")
             sound = sounds.get((video, segment))
             if sound is None and beside is not None:
                 sound = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
@@ -145,9 +146,9 @@ def _segments(folder: Path, table: Path, segmented: bool):
     for line, row in enumerate(rows, start=2):
         mode = str(row["mode"]).strip().lower()
         if mode not in _MODES:
-            raise ValueError(f"'{table}', row {line}: mode {row['mode']!r} is none of {list(_MODES)}")
+            raise InputError(f"'{table}', row {line}: mode {row['mode']!r} is none of {list(_MODES)}")
         if not row["video_id"] or not str(row["clip_id"]).isdecimal():
-            raise ValueError(
+            raise InputError(
                 f"'{table}', row {line}: video_id {row['video_id']!r}, clip_id {row['clip_id']!r}; expected a name and a number"
             )
         yield line, _MODES[mode], row["video_id"], int(row["clip_id"]), row["text"], _score(table, line, row["label"])
@@ -166,10 +167,10 @@ def _released_segments(folder: Path, table: Path):
     scores, without = {}, set()
     for line, cells in enumerate((row.split(",") for row in read_text(table).splitlines() if row.strip()), start=1):
         if len(cells) != 5 or not cells[3].strip().isdecimal():
-            raise ValueError(f"'{table}', row {line}: expected start, end, video, segment and score, got {cells}")
+            raise InputError(f"'{table}', row {line}: expected start, end, video, segment and score, got {cells}")
         key = cells[2].strip(), int(cells[3])
         if key in scores:
-            raise ValueError(f"'{table}', row {line}: segment {key[0]}_{key[1]} stands there twice")
+            raise InputError(f"'{table}', row {line}: segment {key[0]}_{key[1]} stands there twice")
         scores[key] = line, _score(table, line, cells[4].strip() or None)
     for key in sorted({*texts, *scores}):
         if key[0] not in folds:
@@ -193,5 +194,5 @@ def _score(table: Path, line: int, cell: str | None) -> float | None:
     except ValueError:
         score = float("inf")
     if not -3 <= score <= 3:
-        raise ValueError(f"'{table}', row {line}: score {cell!r} is none from -3 to 3")
+        raise InputError(f"'{table}', row {line}: score {cell!r} is none from -3 to 3")
     return score

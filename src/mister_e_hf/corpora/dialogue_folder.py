@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 
+from ..errors import InputError
 from ..subtitles import SUBTITLES, read_subtitles
 from .builder import CorpusBuilder, CorpusConfig, Dialogues
 from .schema import SPLITS
@@ -63,12 +64,12 @@ class DialogueFolderConfig(CorpusConfig):
         super().__post_init__()
         unknown = set(self.columns or {}) - set(COLUMNS)
         if unknown:
-            raise ValueError(f"columns names no field by {sorted(unknown)}; fields are {list(COLUMNS)}")
+            raise InputError(f"columns names no field by {sorted(unknown)}; fields are {list(COLUMNS)}")
         shares = tuple(self.split_shares)
         if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1):
-            raise ValueError(f"split_shares must be three shares that sum to 1, got {self.split_shares}")
+            raise InputError(f"split_shares must be three shares that sum to 1, got {self.split_shares}")
         if self.labels is not None and (not self.labels or len(set(self.labels)) != len(self.labels)):
-            raise ValueError(f"labels must be names, each once, got {self.labels}")
+            raise InputError(f"labels must be names, each once, got {self.labels}")
 
 
 class DialogueFolder(CorpusBuilder):
@@ -107,7 +108,7 @@ class DialogueFolder(CorpusBuilder):
             return sorted(found) or ["unlabelled"]
         for row in self._rows:
             if row["emotion"] is not None and row["emotion"] not in self.config.labels:
-                raise ValueError(
+                raise InputError(
                     f"{row['where']}: emotion {row['emotion']!r} is none of the labels {self.config.labels}"
                 )
         return list(self.config.labels)
@@ -121,7 +122,7 @@ class DialogueFolder(CorpusBuilder):
             splits = _draw_splits(list(rows), self.config.split_shares, self.config.seed)
         elif None in splits.values():
             name = next(name for name, split in splits.items() if split is None)
-            raise ValueError(f"{rows[name][0]['where']}: dialogue '{name}' has no split, but others have")
+            raise InputError(f"{rows[name][0]['where']}: dialogue '{name}' has no split, but others have")
         dialogues: Dialogues = {split: [] for split in SPLITS}
         for name, turns in rows.items():
             dialogues[splits[name]].append({"dialogue_id": name, "utterances": _turns(name, turns)})
@@ -174,7 +175,7 @@ def _read_file(path: Path, split: str | None, columns: dict[str, str]) -> list[d
         return _read_recording(path, split)
     table = read_table(path)
     if "utterances" in table[0]:
-        raise ValueError(
+        raise InputError(
             f"'{path}' holds a row per dialogue, not per turn: it is a finished corpus, use its folder as it is"
         )
     names = {field: _column(path, field, list(table[0]), columns) for field in COLUMNS}
@@ -183,7 +184,7 @@ def _read_file(path: Path, split: str | None, columns: dict[str, str]) -> list[d
         or (names["order"] or names["start"]) is None
         or (names["text"] or names["audio"]) is None
     ):
-        raise ValueError(
+        raise InputError(
             f"'{path}' has the columns {list(table[0])}; expected dialogue_id, order (or start), and text, audio or both. Say which column "
             "holds which by columns."
         )
@@ -198,7 +199,7 @@ def _read_file(path: Path, split: str | None, columns: dict[str, str]) -> list[d
 def _column(path: Path, field: str, there: list[str], columns: dict[str, str]) -> str | None:
     if field in columns:
         if columns[field] not in there:
-            raise ValueError(f"'{path}' has no column '{columns[field]}' for {field}; it has {there}")
+            raise InputError(f"'{path}' has no column '{columns[field]}' for {field}; it has {there}")
         return columns[field]
     return next((name for name in COLUMNS[field] if name in there and name not in columns.values()), None)
 
@@ -207,19 +208,19 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
     for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
         row[field] = _words(row[field], field, where)
     if row["dialogue_id"] is None:
-        raise ValueError(f"{where}: no dialogue_id")
+        raise InputError(f"{where}: no dialogue_id")
     for field in ("order", "start", "end", "sentiment"):
         row[field] = _number(row[field], field, where)
     if row["order"] is None and row["start"] is None:
-        raise ValueError(
+        raise InputError(
             f"{where}: neither order nor start, so the turn's place in dialogue '{row['dialogue_id']}' is not known"
         )
     if row["split"] is not None:
         given = _SPLITS.get(str(row["split"]).strip().lower())
         if given is None:
-            raise ValueError(f"{where}: split {row['split']!r} is none of {list(_SPLITS)}")
+            raise InputError(f"{where}: split {row['split']!r} is none of {list(_SPLITS)}")
         if split is not None and split != given:
-            raise ValueError(f"{where}: split {row['split']!r}, but the row stands in {split}")
+            raise InputError(f"{where}: split {row['split']!r}, but the row stands in {split}")
         split = given
     if row["audio"] is not None and not isinstance(row["audio"], SoundInTable):
         name = Path(str(row["audio"]))
@@ -232,7 +233,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
 def _words(value: Any, field: str, where: str) -> str | None:
     # NaN is how data frames say that there is nothing; as a word it would be a class, or a dialogue.
     if isinstance(value, SoundInTable | list | dict) or value != value:
-        raise ValueError(f"{where}: {field} must be text or null, got {value!r}")
+        raise InputError(f"{where}: {field} must be text or null, got {value!r}")
     return None if value is None else str(value).strip() or None
 
 
@@ -244,7 +245,7 @@ def _number(value: Any, field: str, where: str) -> float | None:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
-        raise ValueError(f"{where}: {field} must be a number, got {value!r}")
+        raise InputError(f"{where}: {field} must be a number, got {value!r}")
     return number
 
 
@@ -255,7 +256,7 @@ def _read_recording(path: Path, split: str | None) -> list[dict[str, Any]]:
         if beside.stem == path.stem and beside.suffix.lower() in _MEDIA
     ]
     if len(recordings) > 1:
-        raise ValueError(f"'{path}' may belong to {[beside.name for beside in recordings]}; keep one of them there")
+        raise InputError(f"'{path}' may belong to {[beside.name for beside in recordings]}; keep one of them there")
     if not recordings:
         logger.warning("'%s': no recording of that name beside it; its turns have text alone", path)
     nothing = dict.fromkeys(COLUMNS)
@@ -271,7 +272,7 @@ def _read_recording(path: Path, split: str | None) -> list[dict[str, Any]]:
 def _split_of(dialogue: str, turns: list[dict[str, Any]]) -> str | None:
     for turn in turns:
         if turn["split"] != turns[0]["split"]:
-            raise ValueError(
+            raise InputError(
                 f"Dialogue '{dialogue}' is in two splits: {turns[0]['split'] or 'none'} by {turns[0]['where']}, {turn['split'] or 'none'} by "
                 f"{turn['where']}"
             )
@@ -299,18 +300,18 @@ def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     field = "order" if all(row["order"] is not None for row in rows) else "start"
     without = next((row for row in rows if row[field] is None), None)
     if without is not None:
-        raise ValueError(f"{without['where']}: dialogue '{dialogue}' needs order, or else start, at every turn")
+        raise InputError(f"{without['where']}: dialogue '{dialogue}' needs order, or else start, at every turn")
     rows = sorted(rows, key=lambda row: row[field])
     for earlier, row in zip(rows, rows[1:], strict=False):
         if earlier[field] == row[field]:
-            raise ValueError(
+            raise InputError(
                 f"{row['where']}: {field} {row[field]:g} of dialogue '{dialogue}' stands at {earlier['where']}, too"
             )
     turns = []
     for number, row in enumerate(rows):
         start, end = row["start"] or 0.0, math.inf if row["end"] is None else row["end"]
         if not 0 <= start < end:
-            raise ValueError(f"{row['where']}: start {start:g} and end {end:g} s make no stretch")
+            raise InputError(f"{row['where']}: start {start:g} and end {end:g} s make no stretch")
         turn = {field: row[field] for field in ("text", "audio", "start", "end", "speaker", "emotion", "sentiment")}
         turns.append({"utterance_id": row["utterance_id"] or f"{dialogue}_{number}"} | turn)
     return turns

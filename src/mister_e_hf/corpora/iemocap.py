@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 
+from ..errors import InputError
 from ..text_files import read_text
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
@@ -45,7 +46,7 @@ class IemocapConfig(CorpusConfig):
             "other_labels": ("drop", "context"),
         }.items():
             if getattr(self, field) not in choices:
-                raise ValueError(f"{field} must be one of {choices}, got {getattr(self, field)!r}")
+                raise InputError(f"{field} must be one of {choices}, got {getattr(self, field)!r}")
 
 
 class Iemocap(CorpusBuilder):
@@ -169,7 +170,7 @@ def _evaluated(path: Path) -> list[tuple[float, str, str]]:
     found = [_EVALUATION.match(line) for line in read_text(path).splitlines()]
     utterances = [(float(match[1]), match[3], match[4]) for match in found if match]
     if not utterances:
-        raise ValueError(f"'{path}' has no line of the form '[start - end]<tab>utterance<tab>label<tab>[...]'")
+        raise InputError(f"'{path}' has no line of the form '[start - end]<tab>utterance<tab>label<tab>[...]'")
     return utterances
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 from datasets.fingerprint import Hasher
 
+from ..errors import InputError
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
 from .sources import read_table, require_columns
@@ -88,7 +89,7 @@ class Meld(CorpusBuilder):
                 raise tarfile.ReadError("no archives of the splits in it")
             extracted = {split: Path(path) for split, path in dl_manager.extract(inner).items()}
         except (tarfile.TarError, zlib.error, EOFError) as error:
-            raise ValueError(
+            raise InputError(
                 f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {error}. Delete it, so that it is downloaded anew."
             ) from error
         # The archives of the three splits unpack to places of their own: one folder with links to them and to the CSV files.
@@ -161,20 +162,20 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
         try:
             key = int(row["Dialogue_ID"]), int(row["Utterance_ID"])
         except (TypeError, ValueError):
-            raise ValueError(
+            raise InputError(
                 f"'{table}', row {line}: Dialogue_ID and Utterance_ID must be whole numbers, got {row['Dialogue_ID']!r} and "
                 f"{row['Utterance_ID']!r}"
             ) from None
         name = f"{_PREFIX[split]}_dia{key[0]}"
         emotion, sentiment = (str(row[field]).strip().lower() for field in ("Emotion", "Sentiment"))
         if emotion not in LABELS["meld"] or sentiment not in _SENTIMENT:
-            raise ValueError(
+            raise InputError(
                 f"'{table}', row {line} ({name}_utt{key[1]}): emotion {row['Emotion']!r} and sentiment {row['Sentiment']!r}; expected one of "
                 f"{LABELS['meld']} and of {list(_SENTIMENT)}"
             )
         turns = dialogues.setdefault(key[0], {})
         if key[1] in turns:
-            raise ValueError(f"'{table}', row {line}: {name}_utt{key[1]} stands there twice")
+            raise InputError(f"'{table}', row {line}: {name}_utt{key[1]} stands there twice")
         turns[key[1]] = {
             "utterance_id": f"{name}_utt{key[1]}",
             "text": row["Utterance"],

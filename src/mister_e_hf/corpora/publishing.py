@@ -15,8 +15,10 @@ from huggingface_hub import (
     HfApi,
     get_token,
 )
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from ..errors import InputError
 from .schema import SPLITS
 from .summary import format_summary, summarize
 
@@ -36,9 +38,12 @@ NOT_REDISTRIBUTABLE = {
 def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
     """Raises ValueError with the reason, if the corpus must not be redistributed, the repository's name is none, or there is no token."""
     refuse_licensed(corpus)
-    validate_repo_id(repo_id)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(str(error)) from None
     if not (token or get_token()):
-        raise ValueError(
+        raise InputError(
             f"There is no token to push to '{repo_id}' with. Log in with `hf auth login`, or set HF_TOKEN."
         )
 
@@ -46,7 +51,7 @@ def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
 def refuse_licensed(corpus: str | None):
     """Raises ValueError with the reason, if the corpus must not be redistributed."""
     if corpus in NOT_REDISTRIBUTABLE:
-        raise ValueError(f"'{corpus}' is not pushed: {NOT_REDISTRIBUTABLE[corpus]}.")
+        raise InputError(f"'{corpus}' is not pushed: {NOT_REDISTRIBUTABLE[corpus]}.")
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -60,7 +65,7 @@ def corpus_of(table: Path) -> str | None:
     try:
         stored = (pq.read_schema(table).metadata or {}).get(METADATA_KEY)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"'{table}' is no Parquet file: {error}") from error
+        raise InputError(f"'{table}' is no Parquet file: {error}") from error
     return None if stored is None else json.loads(stored)["corpus"]
 
 
@@ -135,7 +140,7 @@ def _check_sound_is_inside(table: Path):
             for turn in batch.column(0).flatten().to_pylist():
                 sound = turn.get("audio")
                 if sound is not None and sound["bytes"] is None:
-                    raise ValueError(
+                    raise InputError(
                         f"'{table}' names sound files of this machine (turn {turn['utterance_id']}: {sound['path']}). Write the corpus "
                         "with embed_audio=True (--embed_audio) before it is pushed."
                     )

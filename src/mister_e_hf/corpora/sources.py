@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .. import audio
+from ..errors import InputError
 from ..text_files import read_text
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -63,16 +64,16 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     elif kind in (".csv", ".tsv"):
         rows = _csv_rows(path, "," if kind == ".csv" else "\t")
     else:
-        raise ValueError(f"'{path}' is no table: expected one of {', '.join(TABLES)}")
+        raise InputError(f"'{path}' is no table: expected one of {', '.join(TABLES)}")
     if not rows:
-        raise ValueError(f"'{path}' has no rows")
+        raise InputError(f"'{path}' has no rows")
     return rows
 
 
 def require_columns(path: Path, rows: list[dict[str, Any]], columns: Iterable[str]):
     lacking = [column for column in columns if column not in rows[0]]
     if lacking:
-        raise ValueError(f"'{path}' has no column {lacking}; it has {list(rows[0])}")
+        raise InputError(f"'{path}' has no column {lacking}; it has {list(rows[0])}")
 
 
 def stored_sound(source: str | Path | SoundInTable) -> dict[str, Any]:
@@ -93,17 +94,17 @@ def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
     try:
         header = [name.strip() for name in next(reader, [])]
         if len(set(header)) != len(header):
-            raise ValueError(f"'{path}' has two columns of one name: {header}")
+            raise InputError(f"'{path}' has two columns of one name: {header}")
         for cells in reader:
             if not cells:
                 continue
             if len(cells) != len(header):
-                raise ValueError(
+                raise InputError(
                     f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns {header}"
                 )
             rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
     except csv.Error as error:
-        raise ValueError(f"'{path}', line {reader.line_num}: {error}") from error
+        raise InputError(f"'{path}', line {reader.line_num}: {error}") from error
     return rows
 
 
@@ -115,9 +116,9 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{path}', line {number} is no JSON: {error}") from error
+            raise InputError(f"'{path}', line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
-            raise ValueError(f"'{path}', line {number}: expected an object of columns, got {type(row).__name__}")
+            raise InputError(f"'{path}', line {number}: expected an object of columns, got {type(row).__name__}")
         columns |= dict.fromkeys(row)
         rows.append({name: None if value == "" else value for name, value in row.items()})
     return [columns | row for row in rows]
@@ -129,7 +130,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
             if len(set(schema.names)) != len(schema.names):
-                raise ValueError(f"'{path}' has two columns of one name: {schema.names}")
+                raise InputError(f"'{path}' has two columns of one name: {schema.names}")
             sound = [field.name for field in schema if _holds_bytes(field.type)]
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
@@ -142,7 +143,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
                         {name: None if cell == "" else cell for name, cell in zip(columns, cells, strict=True)}
                     )
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise ValueError(f"'{path}' is no Parquet file, or a corrupt one: {error}") from error
+        raise InputError(f"'{path}' is no Parquet file, or a corrupt one: {error}") from error
     return rows
 
 

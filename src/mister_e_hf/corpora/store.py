@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from datasets.utils import tqdm
 
 from .. import audio
+from ..errors import InputError
 from .publishing import METADATA_KEY, corpus_card, table_files
 from .schema import SPLITS
 
@@ -35,11 +36,11 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
         AudioError: if sound changed since it was checked.
     """
     if not set(corpus) <= set(SPLITS):
-        raise ValueError(f"A corpus has the splits {SPLITS}, or some of them; got {tuple(corpus)}")
+        raise InputError(f"A corpus has the splits {SPLITS}, or some of them; got {tuple(corpus)}")
     # datasets loads no split without rows.
     corpus = datasets.DatasetDict({split: corpus[split] for split in SPLITS if len(corpus.get(split, ()))})
     if not corpus:
-        raise ValueError("The corpus has no dialogue")
+        raise InputError("The corpus has no dialogue")
     folder = Path(folder).expanduser().resolve()
     check_replaceable(folder)
     unfinished, replaced = (folder.with_name(f".{word}-{folder.name}") for word in ("unfinished", "replaced"))

@@ -1,0 +1,5 @@
+"""`mister-e`: its commands, by what they are for."""
+
+from .commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,111 @@
+"""`mister-e corpus`."""
+
+import argparse
+import os
+
+from .output import pairs, say
+
+
+def add_corpus(commands, debug: argparse.ArgumentParser):
+    common = argparse.ArgumentParser(add_help=False, parents=[debug])
+    common.add_argument("--out", help="write the corpus to this folder: a Parquet table per split, a row per dialogue")
+    common.add_argument(
+        "--embed_audio", action="store_true", help="put the sound itself into the tables of --out, not its path"
+    )
+    common.add_argument(
+        "--push_to_hub", metavar="ORG/NAME", help="push the corpus, sound included, to a dataset repository"
+    )
+    common.add_argument("--private", action="store_true", default=None, help="make that repository private")
+    common.add_argument(
+        "--bad_audio",
+        choices=["error", "missing"],
+        help="sound that cannot be used: stop, or go without it (MELD's default)",
+    )
+    common.add_argument("--max_seconds", type=float, help="longest turn taken, in seconds (default: 600)")
+    common.add_argument("--cache_dir", help="where datasets keeps what it reads")
+    common.add_argument("--num_proc", type=int, help="processes that read sound")
+
+    corpus = commands.add_parser("corpus", help="read a corpus, tell its counts, write it, push it").add_subparsers(
+        title="corpora", required=True, metavar="CORPUS"
+    )
+    iemocap = corpus.add_parser("iemocap", parents=[common], help="IEMOCAP_full_release")
+    iemocap.add_argument("--data_dir", help="folder with Session1 to Session5")
+    iemocap.add_argument("--config", choices=["6way", "4way"], help="label set (default: 6way)")
+    iemocap.add_argument(
+        "--validation", choices=["session 1", "conv-emotion"], help="dialogues for validation (default: session 1)"
+    )
+    iemocap.add_argument(
+        "--labels",
+        choices=["community", "official"],
+        help="with or without 53 utterances that lack a majority (default: community)",
+    )
+    iemocap.add_argument(
+        "--other_labels", choices=["drop", "context"], help="utterances of other labels (default: drop)"
+    )
+    meld = corpus.add_parser("meld", parents=[common], help="MELD.Raw, wav clips, or its CSV files alone")
+    meld.add_argument("--data_dir", help="its folder; without it the release is downloaded (10 GB)")
+    mosi = corpus.add_parser("mosi", parents=[common], help="CMU-MOSI: segmented release, or label.csv")
+    mosi.add_argument("--data_dir", help="its folder")
+    folder = corpus.add_parser("folder", parents=[common], help="your own recordings and tables")
+    folder.add_argument(
+        "--data_dir",
+        required=True,
+        help="a folder, a table (CSV, TSV, JSONL, Parquet) or a subtitle file (SRT, WebVTT)",
+    )
+    folder.add_argument(
+        "--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names, e.g. dialogue_id=call emotion=mood"
+    )
+    folder.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="class names in order (default: those found, sorted)"
+    )
+    folder.add_argument(
+        "--split_shares", nargs=3, type=float, metavar="SHARE", help="train, validation, test (default: 0.8 0.1 0.1)"
+    )
+    folder.add_argument("--seed", type=int, help="of the split, where none is given (default: 0)")
+    for name, parser in {"Iemocap": iemocap, "Meld": meld, "CmuMosi": mosi, "DialogueFolder": folder}.items():
+        parser.set_defaults(run=_corpus, builder=name)
+
+
+def _corpus(arguments: argparse.Namespace):
+    import tempfile
+
+    import mister_e_hf
+
+    from ..corpora.publishing import check_pushable, push_corpus
+    from ..corpora.store import check_replaceable, write_corpus
+    from ..corpora.summary import format_summary, summarize
+
+    builder_class = getattr(mister_e_hf, arguments.builder)
+    if arguments.push_to_hub:
+        check_pushable(builder_class.__module__.rpartition(".")[2], arguments.push_to_hub)
+    if arguments.out:
+        check_replaceable(arguments.out)
+    given = {name: value for name, value in vars(arguments).items() if value is not None}
+    settings = {
+        name: given[name]
+        for name in (
+            "validation",
+            "labels",
+            "other_labels",
+            "split_shares",
+            "seed",
+            "bad_audio",
+            "max_seconds",
+            "cache_dir",
+        )
+        if name in given
+    }
+    if "columns" in given:
+        settings["columns"] = dict(pairs(given["columns"]))
+    builder = builder_class(arguments.data_dir, config_name=given.get("config"), **settings)
+    builder.download_and_prepare(num_proc=arguments.num_proc)
+    corpus = builder.as_dataset()
+    say(format_summary(summarize(corpus)))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.out or (arguments.push_to_hub and os.path.join(temporary, "corpus"))
+        if folder:
+            write_corpus(corpus, folder, embed_audio=arguments.embed_audio or bool(arguments.push_to_hub))
+        if arguments.out:
+            say(f"in {arguments.out}")
+        if arguments.push_to_hub:
+            say(f"pushed to {push_corpus(folder, arguments.push_to_hub, private=arguments.private)}")

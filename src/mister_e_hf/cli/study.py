@@ -1,0 +1,75 @@
+"""`mister-e search`, `ablate`, `report`."""
+
+import argparse
+
+from .output import say
+
+
+def add_evidence(commands, debug: argparse.ArgumentParser):
+    study = argparse.ArgumentParser(add_help=False, parents=[debug])
+    study.add_argument("recipe", help="YAML file of a MiSTER-E model")
+    study.add_argument("--out", required=True, help="the study's folder")
+    study.add_argument("--folds", type=int, default=4, help="of the development data (default: 4)")
+    study.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    study.set_defaults(takes_fields=True)
+    rest = "Every further --field value overrides the recipe's."
+    search = commands.add_parser(
+        "search",
+        parents=[study],
+        epilog=rest,
+        help="settings of MiSTER-E and the baselines, as many trials each, on folds of the development data",
+    )
+    search.add_argument("--trials", type=int, default=8, help="of each system, the recipe's own first (default: 8)")
+    search.add_argument("--systems", nargs="+", metavar="NAME", help="which to search (default: all)")
+    search.set_defaults(run=_search)
+    ablate = commands.add_parser(
+        "ablate",
+        parents=[study],
+        epilog=rest,
+        help="a recipe's variants and baselines, on folds of the development data; what is finished is not run again",
+    )
+    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
+    ablate.add_argument("--variants", nargs="+", metavar="NAME", help="which to run (default: all)")
+    ablate.add_argument(
+        "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
+    )
+    ablate.set_defaults(run=_ablate)
+    report = commands.add_parser("report", parents=[debug], help="tables and pictures of ablation studies")
+    report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
+    report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
+    report.set_defaults(run=_report)
+
+
+def _search(arguments: argparse.Namespace):
+    from ..recipe import Recipe
+    from ..search import format_trials, search
+
+    recipe = Recipe.load(arguments.recipe, arguments.words)
+    names = ("out", "trials", "systems", "folds", "jobs")
+    scored = search(recipe, **{name: getattr(arguments, name) for name in names}, say=say)
+    say(f"{format_trials(scored)}\nin {arguments.out}")
+    failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
+    if failed:
+        raise RuntimeError(f"{len(failed)} trials have runs that failed; the same command tries them again")
+
+
+def _ablate(arguments: argparse.Namespace):
+    from ..ablation import ablate
+    from ..recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.words)
+    names = ("out", "seeds", "folds", "variants", "final", "jobs")
+    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=say)
+    if failed:
+        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
+    say(f"in {arguments.out}; next: mister-e report {arguments.out}")
+
+
+def _report(arguments: argparse.Namespace):
+    from ..report import write_report
+    from ..results_page import write_results
+
+    for folder in arguments.studies:
+        say(str(write_report(folder)))
+    if arguments.results:
+        say(str(write_results(arguments.studies, arguments.results)))

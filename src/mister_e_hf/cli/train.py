@@ -1,0 +1,82 @@
+"""`mister-e train`, `train-encoder`, `embed`."""
+
+import argparse
+
+from .output import say_once
+
+
+def add_stages(commands, debug: argparse.ArgumentParser):
+    common = argparse.ArgumentParser(add_help=False, parents=[debug])
+    common.add_argument(
+        "recipe",
+        help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1",
+    )
+    common.add_argument("--output_dir", help="where the run goes (default: runs/NAME-OF-THE-RECIPE)")
+    common.set_defaults(takes_fields=True)
+    rest = "Every further --field value overrides the recipe's, e.g. --learning_rate 1e-4 --text_encoder.tuning full."
+    train = commands.add_parser(
+        "train", parents=[common], epilog=rest, help="train a recipe: encoders, vectors, MiSTER-E"
+    )
+    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
+    train.set_defaults(run=_train)
+    encoder = commands.add_parser("train-encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
+    encoder.add_argument("--modality", choices=["speech", "text"], required=True)
+    encoder.add_argument("--seed", type=int, default=0)
+    encoder.set_defaults(run=_train_encoder)
+    embed = commands.add_parser("embed", parents=[common], epilog=rest, help="a corpus's vectors by trained encoders")
+    embed.add_argument("--out", help="where the vectors go (default: OUTPUT_DIR/vectors)")
+    embed.add_argument(
+        "--bad_audio",
+        choices=["error", "missing"],
+        default="error",
+        help="sound that cannot be used: stop, or go without it",
+    )
+    embed.add_argument("--num_workers", type=int, default=0, help="processes that decode sound ahead of the model")
+    embed.add_argument("--token_budget", type=int, default=8192, help="largest batch of text, in tokens")
+    embed.add_argument("--second_budget", type=float, default=120.0, help="largest batch of sound, in seconds")
+    embed.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16"],
+        help="of the computation (default: bfloat16 on a GPU made for it)",
+    )
+    embed.set_defaults(run=_embed)
+
+
+def _recipe(arguments: argparse.Namespace):
+    from pathlib import Path
+
+    from ..recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe, arguments.words)
+    return recipe, Path(arguments.output_dir or Path("runs") / Path(arguments.recipe).stem)
+
+
+def _train(arguments: argparse.Namespace):
+    from ..experiment import format_results
+    from ..stages import train
+
+    recipe, folder = _recipe(arguments)
+    say_once(f"{format_results(train(recipe, folder, arguments.seeds))}\nin {folder}")
+
+
+def _train_encoder(arguments: argparse.Namespace):
+    from ..encoder_experiment import train_encoder
+    from ..stages import encoder_folder
+
+    recipe, folder = _recipe(arguments)
+    folder = encoder_folder(folder, arguments.modality)
+    results = train_encoder(recipe, arguments.modality, folder, arguments.seed)
+    scores = [f"{name} {100 * results[name]['weighted_f1']:.2f}" for name in ("validation", "test") if name in results]
+    say_once(f"weighted F1: {', '.join(scores)}\nin {folder}")
+
+
+def _embed(arguments: argparse.Namespace):
+    import torch
+
+    from ..stages import embed
+
+    recipe, folder = _recipe(arguments)
+    names = ("bad_audio", "num_workers", "token_budget", "second_budget")
+    options = {name: getattr(arguments, name) for name in names}
+    dtype = arguments.dtype and getattr(torch, arguments.dtype)
+    say_once(f"vectors in {embed(recipe, folder, arguments.out, dtype=dtype, **options)}")

@@ -1,0 +1,146 @@
+"""`mister-e predict`, `plot`, `serve`, `evaluate`, `push`, `convert`, `doctor`."""
+
+import argparse
+import signal
+
+from ..errors import InputError
+from .output import pairs, say
+
+
+def add_use(commands, debug: argparse.ArgumentParser):
+    checkpoint = argparse.ArgumentParser(add_help=False, parents=[debug])
+    checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
+    predict = commands.add_parser(
+        "predict", parents=[checkpoint], help="emotions of a recording's or a table's turns, as JSON lines"
+    )
+    predict.add_argument(
+        "input", help="a recording with --segments, or a table or folder of turns, as for `corpus folder`"
+    )
+    predict.add_argument("--segments", help="SRT or WebVTT file with the recording's turns")
+    predict.add_argument("--model", required=True, help="checkpoint folder, or its id on the Hub")
+    predict.add_argument("--transcriber", help="recognition model for turns without words")
+    predict.add_argument("--out", help="file of JSON lines (default: standard output)")
+    predict.add_argument("--top_k", type=int, help="how many classes to list (default: all)")
+    predict.add_argument(
+        "--bad_audio", choices=["error", "missing"], default="error", help="sound that cannot be used"
+    )
+    predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
+    predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    predict.set_defaults(run=_predict)
+    plot = commands.add_parser("plot", parents=[debug], help="a picture of one dialogue's emotions")
+    plot.add_argument("lines", help="JSON lines that `predict` wrote")
+    plot.add_argument("--out", help="picture, .png, .svg or .pdf (default: the lines' name with .png)")
+    plot.add_argument("--dialogue", help="which one, where there are several (default: the first)")
+    plot.set_defaults(run=_plot)
+    serve = commands.add_parser("serve", parents=[checkpoint], help="a page in the browser, on this machine")
+    serve.add_argument("model", help="checkpoint folder, or its id on the Hub")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    serve.add_argument("--port", type=int, default=7860, help="(default: 7860)")
+    serve.add_argument("--transcriber", help="recognition model for turns without words")
+    serve.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    serve.set_defaults(run=_serve)
+    evaluate = commands.add_parser("evaluate", parents=[checkpoint], help="score a checkpoint on a corpus")
+    evaluate.add_argument("model", help="checkpoint folder, or its id on the Hub")
+    evaluate.add_argument("--corpus", help="vectors, or sound and words (default: what it was trained on)")
+    evaluate.add_argument("--split", default="test", help="which split (default: test)")
+    evaluate.add_argument("--vectors", help="keep the vectors that are made in this folder")
+    evaluate.add_argument("--out", help="write all scores to this JSON file")
+    evaluate.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
+    evaluate.set_defaults(run=_evaluate)
+    push = commands.add_parser("push", parents=[debug], help="push a checkpoint folder to the Hub")
+    push.add_argument("folder", help="checkpoint folder")
+    push.add_argument("repository", metavar="ORG/NAME")
+    push.add_argument("--private", action="store_true", default=None, help="make the repository private")
+    push.add_argument("--revision", help="push to this branch")
+    push.add_argument("--dry-run", action="store_true", help="list what would go, and push nothing")
+    push.set_defaults(run=_push)
+    convert = commands.add_parser(
+        "convert", parents=[debug], help="weights of the authors' code -> a checkpoint folder"
+    )
+    convert.add_argument("weights", help="their state dictionary, moe_model.pth")
+    convert.add_argument("folder", help="where the checkpoint goes")
+    convert.add_argument("--labels", nargs="+", required=True, help="class names in the order of their indices")
+    convert.set_defaults(run=_convert)
+    doctor = commands.add_parser(
+        "doctor", parents=[debug], help="check the installation, the device, a checkpoint folder"
+    )
+    doctor.add_argument("folder", nargs="?", help="checkpoint folder")
+    doctor.set_defaults(run=_doctor)
+
+
+def _predict(arguments: argparse.Namespace):
+    from ..prediction import predict_dialogues, write_lines
+
+    columns = dict(pairs(arguments.columns)) if arguments.columns else None
+    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
+    lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
+    if arguments.out:
+        say(f"{write_lines(lines, arguments.out)} turns in {arguments.out}")
+    else:
+        import json
+
+        for line in lines:
+            say(json.dumps(line, ensure_ascii=False))
+
+
+def _plot(arguments: argparse.Namespace):
+    from ..timeline import plot_lines
+
+    path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
+    say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}")
+
+
+def _serve(arguments: argparse.Namespace):
+    from ..serve import serve
+
+    options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
+    serve(arguments.model, arguments.host, arguments.port, **options)
+
+
+def _evaluate(arguments: argparse.Namespace):
+    from ..evaluation import evaluate_checkpoint
+    from ..experiment import format_results, summarize
+    from ..run_folder import write_json
+
+    options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
+    found = evaluate_checkpoint(arguments.model, **options)
+    say(format_results({"test": summarize([found["scores"]])}).replace("test", arguments.split, 1))
+    if found["as_stored"] is not None:
+        say("as stored in results.json" if found["as_stored"] else "NOT as stored in results.json")
+    if arguments.out:
+        from pathlib import Path
+
+        write_json(Path(arguments.out), found["scores"])
+        say(f"in {arguments.out}")
+
+
+def _push(arguments: argparse.Namespace):
+    from ..hub import checkpoint_files, push_checkpoint
+
+    if arguments.dry_run:
+        for name, size in checkpoint_files(arguments.folder).items():
+            say(f"{size:>14,}  {name}")
+        return
+    repository = push_checkpoint(
+        arguments.folder, arguments.repository, private=arguments.private, revision=arguments.revision
+    )
+    say(f"pushed to {repository}")
+
+
+def _convert(arguments: argparse.Namespace):
+    from ..convert import convert_reference_checkpoint
+    from ..hub import save_checkpoint
+
+    model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
+    say(f"in {save_checkpoint(arguments.folder, model)}")
+
+
+def _doctor(arguments: argparse.Namespace):
+    from ..doctor import examine
+
+    findings = list(examine(arguments.folder))
+    for good, text in findings:
+        say(f"{'ok ' if good else 'BAD'}  {text}")
+    if not all(good for good, _ in findings):
+        raise InputError("something is wrong; see above")
