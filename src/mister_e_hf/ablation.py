@@ -18,8 +18,9 @@ from typing import Any
 import yaml
 
 from .errors import InputError
+from .files import write_yaml
 from .recipe import Recipe
-from .run_folder import check_same, git_commit, write_yaml
+from .run_folder import check_same, git_commit
 from .study import KNEW_LABELS, ROBUST
 from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of

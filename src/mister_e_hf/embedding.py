@@ -22,10 +22,9 @@ from tqdm.auto import tqdm
 from .alignment import Alignment, align
 from .corpora.publishing import METADATA_KEY
 from .errors import InputError
+from .files import UNFINISHED, write_atomically, write_json
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
-from .run_folder import write_atomically, write_json
-from .training import UNFINISHED
 from .utterances import (
     Utterances,
     corpus_fingerprint,

@@ -10,11 +10,12 @@ import yaml
 from transformers import set_seed
 
 from .errors import InputError
+from .files import write_json
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe import EncoderSettings, Recipe
-from .run_folder import best_epoch, claim_run, provenance, read_results, write_json
+from .run_folder import best_epoch, claim_run, provenance, read_results
 from .training import finished_checkpoints, softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues

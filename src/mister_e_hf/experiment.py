@@ -17,20 +17,11 @@ from transformers import set_seed
 from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .errors import InputError
+from .files import write_atomically, write_json, write_table
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
 from .recipe import Recipe
-from .run_folder import (
-    best_epoch,
-    claim_run,
-    learning_history,
-    peak_memory,
-    provenance,
-    read_results,
-    write_atomically,
-    write_json,
-    write_table,
-)
+from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .training import finished_checkpoints, softmax
 from .vectors import DialogueVectors

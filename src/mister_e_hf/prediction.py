@@ -10,7 +10,7 @@ import transformers
 
 from .configuration_mister_e import TASK
 from .errors import InputError
-from .run_folder import write_atomically
+from .files import write_atomically
 from .subtitles import read_subtitles
 
 

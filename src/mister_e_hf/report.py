@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
+from .files import write_atomically, write_json
 from .report_tables import Table, stage_tables
-from .run_folder import write_atomically, write_json
 from .significance import DRAWS
 from .study import KNEW_LABELS, Study, read_study
 

@@ -6,10 +6,10 @@ from datetime import date
 from pathlib import Path
 
 from .errors import InputError
+from .files import write_atomically
 from .report import STAGE_TITLES, markdown_table, method, provenance
 from .report_tables import StageScores, ablation_table, split_table
 from .report_tables import main_table as stage_main_table
-from .run_folder import write_atomically
 from .study import Study, read_study
 
 _START, _END = "<!-- main table -->", "<!-- end of the main table -->"

@@ -2,21 +2,18 @@
 
 import importlib.metadata
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import yaml
 from accelerate import PartialState
 from transformers import Trainer
 
 from .errors import InputError
+from .files import write_yaml
 from .training import finished_checkpoints
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
@@ -105,22 +102,3 @@ def git_commit() -> str | None:
 
     commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", __file__) else None
     return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]):
-    """The file appears whole or not at all."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    write(unfinished)
-    os.replace(unfinished, path)
-
-
-def write_table(path: Path, table: pa.Table):
-    write_atomically(path, lambda unfinished: pq.write_table(table, unfinished))
-
-
-def write_json(path: Path, value: dict):
-    write_atomically(path, lambda unfinished: unfinished.write_text(json.dumps(value, indent=2) + "\n"))
-
-
-def write_yaml(path: Path, value: dict):
-    write_atomically(path, lambda unfinished: unfinished.write_text(yaml.safe_dump(value, sort_keys=False)))

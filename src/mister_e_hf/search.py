@@ -17,8 +17,9 @@ from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
 from .errors import InputError
+from .files import write_json, write_yaml
 from .recipe import Recipe
-from .run_folder import check_same, write_json, write_yaml
+from .run_folder import check_same
 from .study import KNEW_LABELS
 from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 

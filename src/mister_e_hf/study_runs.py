@@ -20,10 +20,11 @@ from .embedding import RECORD
 from .errors import InputError
 from .evaluation import scoring_trainer
 from .experiment import predict, prediction_table, probabilities, run_experiment, score, train_model
+from .files import write_json, write_table
 from .folds import development_folds
 from .recipe import Recipe
 from .robustness import robustness_table
-from .run_folder import claim_run, write_json, write_table
+from .run_folder import claim_run
 from .trainer import MisterETrainer
 from .training import finished_checkpoints
 from .vectors import DialogueVectors

@@ -13,8 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from .collator import LikeLengthSampler
 from .errors import InputError
-
-UNFINISHED = ".unfinished"
+from .files import UNFINISHED
 
 
 @dataclass

@@ -101,7 +101,7 @@ def _serve(arguments: argparse.Namespace):
 def _evaluate(arguments: argparse.Namespace):
     from ..evaluation import evaluate_checkpoint
     from ..experiment import format_results, summarize
-    from ..run_folder import write_json
+    from ..files import write_json
 
     options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
     found = evaluate_checkpoint(arguments.model, **options)
