@@ -10,10 +10,12 @@ import yaml
 from mister_e_hf import MisterEConfig, MisterEModel, Recipe, UtteranceEncoderConfig, baselines
 from mister_e_hf import recipe as module
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
+from mister_e_hf.errors import InputError
 from small_encoders import write_backbone
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[1] / "hub_configs").glob("*.yaml"))}
 SMALL = [name for name in RECIPES if name.endswith("-small")]
+OWN_LABELS = {"own-small": ["--corpus.labels", "calm", "upset"]}  # else those of the corpus it is used on
 PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES]
 SECTIONS = {
     "model": {"speech_embedding_dim": 24, "text_embedding_dim": 32, "hidden_size": 16},
@@ -39,7 +41,7 @@ def recipe(*words: str) -> Recipe:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_a_model_and_training_arguments(name, tmp_path):
-    made = Recipe.load(RECIPES[name], ["--use_cpu"])
+    made = Recipe.load(RECIPES[name], ["--use_cpu", *OWN_LABELS.get(name, ())])
     config = made.model_config()
     assert list(config.id2label.values()) == made.corpus.labels
     assert config.experts == ["speech", "text", "fusion"]
@@ -64,7 +66,7 @@ def test_published_recipes_have_the_sizes_of_the_defaults(name):
 
 
 def test_small_recipes_stand_beside_published_ones():
-    assert len(PUBLISHED) == len(SMALL) == 4
+    assert len(PUBLISHED) == 4 and {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), *OWN_LABELS}
     for name in PUBLISHED:
         published, small = Recipe.load(RECIPES[name]), Recipe.load(RECIPES[f"{name}-small"])
         assert published.corpus == dataclasses.replace(small.corpus, vectors=None)
@@ -72,9 +74,8 @@ def test_small_recipes_stand_beside_published_ones():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_to_dict_and_back(name, tmp_path):
-    made = Recipe.load(
-        RECIPES[name], ["--learning_rate", "1e-4", "--model.causal", "--corpus", "a/b", "--experts", "text"]
-    )
+    words = ["--learning_rate", "1e-4", "--model.causal", "--corpus", "a/b", "--experts", "text"]
+    made = Recipe.load(RECIPES[name], [*words, *OWN_LABELS.get(name, ())])
     again = Recipe.load(write(tmp_path, yaml.safe_dump(made.to_dict())))
     assert again.to_dict() == made.to_dict()
     assert again.model_config().to_dict() == made.model_config().to_dict()
@@ -206,17 +207,24 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    for path in (tmp_path / "recipe.yaml", tmp_path):
-        with pytest.raises(FileNotFoundError, match=f"No recipe at '{path}'"):
+    for path, what in ((tmp_path / "recipe.yaml", "neither a file nor the name of a recipe"), (tmp_path, "a folder")):
+        with pytest.raises(FileNotFoundError) as error:
             Recipe.load(path)
+        assert f"'{path}'" in str(error.value) and what in str(error.value)
 
 
 def test_an_empty_section_is_none_given(tmp_path):
     assert Recipe.load(write(tmp_path, "model:\ncorpus: {labels: [a, b]}\n")).model_config().hidden_size == 1024
 
 
+def test_without_labels_and_a_corpus_both_ways_out_are_named(tmp_path):
+    made = Recipe.load(write(tmp_path, "corpus: {}\n"))
+    for build in (made.model_config, made.read_corpus):
+        with pytest.raises(InputError, match=r"no labels: .*\(--corpus\).*\(--corpus.labels\)"):
+            build()
+
+
 WRONG_LABELS = {
-    "missing": ("{}", "two classes or more, each once; got []"),
     "one": ("{labels: [joy]}", "two classes or more"),
     "twice": ("{labels: [joy, anger, joy]}", "each once; got ['joy', 'anger', 'joy']"),
     "yes and no": ("{labels: [yes, no]}", "quote yes, no, on, off); got [True, False]"),
@@ -561,7 +569,7 @@ def test_an_encoder_and_its_processor_are_what_the_section_says(tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_s_encoders_can_be_configured(name, tmp_path):
-    made = Recipe.load(RECIPES[name])
+    made = Recipe.load(RECIPES[name], OWN_LABELS.get(name, ()))
     named = [modality for modality in ("speech", "text") if f"{modality}_encoder" in made.to_dict()]
     assert named in ([], ["speech", "text"])
     for modality in named:

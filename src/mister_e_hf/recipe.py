@@ -18,10 +18,12 @@ from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .corpus_labels import corpus_labels
 from .errors import InputError
 from .folds import validation_by_group
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
+from .recipe_files import find_recipe
 from .trainer import MisterETrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 from .vectors import DialogueVectors, read_corpus
@@ -35,7 +37,7 @@ class CorpusSettings:
     Args:
         path: folder, Hub dataset id; see [`~mister_e_hf.vectors.read_corpus`].
         name: what to call it in a model card.
-        labels: class names in the order of the model's class indices.
+        labels: class names in the order of the model's class indices; by default the corpus's own ([`~mister_e_hf.corpus_labels.corpus_labels`]).
         label_column: the table's column of labels.
         score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
             turns left out whose score is zero or missing.
@@ -168,12 +170,10 @@ class Recipe:
         Read a recipe file.
 
         Args:
-            path: a YAML file.
+            path: a YAML file, or the name of a recipe of this package; see [`~mister_e_hf.recipe_files.find_recipe`].
             overrides: command-line words, `--learning_rate 1e-4`, `--model.causal`, `--corpus=PATH`; see [`Recipe.override`].
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"No recipe at '{path}'")
+        path = find_recipe(path)
         try:
             sections = yaml.safe_load(path.read_text())
         except yaml.YAMLError as error:
@@ -241,10 +241,18 @@ class Recipe:
 
     @property
     def corpus(self) -> CorpusSettings:
-        settings = CorpusSettings(**self.sections["corpus"])
+        """The section, with the corpus's own labels where it names none; from then on the recipe states them."""
+        given = self.sections["corpus"]
+        if given.get("path") and not given.get("labels"):
+            given["labels"] = corpus_labels(given["path"], given.get("label_column", CorpusSettings.label_column))
+        settings = CorpusSettings(**given)
         if not all(isinstance(label, str) for label in settings.labels):
             raise InputError(
                 f"{self.source}: corpus.labels must be names (quote yes, no, on, off); got {settings.labels}"
+            )
+        if not settings.labels:
+            raise InputError(
+                f"{self.source}: no labels: give a corpus, whose own are then taken (--corpus), or name them (--corpus.labels)"
             )
         if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
             raise InputError(

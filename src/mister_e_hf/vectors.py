@@ -392,7 +392,7 @@ def read_corpus(
             table, vectors = _read_folder(Path(source).expanduser(), split)
             corpus[split] = DialogueVectors(table, vectors=vectors, name=split, **options)
     else:
-        datasets = source if isinstance(source, Mapping) else _load_from_hub(str(source))
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
         for split in splits:
             if split not in datasets:
                 raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(datasets)}")
@@ -412,7 +412,7 @@ def holds_vectors(source) -> bool:
         return any(folder.glob("*.safetensors")) or any(
             columns & set(pq.read_schema(path).names) for path in folder.glob("*.parquet")
         )
-    datasets = source if isinstance(source, Mapping) else _load_from_hub(str(source))
+    datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
     return any(columns & set(data.column_names) for data in datasets.values())
 
 
@@ -429,7 +429,8 @@ def _with_label_names(table: pa.Table, features, label_column: str) -> pa.Table:
     return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
 
 
-def _load_from_hub(name: str):
+def load_from_hub(name: str):
+    """A dataset of the Hub, all its splits; FileNotFoundError where the name is neither a folder here nor one that can be loaded."""
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise FileNotFoundError(f"No corpus folder at '{name}'")
     from datasets import load_dataset

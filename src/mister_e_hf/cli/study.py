@@ -7,7 +7,7 @@ from .output import say
 
 def add_evidence(commands, debug: argparse.ArgumentParser):
     study = argparse.ArgumentParser(add_help=False, parents=[debug])
-    study.add_argument("recipe", help="YAML file of a MiSTER-E model")
+    study.add_argument("recipe", help="YAML file, or name, of a recipe of a MiSTER-E model")
     study.add_argument("--out", required=True, help="the study's folder")
     study.add_argument("--folds", type=int, default=4, help="of the development data (default: 4)")
     study.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")

@@ -9,7 +9,8 @@ def add_stages(commands, debug: argparse.ArgumentParser):
     common = argparse.ArgumentParser(add_help=False, parents=[debug])
     common.add_argument(
         "recipe",
-        help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1",
+        help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1; or the name of "
+        "a recipe of this package, such as own-small",
     )
     common.add_argument("--output_dir", help="where the run goes (default: runs/NAME-OF-THE-RECIPE)")
     common.set_defaults(takes_fields=True)
