@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard
 from loopback_hub import TOKEN, LoopbackHub, loopback_hub
 from mister_e_hf import CmuMosi, Iemocap, Meld, load_audio, write_vectors
 from mister_e_hf.corpora import store
+from mister_e_hf.corpora.provenance import TITLES
 from mister_e_hf.corpora.publishing import NOT_REDISTRIBUTABLE, corpus_card, push_corpus
 from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.store import write_corpus
@@ -56,7 +57,7 @@ def add_vectors(table: pa.Table, width: int) -> pa.Table:
 def test_the_card_tells_what_is_in_the_corpus(corpus):
     card = DatasetCard(corpus_card(corpus))
     data = card.data.to_dict()
-    assert data["pretty_name"] == "Dialogues"
+    assert data["pretty_name"] == "source"
     assert {"audio-classification", "text-classification"} == set(data["task_categories"])
     assert "emotion-recognition-in-conversation" in data["tags"]
     assert f"```\n{format_summary(summarize(corpus))}\n```" in card.text
@@ -68,7 +69,7 @@ def test_the_card_of_a_licensed_corpus_tells_licence_and_citation(licensed):
     name, corpus = licensed
     info = corpus["train"].info
     card = DatasetCard(corpus_card(corpus))
-    assert card.data.pretty_name == name
+    assert card.data.pretty_name == f"part of {TITLES[name]}"
     assert info.license and f"Licence: {info.license}" in card.text
     assert info.citation and info.citation in card.text and info.description in card.text
 
@@ -132,7 +133,7 @@ def test_no_tables(tmp_path):
         with pytest.raises(FileNotFoundError, match="holds no train.parquet"):
             push_corpus(folder, "org/name")
     (tmp_path / "train.parquet").write_text("no table")
-    with pytest.raises(ValueError, match=r"train\.parquet' is no Parquet file"):
+    with pytest.raises(ValueError, match=r"train\.parquet' is not a Parquet file"):
         push_corpus(tmp_path, "org/name")
 
 
@@ -296,6 +297,6 @@ def test_without_a_token_nothing_is_asked_of_the_hub(folder, tmp_path):
             [sys.executable, "-c", code, str(folder / "whole")], env=env, capture_output=True, text=True, timeout=200
         )
         assert call.returncode == 1
-        assert call.stderr.splitlines()[-1].startswith("ValueError: There is no token to push to 'org/name' with.")
+        assert call.stderr.splitlines()[-1].startswith("mister_e_hf.errors.InputError: There is no token to push to 'org/name' with.")
         assert "HF_TOKEN" in call.stderr.splitlines()[-1]
         assert hub.requests == []

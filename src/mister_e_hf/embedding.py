@@ -20,7 +20,7 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from .alignment import Alignment, align
-from .corpora.publishing import METADATA_KEY
+from .corpora.provenance import Provenance
 from .errors import InputError
 from .files import UNFINISHED, write_atomically, write_json
 from .modeling_utterance_encoder import UtteranceEncoder
@@ -299,9 +299,10 @@ def _write_shard(
             given += count
         progress.update(num_turns - given)
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
+    metadata = Provenance.of(data.info).metadata()  # the corpus's licence holds for its vectors, too
     # not save_file, which writes to a name of its own first and leaves that behind where it is killed
     write_atomically(vectors, lambda partial: partial.write_bytes(save(features)))
-    write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=_metadata(data)), partial))
+    write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=metadata), partial))
 
 
 def _columns(data: datasets.Dataset) -> dict[str, pa.Array]:
@@ -322,8 +323,3 @@ def _columns(data: datasets.Dataset) -> dict[str, pa.Array]:
 def _by_dialogue(values: pa.Array, data: datasets.Dataset) -> pa.ListArray:
     lengths = turns_of_dialogues(data)
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), values)
-
-
-def _metadata(data: datasets.Dataset) -> dict[bytes, bytes] | None:
-    """The corpus's name goes where its vectors go: its licence holds for them, too."""
-    return {METADATA_KEY: json.dumps({"corpus": data.info.dataset_name}).encode()}

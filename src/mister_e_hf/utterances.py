@@ -16,7 +16,8 @@ import pyarrow.compute
 import torch
 
 from .audio import AudioError, load_audio
-from .corpora.publishing import corpus_of, table_files
+from .corpora.provenance import Provenance
+from .corpora.publishing import table_files
 from .corpora.schema import dialogue_features
 from .errors import InputError
 from .losses import IGNORE_INDEX
@@ -68,14 +69,15 @@ def _read_folder(folder: Path) -> datasets.DatasetDict:
     if not tables:
         raise FileNotFoundError(f"'{folder}' holds no tables; make a corpus by `mister-e corpus`")
     # The tables' own word on what corpus they are: its licence goes where its vectors go.
-    names = [corpus_of(path) for path in tables]
+    found = [Provenance.of_table(path) for path in tables]
+    provenance = next((one for one in found if one.corpus), Provenance(folder.name, folder.name))
     files: dict[str, list[str]] = {}
     for path in tables:
         files.setdefault(re.split("[-.]", path.name)[0], []).append(glob.escape(str(path.absolute())))
     # Not the folder itself: where its card names the tables, datasets takes one folder for another of the same name.
     corpus = datasets.load_dataset("parquet", data_files=files)
     for data in corpus.values():
-        data.info.dataset_name = next(filter(None, names), folder.name)
+        provenance.put(data.info)
     return corpus
 
 

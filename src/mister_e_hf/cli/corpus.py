@@ -52,6 +52,10 @@ def add_corpus(commands, debug: argparse.ArgumentParser):
         required=True,
         help="a folder, a table (CSV, TSV, JSONL, Parquet) or a subtitle file (SRT, WebVTT)",
     )
+    folder.add_argument("--name", help="what to call the corpus (default: the name of its folder)")
+    folder.add_argument(
+        "--license", help="licence under which the corpus may be shared, e.g. cc-by-4.0 (default: none)"
+    )
     folder.add_argument(
         "--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names, e.g. dialogue_id=call emotion=mood"
     )
@@ -104,7 +108,8 @@ def _corpus(arguments: argparse.Namespace):
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or (arguments.push_to_hub and os.path.join(temporary, "corpus"))
         if folder:
-            write_corpus(corpus, folder, embed_audio=arguments.embed_audio or bool(arguments.push_to_hub))
+            embed_audio = arguments.embed_audio or bool(arguments.push_to_hub)
+            write_corpus(corpus, folder, embed_audio, given.get("name"), given.get("license"))
         if arguments.out:
             say(f"in {arguments.out}")
         if arguments.push_to_hub:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import pyarrow as pa
 
 from .. import audio
 from ..errors import InputError
 from . import sources
+from .provenance import Provenance
 from .schema import SPLITS, dialogue_features
 
 logger = logging.getLogger(__name__)
@@ -101,6 +103,18 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         """Labelled utterances by split and dialogue, where they are published."""
         return {}
 
+    def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
+        """What to call what was read, from its labelled utterances by split and dialogue."""
+        published = {split: self.published_counts().get(split, {}) for split in counts}
+        if counts == published:
+            return self.title
+        fewer = all(
+            count <= published[split].get(dialogue, 0)
+            for split, found in counts.items()
+            for dialogue, count in found.items()
+        )
+        return f"{'part of' if fewer else 'changed'} {self.title}"
+
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
         raise FileNotFoundError(f"{self.title} needs data_dir, the folder it lies in")
 
@@ -132,6 +146,15 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             if told:
                 raise audio.AudioError(told[-1]) from error
             raise
+
+    def as_dataset(self, *args, **settings) -> datasets.DatasetDict | datasets.Dataset:
+        """As in `datasets`; `info` of each split says which corpus it is ([`Provenance`])."""
+        corpus = super().as_dataset(*args, **settings)
+        splits = corpus if isinstance(corpus, dict) else {str(corpus.split): corpus}
+        name = self.corpus_name({split: labelled(data) for split, data in splits.items()})
+        for data in splits.values():
+            dataclasses.replace(Provenance.of(data.info), corpus=self.name, name=name).put(data.info)
+        return corpus
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(**self.about, features=dialogue_features(self.labels))
@@ -218,6 +241,17 @@ def check_dialogues(dialogues: Dialogues):
             if len(set(ids)) != len(ids):
                 twice = next(identity for identity in ids if ids.count(identity) > 1)
                 raise InputError(f"Dialogue '{name}' has two turns with the utterance_id '{twice}'")
+
+
+def labelled(data: datasets.Dataset) -> dict[str, int]:
+    """Labelled utterances of each dialogue that has any."""
+    counts: dict[str, int] = {}
+    for table in data.with_format("arrow").select_columns(["dialogue_id", "utterances"]).iter(batch_size=1000):
+        for name, turns in zip(table["dialogue_id"].to_pylist(), table["utterances"], strict=True):
+            values = turns.values.field("emotion") if turns.is_valid else pa.nulls(0)
+            if count := len(values) - values.null_count:
+                counts[name] = count
+    return counts
 
 
 def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str, int]]) -> Iterator[str]:

@@ -113,6 +113,14 @@ class DialogueFolder(CorpusBuilder):
                 )
         return list(self.config.labels)
 
+    def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
+        """That of the folder or file."""
+        return (
+            Path(self.config.data_dir).stem
+            if Path(self.config.data_dir).is_file()
+            else Path(self.config.data_dir).name
+        )
+
     def read(self, folder: Path) -> Dialogues:
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows:

@@ -1,11 +1,9 @@
 """The card of a corpus folder, and its way to the Hub."""
 
-import json
 import re
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import (
     CommitOperationAdd,
@@ -19,10 +17,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
+from .provenance import Provenance
 from .schema import SPLITS
 from .summary import format_summary, summarize
-
-METADATA_KEY = b"mister_e_corpus"  # in each table's schema: the corpus it comes from, so that its licence is known wherever it goes
 
 _TABLE = re.compile(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?\.parquet")
 _LOAD = 'load_dataset("FOLDER")'  # a folder on disk cannot know where it goes
@@ -61,12 +58,8 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def corpus_of(table: Path) -> str | None:
-    """Name of the corpus that a table was made from, where it says."""
-    try:
-        stored = (pq.read_schema(table).metadata or {}).get(METADATA_KEY)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"'{table}' is no Parquet file: {error}") from error
-    return None if stored is None else json.loads(stored)["corpus"]
+    """The reader of the corpus that a table was made from, if it says."""
+    return Provenance.of_table(table).corpus
 
 
 def push_corpus(
@@ -146,11 +139,12 @@ def _check_sound_is_inside(table: Path):
                     )
 
 
-def corpus_card(corpus: datasets.DatasetDict) -> str:
+def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = None) -> str:
     """A dataset card with what is known of the corpus: its counts, columns and licence."""
     info = next(iter(corpus.values())).info
+    provenance = provenance or Provenance.of(info)
     summary = summarize(corpus)
-    name = {"dialogue_folder": "Dialogues", None: "Dialogues"}.get(info.dataset_name, info.dataset_name)
+    name = provenance.name or "Dialogues"
     labels = next(iter(corpus.values())).features["utterances"].feature["emotion"].names
     data = DatasetCardData(
         task_categories=["audio-classification", "text-classification"],
@@ -165,10 +159,10 @@ def corpus_card(corpus: datasets.DatasetDict) -> str:
         f"```\n{format_summary(summary)}\n```",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
-    if info.license:
-        lines.append(f"Licence: {info.license}")
-    if info.citation:
-        lines.append(info.citation)
+    if provenance.license:
+        lines.append(f"Licence: {provenance.license}")
+    if provenance.citation:
+        lines.append(provenance.citation)
     lines.append(
         "Speech and words of people are personal data: give on only what those who speak agreed to. Emotions are what annotators named, not what "
         "people felt."

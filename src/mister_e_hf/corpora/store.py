@@ -1,6 +1,6 @@
 """A corpus folder: one Parquet table per split with a row per dialogue, and a card."""
 
-import json
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator
@@ -13,13 +13,20 @@ from datasets.utils import tqdm
 
 from .. import audio
 from ..errors import InputError
-from .publishing import METADATA_KEY, corpus_card, table_files
+from .provenance import METADATA_KEY, Provenance
+from .publishing import corpus_card, table_files
 from .schema import SPLITS
 
 _SHARD_BYTES = 500 * 1024 * 1024
 
 
-def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: bool = False) -> Path:
+def write_corpus(
+    corpus: datasets.DatasetDict,
+    folder: str | Path,
+    embed_audio: bool = False,
+    name: str | None = None,
+    license: str | None = None,
+) -> Path:
     r"""
     Write `train.parquet`, `validation.parquet` and `test.parquet` (in shards where one is over 500 MB) and a card. The folder appears whole or
     not at all; one that holds a corpus is replaced, any other is left alone.
@@ -29,6 +36,8 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
         folder: where to.
         embed_audio: put each turn's own stretch of sound into the tables, as mono 16 kHz FLAC, so that the folder can be moved; else
             they keep the paths of the source files.
+        name: what to call the corpus, stored in each table ([`Provenance`]); by default what its reader calls it.
+        license: under which it may be shared, as the Hub abbreviates licences; by default what its reader knows.
 
     Raises:
         FileExistsError: if the folder holds anything but a corpus.
@@ -41,6 +50,8 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
     corpus = datasets.DatasetDict({split: corpus[split] for split in SPLITS if len(corpus.get(split, ()))})
     if not corpus:
         raise InputError("The corpus has no dialogue")
+    provenance = Provenance.of(next(iter(corpus.values())).info)
+    provenance = dataclasses.replace(provenance, name=name or provenance.name, license=license or provenance.license)
     folder = Path(folder).expanduser().resolve()
     check_replaceable(folder)
     unfinished, replaced = (folder.with_name(f".{word}-{folder.name}") for word in ("unfinished", "replaced"))
@@ -48,8 +59,8 @@ def write_corpus(corpus: datasets.DatasetDict, folder: str | Path, embed_audio: 
     unfinished.mkdir(parents=True)
     try:
         for split, data in corpus.items():
-            _write_split(data, unfinished, split, embed_audio)
-        (unfinished / "README.md").write_text(corpus_card(corpus))
+            _write_split(data, unfinished, split, embed_audio, provenance)
+        (unfinished / "README.md").write_text(corpus_card(corpus, provenance), encoding="utf-8")
         shutil.rmtree(replaced, ignore_errors=True)
         if folder.exists():
             folder.rename(replaced)
@@ -84,11 +95,9 @@ def _is_corpus(folder: Path) -> bool:
     )
 
 
-def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: bool):
+def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: bool, provenance: Provenance):
     schema = data.features.arrow_schema
-    schema = schema.with_metadata(
-        schema.metadata | {METADATA_KEY: json.dumps({"corpus": data.info.dataset_name}).encode()}
-    )
+    schema = schema.with_metadata(schema.metadata | provenance.metadata())
     shards: list[Path] = []
     writer = None
     for table in _tables(data, split, schema, embed_audio):

@@ -1,0 +1,98 @@
+"""Where a corpus comes from: its reader, name, licence and citation, stored in every table made from it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Self
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError, reading
+
+METADATA_KEY = b"mister_e_corpus"  # in a table's schema, so that the licence is known wherever the table goes
+
+TITLES = {"iemocap": "IEMOCAP", "meld": "MELD", "cmu_mosi": "CMU-MOSI"}
+
+_CARRIED = "mister_e_hf"  # as builder_name: config_name is then the corpus's name
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    r"""
+    Args:
+        corpus: the module that read it: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table does not say.
+        name: what to call it: `"MELD"`, `"part of MELD"` if labelled turns of the published corpus are missing, `"changed MELD"` if its
+            counts differ otherwise, or the name of an own corpus.
+        license, citation, homepage: as its owners give it out; None if that is not known.
+    """
+
+    corpus: str | None = None
+    name: str | None = None
+    license: str | None = None
+    citation: str | None = None
+    homepage: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a published corpus with the published counts."""
+        return self.corpus in TITLES and self.name == TITLES[self.corpus]
+
+    @classmethod
+    def of(cls, info: datasets.DatasetInfo) -> Self:
+        """What a split's `info` says."""
+        carried = info.builder_name == _CARRIED
+        return cls(
+            corpus=info.dataset_name,
+            name=info.config_name if carried else TITLES.get(info.dataset_name, info.dataset_name),
+            license=info.license or None,
+            citation=info.citation or None,
+            homepage=info.homepage or None,
+        )
+
+    def put(self, info: datasets.DatasetInfo):
+        """Let a split's `info` say this."""
+        info.builder_name, info.dataset_name, info.config_name = _CARRIED, self.corpus, self.name
+        for field in ("license", "citation", "homepage"):
+            setattr(info, field, getattr(self, field) or "")
+
+    @classmethod
+    def of_table(cls, table: str | Path) -> Self:
+        r"""
+        What a Parquet table's schema says.
+
+        Raises:
+            InputError: naming the table, if it is not a Parquet file or its metadata is damaged.
+        """
+        try:
+            metadata = pq.read_schema(table).metadata or {}
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"'{table}' is not a Parquet file, or is damaged: {error}") from error
+        # The second is how datasets stores the columns' types.
+        stored, _ = (_object(table, key, metadata.get(key, b"{}")) for key in (METADATA_KEY, b"huggingface"))
+        fields = {field.name for field in dataclasses.fields(cls)}
+        found = cls(**{name: value for name, value in stored.items() if name in fields})
+        if any(not isinstance(value, str | None) for value in dataclasses.astuple(found)):
+            raise InputError(f"'{table}': metadata '{METADATA_KEY.decode()}' must hold texts, got {stored}")
+        # Tables made before names were stored.
+        return found if found.name else dataclasses.replace(found, name=TITLES.get(found.corpus))
+
+    @classmethod
+    def of_folder(cls, folder: str | Path) -> Self:
+        """What the tables of a corpus folder say, be it of dialogues or of vectors; the first that says anything counts."""
+        found = (cls.of_table(table) for table in sorted(Path(folder).expanduser().glob("*.parquet")))
+        return next((one for one in found if one.corpus), cls())
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """As a table's schema stores it."""
+        stored = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        return {METADATA_KEY: json.dumps({"corpus": self.corpus} | stored).encode()}
+
+
+def _object(table: str | Path, key: bytes, content: bytes) -> dict:
+    with reading(table, f"a table with readable metadata '{key.decode()}'"):
+        found = json.loads(content)
+        if not isinstance(found, dict):
+            raise InputError(f"'{table}': metadata '{key.decode()}' must be a JSON object, got {type(found).__name__}")
+        return found
