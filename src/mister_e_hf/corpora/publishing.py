@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
+from ..plain_text import for_markdown, for_terminal
 from .provenance import Provenance
 from .schema import SPLITS
 from .summary import format_summary, summarize
@@ -149,18 +150,19 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
     data = DatasetCardData(
         task_categories=["audio-classification", "text-classification"],
         tags=["emotion-recognition-in-conversation", "mister-e"],
-        pretty_name=name,
+        pretty_name=for_terminal(name),
+        license=provenance.license if provenance.corpus == "dialogue_folder" else None,
     )
     lines = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {name}",
+        f"# {for_markdown(name)}",
         info.description,
-        f"One row is a dialogue; the turns stand in `utterances`, each with text, sound, speaker and one of the emotions {', '.join(labels)}.",
-        f"```\n{format_summary(summary)}\n```",
+        f"One row is a dialogue; the turns stand in `utterances`, each with text, sound, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
+        f"```\n{for_terminal(format_summary(summary), lines=True).replace('```', '`')}\n```",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
     if provenance.license:
-        lines.append(f"Licence: {provenance.license}")
+        lines.append(f"Licence: {for_markdown(provenance.license)}")
     if provenance.citation:
         lines.append(provenance.citation)
     lines.append(
