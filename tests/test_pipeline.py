@@ -497,7 +497,7 @@ WRONG = {
     "no segments": ({"audio": "long.wav", "segments": []}, "dialogue 0 has no turns"),
     "segments are None": ({"audio": "long.wav", "segments": None}, "dialogue 0: segments must be the path of an SRT .* got None"),
     "segments nowhere": ({"audio": "long.wav", "segments": "nowhere.srt"}, "dialogue 0: No subtitles at 'nowhere.srt'"),
-    "segments of sound": ({"audio": "long.wav", "segments": "long.wav"}, "dialogue 0: 'long.wav' is no subtitle file"),
+    "segments of sound": ({"audio": "long.wav", "segments": "long.wav"}, "dialogue 0: 'long.wav' is not a subtitle file"),
     "segment of one number": ({"audio": "long.wav", "segments": [(0, 1), (2,)]}, r"dialogue 0, segment 1 must be \(start, end\)"),
     "segment without end": ({"audio": "long.wav", "segments": [{"start": 1}]}, r"dialogue 0, segment 0 must be \(start, end\)"),
     "segment backwards": ({"audio": "long.wav", "segments": [(0, 1), (3, 2)]}, "dialogue 0, turn 1: Expected 0 <= start < end"),

@@ -72,7 +72,7 @@ def test_subtitles_become_rows(tmp_path):
     rows = [["Really, you said?", "0.1", "0.8", ""], ["Never.", "0.9", "1.4", ""]]
     assert subtitle_rows(str(tmp_path / "call.srt")) == rows
     (tmp_path / "call.srt").write_text("no cue")
-    with pytest.raises(ValueError, match="^'call.srt' has 0 lines"):
+    with pytest.raises(ValueError, match="^'call.srt' holds no cue"):
         subtitle_rows(str(tmp_path / "call.srt"))
 
 
