@@ -24,7 +24,13 @@ STAGE_2 = (
     "hub",
     "model_card",
 )
-STAGE_1 = ("configuration_utterance_encoder", "modeling_utterance_encoder", "backbones", "processing_mister_e")
+STAGE_1 = (
+    "configuration_utterance_encoder",
+    "modeling_utterance_encoder",
+    "backbones",
+    "adapters",
+    "processing_mister_e",
+)
 PIPELINE = ("pipeline_mister_e", "audio", "subtitles", "text_files")
 CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE

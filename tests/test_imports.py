@@ -21,6 +21,7 @@ STAGE_1 = (
     "configuration_utterance_encoder",
     "modeling_utterance_encoder",
     "backbones",
+    "adapters",
     "loading",
     "losses",
 )
@@ -293,7 +294,7 @@ def test_walk_sees_imports():
         {"configuration_mister_e", "errors", "loading", "losses", "turns", "hub"},
     )
     assert reached("modeling_mister_e")[1] == {*STAGE_2, *PUSH}
-    assert "peft" in imports(PACKAGE / "modeling_utterance_encoder.py")[0]  # inside a function
+    assert "peft" in imports(PACKAGE / "adapters.py")[0]  # inside a function
     assert {"losses", "collator", "hub"} <= imports(PACKAGE / "trainer.py")[1]
     assert "datasets" in imports(PACKAGE / "vectors.py")[0]  # inside a function
     assert {*STAGE_1, *STAGE_2} < set(MODULES) and "corpora.demo" in MODULES
@@ -341,9 +342,10 @@ def test_pipeline_needs_no_corpus_and_no_trainer():
     assert ours == {*PIPELINE, *STAGE_1, "turns"}
 
 
-def test_encoder_imports_torch_and_transformers_alone_and_peft_for_lora():
+def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
     outside, ours = reached("modeling_utterance_encoder")
-    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "peft"}
+    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "peft", "regex"}
+    assert [path.stem for path in PACKAGE.rglob("*.py") if "peft" in imports(path)[0]] == ["adapters"]
     assert ours == set(STAGE_1)
     assert reached("backbones") == ({"torch", "transformers"}, {"backbones", "errors"})
 

@@ -522,7 +522,7 @@ def test_lora_that_wavlm_would_not_notice_is_refused(base, pattern):
 
 
 def test_lora_that_reaches_nothing_is_refused(base):
-    with pytest.raises(ValueError, match="match no module of the bert backbone"):
+    with pytest.raises(ValueError, match="matches no module of the bert backbone"):
         tiny_encoder(base("bert"), "bert", tuning="lora", lora_target_modules="q_proj")
 
 

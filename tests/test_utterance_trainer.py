@@ -179,7 +179,10 @@ WRONG = {
     "class weight": ({"class_weights": {"boredom": 1.0}}, "section 'text_encoder': .*\\n.*'boredom'"),
     "range": ({"dropout": 1.5}, "section 'text_encoder': .*\\n.*dropout must lie in"),
     "layer": ({"layer": 7}, "section 'text_encoder': layer 7 is none of the backbone's 2 hidden states"),
-    "targets": ({"lora_target_modules": "nothing"}, "section 'text_encoder': lora_target_modules 'nothing' match no"),
+    "targets": (
+        {"lora_target_modules": "nothing"},
+        "section 'text_encoder': lora_target_modules 'nothing' matches no",
+    ),
     "prompt": ({"prompt": "no place"}, r"section 'text_encoder': prompt must hold \{text\} once"),
     "scheduler": ({"training": {"lr_scheduler_type": "cosin"}}, "section 'text_encoder.training': .*cosin"),
 }

@@ -9,7 +9,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_labelled import LabelledConfig
-from .errors import InputError
+from .errors import InputError, short
 
 _LORA_TARGETS = {
     "wavlm": r".*\.(intermediate_dense|output_dense)",
@@ -93,8 +93,8 @@ class UtteranceEncoderConfig(LabelledConfig):
         if self.lora_target_modules is not None:
             try:
                 re.compile(self.lora_target_modules)
-            except re.error as error:
-                raise InputError(f"lora_target_modules is no regular expression: {error}") from error
+            except (re.error, RecursionError, OverflowError) as error:
+                raise InputError(f"lora_target_modules is not a regular expression: {short(error)}") from error
 
     def validate_backbone(self):
         if (

@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
 
@@ -43,6 +44,18 @@ def explained(name: str | os.PathLike, options: Mapping[str, Any], or_pickle: bo
             f"'{where}' has no model.safetensors. Weights are read from safetensors alone: pytorch_model.bin is a pickle, and to open one can run "
             "any code. Have its maker save it by save_pretrained, or convert it where you trust it."
         ) from error
+
+
+def differences(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> str:
+    """By which names and shapes two sets of weights differ; nothing where they fit."""
+    other = {name for name in set(found) & set(expected) if found[name].shape != expected[name].shape}
+    return listed_problems(set(expected) - set(found), set(found) - set(expected), other)
+
+
+def listed_problems(missing: Iterable[str], unexpected: Iterable[str], of_another_shape: Iterable[str]) -> str:
+    """What is wrong with which weights; nothing where none is."""
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": of_another_shape}
+    return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
 
 
 def _check_shards(index: str | None):

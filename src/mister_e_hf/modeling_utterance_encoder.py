@@ -4,33 +4,29 @@ Letters: N utterances, W rows of the batch (an utterance, or a window of a long 
 embedding width, C classes.
 """
 
-import copy
 import hashlib
 import json
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers  # the Auto classes when they are used: loading them registers what stands here
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, initialization
-from transformers.utils import ModelOutput, cached_file, logging
+from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
+from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .errors import InputError
-from .loading import ACCESS_OPTIONS, explained
+from .loading import ACCESS_OPTIONS, differences, explained, listed_problems
 from .losses import focal_loss
 
 logger = logging.get_logger(__name__)
-
-ADAPTER = "adapter"  # a folder of its own: beside config.json, adapter_config.json would be taken for the whole model
 
 _ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
 _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
@@ -186,12 +182,8 @@ class UtteranceEncoder(PreTrainedModel):
                 or (name.endswith("embed_positions.weight") and self._hears_mels)
             ):
                 parameter.requires_grad_(False)
-        if self.config.tuning == "lora" and not getattr(self.backbone, "_hf_peft_config_loaded", False):
-            self.backbone.add_adapter(self._lora_config())
-            # LoRA is trained in float32, also beside a backbone of half precision.
-            for name, parameter in self.backbone.named_parameters():
-                if "lora_" in name:
-                    parameter.data = parameter.data.float() if parameter.device.type != "meta" else parameter.data
+        if self.config.tuning == "lora" and not has_adapter(self.backbone):
+            add_adapter(self.backbone, self.config)
         self.train(self.training)
 
     @property
@@ -200,31 +192,8 @@ class UtteranceEncoder(PreTrainedModel):
         return self.config.layer if isinstance(self.config.layer, int) and self.config.layer >= 0 else None
 
     @property
-    def _adapter_prefix(self) -> str:
-        """Where the backbone stands in the model that its name loads: of Whisper it is the encoder."""
-        return "encoder." if self.config.backbone_config.model_type == "whisper" else ""
-
-    @property
     def _hears_mels(self) -> bool:
         return self.config.backbone_config.model_type in ("whisper", "qwen2_audio")
-
-    def _lora_config(self):
-        reached = [name for name, _ in self.backbone.named_modules() if re.fullmatch(self.config.lora_targets, name)]
-        if not reached:
-            raise InputError(
-                f"lora_target_modules '{self.config.lora_targets}' match no module of the {self.backbone.config.model_type} backbone"
-            )
-        if self.backbone.config.model_type == "wavlm" and any(".attention." in name for name in reached):
-            raise InputError(
-                "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
-            )
-        return _peft().LoraConfig(
-            r=self.config.lora_r,
-            lora_alpha=self.config.lora_alpha,
-            lora_dropout=self.config.lora_dropout,
-            target_modules=self.config.lora_targets,
-            revision=self.config.backbone_revision,
-        )
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -378,28 +347,12 @@ class UtteranceEncoder(PreTrainedModel):
         go to `adapter/`, as an ordinary adapter of peft.
         """
         if self.config.tuning == "lora" and kwargs.get("is_main_process", True):
-            adapter = os.path.join(save_directory, ADAPTER)
-            os.makedirs(adapter, exist_ok=True)
             inner = (
                 None
                 if state_dict is None
                 else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
             )
-            config = copy.deepcopy(self.backbone.peft_config["default"])
-            config.base_model_name_or_path = self.config.backbone
-            state = self._adapter_state(inner)
-            save_file(
-                {
-                    f"base_model.model.{self._adapter_prefix}{n}": t.detach().cpu().contiguous()
-                    for n, t in state.items()
-                },
-                os.path.join(adapter, "adapter_model.safetensors"),
-                metadata={"format": "pt"},
-            )
-            config.inference_mode = True
-            if self._adapter_prefix:
-                config.target_modules = f"{re.escape(self._adapter_prefix)}({config.target_modules})"
-            config.save_pretrained(adapter)
+            save_adapter(save_directory, self.backbone, self.config, inner)
         self.config.backbone_config.dtype = self.backbone.dtype
         super().save_pretrained(save_directory, *args, state_dict=self.trained_state(state_dict), **kwargs)
 
@@ -467,7 +420,7 @@ class UtteranceEncoder(PreTrainedModel):
         del model.config._follows
         mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
         mismatched = {name for name in mismatched if not (other_classes and name.startswith("head."))}
-        if listed := _listed(info["missing_keys"], info["unexpected_keys"], mismatched):
+        if listed := listed_problems(info["missing_keys"], info["unexpected_keys"], mismatched):
             raise InputError(
                 f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
                 "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
@@ -480,7 +433,7 @@ class UtteranceEncoder(PreTrainedModel):
         model._prepare_backbone()
         if config.tuning == "lora":
             with explained(pretrained_model_name_or_path, kwargs):
-                model._load_adapter(_fetch_adapter(pretrained_model_name_or_path, hub))
+                set_adapter_state(model.backbone, config, fetch_adapter(pretrained_model_name_or_path, hub))
         model.eval()
         # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
         for tensor in (*model.parameters(), *model.buffers()):
@@ -495,43 +448,11 @@ class UtteranceEncoder(PreTrainedModel):
             state, expected = type(self).from_pretrained(folder).state_dict(), self.state_dict()
         else:
             state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
-        if listed := _differences(state, expected):
+        if listed := differences(state, expected):
             raise InputError(f"'{folder}' is no checkpoint of this encoder ({listed})")
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
-            self._load_adapter(load_file(os.path.join(folder, ADAPTER, "adapter_model.safetensors")))
-
-    def _adapter_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        # No embedding layer is saved with it: to see whether one should be, peft would ask the Hub for the base model.
-        return _peft().get_peft_model_state_dict(self.backbone, state_dict=state_dict, save_embedding_layers=False)
-
-    def _load_adapter(self, state: dict[str, torch.Tensor]):
-        prefix = f"base_model.model.{self._adapter_prefix}"
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-        if listed := _differences(state, self._adapter_state()):
-            raise InputError(
-                f"The adapter does not fit this configuration ({listed}). Load it with the config.json it was saved with."
-            )
-        _peft().set_peft_model_state_dict(self.backbone, state, adapter_name="default")
-
-
-def _peft():
-    try:
-        import peft
-    except ImportError:
-        raise ImportError("LoRA needs peft: pip install peft") from None
-    return peft
-
-
-def _differences(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> str:
-    other = {name for name in set(found) & set(expected) if found[name].shape != expected[name].shape}
-    return _listed(set(expected) - set(found), set(found) - set(expected), other)
-
-
-def _listed(missing: Iterable[str], unexpected: Iterable[str], of_another_shape: Iterable[str]) -> str:
-    """What is wrong with which weights; nothing where none is."""
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": of_another_shape}
-    return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
+            set_adapter_state(self.backbone, self.config, read_adapter(folder))
 
 
 def _sizes(config) -> tuple[int, int]:
@@ -557,21 +478,6 @@ def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> 
     )
     model = transformers.AutoModel.from_pretrained(name, config=config, **options)
     return model.get_encoder() if config.model_type == "whisper" else model
-
-
-def _fetch_adapter(name, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    subfolder = "/".join(part for part in (hub.get("subfolder") or "", ADAPTER) if part)
-    path = cached_file(
-        name,
-        "adapter_model.safetensors",
-        **(hub | {"subfolder": subfolder}),
-        _raise_exceptions_for_missing_entries=False,
-    )
-    if path is None:
-        raise OSError(
-            f"'{name}' says that it was trained by LoRA, but has no {subfolder}/adapter_model.safetensors; save or push it whole"
-        )
-    return load_file(path)
 
 
 UtteranceEncoder.register_for_auto_class("AutoModel")
