@@ -29,7 +29,7 @@ def write_folder(folder: Path, dialogues: int):
     """Dialogues of noise, a file per turn, and their table."""
     generator = np.random.default_rng(0)
     folder.mkdir()
-    with (folder / "metadata.csv").open("w", newline="") as file:
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["dialogue_id", "order", "text", "file_name", "emotion"])
         for dialogue in range(dialogues):
@@ -89,7 +89,9 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             write_folder(Path(folder) / "source", dialogues)
             words = [sys.executable, __file__, "--folder", folder]
-            call = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+            call = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, encoding="utf-8"
+            )
             found = json.loads(call.stdout)
         print(
             f"{dialogues:>9} {dialogues * TURNS * SECONDS:>9,} {found['read']:>8.1f} {found['write']:>8.1f} {found['mib']:>9.0f} "

@@ -36,7 +36,7 @@ WORDS = (
 def write_folder(folder: Path, turns: int):
     generator = np.random.default_rng(0)
     folder.mkdir()
-    with (folder / "metadata.csv").open("w", newline="") as file:
+    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["dialogue_id", "order", "text", "file_name", "emotion"])
         for turn in range(turns):
@@ -133,7 +133,9 @@ def main():
             write_folder(Path(folder) / "source", turns)
             write_backbones(Path(folder) / "backbones")
             words = [sys.executable, __file__, "--folder", folder, "--turns", str(turns)]
-            call = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+            call = subprocess.run(
+                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, encoding="utf-8"
+            )
         found = json.loads(call.stdout.splitlines()[-1])
         print(f"{turns} turns, peak {found['peak MiB']:.0f} MiB")
         for modality in ("text", "speech"):

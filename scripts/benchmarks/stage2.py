@@ -269,7 +269,7 @@ class Contestant:
 
 
 def dialogue_lengths(corpus: str) -> list[int]:
-    return json.loads((Path(__file__).parent / "dialogue_lengths.json").read_text())[corpus]
+    return json.loads((Path(__file__).parent / "dialogue_lengths.json").read_text(encoding="utf-8"))[corpus]
 
 
 def epoch_batches(kind: str, lengths: list[int], batch_size: int, epoch: int) -> list[list[int]]:
@@ -493,7 +493,7 @@ def measure_prediction(contestants: dict[str, Contestant], config: MisterEConfig
 def machine() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
     return f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads, float32"
 
@@ -635,7 +635,7 @@ def main(arguments: list[str] | None = None) -> dict:
     print("\none dialogue, prediction\n")
     print(report_prediction(results["prediction"]))
     if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

@@ -110,7 +110,7 @@ def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
     if not path.is_file():
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
-    frozen = yaml.safe_load(path.read_text())
+    frozen = yaml.safe_load(path.read_text(encoding="utf-8"))
     if frozen["variants"] != recipes:
         raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
     if set(seeds) - set(frozen["seeds"]):

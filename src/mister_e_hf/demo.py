@@ -59,7 +59,7 @@ def write_demo_backbones(folder: Path, metadata: Path):
     rest = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8, "vocab_size": 8}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     speech = AutoModel.from_config(WhisperConfig(num_mel_bins=40, **sizes, **rest, **tokens))
-    with metadata.open(newline="") as file:
+    with metadata.open(newline="", encoding="utf-8") as file:
         lines = [row["text"] for row in csv.DictReader(file)]
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -210,7 +210,7 @@ class _Preparing:
 def _claim(folder: Path, record: dict, writes: bool):
     path = folder / RECORD
     if path.is_file():
-        earlier = json.loads(path.read_text())
+        earlier = json.loads(path.read_text(encoding="utf-8"))
         different = [name for name in record if earlier.get(name) != record[name]]
         if different:
             raise InputError(

@@ -80,7 +80,7 @@ def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
 
 def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
     """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
-    trained_on = yaml.safe_load((folder / "run.yaml").read_text())["corpus"]["train"]
+    trained_on = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["corpus"]["train"]
     if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
         raise InputError(
             f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "

@@ -112,7 +112,7 @@ def _agree(one: Any, other: Any) -> bool:
 
 def _text(model: str | Path, name: str, hub: dict[str, Any]) -> str | None:
     path = cached_file(str(model), name, **hub, _raise_exceptions_for_missing_entries=False)
-    return None if path is None else Path(path).read_text()
+    return None if path is None else Path(path).read_text(encoding="utf-8")
 
 
 def _encoders(model: str | Path, hub: dict[str, Any]) -> dict[str, tuple[UtteranceEncoder, MisterEProcessor]]:

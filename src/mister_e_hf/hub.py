@@ -69,10 +69,10 @@ def save_checkpoint(
     unfinished.mkdir(parents=True)
     model.save_pretrained(unfinished)
     if recipe is not None:
-        (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+        (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     has_picture = (folder / "confusion.png").is_file()
     card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_picture)
-    (unfinished / "README.md").write_text(str(card))
+    (unfinished / "README.md").write_text(str(card), encoding="utf-8")
     for modality, source in (encoders or {}).items():
         _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
     for name in _ENCODERS:
@@ -146,12 +146,12 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
     with tempfile.TemporaryDirectory() as folder:
         recipe, results, encoders = None, None, {}
         if source is not None and (source / "training.yaml").is_file():
-            recipe = yaml.safe_load((source / "training.yaml").read_text())
+            recipe = yaml.safe_load((source / "training.yaml").read_text(encoding="utf-8"))
         if source is not None:
             for name in {"results.json", "confusion.png"} & {path.name for path in source.iterdir()}:
                 shutil.copyfile(source / name, Path(folder) / name)
             if (source / "results.json").is_file():
-                results = json.loads((source / "results.json").read_text())
+                results = json.loads((source / "results.json").read_text(encoding="utf-8"))
             encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
         return push_checkpoint(folder, repo_id, *options)

@@ -60,7 +60,7 @@ def listed_problems(missing: Iterable[str], unexpected: Iterable[str], of_anothe
 
 def _check_shards(index: str | None):
     """Transformers reads what the index names, wherever and of whatever format it is."""
-    for shard in set(json.loads(Path(index).read_text())["weight_map"].values()) if index else ():
+    for shard in set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()) if index else ():
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise OSError(f"'{index}' names '{shard}', which is no safetensors file of its own folder")
 

@@ -270,7 +270,7 @@ class MisterEProcessor:
             "auto_map": {"AutoProcessor": f"{_MODULE}.{type(self).__name__}"},
         }
         shutil.copyfile(__file__, folder / f"{_MODULE}.py")
-        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n")
+        (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **hub) -> "MisterEProcessor":
@@ -287,7 +287,7 @@ class MisterEProcessor:
         hub = {name: value for name, value in hub.items() if name in _HUB_OPTIONS}  # AutoProcessor says more
         path = cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
         try:
-            settings = json.loads(Path(path).read_text())
+            settings = json.loads(Path(path).read_text(encoding="utf-8"))
             if settings.pop("processor_class", None) != cls.__name__:
                 raise OSError(f"'{path}' is of another processor")
             settings.pop("auto_map", None)

@@ -175,7 +175,7 @@ class Recipe:
         """
         path = find_recipe(path)
         try:
-            sections = yaml.safe_load(path.read_text())
+            sections = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise InputError(f"'{path}' is no valid YAML: {error}") from error
         recipe = cls(sections, source=str(path))

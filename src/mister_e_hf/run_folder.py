@@ -39,7 +39,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
     """What the file says already, nothing where there is none; ValueError where that is something else."""
     if not path.is_file():
         return {}
-    earlier = yaml.safe_load(path.read_text())
+    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
     if different := [name for name in record if earlier.get(name) != record[name]]:
         raise InputError(
             f"'{path.parent}' holds {what} with another {' and '.join(different)}. Choose another {option}, or remove it."
@@ -50,7 +50,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
 def read_results(folder: Path) -> dict[str, Any] | None:
     """What a finished run says of itself; None where none is finished."""
     path = folder / "results.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def best_epoch(trainer: Trainer) -> float | None:
@@ -94,7 +94,7 @@ def git_commit() -> str | None:
     def git(*words: str) -> str | None:
         try:
             call = subprocess.run(
-                ["git", "-C", Path(__file__).parent, *words], capture_output=True, text=True, timeout=10
+                ["git", "-C", Path(__file__).parent, *words], capture_output=True, encoding="utf-8", timeout=10
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

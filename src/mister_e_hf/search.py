@@ -107,7 +107,7 @@ def search(
         for name, found in drawn.items()
     }
     path = out / "search.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, found in scored.items():  # trials that an earlier, longer search had stay
         found += [trial for trial in earlier.get(name, []) if trial["trial"] >= len(found)]
         found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))

@@ -94,7 +94,7 @@ def _makers(vectors: str, output_dir: Path) -> list[str]:
     record = Path(vectors).expanduser() / RECORD
     if not record.is_file():
         return []
-    made = json.loads(record.read_text())["encoders"]
+    made = json.loads(record.read_text(encoding="utf-8"))["encoders"]
     return [
         modality
         for modality, fingerprint in made.items()

@@ -132,14 +132,14 @@ def read_study(folder: str | Path) -> Study:
     path = folder / "study.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no study in '{folder}': it has no study.yaml")
-    settings = yaml.safe_load(path.read_text())
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = {"recipe", "seeds", "folds", "variants"} - set(settings if isinstance(settings, dict) else ())
     if missing:
         raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}")
     if not isinstance(settings["recipe"], dict) or not settings["recipe"].get("corpus", {}).get("labels"):
         raise InputError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
     frozen = folder / "frozen.yaml"
-    study = Study(folder, settings, yaml.safe_load(frozen.read_text()) if frozen.is_file() else None)
+    study = Study(folder, settings, yaml.safe_load(frozen.read_text(encoding="utf-8")) if frozen.is_file() else None)
     for name in ("development", "final"):
         if (folder / name).is_dir() and (stage := _read_stage(study, name)):
             study.stages[name] = stage
@@ -323,7 +323,7 @@ def _in_all(name: str, tables: list[dict]) -> bool:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"'{path}' is no JSON: {error}") from error
 

@@ -156,17 +156,21 @@ def _in_a_process(run: Run, jobs: int) -> str | None:
     path = run.folder / _ERROR
     if process.exitcode != 1 or not path.is_file():
         run.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"the process ended with exit code {process.exitcode}\n")
-    return path.read_text().strip().splitlines()[-1]
+        path.write_text(f"the process ended with exit code {process.exitcode}\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip().splitlines()[-1]
 
 
 def _work(run: Run, jobs: int):
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / _ERROR).unlink(missing_ok=True)
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
-    with open(run.folder / "log.txt", "a", buffering=1) as log, redirect_stdout(log), redirect_stderr(log):
+    with (
+        open(run.folder / "log.txt", "a", buffering=1, encoding="utf-8") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
         try:
             run()
         except Exception:
-            (run.folder / _ERROR).write_text(traceback.format_exc())
+            (run.folder / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
             sys.exit(1)

@@ -27,6 +27,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if rest and not hasattr(arguments, "takes_fields"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.words = rest
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack characters of names
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
         arguments.run(arguments)

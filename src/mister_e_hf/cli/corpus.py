@@ -3,6 +3,7 @@
 import argparse
 import os
 
+from ..text_files import text_of_name
 from .output import pairs, say
 
 
@@ -52,15 +53,25 @@ def add_corpus(commands, debug: argparse.ArgumentParser):
         required=True,
         help="a folder, a table (CSV, TSV, JSONL, Parquet) or a subtitle file (SRT, WebVTT)",
     )
-    folder.add_argument("--name", help="what to call the corpus (default: the name of its folder)")
+    folder.add_argument("--name", type=text_of_name, help="what to call the corpus (default: the name of its folder)")
     folder.add_argument(
-        "--license", help="licence under which the corpus may be shared, e.g. cc-by-4.0 (default: none)"
+        "--license",
+        type=text_of_name,
+        help="licence under which the corpus may be shared, e.g. cc-by-4.0 (default: none)",
     )
     folder.add_argument(
-        "--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names, e.g. dialogue_id=call emotion=mood"
+        "--columns",
+        nargs="+",
+        type=text_of_name,
+        metavar="FIELD=NAME",
+        help="the table's own names, e.g. dialogue_id=call emotion=mood",
     )
     folder.add_argument(
-        "--labels", nargs="+", metavar="LABEL", help="class names in order (default: those found, sorted)"
+        "--labels",
+        nargs="+",
+        type=text_of_name,
+        metavar="LABEL",
+        help="class names in order (default: those found, sorted)",
     )
     folder.add_argument(
         "--split_shares", nargs=3, type=float, metavar="SHARE", help="train, validation, test (default: 0.8 0.1 0.1)"

@@ -282,7 +282,7 @@ def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str,
 
 def published(corpus: str) -> dict[str, Any]:
     """Facts about a published corpus, from `published/CORPUS.json`."""
-    return json.loads((Path(__file__).parent / "published" / f"{corpus}.json").read_text())
+    return json.loads((Path(__file__).parent / "published" / f"{corpus}.json").read_text(encoding="utf-8"))
 
 
 def _some(names: list[str], separator: str = ", ") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from ..errors import InputError
-from ..text_files import read_text
+from ..text_files import read_text, split_lines
 from .builder import CorpusBuilder, Dialogues, published
 from .schema import LABELS
 from .sources import read_table, require_columns
@@ -157,7 +157,7 @@ def _segments(folder: Path, table: Path, segmented: bool):
 def _released_segments(folder: Path, table: Path):
     texts: dict[tuple[str, int], str] = {}
     for path in _transcripts(folder):
-        for line in read_text(path).splitlines():
+        for line in split_lines(read_text(path)):
             number, delimiter, text = line.partition("_DELIM_")
             if delimiter and number.strip().isdecimal():
                 texts[path.stem, int(number)] = text
@@ -165,7 +165,7 @@ def _released_segments(folder: Path, table: Path):
         raise FileNotFoundError(f"'{folder}' has no Transcript/Segmented/*.annotprocessed with the segments' texts")
     folds = {video: split for split, videos in published("cmu_mosi").items() if split != "source" for video in videos}
     scores, without = {}, set()
-    for line, cells in enumerate((row.split(",") for row in read_text(table).splitlines() if row.strip()), start=1):
+    for line, cells in enumerate((row.split(",") for row in split_lines(read_text(table)) if row.strip()), start=1):
         if len(cells) != 5 or not cells[3].strip().isdecimal():
             raise InputError(f"'{table}', row {line}: expected start, end, video, segment and score, got {cells}")
         key = cells[2].strip(), int(cells[3])

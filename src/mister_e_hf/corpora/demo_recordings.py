@@ -31,7 +31,7 @@ def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, in
     folder, generator = Path(folder), np.random.default_rng(seed)
     for split, size in (sizes or SPLIT_SIZES).items():
         (folder / split).mkdir(parents=True, exist_ok=True)
-        with (folder / split / "metadata.csv").open("w", newline="") as file:
+        with (folder / split / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["dialogue_id", "order", "speaker", "text", "file_name", "emotion"])
             for number in range(size):

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 
 from ..errors import InputError
-from ..text_files import read_text
+from ..text_files import read_text, split_lines
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
 
@@ -167,7 +167,7 @@ def _visible(folder: Path) -> list[Path]:
 
 def _evaluated(path: Path) -> list[tuple[float, str, str]]:
     """Start in seconds, id and official label of each utterance."""
-    found = [_EVALUATION.match(line) for line in read_text(path).splitlines()]
+    found = [_EVALUATION.match(line) for line in split_lines(read_text(path))]
     utterances = [(float(match[1]), match[3], match[4]) for match in found if match]
     if not utterances:
         raise InputError(f"'{path}' has no line of the form '[start - end]<tab>utterance<tab>label<tab>[...]'")
@@ -177,5 +177,5 @@ def _evaluated(path: Path) -> list[tuple[float, str, str]]:
 def _transcripts(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    found = [_TRANSCRIPT.match(line) for line in read_text(path).splitlines()]
+    found = [_TRANSCRIPT.match(line) for line in split_lines(read_text(path))]
     return {match[1]: match[2].strip() or None for match in found if match}

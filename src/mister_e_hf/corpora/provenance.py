@@ -15,7 +15,7 @@ METADATA_KEY = b"mister_e_corpus"  # in a table's schema, so that the licence is
 
 TITLES = {"iemocap": "IEMOCAP", "meld": "MELD", "cmu_mosi": "CMU-MOSI"}
 
-_CARRIED = "mister_e_hf"  # as builder_name: config_name is then the corpus's name
+_CARRIED = "mister_e_hf: "  # and the corpus's name are the builder_name of a split that knows it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +42,12 @@ class Provenance:
     @classmethod
     def of(cls, info: datasets.DatasetInfo) -> Self:
         """What a split's `info` says."""
-        carried = info.builder_name == _CARRIED
+        builder = info.builder_name or ""
         return cls(
             corpus=info.dataset_name,
-            name=info.config_name if carried else TITLES.get(info.dataset_name, info.dataset_name),
+            name=builder.removeprefix(_CARRIED)
+            if builder.startswith(_CARRIED)
+            else TITLES.get(info.dataset_name, info.dataset_name),
             license=info.license or None,
             citation=info.citation or None,
             homepage=info.homepage or None,
@@ -53,7 +55,7 @@ class Provenance:
 
     def put(self, info: datasets.DatasetInfo):
         """Let a split's `info` say this."""
-        info.builder_name, info.dataset_name, info.config_name = _CARRIED, self.corpus, self.name
+        info.builder_name, info.dataset_name = f"{_CARRIED}{self.name or ''}", self.corpus
         for field in ("license", "citation", "homepage"):
             setattr(info, field, getattr(self, field) or "")
 

@@ -118,7 +118,7 @@ def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     The card with the repository's name, and with what files are the splits, whatever else is there. On disk a card must not name them:
     `load_dataset` would then take a folder for any other of that name that it read before.
     """
-    card = DatasetCard((folder / "README.md").read_text().replace(_LOAD, f'load_dataset("{repo_id}")'))
+    card = DatasetCard((folder / "README.md").read_text(encoding="utf-8").replace(_LOAD, f'load_dataset("{repo_id}")'))
     files: dict[str, list[str]] = {}
     for path in tables:
         files.setdefault(_TABLE.fullmatch(path.name)[1], []).append(path.name)

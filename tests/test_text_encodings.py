@@ -1,0 +1,162 @@
+"""What is read and written as text is UTF-8, whatever the machine's locale says."""
+
+import ast
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mister_e_hf.text_files import mend_controls, read_text, split_lines, text_of_name
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
+_NOT_TEXT = {"os", "av", "tarfile", "safe_open", "Image", "soundfile"}  # modules whose `open` opens no text
+
+
+def without_encoding(source: str) -> list[int]:
+    """Lines that open, read or write text in the encoding of the locale."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or any(word.arg == "encoding" for word in node.keywords):
+            continue
+        method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if method else getattr(node.func, "id", None)
+        owner = getattr(node.func.value, "id", None) if method else None
+        if name == "open" and owner not in _NOT_TEXT:
+            place = 0 if method and owner != "io" else 1
+            mode = next((word.value for word in node.keywords if word.arg == "mode"), None)
+            mode = mode or (node.args[place] if len(node.args) > place else None)
+            if not (isinstance(mode, ast.Constant) and "b" in mode.value):
+                found.append(node.lineno)
+        # `write_text(path, text)` of files.py is no method.
+        elif name in ("read_text", "write_text") and method and owner != "files":
+            found.append(node.lineno)
+        elif any(word.arg in ("text", "universal_newlines") and owner == "subprocess" for word in node.keywords):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_text_file_is_opened_with_an_encoding(path):
+    assert without_encoding(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_check_finds_what_it_is_for():
+    right = 'open(p, "rb"); p.open("wb"); p.read_text(encoding="utf-8"); os.open(p, 0); open(p, encoding="utf-8")'
+    assert without_encoding(right) == []
+    wrong = ["open(p)", 'open(p, "w")', 'p.open("a")', "p.read_text()", "p.write_text(x)", "open(p, mode='w')"]
+    assert [without_encoding(line) for line in wrong] == [[1]] * len(wrong)
+
+
+def test_a_corpus_is_written_and_printed_where_the_locale_is_ascii(tmp_path):
+    (tmp_path / "calls").mkdir()
+    table = "dialogue_id,order,text,emotion\nd,0,你好,中性\nd,1,Hé,wütend\n"
+    (tmp_path / "calls" / "metadata.csv").write_text(table, encoding="utf-8")
+    words = [
+        "corpus",
+        "folder",
+        "--data_dir",
+        "calls",
+        "--out",
+        "corpus",
+        "--cache_dir",
+        "cache",
+        "--name",
+        "Gespräche",
+    ]
+    ascii_only = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"} | ascii_only
+    call = subprocess.run(
+        [sys.executable, "-m", "mister_e_hf", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert call.returncode == 0, call.stderr
+    assert "\\u4e2d\\u6027" in call.stdout
+    card = (tmp_path / "corpus" / "README.md").read_text(encoding="utf-8")
+    assert "# Gespräche" in card and "中性, " not in card and "中性" in card
+    features = pq.read_schema(tmp_path / "corpus" / "train.parquet").metadata[b"huggingface"].decode("unicode_escape")
+    assert "中性" in features and "wütend" in features
+
+
+# Files of others
+
+
+@pytest.fixture
+def read(tmp_path, caplog):
+    def read(content: bytes) -> str:
+        caplog.clear()
+        (tmp_path / "a.txt").write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            return read_text(tmp_path / "a.txt")
+
+    return read
+
+
+CHINESE = "dialogue_id,order,text\n" + "".join(f"d{turn},{turn},你好，我很高兴今天天气不错\n" for turn in range(20))
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "naïve “quotes” 日本 😀 \ufeff x\r\n\u2028y\n" * 9, CHINESE, "a zero \0 among words"]
+)
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_unicode_is_read_with_a_mark_and_without(read, caplog, text, mark, encoding):
+    if "\0" in text and encoding != "utf-8" and not mark:
+        pytest.skip("zeros of the text and of the encoding cannot be told apart")
+    assert read((("\ufeff" if mark else "") + text).encode(encoding)) == text
+    assert not caplog.records
+
+
+def test_windows_1252_is_read_with_a_warning_that_shows_a_line(read, caplog):
+    text = bytes(byte for byte in range(1, 256) if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)).decode("cp1252")
+    assert read(text.encode("cp1252")) == text
+    (record,) = caplog.records
+    assert "a.txt' is not valid UTF-8 and is read as Windows-1252" in record.getMessage()
+    for encoding, words in {
+        "gbk": "你好，我很高兴",
+        "cp1251": "Привет",
+        "mac_roman": "I don’t know",
+        "big5": "你好",
+    }.items():
+        try:
+            found = read(f"id,text\n1,plain\n2,{words}\n".encode(encoding))
+        except ValueError as error:  # a byte that Windows-1252 has not
+            assert "a.txt' is text neither in UTF-8 nor in Windows-1252. Save" in str(error)
+        else:
+            assert found.splitlines()[2] in caplog.text and "plain" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9 \x81", "is text neither in UTF-8 nor in Windows-1252"),
+        (b"PK\x03\x04\xe9\x00\x00", "is text neither in UTF-8 nor in Windows-1252"),
+        ("one\nIt’s café\n".encode() + b"Don\x92t\n", r"line 3: byte 0x92 is not valid UTF-8, .* mixes two encodings"),
+        (b"\xff\xfeab\x00", r"is not text: byte 4 is not valid UTF-16"),
+        ("a,b\n".encode("utf-16-le") + b"x", r"is not text: byte 8 is not valid UTF-16"),
+        (b"\xef\xbb\xbfa\xff", r"is not text: byte 4 is not valid UTF-8"),
+    ],
+)
+def test_what_is_in_no_encoding_is_refused(read, content, message):
+    with pytest.raises(ValueError, match=rf"a\.txt'.*{message}.*Save the file as UTF-8"):
+        read(content)
+
+
+def test_c1_controls_are_what_windows_1252_has_in_their_place(read):
+    assert read("I\x92m so glad\x85 can\x92t \x81".encode()) == "I’m so glad… can’t \x81"
+    assert mend_controls("plain é") == "plain é"
+    every = "".join(map(chr, range(0x80, 0xA0)))
+    assert [a == b for a, b in zip(mend_controls(every), every, strict=True)].count(True) == 5
+
+
+def test_lines_end_at_line_ends_alone():
+    assert split_lines("a\x0bb\x85c\u2028d\r\ne\rf\n\ng") == ["a\x0bb\x85c\u2028d", "e", "f", "", "g"]
+    assert split_lines("a\n") == ["a"] and split_lines("") == [""]
+
+
+def test_a_name_that_is_not_utf_8():
+    assert text_of_name(os.fsdecode("Grüße".encode())) == "Grüße"
+    assert text_of_name(os.fsdecode(b"caf\xe9")) == "caf\ufffd"
