@@ -1,25 +1,45 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST := python -m pytest -m 'not slow' -n auto --dist loadfile
 
-.PHONY: test test-slow demo clean
+.PHONY: test test-slow test-lowest test-newest demo clean
 
 # The stamp is remade whenever the dependencies change.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# Of the next two each has an environment of its own, installed afresh. torch is that of the extra `dev` in all of them.
+.venv-lowest/.installed: pyproject.toml scripts/lowest_versions.py
+	$(PYTHON) -m venv --clear .venv-lowest
+	.venv-lowest/bin/pip install --quiet packaging
+	.venv-lowest/bin/python scripts/lowest_versions.py pyproject.toml > .venv-lowest/lowest.txt
+	.venv-lowest/bin/pip install --quiet --constraint .venv-lowest/lowest.txt --editable '.[dev]'
 	touch $@
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/python -m pytest -m 'not slow' -n auto --dist loadfile
+	$(BIN)/$(TEST)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# The lowest version of each dependency that pyproject.toml allows.
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/$(TEST)
+
+# What pip takes today without constraints.
+test-newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet --editable '.[dev]'
+	.venv-newest/bin/pip list
+	.venv-newest/bin/$(TEST)
 
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py runs/demo
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) .venv-lowest .venv-newest build dist

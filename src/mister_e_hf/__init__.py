@@ -41,6 +41,7 @@ __all__ = sorted(_HOME)
 def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    importlib.import_module(".installation", __name__).check_installation()
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value

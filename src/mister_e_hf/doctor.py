@@ -1,7 +1,5 @@
 """What is installed, what it runs on, and whether a checkpoint folder is whole: `mister-e doctor`."""
 
-import importlib.metadata
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,19 +11,11 @@ from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .vectors import MODALITIES
 
-_NEEDED = ("torch", "transformers", "accelerate", "datasets", "huggingface-hub", "safetensors", "peft", "soundfile")
-_EXTRAS = {"av": "sound of MP4 and other containers", "matplotlib": "mister-e plot", "gradio": "mister-e serve"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
-    """Findings, each with whether it is as it should be: of the installation, the device, and a checkpoint folder where one is given."""
-    yield True, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    for name in _NEEDED:
-        version = _version(name)
-        yield version is not None, f"{name} {version or 'is not installed: pip install ' + name}"
-    for name, use in _EXTRAS.items():
-        yield True, f"{name} {_version(name) or 'is not installed'} (for {use})"
+    """Findings on the device and, where one is given, a checkpoint folder, each with whether it is as it should be."""
     yield True, f"runs on {_device()}"
     if folder is not None:
         yield from _examine_checkpoint(Path(folder))
@@ -78,13 +68,6 @@ def _examine_encoder(folder: Path, modality: str, width: int) -> tuple[bool, str
         made == width,
         f"{name}/: {encoder.config.backbone}, {encoder.config.tuning}, vectors of {made} numbers, stage 2 takes {width}",
     )
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _device() -> str:

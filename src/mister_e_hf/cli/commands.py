@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import InputError, short
+from ..installation import check_installation
 from .corpus import add_corpus
 from .study import add_evidence
 from .train import add_stages
@@ -31,6 +32,8 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack characters of names
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
+        if not hasattr(arguments, "works_in_any_installation"):
+            check_installation()
         arguments.run(arguments)
         _end_process_group()
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 import argparse
 import signal
 
-from ..errors import InputError
+from ..errors import InputError, short
 from .output import pairs, say
 
 
@@ -65,7 +65,7 @@ def add_use(commands, debug: argparse.ArgumentParser):
         "doctor", parents=[debug], help="check the installation, the device, a checkpoint folder"
     )
     doctor.add_argument("folder", nargs="?", help="checkpoint folder")
-    doctor.set_defaults(run=_doctor)
+    doctor.set_defaults(run=_doctor, works_in_any_installation=True)
 
 
 def _predict(arguments: argparse.Namespace):
@@ -137,10 +137,21 @@ def _convert(arguments: argparse.Namespace):
 
 
 def _doctor(arguments: argparse.Namespace):
-    from ..doctor import examine
+    from ..installation import examine_installation
 
-    findings = list(examine(arguments.folder))
-    for good, text in findings:
-        say(f"{'ok ' if good else 'BAD'}  {text}")
-    if not all(good for good, _ in findings):
-        raise InputError("something is wrong; see above")
+    findings = []
+
+    def report(found):
+        for good, text in found:
+            say(f"{'ok ' if good else 'BAD'}  {text}")
+            findings.append(good)
+
+    report(examine_installation())
+    try:
+        from ..doctor import examine
+    except ImportError as error:
+        report([(False, f"the libraries cannot be imported: {short(error)}")])
+    else:
+        report(examine(arguments.folder))
+    if not all(findings):
+        raise InputError(f"{findings.count(False)} of {len(findings)} findings are marked BAD above")
