@@ -152,9 +152,9 @@ WRONG_WORDS = {
     "flag for a number": (["--hidden_size"], "section 'model': 'hidden_size' must be int, got True"),
     "flag for a path": (["--corpus"], "section 'corpus': 'path' must be str | None, got True"),
     "none of the choices": (["--gate", "meen"], "section 'model': 'gate' must be Literal['learned', 'mean']"),
-    "seed": (["--training.seed", "3"], "training.seed is no part of a recipe; pass --seeds"),
-    "output folder": (["--output_dir", "x"], "training.output_dir is no part of a recipe; pass --output_dir"),
-    "secret": (["--hub_token", "hf_x"], "training.hub_token is no part of a recipe; set HF_TOKEN"),
+    "seed": (["--training.seed", "3"], "training.seed does not belong in a recipe: pass --seeds"),
+    "output folder": (["--output_dir", "x"], "training.output_dir does not belong in a recipe: pass --output_dir"),
+    "secret": (["--hub_token", "hf_x"], "training.hub_token does not belong in a recipe: set HF_TOKEN"),
 }
 
 
@@ -271,9 +271,8 @@ def test_what_the_model_refuses_names_the_section(changes, message):
     ],
 )
 def test_what_the_training_arguments_refuse_names_the_section(tmp_path, changes, message):
-    made = Recipe({**SECTIONS, "training": {"use_cpu": True, **changes}})
     with pytest.raises(ValueError) as error:
-        made.training_arguments(tmp_path, 0)
+        Recipe({**SECTIONS, "training": {"use_cpu": True, **changes}}).training_arguments(tmp_path, 0)
     assert "section 'training'" in str(error.value) and message in str(error.value)
 
 
@@ -511,8 +510,8 @@ WRONG_ENCODER_WORDS = {
         ["--speech_encoder.training.learning_rate", "fast"],
         "section 'speech_encoder.training': 'learning_rate' must be float, got 'fast'",
     ),
-    "seed": (["--text_encoder.training.seed", "3"], "training.seed is no part of a recipe; pass --seed"),
-    "output folder": (["--text_encoder.training.output_dir", "x"], "training.output_dir is no part of a recipe"),
+    "seed": (["--text_encoder.training.seed", "3"], "training.seed does not belong in a recipe: pass --seed"),
+    "output folder": (["--text_encoder.training.output_dir", "x"], "training.output_dir does not belong in a recipe"),
 }
 
 
@@ -535,7 +534,7 @@ WRONG_ENCODER_FILES = {
         "speech_encoder: {training: {epochs: 3}}\n",
         "section 'speech_encoder.training' has no field 'epochs'",
     ),
-    "seed": ("speech_encoder: {training: {seed: 3}}\n", "training.seed is no part of a recipe"),
+    "seed": ("speech_encoder: {training: {seed: 3}}\n", "training.seed does not belong in a recipe"),
 }
 
 
@@ -548,8 +547,10 @@ def test_what_is_wrong_with_encoders_in_a_file_is_named(tmp_path, text, message)
 
 
 def test_what_the_encoder_s_training_arguments_refuse_names_the_section(tmp_path):
-    made = recipe_of_encoders("--text_encoder.training.lr_scheduler_type", "cosin")
     with pytest.raises(ValueError, match="section 'text_encoder.training': .*cosin"):
+        recipe_of_encoders("--text_encoder.training.lr_scheduler_type", "cosin")
+    made = recipe_of_encoders("--text_encoder.training.eval_strategy", "no")
+    with pytest.raises(ValueError, match="section 'text_encoder.training': load_best_model_at_end needs evaluation"):
         made.encoder("text").training_arguments(tmp_path, 0)
 
 
@@ -700,7 +701,7 @@ WRONG_BASELINES = {
     ),
     "field of another": ("baselines: {bc_lstm: {model: {num_attention_heads: 2}}}\n", "has no field 'num_attention"),
     "text for a rate": ("baselines: {sdt: {training: {learning_rate: fast}}}\n", "'learning_rate' must be float"),
-    "seed": ("baselines: {sdt: {training: {seed: 1}}}\n", "training.seed is no part of a recipe"),
+    "seed": ("baselines: {sdt: {training: {seed: 1}}}\n", "training.seed does not belong in a recipe"),
     "unknown type": (
         "model: {model_type: bert}\n",
         "'model_type' must be Literal['mister_e', 'erc_logistic_regression",

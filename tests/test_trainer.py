@@ -196,7 +196,7 @@ def test_best_epoch_by_validation_is_what_remains(tmp_path):
 
 
 def test_early_stopping(tmp_path):
-    trainer = train_epochs(tmp_path, epochs=30, early_stopping_patience=1, learning_rate=0.0)
+    trainer = train_epochs(tmp_path, epochs=30, early_stopping_patience=1, learning_rate=1e-30)
     assert trainer.state.epoch == 2
 
 

@@ -12,6 +12,8 @@ from .errors import InputError
 
 IGNORE_INDEX = -100
 CALIBRATION_BINS = 15
+# those of emotion_scores that are one number each; fewer of the last one's are better
+SCORES = ("weighted_f1", "macro_f1", "accuracy", "unweighted_average_recall", "expected_calibration_error")
 
 
 def scored_turns(labels: np.ndarray, scores: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -19,12 +19,13 @@ from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .corpus_labels import corpus_labels
-from .errors import InputError
+from .errors import InputError, short
 from .folds import validation_by_group
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe_files import find_recipe
 from .trainer import MisterETrainingArguments
+from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
 from .vectors import DialogueVectors, read_corpus
 
@@ -67,6 +68,7 @@ _TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(Miste
 # A recipe is the same for every run of it, is stored with each and pushed.
 _NO_PART_OF_A_RECIPE = {
     "output_dir": "pass --output_dir",
+    "resume_from_checkpoint": "a run that was killed resumes from its own folder",
     "seed": "pass --seeds",
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
@@ -205,7 +207,7 @@ class Recipe:
             )
         if section.rpartition(".")[2] == "training" and field in _NO_PART_OF_A_RECIPE:
             raise InputError(
-                f"{self.source}: training.{field} is no part of a recipe; {_NO_PART_OF_A_RECIPE[field]} instead"
+                f"{self.source}: training.{field} does not belong in a recipe: {_NO_PART_OF_A_RECIPE[field]}"
             )
         hint = all_fields[section][field]
         choices = [_as_number(value, hint), *([] if word is None else [word, [value]])]
@@ -213,6 +215,13 @@ class Recipe:
         if not fitting:
             kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
             raise InputError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
+        if section.rpartition(".")[2] == "training":
+            stage_1 = section in _ENCODER_SECTIONS
+            arguments = UtteranceTrainingArguments if stage_1 else MisterETrainingArguments
+            try:
+                check_field(field, fitting[0], arguments)
+            except InputError as error:
+                raise InputError(f"{self.source}: section '{section}': {error}") from error
         if field == "model_type":
             foreign = [name for name in self.sections["model"] if name not in _MODEL_FIELDS[fitting[0]]]
             if foreign:
@@ -318,8 +327,8 @@ class Recipe:
     def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
         try:
             return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
-        except ValueError as error:
-            raise InputError(f"{self.source}: section 'training': {error}") from error
+        except Exception as error:  # transformers' own checks raise errors of several kinds
+            raise InputError(f"{self.source}: section 'training': {short(error)}") from error
 
     def read_corpus(self) -> dict[str, DialogueVectors]:
         """The corpus's splits, checked against the model's configuration."""
@@ -421,8 +430,8 @@ class EncoderSettings:
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
         try:
             return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
-        except ValueError as error:
-            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {error}") from error
+        except Exception as error:  # transformers' own checks raise errors of several kinds
+            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {short(error)}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return {"modality": self.modality, **self.fields, "training": self.training}

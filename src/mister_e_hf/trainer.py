@@ -3,6 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,9 +13,9 @@ from .collator import DialogueCollator
 from .errors import InputError
 from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
-from .metrics import emotion_scores
+from .metrics import SCORES, emotion_scores
 from .modeling_mister_e import MisterEOutput, expert_availability
-from .training import EpochTrainer, EpochTrainingArguments, softmax
+from .training import EpochTrainer, EpochTrainingArguments, check_metric, softmax
 from .vectors import DialogueVectors
 
 
@@ -40,12 +41,27 @@ class MisterETrainingArguments(EpochTrainingArguments):
     num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
 
     def __post_init__(self):
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(self, name, None):
+                raise InputError(f"{name} is of encoders alone; set it in an encoder's section training")
         super().__post_init__()
-        for name in ("contrastive_weight", "consistency_weight"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not self.contrastive_temperature > 0:
-            raise InputError(f"contrastive_temperature must be positive, got {self.contrastive_temperature}")
+
+
+def check_training(config: Any, arguments: MisterETrainingArguments, own_metrics: bool = True):
+    r"""
+    Whether a model of this configuration can be trained with these arguments; with `own_metrics` they choose the epoch by one of this
+    trainer's scores.
+
+    Raises:
+        InputError: if a loss term has a weight but the model lacks the experts that it needs, or there is no such score.
+    """
+    experts = getattr(config, "experts", None)
+    if experts is not None and arguments.contrastive_weight and "fusion" not in experts:
+        raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
+    if experts is not None and arguments.consistency_weight and len(experts) < 2:
+        raise InputError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
+    if own_metrics:
+        check_metric(arguments, (*SCORES, *(f"{expert}_weighted_f1" for expert in experts or ())))
 
 
 class MisterETrainer(EpochTrainer):
@@ -64,15 +80,11 @@ class MisterETrainer(EpochTrainer):
     """
 
     def __init__(self, model=None, args: MisterETrainingArguments | None = None, **kwargs):
+        own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
         kwargs.setdefault("data_collator", DialogueCollator())
-        kwargs.setdefault("compute_metrics", self.emotion_metrics)
         super().__init__(model=model, args=args, **kwargs)
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
-        experts = getattr(self.model.config, "experts", None)
-        if experts is not None and self.args.contrastive_weight and "fusion" not in experts:
-            raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
-        if experts is not None and self.args.consistency_weight and len(experts) < 2:
-            raise InputError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
+        check_training(self.model.config, self.args, own_metrics)
 
     # Data
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import scipy.special
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .collator import LikeLengthSampler
-from .errors import InputError
+from .errors import InputError, short
 from .files import UNFINISHED
+from .metrics import SCORES
+from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better
 
 
 @dataclass
@@ -35,7 +39,9 @@ class EpochTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
     metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Whether more of it is better."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better; by default what the metric says."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Early stopping goes on counting after a resume."}
     )
@@ -48,14 +54,49 @@ class EpochTrainingArguments(TrainingArguments):
     hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
 
     def __post_init__(self):
+        for each in fields(self):
+            if each.name not in FIELDS and each.name not in TrainingArguments.__dataclass_fields__:
+                continue  # a subclass's own
+            if each.name == "accelerator_config" and self.accelerator_config == AcceleratorConfig():
+                continue  # what transformers makes of the default
+            check_field(each.name, getattr(self, each.name), type(self))
+        check_together(self)
+        check_launcher(self)
+        self._choose_direction()
         super().__post_init__()
         if self.n_gpu > 1:
             raise InputError(
                 f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
-                "choose one by CUDA_VISIBLE_DEVICES"
+                "choose one with CUDA_VISIBLE_DEVICES"
             )
-        if not self.average_tokens_across_devices:
-            raise InputError("average_tokens_across_devices must stay true: the loss is normalised over all processes")
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("fp16 has no effect on a CPU; leave it out, or use bf16")
+
+    def _choose_direction(self):
+        """transformers takes every metric but a loss for one of which more is better, and a plateau for one of a loss."""
+        better = greater_is_better(self.metric_for_best_model)
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = better
+        known = not better or (self.metric_for_best_model or "").removeprefix("eval_").endswith(SCORES)
+        if known and self.greater_is_better not in (None, better):
+            raise InputError(
+                f"greater_is_better is {self.greater_is_better}, but {'more' if better else 'less'} of metric_for_best_model "
+                f"'{self.metric_for_best_model}' is better: the worst epoch would be kept; leave it out"
+            )
+        if self.lr_scheduler_type == "reduce_lr_on_plateau":
+            mode = "max" if self.greater_is_better else "min"
+            if (self.lr_scheduler_kwargs or {}).get("mode", mode) != mode:
+                raise InputError(
+                    f"lr_scheduler_kwargs: mode must be '{mode}' with metric_for_best_model '{self.metric_for_best_model}'"
+                )
+            self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": mode}
+
+
+def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
+    """Whether the metric that chooses an epoch is one of these scores, or the loss; InputError where it is not."""
+    chosen = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if chosen not in (*scores, "loss"):
+        raise InputError(f"metric_for_best_model must be one of {', '.join((*scores, 'loss'))}, got '{short(chosen)}'")
 
 
 class EpochTrainer(Trainer):

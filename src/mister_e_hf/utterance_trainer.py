@@ -6,10 +6,10 @@ import numpy as np
 from transformers import EvalPrediction
 
 from .losses import IGNORE_INDEX
-from .metrics import emotion_scores
+from .metrics import SCORES, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
-from .training import EpochTrainer, EpochTrainingArguments, softmax
+from .training import EpochTrainer, EpochTrainingArguments, check_metric, softmax
 from .utterances import UtteranceCollator
 
 
@@ -38,8 +38,10 @@ class UtteranceTrainer(EpochTrainer):
         self, model: UtteranceEncoder, args: UtteranceTrainingArguments, processor: MisterEProcessor, **kwargs
     ):
         kwargs.setdefault("data_collator", UtteranceCollator(processor))
-        kwargs.setdefault("compute_metrics", self.emotion_metrics)
+        own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
         super().__init__(model=model, args=args, **kwargs)
+        if own_metrics:
+            check_metric(self.args, SCORES)
         self.processor = processor
 
     def get_train_dataloader(self):
