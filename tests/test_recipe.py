@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from mister_e_hf import MisterEConfig, MisterEModel, Recipe, UtteranceEncoderConfig, baselines
-from mister_e_hf import recipe as module
+from mister_e_hf import recipe_sections as module
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
 from mister_e_hf.errors import InputError
 from small_encoders import write_backbone
@@ -107,6 +107,21 @@ OVERRIDES = {
     "null": (["--feature_clip", "null"], "model", "feature_clip", None),
     "a mapping": (["--class_weights", "{anger: 2.0}"], "model", "class_weights", {"anger": 2.0}),
     "the last one counts": (["--hidden_size", "8", "--hidden_size", "12"], "model", "hidden_size", 12),
+    "a truth value in YAML 1.1's words": (["--use_cpu", "no"], "training", "use_cpu", False),
+    "names that YAML 1.1 takes for others": (
+        ["--labels", "yes", "no", "1", "null"],
+        "corpus",
+        "labels",
+        "yes no 1 null".split(),
+    ),
+    "names with a comma and a colon": (["--labels", "a,b", "c: d", "#e"], "corpus", "labels", ["a,b", "c: d", "#e"]),
+    "one name": (["--labels", "on"], "corpus", "labels", ["on"]),
+    "a path with a sign of comments": (["--corpus", "runs/a #1"], "corpus", "path", "runs/a #1"),
+    "a path that YAML takes for an alias": (["--corpus", "*"], "corpus", "path", "*"),
+    "a name in quotes": (["--corpus.name", '"true"'], "corpus", "name", "true"),
+    "a date": (["--corpus.name", "2024-01-01"], "corpus", "name", "2024-01-01"),
+    "a number with zeros": (["--corpus.validation_group", "007"], "corpus", "validation_group", "007"),
+    "an exponent in a mapping": (["--class_weights", "{anger: 1e-1}"], "model", "class_weights", {"anger": 0.1}),
 }
 
 
@@ -142,7 +157,7 @@ WRONG_WORDS = {
     "like nothing": (["--qqqqq", "1"], "unknown field 'qqqqq'. Known: "),
     "no field": (["learning_rate", "1"], "Expected --field value, got 'learning_rate'"),
     "bare dashes": (["--", "1"], "Expected --field value, got '--'"),
-    "no YAML": (["--labels", "[a, b"], "--labels: '[a, b' is no valid YAML"),
+    "no YAML": (["--labels", "[a, b"], "--labels: '[a, b' is not valid YAML"),
     "text for a number": (
         ["--learning_rate", "fast"],
         "section 'training': 'learning_rate' must be float, got 'fast'",
@@ -154,6 +169,10 @@ WRONG_WORDS = {
     "none of the choices": (["--gate", "meen"], "section 'model': 'gate' must be Literal['learned', 'mean']"),
     "seed": (["--training.seed", "3"], "training.seed does not belong in a recipe: pass --seeds"),
     "output folder": (["--output_dir", "x"], "training.output_dir does not belong in a recipe: pass --output_dir"),
+    "a key of a mapping twice": (["--class_weights", "{a: 1, a: 2}"], "'a' appears twice"),
+    "a pattern": (["--group_pattern", "("], "corpus.group_pattern '(' is not a regular expression"),
+    "an empty label": (["--labels", "a", '""'], "corpus.labels must be names, none of them empty; got ['a', '']"),
+    "an encoder's section": (["--text_encoder", "some/model"], "--text_encoder takes none alone"),
     "secret": (["--hub_token", "hf_x"], "training.hub_token does not belong in a recipe: set HF_TOKEN"),
 }
 
@@ -161,16 +180,16 @@ WRONG_WORDS = {
 @pytest.mark.parametrize(("words", "message"), WRONG_WORDS.values(), ids=WRONG_WORDS)
 def test_what_is_wrong_with_an_override_is_named(words, message):
     with pytest.raises(ValueError) as error:
-        recipe(*words)
+        recipe(*words).corpus  # noqa: B018
     assert message in str(error.value)
 
 
 def test_a_name_of_two_sections_must_say_which(monkeypatch):
-    for model_type in module._MODEL_FIELDS:
-        fields = recipe().fields() | {"model": module._MODEL_FIELDS[model_type]}
+    for model_type in module.MODEL_FIELDS:
+        fields = recipe().fields() | {"model": module.MODEL_FIELDS[model_type]}
         names = [name for section in SECTIONS for name in fields[section]]
         assert len(set(names)) == len(names)  # as it is, each name says enough
-    monkeypatch.setitem(module._MODEL_FIELDS["mister_e"], "label_column", str)
+    monkeypatch.setitem(module.MODEL_FIELDS["mister_e"], "label_column", str)
     with pytest.raises(ValueError, match="'label_column' may be model.label_column or corpus.label_column"):
         recipe("--label_column", "x")
     assert recipe("--corpus.label_column", "x").corpus.label_column == "x"
@@ -180,18 +199,26 @@ def test_a_name_of_two_sections_must_say_which(monkeypatch):
 
 
 WRONG_FILES = {
-    "no YAML": ("model: [1, 2", "is no valid YAML"),
+    "no YAML": ("model: [1, 2", "is not valid YAML"),
     "a list": ("- model\n- corpus\n", "expected the sections ['model', 'corpus', 'training']"),
     "nothing": ("", "expected the sections"),
     "a word": ("model", "expected the sections"),
     "unknown section": ("modle: {}\n", "unknown section 'modle'. Did you mean 'model'?"),
-    "a section that YAML takes for true": ("on: {}\n", "unknown section 'True'"),
+    "a section that YAML takes for true": ("true: {}\n", "unknown section 'True'"),
+    "a section twice": (
+        "training: {}\nmodel: {}\ntraining: {use_cpu: true}\n",
+        "'training' appears twice, in lines 1",
+    ),
+    "a mapping that holds itself": ("corpus: {vectors: &v {speech: x, more: *v}}\n", "holds itself"),
+    "a list in a mapping of words": ("corpus: {vectors: {speech: [x]}}\n", "'vectors' must be dict[str, str] | None"),
+    "a long value": ("model: {hidden_size: " + "x" * 9000 + "}\n", "(9,002 characters)"),
+    "a truth value for a name": ("corpus: {name: true}\n", "got True; quote it if it is a name"),
     "a list for a section": ("model: [hidden_size]\n", "section 'model' must hold fields and values"),
     "unknown field": (
         "training: {learning_rat: 1}\n",
         "section 'training' has no field 'learning_rat'. Did you mean 'learning_rate'?",
     ),
-    "field that YAML takes for false": ("model: {no: 1}\n", "section 'model' has no field 'False'"),
+    "field that YAML takes for false": ("model: {no: 1}\n", "section 'model' has no field 'no'"),
     "text for a count": ("model: {hidden_size: big}\n", "section 'model': 'hidden_size' must be int, got 'big'"),
     "one name for labels": ("corpus: {labels: joy}\n", "section 'corpus': 'labels' must be list[str], got 'joy'"),
     "null for labels": ("corpus: {labels: }\n", "section 'corpus': 'labels' must be list[str], got None"),
@@ -227,21 +254,22 @@ def test_without_labels_and_a_corpus_both_ways_out_are_named(tmp_path):
 WRONG_LABELS = {
     "one": ("{labels: [joy]}", "two classes or more"),
     "twice": ("{labels: [joy, anger, joy]}", "each once; got ['joy', 'anger', 'joy']"),
-    "yes and no": ("{labels: [yes, no]}", "quote yes, no, on, off); got [True, False]"),
-    "no and off": ("{labels: [no, off]}", "quote yes, no, on, off); got [False, False]"),
-    "one of them no": ("{labels: [maybe, no]}", "must be names"),
-    "numbers": ("{labels: [0, 1]}", "must be names"),
-    "nested": ("{labels: [[joy], [anger]]}", "must be names"),
+    "true and false": ("{labels: [true, false]}", "'labels' must be list[str], got [True, False]"),
+    "one of them null": ("{labels: [maybe, null]}", "'labels' must be list[str], got ['maybe', None]"),
+    "numbers": ("{labels: [0, 1]}", "'labels' must be list[str], got [0, 1]"),
+    "nested": ("{labels: [[joy], [anger]]}", "'labels' must be list[str]"),
+    "empty": ("{labels: [joy, '']}", "none of them empty"),
+    "blank": ("{labels: [joy, ' ']}", "none of them empty"),
 }
 
 
 @pytest.mark.parametrize(("section", "message"), WRONG_LABELS.values(), ids=WRONG_LABELS)
 def test_what_is_wrong_with_the_labels_is_named(tmp_path, section, message):
-    made = Recipe.load(write(tmp_path, f"corpus: {section}\n"))
-    for build in (made.model_config, made.read_corpus):
-        with pytest.raises(ValueError) as error:
-            build()
-        assert "corpus.labels must" in str(error.value) and message in str(error.value)
+    path = write(tmp_path, f"corpus: {section}\n")
+    for build in (Recipe.model_config, Recipe.read_corpus):
+        with pytest.raises(InputError) as error:
+            build(Recipe.load(path))
+        assert str(path) in str(error.value) and message in str(error.value)
 
 
 WRONG_MODELS = {
@@ -256,9 +284,8 @@ WRONG_MODELS = {
 
 @pytest.mark.parametrize(("changes", "message"), WRONG_MODELS.values(), ids=WRONG_MODELS)
 def test_what_the_model_refuses_names_the_section(changes, message):
-    made = Recipe({**SECTIONS, "model": changes})
     with pytest.raises(ValueError) as error:
-        made.model_config()
+        Recipe({**SECTIONS, "model": changes}).model_config()
     assert "section 'model'" in str(error.value) and message in str(error.value)
 
 

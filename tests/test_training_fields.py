@@ -104,7 +104,7 @@ GIVEN = {
     "accelerator_config": ["/etc/hostname", "{split_batches: true}"],
     "deepspeed": ["ds.json"],
     "fsdp": ["full_shard"],
-    "gradient_checkpointing": ["yes"],
+    "gradient_checkpointing": ["maybe"],
     "resume_from_checkpoint": ["runs/x/checkpoint-1"],
 }
 

@@ -1,109 +1,37 @@
 """A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
 
-import contextlib
 import copy
-import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-import torch
-import yaml
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModel, PreTrainedModel
 
 from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
-from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .corpus_labels import corpus_labels
 from .errors import InputError, short
 from .folds import validation_by_group
-from .modeling_utterance_encoder import UtteranceEncoder
-from .processing_mister_e import MisterEProcessor
+from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
+from .recipe_sections import (
+    BASELINE_SECTIONS,
+    CONFIGS,
+    CORPUS_FIELDS,
+    ENCODER_SECTIONS,
+    MODEL_FIELDS,
+    NOT_IN_A_RECIPE,
+    SECTIONS,
+    TRAINING_FIELDS,
+    CorpusSettings,
+    EncoderSettings,
+)
 from .trainer import MisterETrainingArguments
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
 from .vectors import DialogueVectors, read_corpus
-
-
-@dataclasses.dataclass
-class CorpusSettings:
-    r"""
-    The `corpus` section of a recipe.
-
-    Args:
-        path: folder, Hub dataset id; see [`~mister_e_hf.vectors.read_corpus`].
-        name: what to call it in a model card.
-        labels: class names in the order of the model's class indices; by default the corpus's own ([`~mister_e_hf.corpus_labels.corpus_labels`]).
-        label_column: the table's column of labels.
-        score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
-            turns left out whose score is zero or missing.
-        vectors: what made the vectors, by modality, in words; a study's results say it.
-        group_pattern: regular expression; what it finds in a dialogue's id is the dialogue's group (IEMOCAP's session), and folds of the
-            development data are made of whole groups. By default each dialogue is a group.
-        validation_group: make this group validation, and of all other dialogues of train and validation train.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    labels: list[str] = dataclasses.field(default_factory=list)
-    label_column: str = "labels"
-    score_column: str | None = None
-    vectors: dict[str, str] | None = None
-    group_pattern: str | None = None
-    validation_group: str | None = None
-
-
-_CONFIGS = {config.model_type: config for config in (MisterEConfig, *map(baseline_config, BASELINES))}
-_MODEL_FIELDS = {
-    model_type: {"model_type": Literal[tuple(_CONFIGS)], **config.own_fields()}
-    for model_type, config in _CONFIGS.items()
-}
-_CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
-_TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
-# A recipe is the same for every run of it, is stored with each and pushed.
-_NO_PART_OF_A_RECIPE = {
-    "output_dir": "pass --output_dir",
-    "resume_from_checkpoint": "a run that was killed resumes from its own folder",
-    "seed": "pass --seeds",
-    "hub_token": "set HF_TOKEN in the environment, or log in",
-}
-_SECTIONS = ("model", "corpus", "training")
-# Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
-_PROCESSOR_FIELDS = {
-    "prompt": str | None,
-    "max_tokens": int,
-    "window_seconds": float | None,
-    "trailing_silence": float | None,
-}
-_ENCODER_FIELDS = {
-    **{
-        name: hint
-        for name, hint in UtteranceEncoderConfig.own_fields().items()
-        if name not in ("modality", "backbone_config")
-    },
-    **_PROCESSOR_FIELDS,
-    "dtype": Literal["float32", "bfloat16", "float16"],
-    "folds": int | None,
-}
-_ENCODER_TRAINING_FIELDS = {
-    field.name: field.type for field in dataclasses.fields(UtteranceTrainingArguments) if field.init
-}
-_ENCODER_SECTIONS = {
-    "speech_encoder": _ENCODER_FIELDS,
-    "speech_encoder.training": _ENCODER_TRAINING_FIELDS,
-    "text_encoder": _ENCODER_FIELDS,
-    "text_encoder.training": _ENCODER_TRAINING_FIELDS,
-}
-_BASELINE_SECTIONS = {
-    f"baselines.{name}.{part}": fields
-    for name in BASELINES
-    for part, fields in (("model", baseline_config(name).own_fields()), ("training", _TRAINING_FIELDS))
-}
+from .yaml_files import read_yaml
 
 
 class Recipe:
@@ -123,13 +51,13 @@ class Recipe:
     def __init__(self, sections: dict[str, dict[str, Any]], source: str = "recipe"):
         self.source = source
         if not isinstance(sections, dict):
-            raise InputError(f"{source}: expected the sections {list(_SECTIONS)}, got {sections!r}")
-        self.sections = {name: {} for name in _SECTIONS}
+            raise InputError(f"{source}: expected the sections {list(SECTIONS)}, got {short(repr(sections))}")
+        self.sections = {name: {} for name in SECTIONS}
         for section, values in self._one_level(copy.deepcopy(sections)).items():
             if section not in self.fields():
                 raise self._unknown_section(section)
             self._check_holds(section, values, "fields and values")
-            if section in _BASELINE_SECTIONS:
+            if section in BASELINE_SECTIONS:
                 self.sections[section] = {}  # that it is named says something already
             # the model's type first, for its fields depend on it
             for field, value in sorted((values or {}).items(), key=lambda item: item[0] != "model_type"):
@@ -137,14 +65,14 @@ class Recipe:
 
     def _one_level(self, sections: dict[str, Any]) -> dict[str, Any]:
         """Sections that stand in others, under their dotted names."""
-        for section in [name for name in sections if name in _ENCODER_SECTIONS and isinstance(sections[name], dict)]:
+        for section in [name for name in sections if name in ENCODER_SECTIONS and isinstance(sections[name], dict)]:
             if "training" in sections[section]:
                 sections[f"{section}.training"] = sections[section].pop("training")
         baselines = sections.pop("baselines", None)
         self._check_holds("baselines", baselines, "names of baselines")
         for name, parts in (baselines or {}).items():
             if name not in BASELINES:
-                raise InputError(f"{self.source}: unknown baseline '{name}'{_nearest(name, BASELINES)}")
+                raise InputError(f"{self.source}: unknown baseline '{name}'{nearest(name, BASELINES)}")
             self._check_holds(f"baselines.{name}", parts, "the sections model and training")
             sections |= {
                 f"baselines.{name}.{part}": values for part, values in ({"model": {}} | (parts or {})).items()
@@ -153,18 +81,18 @@ class Recipe:
 
     def _check_holds(self, section: str, values: Any, what: str):
         if values is not None and not isinstance(values, dict):
-            raise InputError(f"{self.source}: section '{section}' must hold {what}, got {values!r}")
+            raise InputError(f"{self.source}: section '{section}' must hold {what}, got {short(repr(values))}")
 
     def _unknown_section(self, section: Any) -> ValueError:
         return InputError(
-            f"{self.source}: unknown section '{section}'{_nearest(section, [*self.fields(), 'baselines'])}"
+            f"{self.source}: unknown section '{section}'{nearest(section, [*self.fields(), 'baselines'])}"
         )
 
     def fields(self) -> dict[str, dict[str, Any]]:
         """Name and type of the fields of each section; those of the model depend on its type."""
-        model = _MODEL_FIELDS[self.sections["model"].get("model_type", MisterEConfig.model_type)]
-        stage_2 = {"model": model, "corpus": _CORPUS_FIELDS, "training": _TRAINING_FIELDS}
-        return stage_2 | _ENCODER_SECTIONS | _BASELINE_SECTIONS
+        model = MODEL_FIELDS[self.sections["model"].get("model_type", MisterEConfig.model_type)]
+        stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": TRAINING_FIELDS}
+        return stage_2 | ENCODER_SECTIONS | BASELINE_SECTIONS
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -176,26 +104,50 @@ class Recipe:
             overrides: command-line words, `--learning_rate 1e-4`, `--model.causal`, `--corpus=PATH`; see [`Recipe.override`].
         """
         path = find_recipe(path)
-        try:
-            sections = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise InputError(f"'{path}' is no valid YAML: {error}") from error
+        sections = read_yaml(path)
         recipe = cls(sections, source=str(path))
         recipe.override(overrides)
         return recipe
 
-    def set(self, name: str, value: Any, word: str | None = None):
+    def set(self, name: str, value: Any, words: Sequence[str] = ()):
         """
-        Set one field, by `section.field`, or by the field's name alone where only one section has it. With the command-line
-        word that the value was read from, the word itself or a list of one is taken where the value does not fit but they do.
+        Set one field, by `section.field`, or by the field's name alone where only one section has it. Where the
+        command-line words that the value was read from are given, they are taken as they are, or as a list, where the value does not fit.
         """
+        section, field = self._place(name)
+        if section.rpartition(".")[2] == "training" and field in NOT_IN_A_RECIPE:
+            raise InputError(f"{self.source}: training.{field} does not belong in a recipe: {NOT_IN_A_RECIPE[field]}")
+        hint = self.fields()[section][field]
+        choices = [value, list(words)] if len(words) > 1 else [value, *words, *([[value], [*words]] if words else [])]
+        fitting = [typed for choice in choices if fits(typed := as_typed(choice, hint), hint)]
+        if not fitting:
+            quotes = "; quote it if it is a name" if isinstance(value, bool | int) and fits("", hint) else ""
+            raise InputError(
+                f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got {short(repr(value))}{quotes}"
+            )
+        if section.rpartition(".")[2] == "training":
+            arguments = UtteranceTrainingArguments if section in ENCODER_SECTIONS else MisterETrainingArguments
+            try:
+                check_field(field, fitting[0], arguments)
+            except InputError as error:
+                raise InputError(f"{self.source}: section '{section}': {error}") from error
+        if field == "model_type":
+            foreign = [name for name in self.sections["model"] if name not in MODEL_FIELDS[fitting[0]]]
+            if foreign:
+                raise InputError(
+                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
+                )
+        self.sections.setdefault(section, {})[field] = fitting[0]
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """Section and field of a name."""
         section, _, field = name.rpartition(".")
         all_fields = self.fields()
         if not section:
-            homes = [home for home in _SECTIONS if field in all_fields[home]]
+            homes = [home for home in SECTIONS if field in all_fields[home]]
             if not homes:
-                known = [known for home in _SECTIONS for known in all_fields[home]]
-                raise InputError(f"{self.source}: unknown field '{field}'{_nearest(field, known)}")
+                known = [known for home in SECTIONS for known in all_fields[home]]
+                raise InputError(f"{self.source}: unknown field '{field}'{nearest(field, known)}")
             if len(homes) > 1:
                 raise InputError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
             section = homes[0]
@@ -203,50 +155,38 @@ class Recipe:
             raise self._unknown_section(section)
         if field not in all_fields[section]:
             raise InputError(
-                f"{self.source}: section '{section}' has no field '{field}'{_nearest(field, all_fields[section])}"
+                f"{self.source}: section '{section}' has no field '{field}'{nearest(field, all_fields[section])}"
             )
-        if section.rpartition(".")[2] == "training" and field in _NO_PART_OF_A_RECIPE:
-            raise InputError(
-                f"{self.source}: training.{field} does not belong in a recipe: {_NO_PART_OF_A_RECIPE[field]}"
-            )
-        hint = all_fields[section][field]
-        choices = [_as_number(value, hint), *([] if word is None else [word, [value]])]
-        fitting = [choice for choice in choices if _fits(choice, hint)]
-        if not fitting:
-            kind = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-            raise InputError(f"{self.source}: section '{section}': '{field}' must be {kind}, got {value!r}")
-        if section.rpartition(".")[2] == "training":
-            stage_1 = section in _ENCODER_SECTIONS
-            arguments = UtteranceTrainingArguments if stage_1 else MisterETrainingArguments
-            try:
-                check_field(field, fitting[0], arguments)
-            except InputError as error:
-                raise InputError(f"{self.source}: section '{section}': {error}") from error
-        if field == "model_type":
-            foreign = [name for name in self.sections["model"] if name not in _MODEL_FIELDS[fitting[0]]]
-            if foreign:
-                raise InputError(
-                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
-                )
-        self.sections.setdefault(section, {})[field] = fitting[0]
+        return section, field
 
     def override(self, words: Sequence[str]):
-        """Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML."""
+        """
+        Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML. Of a
+        field that is given again the last value counts, as on any command line. `--text_encoder none` leaves a section of stage 1 out.
+        """
         words = list(words)
         while words:
             word = words.pop(0)
             if not word.startswith("--") or word == "--":
                 raise InputError(f"Expected --field value, got '{word}'")
             name, equals, text = word[2:].partition("=")
-            values = [text] if equals else []
+            given = [text] if equals else []
             while not equals and words and not words[0].startswith("--"):
-                values.append(words.pop(0))
-            text = f"[{', '.join(values)}]" if len(values) > 1 else values[0] if values else "true"
-            try:
-                value = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise InputError(f"--{name}: '{text}' is no valid YAML: {error}") from error
-            self.set("corpus.path" if name == "corpus" else name, value, text if len(values) == 1 else None)
+                given.append(words.pop(0))
+            values = [read_word(each, name) for each in given]
+            if name in ENCODER_SECTIONS and "." not in name:
+                self._leave_out(name, given)
+            else:
+                value = values if len(values) > 1 else values[0] if values else True
+                self.set("corpus.path" if name == "corpus" else name, value, given)
+
+    def _leave_out(self, section: str, given: list[str]):
+        if given not in (["none"], ["null"]):
+            raise InputError(
+                f"--{section} takes none alone, which leaves the section out; its fields are --{section}.backbone, ..."
+            )
+        for name in (section, f"{section}.training"):
+            self.sections.pop(name, None)
 
     @property
     def corpus(self) -> CorpusSettings:
@@ -255,24 +195,13 @@ class Recipe:
         if given.get("path") and not given.get("labels"):
             given["labels"] = corpus_labels(given["path"], given.get("label_column", CorpusSettings.label_column))
         settings = CorpusSettings(**given)
-        if not all(isinstance(label, str) for label in settings.labels):
-            raise InputError(
-                f"{self.source}: corpus.labels must be names (quote yes, no, on, off); got {settings.labels}"
-            )
-        if not settings.labels:
-            raise InputError(
-                f"{self.source}: no labels: give a corpus, whose own are then taken (--corpus), or name them (--corpus.labels)"
-            )
-        if len(settings.labels) < 2 or len(set(settings.labels)) != len(settings.labels):
-            raise InputError(
-                f"{self.source}: corpus.labels must name two classes or more, each once; got {settings.labels}"
-            )
+        settings.check(self.source)
         return settings
 
     def model_config(self) -> LabelledConfig:
         """The model's configuration, its classes those of the corpus section."""
         fields = dict(self.sections["model"])
-        config_class = _CONFIGS[fields.pop("model_type", MisterEConfig.model_type)]
+        config_class = CONFIGS[fields.pop("model_type", MisterEConfig.model_type)]
         try:
             return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
         except Exception as error:  # the config's checks raise errors of several kinds
@@ -377,88 +306,3 @@ class Recipe:
                 place = place.setdefault(each, {})
             place[own] = sections.pop(name)
         return sections
-
-
-@dataclasses.dataclass
-class EncoderSettings:
-    """What a recipe says of one encoder: its own fields and those of its training."""
-
-    source: str
-    modality: str
-    fields: dict[str, Any]
-    training: dict[str, Any]
-
-    @property
-    def folds(self) -> int:
-        """Into how many folds the training dialogues are parted for cross-fitted vectors; 0 for none."""
-        return self.fields.get("folds") or 0
-
-    def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
-        """A new encoder around the pretrained backbone."""
-        own = {name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds")}
-        backbone, revision, dtype = (
-            own.pop("backbone"),
-            own.pop("backbone_revision", None),
-            own.pop("dtype", "float32"),
-        )
-        labels = {index: label for label, index in label2id.items()}
-        with self._naming_itself():
-            return UtteranceEncoder.from_backbone(
-                backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
-            )
-
-    def processor(self) -> MisterEProcessor:
-        given = {name: value for name, value in self.fields.items() if name in _PROCESSOR_FIELDS}
-        with self._naming_itself():
-            return MisterEProcessor.from_backbone(
-                self.fields["backbone"], self.modality, self.fields.get("backbone_revision"), **given
-            )
-
-    @contextlib.contextmanager
-    def _naming_itself(self):
-        """Errors say which section they come from."""
-        section = f"{self.modality}_encoder"
-        try:
-            yield
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{self.source}: {section}.backbone '{self.fields['backbone']}' could not be loaded: {error}"
-            ) from error
-        except (ValueError, StrictDataclassError) as error:
-            raise InputError(f"{self.source}: section '{section}': {error}") from error
-
-    def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
-        try:
-            return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
-        except Exception as error:  # transformers' own checks raise errors of several kinds
-            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {short(error)}") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"modality": self.modality, **self.fields, "training": self.training}
-
-
-def _nearest(name: str, known) -> str:
-    nearest = difflib.get_close_matches(str(name), known, n=1)
-    return f". Did you mean '{nearest[0]}'?" if nearest else f". Known: {', '.join(sorted(known))}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a field of this type takes the value; a whole number is a float too, a truth value no number."""
-    kind = get_origin(hint) or hint
-    if kind in (Union, UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if kind is Literal:
-        return value in get_args(hint)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-def _as_number(value: Any, hint: Any) -> Any:
-    """YAML 1.1 reads `1e-5`, without a point, as a string."""
-    if isinstance(value, str) and "float" in str(hint):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
