@@ -31,7 +31,7 @@ STAGE_1 = (
     "adapters",
     "processing_mister_e",
 )
-PIPELINE = ("pipeline_mister_e", "audio", "subtitles", "text_files")
+PIPELINE = ("pipeline_mister_e", "audio", "subtitles", "text_files", "raw_turns", "turn_vectors")
 CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 

@@ -35,7 +35,15 @@ STAGE_2 = (
     "turns",
 )
 PUSH = ("hub", "model_card")  # what its push_to_hub needs, and nothing else
-PIPELINE = ("pipeline_mister_e", "processing_mister_e", "audio", "subtitles", "text_files")
+PIPELINE = (
+    "pipeline_mister_e",
+    "processing_mister_e",
+    "audio",
+    "subtitles",
+    "text_files",
+    "raw_turns",
+    "turn_vectors",
+)
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:

@@ -116,10 +116,10 @@ def dialogues(sounds: Path, lengths=(5, 1, 23, 2, 9, 1, 3), seed: int = 0) -> li
 
 
 def numbers(result) -> np.ndarray:
-    """All that was found for the turns of a dialogue, as an array (T, ...) in the order of labels and experts."""
+    """All that was found for the turns of a dialogue, as an array (T, ...) in the order of labels and experts; -1 where an expert was given nothing."""
     found = []
     for turn in result:
-        blocks = [turn["scores"], *turn["experts"].values()]
+        blocks = [turn["scores"], *[block or dict.fromkeys(LABELS, -1) for block in turn["experts"].values()]]
         found.append([block[label] for block in blocks for label in LABELS] + [*turn["gate"].values()])
     return np.array(found)
 
@@ -201,7 +201,10 @@ def by_hand(pipe, folder: Path, turns: list[dict]) -> np.ndarray:
             masks[f"{modality}_mask"][0, place] = True
     with torch.no_grad():
         output = model(**vectors, **masks)
-    blocks = [output.logits[0].softmax(-1), output.expert_logits[0].softmax(-1).flatten(1), output.gate_weights[0]]
+    experts = output.expert_logits[0].softmax(-1)
+    for place, modality in enumerate(("speech", "text")):
+        experts[~masks[f"{modality}_mask"][0], place] = -1
+    blocks = [output.logits[0].softmax(-1), experts.flatten(1), output.gate_weights[0]]
     return torch.cat(blocks, dim=1).numpy()
 
 
@@ -217,7 +220,7 @@ def test_vectors_stand_for_sound_and_words(pipe, sounds):
         given.append(dict(turn))
         for modality, fields in (("speech", ("audio", "start", "end")), ("text", ("text",))):
             if number % 3 and fields[0] in turn:
-                encoder, processor = pipe._encoders[modality]
+                encoder, processor = pipe._encoders.pairs[modality]
                 content = [given[-1].pop(field) for field in fields]
                 content = load_audio(content[0], None, *content[1:]) if modality == "speech" else content[0]
                 with torch.no_grad():
@@ -336,7 +339,9 @@ def test_probabilities_and_weights_add_up(pipe, sounds):
         for found, turn in zip(result, dialogue, strict=True):
             assert list(found) == ["label", "score", "scores", "experts", "gate"]
             assert list(found["experts"]) == list(found["gate"]) == ["speech", "text", "fusion"]
-            for scores in (found["scores"], *found["experts"].values()):
+            assert (found["experts"]["speech"] is None) == ("audio" not in turn)
+            assert (found["experts"]["text"] is None) == ("text" not in turn)
+            for scores in (found["scores"], *filter(None, found["experts"].values())):
                 assert set(scores) == set(LABELS) and abs(sum(scores.values()) - 1) < 1e-6
                 assert list(scores.values()) == sorted(scores.values(), reverse=True)
             assert found["label"] == next(iter(found["scores"])) and found["score"] == max(found["scores"].values())
@@ -347,12 +352,15 @@ def test_probabilities_and_weights_add_up(pipe, sounds):
     assert json.loads(json.dumps(result)) == result
 
 
-def test_top_k_is_of_the_mixture_s_classes(pipe):
+def test_top_k_is_of_the_classes_of_the_mixture_and_of_each_expert(pipe):
     (whole,), (two,) = pipe([{"text": "well"}]), pipe([{"text": "well"}], top_k=2)
     assert list(two["scores"].items()) == list(whole["scores"].items())[:2]
-    assert {**two, "scores": None} == {**whole, "scores": None}
+    assert two["experts"]["speech"] is whole["experts"]["speech"] is None
+    for expert in ("text", "fusion"):
+        assert list(two["experts"][expert].items()) == list(whole["experts"][expert].items())[:2]
+    assert {**two, "scores": 0, "experts": 0} == {**whole, "scores": 0, "experts": 0}
     assert len(pipe([{"text": "well"}], top_k=99)[0]["scores"]) == 3
-    for wrong in (0, -1, 1.5, "2"):
+    for wrong in (0, -1, 1.5, "2", True):
         with pytest.raises(ValueError, match="top_k must be a positive number"):
             pipe([{"text": "well"}], top_k=wrong)
 
@@ -386,7 +394,7 @@ def test_experts_are_those_of_the_model(folder, sounds, experts):
     if experts == ["text"]:  # what is not heard is not loaded
         found, expected = pipe([{"audio": "nowhere.wav", "text": "well"}]), pipe([{"text": "well"}])
         assert [turn["scores"] for turn in found] == [turn["scores"] for turn in expected]
-        with pytest.raises(ValueError, match="dialogue 0: no turn has words, which this model takes"):
+        with pytest.raises(ValueError, match="dialogue 0: no turn has text, which this model takes"):
             pipe([{"audio": sounds / "clip.wav"}])
 
 
@@ -460,14 +468,14 @@ WRONG = {
     "dictionary without rate": ([{"audio": {"array": [0.1]}}], "dialogue 0, turn 0: .*needs its sampling_rate"),
     "rate of another type": ([{"audio": np.ones(9), "sampling_rate": "16k"}], "dialogue 0, turn 0: sampling_rate must be a number"),
     "rate out of range": ([{"audio": np.ones(9), "sampling_rate": 16}], "dialogue 0, turn 0: .* sampling rate of 16 Hz"),
-    "ragged list": ([{"audio": [[0.1], [0.1, 0.2]], "sampling_rate": RATE}], "dialogue 0, turn 0: audio is no array"),
+    "ragged list": ([{"audio": [[0.1], [0.1, 0.2]], "sampling_rate": RATE}], "dialogue 0, turn 0: audio cannot be read as an array"),
     "sound of another type": ([{"audio": 5}], "dialogue 0, turn 0: Expected a path, bytes, an array .* got int"),
     "too many dimensions": ([{"audio": np.ones((2, 2, 9)), "sampling_rate": RATE}], r"dialogue 0, turn 0: Expected samples of shape \(S,\)"),
     "vector of another width": ([{"speech_embedding": np.ones(4)}], r"dialogue 0, turn 0: speech_embedding must have shape \(6,\), got \(4,\)"),
     "vector of vectors": ([{"text_embedding": np.ones((1, 6))}], r"dialogue 0, turn 0: text_embedding must have shape \(6,\), got \(1, 6\)"),
     "vector with NaN": ([{"text_embedding": [1.0, np.nan, 1, 1, 1, 1]}], "dialogue 0, turn 0: text_embedding holds NaN or infinity"),
     "vector of words": ([{"text_embedding": "abc"}], "dialogue 0, turn 0: text_embedding must be a vector of 6 numbers, got 'abc'"),
-    "ragged vector": ([{"text_embedding": [[1.0], 1.0]}], "dialogue 0, turn 0: text_embedding is no array"),
+    "ragged vector": ([{"text_embedding": [[1.0], 1.0]}], "dialogue 0, turn 0: text_embedding cannot be read as an array"),
     "start without sound": ([{"text": "a", "start": 1.0}], "dialogue 0, turn 0 has start or end, but no audio"),
     "end before start": ([{"audio": "long.wav", "start": 2, "end": 1}], "dialogue 0, turn 0: Expected 0 <= start < end .* start=2, end=1"),
     "start of another type": ([{"audio": "long.wav", "start": "0:01"}], "dialogue 0, turn 0: start must be a number or None, got '0:01'"),
@@ -477,19 +485,19 @@ WRONG = {
     "silent file": ([{"audio": "silent.wav"}], "dialogue 0, turn 0: 'silent.wav' is silent"),
     "no sound at all": ([{"audio": b""}], "dialogue 0, turn 0: .* is empty"),
     "second dialogue": ([[{"text": "a"}], [{"text": "a"}, {"text": 1}]], "dialogue 1, turn 1: text must be"),
-    "nothing given": ([{}, {"text": " "}], "dialogue 0: no turn has sound or words, which this model takes"),
-    "nothing given in one of many": ([[{"text": "a"}], [{}]], "dialogue 1: no turn has sound or words"),
+    "nothing given": ([{}, {"text": " "}], "dialogue 0: no turn has audio or text, which this model takes"),
+    "nothing given in one of many": ([[{"text": "a"}], [{}]], "dialogue 1: no turn has audio or text"),
     "no dialogues": ([], "No dialogues given"),
     "no dialogues in a tuple": ((), "No dialogues given"),
     "empty dialogue": ([[]], "dialogue 0 has no turns"),
     "empty row": ({"utterances": []}, "dialogue 0 has no turns"),
-    "string": ("long.wav", 'Expected a dialogue .* got str. One recording: {"audio": path, "segments"'),
-    "path": (Path("long.wav"), "Expected a dialogue .* got PosixPath. One recording"),
-    "bytes": (b"RIFF", "Expected a dialogue .* got bytes"),
-    "array": (np.ones(9), "Expected a dialogue .* got ndarray"),
-    "tensor": (torch.ones(9), "Expected a dialogue .* got Tensor"),
-    "number": (7, "Expected a dialogue .* got int"),
-    "list of paths": (["long.wav"], "dialogue 0 must be a list of turns, .* got 'long.wav'"),
+    "string": ("long.wav", 'Expected a dialogue, .* got str. One recording: {"audio": path, "segments"'),
+    "path": (Path("long.wav"), "Expected a dialogue, .* got PosixPath. One recording"),
+    "bytes": (b"RIFF", "Expected a dialogue, .* got bytes"),
+    "array": (np.ones(9), "Expected a dialogue, .* got ndarray"),
+    "tensor": (torch.ones(9), "Expected a dialogue, .* got Tensor"),
+    "number": (7, "Expected a dialogue, .* got int"),
+    "list of paths": (["long.wav"], "Expected a dialogue, .*{.text.: .*got a list of strings, .*'long.wav' is "),
     "turn and list": ([{"text": "a"}, [{"text": "a"}]], "dialogue 0 must be a list of turns"),
     "one turn alone": ({"text": "a"}, "dialogue 0: a recording is .* One turn alone is a list of one turn"),
     "recording without segments": ({"audio": "long.wav"}, "dialogue 0: a recording is a dictionary with audio, segments"),
@@ -523,13 +531,13 @@ def test_arguments_that_are_none_are_named(folder, pipe):
         pipe([{"text": "a"}], transcriber="x")
     with pytest.raises(ValueError, match="bad_audio must be 'error' or 'missing', got 'skip'"):
         pipe([{"text": "a"}], bad_audio="skip")
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of dialogues, at least 1, got 0"):
         pipe([{"text": "a"}], batch_size=0)
     with pytest.raises(ValueError, match=r"encoders must name speech, text or both, got \['sound'\]"):
         pipeline(TASK, model=pipe.model, encoders={"sound": None})
     with pytest.raises(ValueError, match=r"encoders\['text'\] must be \(encoder, processor\), got UtteranceEncoder"):
         pipeline(TASK, model=pipe.model, encoders={"text": encoders_of(folder)["text"][0]})
-    with pytest.raises(ValueError, match=r"encoders\['text'\] prepares sound .* do not belong together"):
+    with pytest.raises(ValueError, match=r"encoders\['text'\] prepares audio .* do not belong together"):
         pipeline(TASK, model=pipe.model, encoders={"text": encoders_of(folder)["speech"]})
 
 
@@ -539,7 +547,7 @@ def told() -> Iterator[list[str]]:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = logging.getLogger("mister_e_hf.pipeline_mister_e")
+    logger = logging.getLogger("mister_e_hf.turn_vectors")
     logger.addHandler(handler)
     try:
         yield lines
@@ -554,7 +562,7 @@ def test_bad_sound_may_be_missing(pipe, sounds):
     assert_same(found, pipe([turns[0], *[{"text": "well"}] * 3]))
     assert len(lines) == 3
     for line, number, name in zip(lines, (1, 2, 3), ("silent.wav", "corrupt.flac", "no.wav"), strict=True):
-        assert line.startswith(f"dialogue 0, turn {number} goes without sound: ") and name in line
+        assert line.startswith(f"dialogue 0, turn {number} goes without audio: ") and name in line
     # also where nothing is left, but not what makes no sense
     with told() as lines:
         assert len(pipe([{"audio": sounds / "silent.wav"}], bad_audio="missing")) == 1
@@ -570,8 +578,8 @@ def test_without_encoders_it_takes_vectors_and_says_so(folder, tmp_path, sounds)
     bare, vector = pipeline(TASK, model=tmp_path / "bare"), [0.5] * WIDTH
     assert len(bare([{"text_embedding": vector}, {"speech_embedding": vector}])) == 2
     for turn, modality, content in (
-        ({"text": "a"}, "text", "words"),
-        ({"audio": sounds / "clip.wav"}, "speech", "sound"),
+        ({"text": "a"}, "text", "text"),
+        ({"audio": sounds / "clip.wav"}, "speech", "audio"),
     ):
         words = f'bare\' has no {modality}_encoder/, so it takes vectors in place of {content}: .* {{"{modality}_embedding": vector of 6'
         with pytest.raises(ValueError, match=words):
@@ -594,7 +602,7 @@ def test_parts_of_two_checkpoints_are_told(folder, tmp_path):
         pipeline(TASK, model=broken)([{"text": "a"}])
     shutil.rmtree(broken / "text_encoder")
     shutil.copytree(broken / "speech_encoder", broken / "text_encoder")
-    with pytest.raises(ValueError, match="broken/text_encoder' prepares sound and makes vectors of speech"):
+    with pytest.raises(ValueError, match="broken/text_encoder' prepares audio and makes vectors of speech"):
         pipeline(TASK, model=broken)([{"text": "a"}])
 
 

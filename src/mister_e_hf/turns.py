@@ -154,6 +154,12 @@ class DialogueCache:
         self.num_turns = 0
         self._kept: dict[Any, Any] = {}
 
+    def copy(self) -> "DialogueCache":
+        """The same past, which then goes its own way: nothing that is kept is ever changed in place."""
+        other = DialogueCache()
+        other.num_turns, other._kept = self.num_turns, self._kept
+        return other
+
     def layout(self, attention_mask: torch.Tensor) -> "NextTurns":
         """Of the next turns (1, T), all of them real."""
         if attention_mask.shape[0] != 1 or not attention_mask.all():
