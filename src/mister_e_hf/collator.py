@@ -33,6 +33,8 @@ class DialogueCollator:
     """
 
     def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
+        if not len(dialogues):
+            raise InputError("A batch of no dialogues; give at least one")
         fields = [name for name in _PADDING if name in dialogues[0]]
         lengths = []
         for number, dialogue in enumerate(dialogues):

@@ -27,6 +27,7 @@ _TRANSFORMERS_KEYS = {
     "torch_dtype",
     "use_cache",
 }
+_IGNORED = -100  # as of losses, which import torch
 
 
 class LabelledConfig(PreTrainedConfig):
@@ -85,6 +86,24 @@ class LabelledConfig(PreTrainedConfig):
         if self.class_weights is None:
             return None
         return [self.class_weights.get(self.id2label[index], 1.0) for index in range(len(self.id2label))]
+
+    def check_labels(self, labels: Any, shape: tuple[int, ...]):
+        r"""
+        Whether a tensor of labels can be learned from.
+
+        Raises:
+            InputError: for another shape, and for numbers that are neither a class's nor -100.
+        """
+        if tuple(labels.shape) != tuple(shape) or labels.is_floating_point():
+            raise InputError(
+                f"labels must be whole numbers of shape {tuple(shape)}, got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        wrong = (labels != _IGNORED) & ((labels < 0) | (labels >= self.num_labels))
+        if wrong.any():
+            raise InputError(
+                f"labels hold {int(labels[wrong][0])}; the model has {self.num_labels} classes, 0 to {self.num_labels - 1}, and {_IGNORED} is where "
+                "nothing is scored"
+            )
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

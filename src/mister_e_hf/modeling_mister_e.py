@@ -337,6 +337,13 @@ class MisterEPreTrainedModel(PreTrainedModel):
                 present[name] = real if mask is None else real & mask.bool()
         return real, present
 
+    def _labels(self, labels: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Labels (B, T), -100 at padding whatever it holds, and checked."""
+        if labels.shape == real.shape:
+            labels = labels.masked_fill(~real, IGNORE_INDEX)
+        self.config.check_labels(labels, real.shape)
+        return labels
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         r"""
@@ -507,7 +514,7 @@ class MisterEModel(MisterEPreTrainedModel):
 
         loss = None
         if labels is not None:
-            scored = layout.flatten(labels.masked_fill(~real, IGNORE_INDEX))
+            scored = layout.flatten(self._labels(labels, real))
             loss = sum(
                 focal_terms(
                     logits,

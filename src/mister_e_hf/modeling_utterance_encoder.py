@@ -265,6 +265,7 @@ class UtteranceEncoder(PreTrainedModel):
         logits = self.head(self.dropout(F.relu(embeddings)))
         loss = None
         if labels is not None:
+            self.config.check_labels(labels, (count,))
             weights = self.config.label_weights()
             weights = None if weights is None else logits.new_tensor(weights)
             loss = focal_loss(logits, labels, self.config.focal_gamma, weights, num_items_in_batch)

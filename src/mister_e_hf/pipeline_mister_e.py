@@ -189,7 +189,7 @@ class ConversationEmotionPipeline(Pipeline):
         temperature = self.model.config.calibration_temperature
         if all(rows.isfinite().all() for rows in (*found.values(), found["logits"] / temperature)):
             return
-        name = self.model.config._name_or_path
+        name = self.model.config._name_or_path or type(self.model).__name__
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             if not tensor.isfinite().all():
                 raise InputError(

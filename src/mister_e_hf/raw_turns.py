@@ -175,7 +175,7 @@ def _refuse_unknown(given: Mapping, known: Sequence[str], name: str, also: Seque
         if field not in known and field not in also:
             nearest = _nearest(field, known)
             hint = f"; did you mean '{nearest}'?" if nearest else f"; known are {', '.join(known)}"
-            raise InputError(f"{name} has the unknown field '{short(field, 60)}'{hint}")
+            raise InputError(f"{name} has the unknown field {field!r:.60}{hint}")
 
 
 def _nearest(field: Any, known: Sequence[str]) -> str | None:
@@ -203,7 +203,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         )
     if set(recording) - set(_RECORDING) or not {"audio", "segments"} <= set(recording):
         meant = {field: _nearest(field, _RECORDING + _ROW) for field in recording if field not in _RECORDING}
-        hints = [f"'{short(field, 60)}' may be '{nearest}'" for field, nearest in meant.items() if nearest]
+        hints = [f"{field!r:.60} may be '{nearest}'" for field, nearest in meant.items() if nearest]
         raise InputError(
             f"{name}: a recording is a dictionary with audio, segments and, for an array, sampling_rate; got "
             f"{short(sorted(map(str, recording)))}. One turn alone is a list of one turn"

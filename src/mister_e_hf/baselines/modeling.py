@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput
 
-from ..losses import IGNORE_INDEX, focal_loss
+from ..losses import focal_loss
 from ..modeling_mister_e import MisterEPreTrainedModel, ModalityInput, ModalityTurns
 from ..turns import TurnLayout
 from .configuration import BaselineConfig
@@ -81,7 +81,7 @@ class BaselineModel(MisterEPreTrainedModel):
         heads = self.heads(turns, layout)
         loss = None
         if labels is not None:
-            scored = layout.flatten(labels.masked_fill(~real, IGNORE_INDEX))
+            scored = layout.flatten(self._labels(labels, real))
             loss = self.turn_loss(heads, scored, num_items_in_batch)
         return BaselineOutput(loss=loss, logits=layout.unflatten(heads[0] * weight.to(heads[0].dtype)))
 
