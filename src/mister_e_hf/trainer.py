@@ -86,6 +86,10 @@ class MisterETrainer(EpochTrainer):
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         check_training(self.model.config, self.args, own_metrics)
 
+    @property
+    def title(self) -> str:
+        return f"{getattr(self.model, 'title', 'MiSTER-E')}, seed {self.args.seed}"
+
     # Data
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import scipy.special
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .collator import LikeLengthSampler
+from .epoch_lines import EpochLines
 from .errors import InputError, short
 from .files import UNFINISHED
 from .metrics import SCORES
@@ -104,8 +105,16 @@ class EpochTrainer(Trainer):
 
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(EpochLines(self.title))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a line of its progress."""
+        return "model"
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset

@@ -76,6 +76,10 @@ class UtteranceTrainer(EpochTrainer):
         return scores
 
     @property
+    def title(self) -> str:
+        return f"{self.model.config.modality} encoder"
+
+    @property
     def label_names_in_order(self) -> list[str]:
         labels = self.model.config.id2label
         return [labels[index] for index in range(len(labels))]

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import InputError, short
 from ..installation import check_installation
+from ..progress import close_bars
 from .corpus import add_corpus
+from .output import printing
 from .study import add_evidence
 from .train import add_stages
 from .use import add_use
@@ -34,12 +36,15 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if not hasattr(arguments, "works_in_any_installation"):
             check_installation()
-        arguments.run(arguments)
+        with printing(arguments.quiet, arguments.json):
+            arguments.run(arguments)
         _end_process_group()
     except KeyboardInterrupt:
+        close_bars()
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        close_bars()
         for_the_user = isinstance(error, InputError | OSError)
         if arguments.debug:
             traceback.print_exc()
@@ -56,15 +61,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    debug = argparse.ArgumentParser(add_help=False)
-    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common.add_argument("--quiet", action="store_true", help="show no progress, only warnings and the result")
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
     parser = argparse.ArgumentParser(prog="mister-e", description="Emotion recognition in conversations.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    add_corpus(commands, debug)
-    add_use(commands, debug)
-    add_stages(commands, debug)
-    add_evidence(commands, debug)
+    add_corpus(commands, common)
+    add_use(commands, common)
+    add_stages(commands, common)
+    add_evidence(commands, common)
     return parser
 
 

@@ -7,8 +7,8 @@ from ..text_files import text_of_name
 from .output import pairs, say
 
 
-def add_corpus(commands, debug: argparse.ArgumentParser):
-    common = argparse.ArgumentParser(add_help=False, parents=[debug])
+def add_corpus(commands, shared: argparse.ArgumentParser):
+    common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument("--out", help="write the corpus to this folder: a Parquet table per split, a row per dialogue")
     common.add_argument(
         "--embed_audio", action="store_true", help="put the sound itself into the tables of --out, not its path"
@@ -115,13 +115,15 @@ def _corpus(arguments: argparse.Namespace):
     builder = builder_class(arguments.data_dir, config_name=given.get("config"), **settings)
     builder.download_and_prepare(num_proc=arguments.num_proc)
     corpus = builder.as_dataset()
-    say(format_summary(summarize(corpus)))
+    summary = summarize(corpus)
+    say(format_summary(summary), splits=summary)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or (arguments.push_to_hub and os.path.join(temporary, "corpus"))
         if folder:
             embed_audio = arguments.embed_audio or bool(arguments.push_to_hub)
             write_corpus(corpus, folder, embed_audio, given.get("name"), given.get("license"))
         if arguments.out:
-            say(f"in {arguments.out}")
+            say(f"in {arguments.out}", folder=arguments.out)
         if arguments.push_to_hub:
-            say(f"pushed to {push_corpus(folder, arguments.push_to_hub, private=arguments.private)}")
+            repository = push_corpus(folder, arguments.push_to_hub, private=arguments.private)
+            say(f"pushed to {repository}", repository=repository)

@@ -1,13 +1,75 @@
 """What commands print, and how they read FIELD=NAME."""
 
+import contextlib
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from .. import progress
 from ..errors import InputError
 
+# With --json the values of the result so far, by name; None where its text is printed.
+_values: dict[str, Any] | None = None
 
-def say(text: str):
+
+@contextlib.contextmanager
+def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
+    r"""
+    What a command shows until the block ends. Progress goes to standard error and results to standard output.
+
+    Args:
+        quiet: show the result alone.
+        as_json: print the values of the result as one line of JSON in place of its text.
+    """
+    global _values
+    before, _values = _values, {} if as_json else None
+    with progress.quiet(quiet), _calm_libraries():
+        try:
+            yield
+            if _values:
+                _write(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
+        finally:
+            _values = before
+
+
+@contextlib.contextmanager
+def _calm_libraries() -> Iterator[None]:
+    """
+    Other libraries report nothing but what a user can act on, and draw no bar for each file they write or read. They read these variables
+    when they are imported, which is later.
+    """
+    wanted = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    }
+    if not progress.shows_bars():
+        wanted["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    wanted = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
+
+
+def wants_json() -> bool:
+    return _values is not None
+
+
+def say(text: str, **values: Any):
+    """A part of the result: its text, or with `--json` its values, by name, in the one object that is printed in the end."""
+    if _values is None:
+        progress.close_bars()
+        _write(text)
+    else:
+        _values.update(values)
+
+
+def _write(text: str):
     """Print, at once. What the output is piped to may have read enough: no reason to leave the work half done."""
     try:
         print(text, flush=True)
@@ -15,12 +77,12 @@ def say(text: str):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say_once(text: str):
-    """By one process of several."""
+def say_once(text: str, **values: Any):
+    """As [`say`], by one process of several."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        say(text)
+        say(text, **values)
 
 
 def pairs(given: Sequence[str]) -> list[tuple[str, str]]:
@@ -28,3 +90,10 @@ def pairs(given: Sequence[str]) -> list[tuple[str, str]]:
     if not all(equals for _, equals, _ in pairs):
         raise InputError(f"--columns expects FIELD=NAME, got {given}")
     return [(field, name) for field, _, name in pairs]
+
+
+def hide_unnamed_bars():
+    """For commands that use transformers: no bar for each weights file that it reads or writes. Downloads keep theirs."""
+    from transformers.utils import logging
+
+    logging.set_tqdm_hook(lambda factory, words, options: logging.EmptyTqdm(*words, **options))

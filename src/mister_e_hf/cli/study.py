@@ -2,11 +2,12 @@
 
 import argparse
 
-from .output import say
+from ..progress import line
+from .output import hide_unnamed_bars, say
 
 
-def add_evidence(commands, debug: argparse.ArgumentParser):
-    study = argparse.ArgumentParser(add_help=False, parents=[debug])
+def add_evidence(commands, shared: argparse.ArgumentParser):
+    study = argparse.ArgumentParser(add_help=False, parents=[shared])
     study.add_argument("recipe", help="YAML file, or name, of a recipe of a MiSTER-E model")
     study.add_argument("--out", required=True, help="the study's folder")
     study.add_argument("--folds", type=int, default=4, help="of the development data (default: 4)")
@@ -34,7 +35,7 @@ def add_evidence(commands, debug: argparse.ArgumentParser):
         "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
     )
     ablate.set_defaults(run=_ablate)
-    report = commands.add_parser("report", parents=[debug], help="tables and pictures of ablation studies")
+    report = commands.add_parser("report", parents=[shared], help="tables and pictures of ablation studies")
     report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
     report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
     report.set_defaults(run=_report)
@@ -44,10 +45,11 @@ def _search(arguments: argparse.Namespace):
     from ..recipe import Recipe
     from ..search import format_trials, search
 
+    hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
     names = ("out", "trials", "systems", "folds", "jobs")
-    scored = search(recipe, **{name: getattr(arguments, name) for name in names}, say=say)
-    say(f"{format_trials(scored)}\nin {arguments.out}")
+    scored = search(recipe, **{name: getattr(arguments, name) for name in names}, say=line)
+    say(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
     failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
     if failed:
         raise RuntimeError(f"{len(failed)} trials have runs that failed; the same command tries them again")
@@ -57,19 +59,20 @@ def _ablate(arguments: argparse.Namespace):
     from ..ablation import ablate
     from ..recipe import Recipe
 
+    hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
     names = ("out", "seeds", "folds", "variants", "final", "jobs")
-    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=say)
+    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=line)
     if failed:
         raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
-    say(f"in {arguments.out}; next: mister-e report {arguments.out}")
+    say(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out)
 
 
 def _report(arguments: argparse.Namespace):
     from ..report import write_report
     from ..results_page import write_results
 
-    for folder in arguments.studies:
-        say(str(write_report(folder)))
+    written = [str(write_report(folder)) for folder in arguments.studies]
     if arguments.results:
-        say(str(write_results(arguments.studies, arguments.results)))
+        written.append(str(write_results(arguments.studies, arguments.results)))
+    say("\n".join(written), files=written)

@@ -2,11 +2,11 @@
 
 import argparse
 
-from .output import say_once
+from .output import hide_unnamed_bars, say_once
 
 
-def add_stages(commands, debug: argparse.ArgumentParser):
-    common = argparse.ArgumentParser(add_help=False, parents=[debug])
+def add_stages(commands, shared: argparse.ArgumentParser):
+    common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
         "recipe",
         help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1; or the name of "
@@ -48,6 +48,7 @@ def _recipe(arguments: argparse.Namespace):
 
     from ..recipe import Recipe
 
+    hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
     return recipe, Path(arguments.output_dir or Path("runs") / Path(arguments.recipe).stem)
 
@@ -57,7 +58,8 @@ def _train(arguments: argparse.Namespace):
     from ..stages import train
 
     recipe, folder = _recipe(arguments)
-    say_once(f"{format_results(train(recipe, folder, arguments.seeds))}\nin {folder}")
+    summary = train(recipe, folder, arguments.seeds)
+    say_once(f"{format_results(summary)}\nin {folder}", **summary, folder=str(folder))
 
 
 def _train_encoder(arguments: argparse.Namespace):
@@ -68,7 +70,7 @@ def _train_encoder(arguments: argparse.Namespace):
     folder = encoder_folder(folder, arguments.modality)
     results = train_encoder(recipe, arguments.modality, folder, arguments.seed)
     scores = [f"{name} {100 * results[name]['weighted_f1']:.2f}" for name in ("validation", "test") if name in results]
-    say_once(f"weighted F1: {', '.join(scores)}\nin {folder}")
+    say_once(f"weighted F1: {', '.join(scores)}\nin {folder}", **results, folder=str(folder))
 
 
 def _embed(arguments: argparse.Namespace):
@@ -80,4 +82,5 @@ def _embed(arguments: argparse.Namespace):
     names = ("bad_audio", "num_workers", "token_budget", "second_budget")
     options = {name: getattr(arguments, name) for name in names}
     dtype = arguments.dtype and getattr(torch, arguments.dtype)
-    say_once(f"vectors in {embed(recipe, folder, arguments.out, dtype=dtype, **options)}")
+    vectors = embed(recipe, folder, arguments.out, dtype=dtype, **options)
+    say_once(f"vectors in {vectors}", folder=str(vectors))

@@ -7,8 +7,8 @@ from ..errors import InputError, short
 from .output import pairs, say
 
 
-def add_use(commands, debug: argparse.ArgumentParser):
-    checkpoint = argparse.ArgumentParser(add_help=False, parents=[debug])
+def add_use(commands, shared: argparse.ArgumentParser):
+    checkpoint = argparse.ArgumentParser(add_help=False, parents=[shared])
     checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
     predict = commands.add_parser(
         "predict", parents=[checkpoint], help="emotions of a recording's or a table's turns, as JSON lines"
@@ -27,7 +27,7 @@ def add_use(commands, debug: argparse.ArgumentParser):
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
     predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
-    plot = commands.add_parser("plot", parents=[debug], help="a picture of one dialogue's emotions")
+    plot = commands.add_parser("plot", parents=[shared], help="a picture of one dialogue's emotions")
     plot.add_argument("lines", help="JSON lines that `predict` wrote")
     plot.add_argument("--out", help="picture, .png, .svg or .pdf (default: the lines' name with .png)")
     plot.add_argument("--dialogue", help="which one, where there are several (default: the first)")
@@ -47,7 +47,7 @@ def add_use(commands, debug: argparse.ArgumentParser):
     evaluate.add_argument("--out", help="write all scores to this JSON file")
     evaluate.add_argument("--use_cpu", action="store_true", help="even where there is a GPU")
     evaluate.set_defaults(run=_evaluate)
-    push = commands.add_parser("push", parents=[debug], help="push a checkpoint folder to the Hub")
+    push = commands.add_parser("push", parents=[shared], help="push a checkpoint folder to the Hub")
     push.add_argument("folder", help="checkpoint folder")
     push.add_argument("repository", metavar="ORG/NAME")
     push.add_argument("--private", action="store_true", default=None, help="make the repository private")
@@ -55,14 +55,14 @@ def add_use(commands, debug: argparse.ArgumentParser):
     push.add_argument("--dry-run", action="store_true", help="list what would go, and push nothing")
     push.set_defaults(run=_push)
     convert = commands.add_parser(
-        "convert", parents=[debug], help="weights of the authors' code -> a checkpoint folder"
+        "convert", parents=[shared], help="weights of the authors' code -> a checkpoint folder"
     )
     convert.add_argument("weights", help="their state dictionary, moe_model.pth")
     convert.add_argument("folder", help="where the checkpoint goes")
     convert.add_argument("--labels", nargs="+", required=True, help="class names in the order of their indices")
     convert.set_defaults(run=_convert)
     doctor = commands.add_parser(
-        "doctor", parents=[debug], help="check the installation, the device, a checkpoint folder"
+        "doctor", parents=[shared], help="check the installation, the device, a checkpoint folder"
     )
     doctor.add_argument("folder", nargs="?", help="checkpoint folder")
     doctor.set_defaults(run=_doctor, works_in_any_installation=True)
@@ -87,7 +87,7 @@ def _plot(arguments: argparse.Namespace):
     from ..timeline import plot_lines
 
     path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
-    say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}")
+    say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}", file=str(path), dialogue=name)
 
 
 def _serve(arguments: argparse.Namespace):
@@ -105,27 +105,27 @@ def _evaluate(arguments: argparse.Namespace):
 
     options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
     found = evaluate_checkpoint(arguments.model, **options)
-    say(format_results({"test": summarize([found["scores"]])}).replace("test", arguments.split, 1))
+    say(format_results({"test": summarize([found["scores"]])}).replace("test", arguments.split, 1), **found)
     if found["as_stored"] is not None:
         say("as stored in results.json" if found["as_stored"] else "NOT as stored in results.json")
     if arguments.out:
         from pathlib import Path
 
         write_json(Path(arguments.out), found["scores"])
-        say(f"in {arguments.out}")
+        say(f"in {arguments.out}", file=arguments.out)
 
 
 def _push(arguments: argparse.Namespace):
     from ..hub import checkpoint_files, push_checkpoint
 
     if arguments.dry_run:
-        for name, size in checkpoint_files(arguments.folder).items():
-            say(f"{size:>14,}  {name}")
+        files = checkpoint_files(arguments.folder)
+        say("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
         return
     repository = push_checkpoint(
         arguments.folder, arguments.repository, private=arguments.private, revision=arguments.revision
     )
-    say(f"pushed to {repository}")
+    say(f"pushed to {repository}", repository=repository)
 
 
 def _convert(arguments: argparse.Namespace):
@@ -133,7 +133,8 @@ def _convert(arguments: argparse.Namespace):
     from ..hub import save_checkpoint
 
     model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
-    say(f"in {save_checkpoint(arguments.folder, model)}")
+    folder = save_checkpoint(arguments.folder, model)
+    say(f"in {folder}", folder=str(folder))
 
 
 def _doctor(arguments: argparse.Namespace):
@@ -143,8 +144,8 @@ def _doctor(arguments: argparse.Namespace):
 
     def report(found):
         for good, text in found:
-            say(f"{'ok ' if good else 'BAD'}  {text}")
-            findings.append(good)
+            findings.append({"good": good, "finding": text})
+            say(f"{'ok ' if good else 'BAD'}  {text}", findings=findings)
 
     report(examine_installation())
     try:
@@ -153,5 +154,5 @@ def _doctor(arguments: argparse.Namespace):
         report([(False, f"the libraries cannot be imported: {short(error)}")])
     else:
         report(examine(arguments.folder))
-    if not all(findings):
-        raise InputError(f"{findings.count(False)} of {len(findings)} findings are marked BAD above")
+    if bad := [finding for finding in findings if not finding["good"]]:
+        raise InputError(f"{len(bad)} of {len(findings)} findings are marked BAD above")

@@ -9,10 +9,10 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.utils import tqdm
 
 from .. import audio
 from ..errors import InputError
+from ..progress import bar
 from .provenance import METADATA_KEY, Provenance
 from .publishing import corpus_card, table_files
 from .schema import SPLITS
@@ -118,7 +118,7 @@ def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: 
 
 def _tables(data: datasets.Dataset, split: str, schema: pa.Schema, embed_audio: bool) -> Iterator[pa.Table]:
     """A few dialogues at a time, so that memory does not grow with the corpus; sound may be in it already."""
-    with tqdm(total=len(data), desc=f"Writing {split} split", unit=" dialogues") as progress:
+    with bar(f"writing {split}", len(data), "dialogues") as progress:
         for table in data.with_format("arrow").iter(batch_size=8 if embed_audio else 100):
             if embed_audio:
                 rows = table.to_pylist()

@@ -1,0 +1,96 @@
+"""What commands show: named lines and one bar on standard error, results on standard output, and nothing else."""
+
+import contextlib
+import io
+import json
+
+import pytest
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from mister_e_hf import cli, progress
+from mister_e_hf.cli.output import printing, say
+from mister_e_hf.epoch_lines import EpochLines
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def training(tmp_path, **given):
+    """A training's callback, fed as the Trainer feeds it: two epochs of three steps."""
+    arguments = TrainingArguments(
+        str(tmp_path), report_to="none", use_cpu=True, metric_for_best_model="weighted_f1", **given
+    )
+    state, control = TrainerState(max_steps=6, num_train_epochs=2), TrainerControl()
+    callback = EpochLines("text encoder")
+    callback.on_train_begin(arguments, state, control)
+    for epoch in (1, 2):
+        for _ in range(3):
+            state.global_step += 1
+            callback.on_step_end(arguments, state, control)
+        state.epoch = float(epoch)
+        callback.on_log(arguments, state, control, logs={"loss": 0.5 / epoch, "learning_rate": 1e-3})
+        if arguments.eval_strategy != "no":
+            callback.on_evaluate(
+                arguments, state, control, metrics={"eval_loss": 1.0, "eval_weighted_f1": 0.4 * epoch}
+            )
+    callback.on_train_end(arguments, state, control)
+
+
+def test_a_line_for_each_epoch(tmp_path, capsys):
+    training(tmp_path, eval_strategy="epoch")
+    assert capsys.readouterr() == (
+        "",
+        "text encoder, epoch 1 of 2: loss 0.5, validation weighted F1 40.00\n"
+        "text encoder, epoch 2 of 2: loss 0.25, validation weighted F1 80.00\n",
+    )
+    training(tmp_path)
+    assert capsys.readouterr().err == "text encoder, epoch 1 of 2: loss 0.5\ntext encoder, epoch 2 of 2: loss 0.25\n"
+
+
+def test_one_named_bar_on_a_terminal(tmp_path):
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        training(tmp_path, eval_strategy="epoch")
+    shown = terminal.getvalue()
+    assert "text encoder:" in shown and "| 0/6 " in shown and "%|" not in shown.rpartition("\r")[2]
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        training(tmp_path, disable_tqdm=True)
+    assert "%|" not in terminal.getvalue() and "epoch 2 of 2" in terminal.getvalue()
+
+
+def test_quiet_shows_nothing(tmp_path):
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        with progress.quiet():
+            training(tmp_path, eval_strategy="epoch")
+            with progress.bar("vectors", 3, "turns") as bar:
+                bar.update(3)
+        assert terminal.getvalue() == "" and progress.shows_bars()
+
+
+def test_an_error_begins_on_a_line_of_its_own():
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        bar = progress.bar("vectors", 3, "turns")
+        bar.update(1)
+        progress.close_bars()
+    assert terminal.getvalue().rpartition("\r")[2] == "" and bar.disable
+
+
+def test_json_is_one_object_and_quiet_keeps_the_result(capsys):
+    with printing(as_json=True):
+        say("the mean is 3", mean=3)
+        say("in x", folder="x")
+    assert json.loads(capsys.readouterr().out) == {"mean": 3, "folder": "x"}
+    with printing(quiet=True):
+        say("the mean is 3", mean=3)
+        progress.line("a step")
+    assert capsys.readouterr() == ("the mean is 3\n", "")
+    with pytest.raises(ValueError), printing(as_json=True):
+        say("no score", score=float("nan"))
+    assert capsys.readouterr().out == ""
+
+
+def test_every_command_can_be_quiet_and_answer_in_json(capsys):
+    assert cli.main(["doctor", "--json", "--quiet"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert all(one["good"] for one in found) and any(one["finding"].startswith("torch ") for one in found)
