@@ -18,7 +18,8 @@ from .processing_mister_e import MisterEProcessor
 from .recipe import CorpusSettings
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .utterances import load_dialogues
-from .vectors import MODALITIES, holds_vectors, read_corpus
+from .vector_files import holds_vectors, read_corpus
+from .vectors import MODALITIES
 
 
 def evaluate_checkpoint(

@@ -30,7 +30,8 @@ from .recipe_sections import (
 from .trainer import MisterETrainingArguments
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
-from .vectors import DialogueVectors, read_corpus
+from .vector_files import read_corpus
+from .vectors import DialogueVectors
 from .yaml_files import read_yaml
 
 

@@ -15,7 +15,8 @@ from .experiment import run_experiment, run_seeds, summarize
 from .recipe import Recipe
 from .run_folder import read_results
 from .utterances import load_dialogues
-from .vectors import MODALITIES, holds_vectors
+from .vector_files import holds_vectors
+from .vectors import MODALITIES
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:
