@@ -15,8 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import InputError
 from .files import write_yaml
 from .recipe import Recipe
@@ -24,6 +22,7 @@ from .run_folder import check_same, git_commit
 from .study import KNEW_LABELS, ROBUST
 from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
+from .yaml_files import read_yaml
 
 
 def ablate(
@@ -110,7 +109,7 @@ def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
     if not path.is_file():
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
-    frozen = yaml.safe_load(path.read_text(encoding="utf-8"))
+    frozen = read_yaml(path)
     if frozen["variants"] != recipes:
         raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
     if set(seeds) - set(frozen["seeds"]):

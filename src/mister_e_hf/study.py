@@ -13,16 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from .configuration_mister_e import EXPERTS
 from .errors import InputError
 from .metrics import IGNORE_INDEX, scored_turns
+from .yaml_files import read_yaml
 
 KNEW_LABELS = (
     "The vectors come from encoders that were trained on the labels of train, so turns that a fold leaves out were not unknown to them: "
     "scores on folds will be too good. Those on test are not affected."
 )
+
 FULL, MAJORITY = "full", "majority_vote"
 ROBUST = (FULL, "without_modality_dropout")  # whose answers to damaged input are there, too
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction", "probabilities")
@@ -132,14 +133,14 @@ def read_study(folder: str | Path) -> Study:
     path = folder / "study.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"There is no study in '{folder}': it has no study.yaml")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = read_yaml(path)
     missing = {"recipe", "seeds", "folds", "variants"} - set(settings if isinstance(settings, dict) else ())
     if missing:
         raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}")
     if not isinstance(settings["recipe"], dict) or not settings["recipe"].get("corpus", {}).get("labels"):
         raise InputError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
     frozen = folder / "frozen.yaml"
-    study = Study(folder, settings, yaml.safe_load(frozen.read_text(encoding="utf-8")) if frozen.is_file() else None)
+    study = Study(folder, settings, read_yaml(frozen) if frozen.is_file() else None)
     for name in ("development", "final"):
         if (folder / name).is_dir() and (stage := _read_stage(study, name)):
             study.stages[name] = stage
