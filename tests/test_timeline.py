@@ -7,7 +7,10 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 
+from matplotlib.colors import to_hex  # noqa: E402
+
 from mister_e_hf import cli  # noqa: E402
+from mister_e_hf.predicted_turns import read_predictions  # noqa: E402
 from mister_e_hf.timeline import plot_lines, timeline_figure  # noqa: E402
 
 LABELS = ["neutral", "joy", "anger", "surprise", "fear", "sadness", "disgust", "excited", "frustrated", "calm"]
@@ -100,8 +103,11 @@ def test_the_command_draws_a_dialogue_of_the_lines(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "line 1 is no line of mister-e predict: Turn 0 lacks"),
-        ("no json", "line 1 is no line"),
+        ("{}", "line 1 lacks dialogue, gate, label, score, scores, turn"),
+        ("no json", "line 1 is not JSON from column 1 on; expected the lines of mister-e predict"),
+        ("[" * 50_000, "line 1 is nested too deeply"),
+        ("[1]", "line 1 must be an object"),
+        ('{"dialogue": "a", "dialogue": "b"}', "line 1: the field 'dialogue' is given twice"),
         ("", "is empty"),
         (None, "There are no lines at"),
     ],
@@ -111,6 +117,85 @@ def test_what_is_no_such_file_is_named(tmp_path, content, message):
         (tmp_path / "call.jsonl").write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         plot_lines(tmp_path / "call.jsonl")
+
+
+LINE = {"dialogue": "d", "turn": 0} | dialogue(1)[0]
+WRONG = {
+    "label null": ({"label": None}, "label must be the name of a class, got None"),
+    "score of words": ({"score": "high"}, "score must be a number from 0 to 1, got 'high'"),
+    "score NaN": ({"score": float("nan")}, "score must be a number from 0 to 1, got nan"),
+    "score of 400 digits": ({"score": 10**400}, "score must be a number from 0 to 1"),
+    "score below 0": ({"score": -5}, "score must be"),
+    "score true": ({"score": True}, "score must be"),
+    "scores a list": ({"scores": [0.5]}, "scores must hold numbers by name"),
+    "scores null inside": ({"scores": {"joy": None}}, "scores of 'joy' must be a number"),
+    "gate null": ({"gate": None}, "gate must hold numbers by name, got None"),
+    "gate empty": ({"gate": {}}, "gate must hold numbers by name"),
+    "gate of infinity": ({"gate": {"speech": float("inf")}}, "gate of 'speech' must be a number"),
+    "gate of other experts": ({"gate": {"other": 1}}, "gate names other, and at the dialogue's first turn fusion, speech, text"),
+    "a thousand experts": ({"gate": {f"e{n}": 0 for n in range(1000)}}, "gate names 1000 experts"),
+    "times of words": ({"start": "0", "end": "1"}, "start must be a number"),
+    "no length": ({"start": 1.0, "end": 1.0}, "start 1 s must be before end 1 s"),
+    "an end beyond time": ({"end": 1e308}, "end must be a number from 0 to 1e"),
+    "turn of words": ({"turn": "1"}, "turn must be a number"),
+    "the same turn": ({"turn": 0}, "turn 0 of dialogue 'd' appears in line 1, too"),
+    "dialogue null": ({"dialogue": None}, "dialogue must be a name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_each_line_is_checked_by_field(tmp_path, capsys, case):
+    change, message = WRONG[case]
+    path = tmp_path / "lines.jsonl"
+    path.write_text(json.dumps(LINE) + "\n" + json.dumps(LINE | {"turn": 1} | change) + "\n")
+    assert cli.main(["plot", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert f"lines.jsonl', line 2: {message}" in error and len(error) < 500
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lines.jsonl"]
+
+
+def test_labels_are_drawn_as_they_are_spelled_and_at_bounded_length():
+    labels = ["$\\frac{$", "$x$", "_hidden", "x" * 100_000, "a\x1b[31mb", "\ud83d"]
+    figure = timeline_figure(dialogue(6, labels) + dialogue(6, labels))
+    figure.canvas.draw()
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(shown) == 6 and "_hidden" in shown and max(map(len, shown)) < 40
+    assert {"\\$x\\$", "a\\x1b[31mb", "\\ud83d"} <= set(shown)
+    many = [f"class {number}" for number in range(500)]
+    figure = timeline_figure(dialogue(500, many))
+    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "and 460 more"
+
+
+def test_emotions_have_the_colours_that_people_expect():
+    figure = timeline_figure(dialogue(4, ["angry", "neutral", "Joy", "puzzled"]))
+    colours = [to_hex(bar.get_facecolor()).upper() for bar in bars(figure.axes[0])]
+    assert colours[:3] == ["#D55E00", "#999999", "#F0E442"] and len(set(colours)) == 4
+
+
+def test_lines_in_another_order_and_with_gaps_are_drawn_where_they_belong(tmp_path):
+    texts = [LINE | {"turn": number, "text": "one\u2028line\u0085still"} for number in (5, 0, 2)]
+    for line in texts:
+        line.pop("start"), line.pop("end")
+    (tmp_path / "lines.jsonl").write_text(
+        "".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in texts), encoding="utf-8-sig"
+    )
+    (turns,) = read_predictions(tmp_path / "lines.jsonl").values()
+    emotions, _ = timeline_figure(turns).axes
+    assert [bar.get_x() + bar.get_width() / 2 for bar in bars(emotions)] == [0, 2, 5]
+
+
+def test_a_plot_goes_where_it_can_and_over_no_input(tmp_path, capsys):
+    path = tmp_path / "lines.svg"
+    path.write_text(json.dumps(LINE))
+    (tmp_path / "folder.png").mkdir()
+    for out, message in {
+        path: "is an input of this command",
+        tmp_path / "nowhere" / "x.png": "there is no folder",
+        tmp_path / "folder.png": "is a folder",
+    }.items():
+        assert cli.main(["plot", str(path), "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+    assert path.read_text() == json.dumps(LINE)
 
 
 def test_without_matplotlib_it_says_what_to_install():
