@@ -162,7 +162,7 @@ def test_a_run_that_dies_takes_no_other_with_it(demo_folder, tmp_path):
 def test_the_commands_make_a_report(demo_folder, study, capsys):
     words = [str(DEMO), "--corpus", str(demo_folder), *SHORT, "--seeds", "0", "--folds", "2", "--variants", *VARIANTS]
     assert cli.main(["ablate", *words, "--out", str(study)]) == 0
-    assert "runs are finished already" in capsys.readouterr().out
+    assert "runs are finished already" in capsys.readouterr().err
     assert cli.main(["report", str(study)]) == 0
     assert "logistic regression" in (study / "report.md").read_text()
     assert cli.main(["ablate", *words, "--out", str(study), "--learning_rate", "1"]) == 2

@@ -51,9 +51,9 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
     assert len(lines) == 4
     command = ["search", str(DEMO), *words, "--out", str(out), "--trials", "2", "--folds", "2"]
     assert cli.main([*command, "--systems", "logistic_regression"]) == 0
-    told = capsys.readouterr().out
-    assert "4 of 4 runs are finished already" in told
-    assert f"training.learning_rate {rate}" in told
+    shown = capsys.readouterr()
+    assert "4 of 4 runs are finished already" in shown.err
+    assert f"training.learning_rate {rate}" in shown.out
     assert cli.main([*command, "--systems", "bc-lstm"]) == 2
     assert "no system 'bc-lstm'" in capsys.readouterr().err
     (out / "search.json").unlink()
