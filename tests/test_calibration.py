@@ -42,6 +42,14 @@ def test_turns_without_a_label_do_not_count():
         fit_temperature(logits, np.full(2_000, -100))
 
 
+def test_too_few_turns_fit_no_temperature():
+    logits, labels = drawn(99, 0.2)
+    assert fit_temperature(logits, labels) == 1.0
+    logits, labels = drawn(100, 0.2)
+    assert fit_temperature(logits, labels) < 0.5
+    assert fit_temperature(logits, np.where(np.arange(100) < 1, -100, labels)) == 1.0  # only labelled turns count
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_where_all_predictions_are_right_or_none_is_it_stays_finite(right):
     logits = 5.0 * np.eye(4)[np.arange(100) % 4]

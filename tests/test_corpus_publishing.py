@@ -16,10 +16,11 @@ from loopback_hub import TOKEN, LoopbackHub, loopback_hub
 from mister_e_hf import CmuMosi, Iemocap, Meld, load_audio, write_vectors
 from mister_e_hf.corpora import store
 from mister_e_hf.corpora.provenance import TITLES
-from mister_e_hf.corpora.publishing import NOT_REDISTRIBUTABLE, corpus_card, push_corpus
+from mister_e_hf.corpora.publishing import corpus_card, push_corpus
 from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.corpora.summary import format_summary, summarize
+from mister_e_hf.licences import PUBLISHED
 from small_corpora import read_calls, sound_of, write_calls, write_iemocap, write_meld, write_mosi
 
 LICENSED = {"iemocap": (Iemocap, write_iemocap), "meld": (Meld, write_meld), "cmu_mosi": (CmuMosi, write_mosi)}
@@ -93,7 +94,7 @@ def test_a_licensed_corpus_is_refused_wherever_its_tables_go(licensed, tmp_path)
     for place in places:
         with pytest.raises(ValueError, match=f"'{name}' is not pushed: ") as error:
             push_corpus(place, "org/name")
-        assert NOT_REDISTRIBUTABLE[name] in str(error.value)
+        assert PUBLISHED[name].why_not_pushed in str(error.value)
 
 
 def test_the_name_of_a_licensed_corpus_comes_from_the_cache_too(tmp_path):

@@ -23,6 +23,8 @@ STAGE_2 = (
     "turns",
     "hub",
     "model_card",
+    "licences",
+    "plain_text",
 )
 STAGE_1 = (
     "configuration_utterance_encoder",

@@ -10,12 +10,14 @@ from scipy.special import log_softmax
 from .errors import InputError
 from .metrics import IGNORE_INDEX
 
+FEWEST_TURNS = 100  # a temperature fitted to fewer says more about those turns than about the model
 _RANGE = 0.05, 20.0  # where every prediction is right, or none, the best temperature is 0 or infinity
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     r"""
-    The temperature with the least cross-entropy of softmax(logits / temperature): it changes no prediction.
+    The temperature with the least cross-entropy of softmax(logits / temperature): it changes no prediction. It is 1 where fewer than
+    `FEWEST_TURNS` turns have a label.
 
     Args:
         logits (`(N, C)`).
@@ -27,6 +29,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     scored = labels != IGNORE_INDEX
     if not scored.any():
         raise InputError("No turn has a label, so no temperature can be fitted")
+    if scored.sum() < FEWEST_TURNS:
+        return 1.0
     logits, labels = logits[scored].astype(np.float64), labels[scored]
 
     def cross_entropy(log_temperature: float) -> float:

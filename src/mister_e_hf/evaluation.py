@@ -108,6 +108,8 @@ def _agree(one: Any, other: Any) -> bool:
             and one.keys() == other.keys()
             and all(_agree(one[name], other[name]) for name in one)
         )
+    if one is None or other is None:  # the F1 of a class without a turn
+        return one is other
     return bool(np.allclose(one, other, rtol=0, atol=1e-6))
 
 

@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from .calibration import fit_temperature
 from .confusion import confusion_figure
+from .corpus_facts import corpus_facts
 from .errors import InputError
 from .files import write_atomically, write_json, write_table
 from .hub import save_checkpoint
@@ -63,6 +64,7 @@ def run_experiment(
 
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     results: dict[str, Any] = {"seed": seed, **facts, "data_fingerprints": fingerprints}
+    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
     outputs, config = (
         {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
         trainer.model.config,

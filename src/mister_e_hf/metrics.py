@@ -28,7 +28,8 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     Scores of one or many confusion matrices (..., C, C), true class by row: `weighted_f1`, `macro_f1`, `accuracy`,
     `unweighted_average_recall` (...), and `f1_per_class` (..., C).
 
-    A class without a turn has F1 0 in the macro mean, as in scikit-learn, and is left out of the mean of recalls.
+    The macro mean is over the classes that occur, as labels or as predictions, as scikit-learn's default is; a class without a turn is left out of the
+    mean of recalls, and its F1 is 0 here if nothing was predicted as it either.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
     correct = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -38,7 +39,7 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     recall = correct / np.maximum(support, 1)
     return {
         "weighted_f1": (f1 * support).sum(-1) / total,
-        "macro_f1": f1.mean(-1),
+        "macro_f1": f1.sum(-1) / np.maximum((support + predicted > 0).sum(-1), 1),  # what does not occur has F1 0
         "accuracy": correct.sum(-1) / total,
         "unweighted_average_recall": recall.sum(-1) / np.maximum((support > 0).sum(-1), 1),
         "f1_per_class": f1,
@@ -70,8 +71,8 @@ def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: S
         label_names: C names, in the order of the class indices.
 
     Returns:
-        `weighted_f1`, `macro_f1`, `accuracy`, `unweighted_average_recall`, `expected_calibration_error`, `num_utterances` and
-        `f1_per_class` by name.
+        `weighted_f1`, `macro_f1` (over the classes that occur), `accuracy`, `unweighted_average_recall`, `expected_calibration_error`,
+        `num_utterances` and `f1_per_class` by name, None for a class without a turn.
     """
     scored = labels != IGNORE_INDEX
     labels, probabilities = labels[scored], probabilities[scored]
@@ -83,12 +84,15 @@ def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: S
             f"{labels.min()} to {labels.max()}"
         )
     classes = np.arange(len(label_names))
-    scores = scores_from_confusion(confusion_matrix(labels, probabilities.argmax(-1), labels=classes))
-    per_class = scores.pop("f1_per_class")
+    confusion = confusion_matrix(labels, probabilities.argmax(-1), labels=classes)
+    scores = scores_from_confusion(confusion)
+    per_class = [
+        f1 if turns else None for f1, turns in zip(scores.pop("f1_per_class").tolist(), confusion.sum(-1), strict=True)
+    ]
     return {name: float(value) for name, value in scores.items()} | {
         "expected_calibration_error": expected_calibration_error(labels, probabilities),
         "num_utterances": int(len(labels)),
-        "f1_per_class": dict(zip(label_names, per_class.tolist(), strict=True)),
+        "f1_per_class": dict(zip(label_names, per_class, strict=True)),
     }
 
 

@@ -6,16 +6,12 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from .licences import CUSTOM, CorpusOfRun, corpus_of_run
+from .plain_text import for_markdown, for_terminal
+
 REPOSITORY = "REPOSITORY"  # where it goes, which a folder on disk cannot know
 
 _PAPER = "https://arxiv.org/abs/2602.23300"
-# Of the data, as its owners give it out: it holds for what was made of it, too.
-_LICENCES = {
-    "meld": ("gpl-3.0", "MELD is under GPL-3.0, and its clips are of a television series."),
-    "iemocap": ("other", "IEMOCAP is given out on request, for research alone."),
-    "mosi": ("other", "CMU-MOSI is given out for research."),
-    "demo": ("apache-2.0", "The corpus is generated."),
-}
 _CITATION = """@article{dutta2026mistere,
   title = {A Mixture-of-Experts Model for Multimodal Emotion Recognition in Conversations},
   author = {Dutta, Soumya and Balaji, Smruthi and Ganapathy, Sriram},
@@ -33,24 +29,29 @@ def model_card(
     The card of a model and of its encoders of these modalities, from its recipe and its results as `results.json` holds them; where `confusion.png`
     lies beside it, with that.
     """
-    config, corpus = model.config, recipe.get("corpus", {}).get("name") or "custom"
+    config, scores = model.config, results.get("test", {}).get("mixture")
+    corpus = corpus_of_run(
+        results.get("corpus", {}).get("stated", {}),
+        recipe.get("corpus", {}).get("name"),
+        config.id2label.values(),
+        scores and scores["num_utterances"],
+    )
     # A baseline says itself what it is.
     baseline, title = hasattr(model, "method"), getattr(model, "title", "MiSTER-E")
     method = getattr(model, "method", f"MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER}))")
-    licence, about = next((found for name, found in _LICENCES.items() if name in corpus.lower()), (None, None))
     data = ModelCardData(
         library_name="transformers",
-        license=licence,
+        license=corpus.license and for_terminal(corpus.license),
         base_model=_base_models(recipe, encoders),
         tags=[
             "emotion-recognition-in-conversation",
             *(["baseline"] if baseline else ["mixture-of-experts", "mister-e"]),
         ],
-        model_name=f"{title} {corpus}",
+        model_name=for_terminal(f"{title} {corpus.name}"),
         eval_results=_eval_results(corpus, results),
     )
     sections = {
-        f"# {title}, {corpus}": f"Names one of {config.num_labels} emotions ({', '.join(config.id2label.values())}) for every turn of a dialogue from "
+        f"# {title}, {for_markdown(corpus.name)}": f"Names one of {config.num_labels} emotions ({', '.join(map(for_markdown, config.id2label.values()))}) for every turn of a dialogue from "
         f"{_inputs(encoders)}, without using who speaks. The method is {method}{', a baseline of MiSTER-E' if baseline else ''}; stage 2 has "
         f"{model.num_parameters():,} parameters.",
         "## Use": "\n\n".join(
@@ -59,7 +60,7 @@ def model_card(
                 *(_encoder_use(name, recipe) for name in encoders),
             ]
         ),
-        "## Data": f"{corpus}. " + (about or "Its licence holds for this model, too."),
+        "## Data": _data(corpus, results),
         "## Results": _results(results)
         + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_picture else ""),
         "## Training": _training(recipe, results),
@@ -124,7 +125,16 @@ def _encoder_use(modality: str, recipe: dict) -> str:
     )
 
 
-def _eval_results(corpus: str, results: dict) -> list[EvalResult] | None:
+def _data(corpus: CorpusOfRun, results: dict) -> str:
+    about = corpus.about or "What its licence asks holds for this model, too."
+    lines = [f"{for_markdown(corpus.name)}. {for_markdown(about)}"]
+    counts = results.get("corpus", {})
+    for split, turns in counts.get("labelled_turns", {}).items():
+        lines.append(f"{split.capitalize()}: {turns:,} labelled turns in {counts['dialogues'][split]:,} dialogues.")
+    return " ".join(lines)
+
+
+def _eval_results(corpus: CorpusOfRun, results: dict) -> list[EvalResult] | None:
     test = results.get("test", {}).get("mixture")
     if not test:
         return None
@@ -133,8 +143,9 @@ def _eval_results(corpus: str, results: dict) -> list[EvalResult] | None:
         EvalResult(
             task_type="audio-text-classification",
             task_name="emotion recognition in conversations",
-            dataset_type=corpus.lower(),
-            dataset_name=corpus,
+            # What ranks models by data set must not take a part of a published test split, or one's own data, for the whole of it.
+            dataset_type=corpus.test_set.lower() if corpus.is_published else CUSTOM,
+            dataset_name=for_terminal(corpus.test_set),
             dataset_split="test",
             metric_type=kind,
             metric_name=name,
@@ -148,8 +159,10 @@ def _eval_results(corpus: str, results: dict) -> list[EvalResult] | None:
 def _results(results: dict) -> str:
     if not results.get("test"):
         return "None recorded."
+    mixture = results["test"]["mixture"]
+    intervals = " In brackets 95 % intervals over resampled dialogues." if "intervals" in mixture else ""
     lines = [
-        f"Test split, computed once; the epoch was chosen on validation; one seed ({results['seed']}). In brackets 95 % intervals over resampled dialogues.",
+        f"Test split, computed once;{_epoch(results)} one seed ({results['seed']}).{intervals}",
         "",
         "| test | weighted F1 | macro F1 | utterances |",
         "|---|---|---|---|",
@@ -157,18 +170,47 @@ def _results(results: dict) -> str:
     for name, block in results["test"].items():
         cells = [_with_interval(block, metric) for metric in ("weighted_f1", "macro_f1")]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
-    mixture = results["test"]["mixture"]
     if "f1_per_class" in mixture:
-        lines += ["", "| class | F1 of the mixture |", "|---|---|"]
-        lines += [f"| {name} | {100 * value:.2f} |" for name, value in mixture["f1_per_class"].items()]
+        lines += _classes(mixture)
+    for sentence in results.get("corpus", {}).get("shortcomings", ()):
+        lines += ["", for_markdown(sentence[:1].upper() + sentence[1:])]
     if "calibration" in results:
-        before = results["calibration"]["test without it"]["expected_calibration_error"]
-        lines += [
-            "",
-            f"Probabilities are calibrated by a temperature of {results['calibration']['temperature']:.3f}, fitted on validation: the expected calibration error "
-            f"is {100 * mixture['expected_calibration_error']:.2f} % on test, and {100 * before:.2f} % without it.",
-        ]
+        lines += ["", _calibration(results["calibration"], mixture)]
     return "\n".join(lines)
+
+
+def _epoch(results: dict) -> str:
+    if "best_epoch" not in results:
+        return ""
+    epochs = f"{results['epochs']:g}" if results.get("epochs") else "several"
+    if results["best_epoch"] is None:
+        return f" the last of {epochs} epochs;"
+    return f" epoch {results['best_epoch']:g} of {epochs}, chosen on validation;"
+
+
+def _classes(mixture: dict) -> list[str]:
+    """F1 of each class, a dash where no turn has it, and how many turns do."""
+    names = list(mixture["f1_per_class"])
+    turns = [sum(row) for row in mixture["confusion"]] if "confusion" in mixture else [None] * len(names)
+    lines = ["", "| class | F1 of the mixture | turns |", "|---|---|---|"]
+    for name, count in zip(names, turns, strict=True):
+        value = mixture["f1_per_class"][name]
+        score = "–" if value is None or count == 0 else f"{100 * value:.2f}"
+        lines.append(f"| {for_markdown(name)} | {score} | {'' if count is None else f'{count:,}'} |")
+    return lines
+
+
+def _calibration(calibration: dict, mixture: dict) -> str:
+    error, before = (100 * block["expected_calibration_error"] for block in (mixture, calibration["test without it"]))
+    if calibration["temperature"] == 1.0:
+        return (
+            "Probabilities are not calibrated: validation has too few labelled turns to fit a temperature to. The expected calibration "
+            f"error is {error:.2f} % on test."
+        )
+    return (
+        f"Probabilities are calibrated by a temperature of {calibration['temperature']:.3f}, fitted on validation: the expected calibration "
+        f"error is {error:.2f} % on test, and {before:.2f} % without it."
+    )
 
 
 def _with_interval(block: dict, metric: str) -> str:

@@ -226,20 +226,26 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
 
 def class_table(scores: StageScores) -> Table:
     """F1 of each class by every system."""
-    classes, records = scores.study.class_names, []
+    classes, records, turns = scores.study.class_names, [], None
     for name in [name for kind in ("full", "derived", "ablation", "baseline") for name in scores.names(kind)]:
         record: Record = {"system": name}
         if name in scores.confusion:
-            f1 = scores_from_confusion(scores.confusion[name].sum(1))["f1_per_class"]  # [S, C]
+            confusion = scores.confusion[name].sum(1)  # [S, C, C]
+            f1, turns = scores_from_confusion(confusion)["f1_per_class"], confusion[0].sum(-1)  # [S, C], [C]
         for number, label in enumerate(classes):
-            there = name in scores.confusion
+            there = name in scores.confusion and turns[number] > 0  # without a turn there is no score
             record[label] = float(f1[:, number].mean()) if there else None
             record[f"{label}_sd"] = float(f1[:, number].std(ddof=1)) if there and len(f1) > 1 else None
         records.append(record)
     return Table(
         "classes",
         "F1 per emotion",
-        "In per cent: mean ± sample standard deviation over seeds.",
+        "In per cent: mean ± sample standard deviation over seeds."
+        + (
+            ""
+            if turns is None
+            else f" Turns: {', '.join(f'{name} {int(n):,}' for name, n in zip(classes, turns, strict=True))}."
+        ),
         records,
         {"system": system_cell} | {label: with_sd(label) for label in classes},
     )

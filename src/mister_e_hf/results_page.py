@@ -7,19 +7,13 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import write_atomically
+from .licences import published_of_name
 from .report import STAGE_TITLES, markdown_table, method, provenance
 from .report_tables import StageScores, ablation_table, split_table
 from .report_tables import main_table as stage_main_table
 from .study import Study, read_study
 
 _START, _END = "<!-- main table -->", "<!-- end of the main table -->"
-# Of the corpora, by a part of their name: why not everybody can remake the figures.
-_LICENCES = {
-    "iemocap": "IEMOCAP is for research alone and given out by the University of Southern California to those who ask. Without it none of its figures can be remade.",
-    "meld": "MELD's annotations and transcripts are under GPL-3.0 and free to download; its clips are of a television series, whose rights are others'. The figures can be remade from the "
-    "public release.",
-    "mosi": "CMU-MOSI comes by way of the CMU Multimodal SDK, on the terms of its authors. Without access to it none of its figures can be remade.",
-}
 
 
 def write_results(outs: list[str | Path], path: str | Path) -> Path:
@@ -82,9 +76,8 @@ def _parts(studies: list[Study]) -> Iterator[str]:
         yield from method(study)
         yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
         yield "### Who can remake them"
-        yield next(
-            (text for name, text in _LICENCES.items() if name in study.corpus.lower()), "Whoever has the corpus."
-        )
+        published = published_of_name(study.corpus)
+        yield "Whoever has the corpus." if published is None else published.remaking
         if study.problems:
             yield "### What is missing"
             yield "\n".join(f"- {problem}" for problem in study.problems)

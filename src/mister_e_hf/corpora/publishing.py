@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
+from ..licences import PUBLISHED
 from ..plain_text import for_markdown, for_terminal
 from .provenance import Provenance
 from .schema import SPLITS
@@ -24,13 +25,6 @@ from .summary import format_summary, summarize
 
 _TABLE = re.compile(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?\.parquet")
 _LOAD = 'load_dataset("FOLDER")'  # a folder on disk cannot know where it goes
-
-# What must not be given on, be it text, sound or vectors.
-NOT_REDISTRIBUTABLE = {
-    "iemocap": "IEMOCAP's licence is for research and forbids to redistribute it; each user asks its authors for it",
-    "meld": "MELD's texts and clips are of the television series Friends and are not ours to give on; its annotations are GPL-3.0",
-    "cmu_mosi": "CMU-MOSI's videos, texts and what is made from them belong to the videos' makers and are given out for research alone",
-}
 
 
 def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
@@ -48,8 +42,8 @@ def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
 
 def refuse_licensed(corpus: str | None):
     """Raises ValueError with the reason, if the corpus must not be redistributed."""
-    if corpus in NOT_REDISTRIBUTABLE:
-        raise InputError(f"'{corpus}' is not pushed: {NOT_REDISTRIBUTABLE[corpus]}.")
+    if corpus in PUBLISHED:
+        raise InputError(f"'{corpus}' is not pushed: {PUBLISHED[corpus].why_not_pushed}.")
 
 
 def table_files(folder: Path) -> list[Path]:
