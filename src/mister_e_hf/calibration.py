@@ -9,8 +9,8 @@ from scipy.special import log_softmax
 
 from .errors import InputError
 from .metrics import IGNORE_INDEX
+from .shortcomings import FEWEST_TURNS
 
-FEWEST_TURNS = 100  # a temperature fitted to fewer says more about those turns than about the model
 _RANGE = 0.05, 20.0  # where every prediction is right, or none, the best temperature is 0 or infinity
 
 

@@ -1,19 +1,15 @@
-"""What a run or a summary says of its corpus: where it comes from, how much there is, and what is too little to score."""
+"""What a run says of its corpus: where it comes from, and how much there is."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .calibration import FEWEST_TURNS
 from .corpora.provenance import Provenance
-from .vectors import SPLITS, DialogueVectors
-
-FEWEST_DIALOGUES = (
-    10  # for intervals: resampling so few dialogues repeats them more than it says how others would differ
-)
+from .shortcomings import shortcomings
+from .vectors import DialogueVectors
 
 
 def corpus_facts(
@@ -49,40 +45,3 @@ def class_counts(splits: Mapping[str, DialogueVectors], label_names: list[str]) 
         split: np.bincount(data.labels[data.labels >= 0], minlength=len(label_names)) for split, data in splits.items()
     }
     return {split: dict(zip(label_names, found.tolist(), strict=True)) for split, found in counts.items()}
-
-
-def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int]) -> Iterator[str]:
-    r"""
-    What of a corpus is too little for its scores to mean what they seem to.
-
-    Args:
-        classes: labelled turns of each class, by split.
-        dialogues: by split.
-
-    Yields:
-        a sentence each.
-    """
-    for split in (split for split in SPLITS if split in classes):
-        counts = classes[split]
-        if not any(counts.values()):
-            yield f"{split} has no labelled turn."
-        elif absent := [name for name, count in counts.items() if not count]:
-            yield f"{split} has no turn of {', '.join(absent)}: {_CONSEQUENCE[split]}."
-    turns = sum(classes.get("validation", {}).values())
-    if 0 < turns < FEWEST_TURNS:
-        yield (
-            f"validation has {turns} labelled turns: too few to choose an epoch with confidence, and no temperature is fitted to "
-            f"fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
-        )
-    if 0 < dialogues.get("test", 0) < FEWEST_DIALOGUES:
-        yield (
-            f"test has {dialogues['test']} dialogues: with fewer than {FEWEST_DIALOGUES}, 95 % intervals over resampled dialogues are "
-            "too narrow to be relied on."
-        )
-
-
-_CONSEQUENCE = {
-    "train": "it cannot be learned",
-    "validation": "the choice of an epoch does not see it",
-    "test": "it has no score, and macro F1 is the mean over the others",
-}

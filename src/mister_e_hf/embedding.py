@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .alignment import Alignment, align
 from .corpora.provenance import Provenance
+from .corpus_labels import LABELS_KEY
 from .errors import InputError
 from .files import UNFINISHED, write_atomically, write_json
 from .modeling_utterance_encoder import UtteranceEncoder
@@ -299,7 +300,9 @@ def _write_shard(
             given += count
         progress.update(num_turns - given)
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
-    metadata = Provenance.of(data.info).metadata()  # the corpus's licence holds for its vectors, too
+    names = data.features["utterances"].feature["emotion"].names  # those that no turn has, too
+    metadata = {LABELS_KEY: json.dumps(names).encode()}
+    metadata |= Provenance.of(data.info).metadata()  # the corpus's licence holds for its vectors, too
     # not save_file, which writes to a name of its own first and leaves that behind where it is killed
     write_atomically(vectors, lambda partial: partial.write_bytes(save(features)))
     write_atomically(table, lambda partial: pq.write_table(pa.table(columns, metadata=metadata), partial))

@@ -1,6 +1,7 @@
 """One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
 
 import importlib.util
+import logging
 import statistics
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from .run_folder import best_epoch, claim_run, learning_history, peak_memory, pr
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .training import finished_checkpoints, softmax
 from .vectors import DialogueVectors
+
+logger = logging.getLogger(__name__)
 
 
 def run_experiment(
@@ -62,9 +65,13 @@ def run_experiment(
     if claim_run(output_dir, record):
         return read_results(output_dir)
 
+    facts_of_corpus = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
+    if PartialState().is_main_process:
+        for sentence in facts_of_corpus["shortcomings"]:
+            logger.warning("%s", sentence)
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     results: dict[str, Any] = {"seed": seed, **facts, "data_fingerprints": fingerprints}
-    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
+    results["corpus"] = facts_of_corpus
     outputs, config = (
         {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
         trainer.model.config,

@@ -184,7 +184,7 @@ def _epoch(results: dict) -> str:
         return ""
     epochs = f"{results['epochs']:g}" if results.get("epochs") else "several"
     if results["best_epoch"] is None:
-        return f" the last of {epochs} epochs;"
+        return " its only epoch;" if epochs == "1" else f" the last of {epochs} epochs;"
     return f" epoch {results['best_epoch']:g} of {epochs}, chosen on validation;"
 
 

@@ -1,6 +1,7 @@
 """A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .corpus_labels import corpus_labels
+from .embedding import RECORD
 from .errors import InputError, short
 from .folds import validation_by_group
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
@@ -108,6 +110,12 @@ class Recipe:
         sections = read_yaml(path)
         recipe = cls(sections, source=str(path))
         recipe.override(overrides)
+        corpus = recipe.sections["corpus"]
+        named = any(re.match(r"--(corpus\.)?vectors\b", word) for word in overrides)
+        if not named and corpus.get("vectors") and (Path(corpus.get("path") or "").expanduser() / RECORD).is_file():
+            del corpus[
+                "vectors"
+            ]  # an encoder of this package made them, not what made those of the recipe's own corpus
         return recipe
 
     def set(self, name: str, value: Any, words: Sequence[str] = ()):

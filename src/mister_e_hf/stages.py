@@ -82,6 +82,10 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
                 score = 100 * results["validation"]["weighted_f1"]
                 print(f"{modality} encoder: validation weighted F1 {score:.2f}", flush=True)
         recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
+    # Of vectors that this run's encoders made, the recipe cannot know the origin.
+    stated = recipe.sections["corpus"].pop("vectors", None) or {}
+    if others := {name: text for name, text in stated.items() if name not in modalities}:
+        recipe.sections["corpus"]["vectors"] = others
     encoders = {modality: encoder_folder(output_dir, modality) for modality in modalities}
     for modality, folder in encoders.items():
         recipe.set(f"model.{modality}_embedding_dim", read_results(folder)["embedding_dim"])

@@ -1,6 +1,7 @@
 """`mister-e corpus`."""
 
 import argparse
+import logging
 import os
 
 from ..text_files import text_of_name
@@ -89,6 +90,7 @@ def _corpus(arguments: argparse.Namespace):
     from ..corpora.publishing import check_pushable, push_corpus
     from ..corpora.store import check_replaceable, write_corpus
     from ..corpora.summary import format_summary, summarize
+    from ..shortcomings import shortcomings
 
     builder_class = getattr(mister_e_hf, arguments.builder)
     if arguments.push_to_hub:
@@ -117,6 +119,10 @@ def _corpus(arguments: argparse.Namespace):
     corpus = builder.as_dataset()
     summary = summarize(corpus)
     say(format_summary(summary), splits=summary)
+    names = next(iter(corpus.values())).features["utterances"].feature["emotion"].names
+    classes = {split: {name: counts[name] for name in names} for split, counts in summary.items()}
+    for sentence in shortcomings(classes, {split: counts["dialogues"] for split, counts in summary.items()}):
+        logging.getLogger(__name__).warning("%s", sentence)
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.out or (arguments.push_to_hub and os.path.join(temporary, "corpus"))
         if folder:
