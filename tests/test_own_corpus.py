@@ -9,7 +9,7 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from mister_e_hf import MisterEConfig, MisterEModel, Recipe, read_corpus
+from mister_e_hf import MisterEConfig, MisterEModel, Recipe, read_corpus, write_vectors
 from mister_e_hf.cli import main
 from mister_e_hf.corpora.builder import published
 from mister_e_hf.corpora.provenance import Provenance
@@ -19,7 +19,6 @@ from mister_e_hf.embedding import RECORD
 from mister_e_hf.licences import PUBLISHED, corpus_of_run
 from mister_e_hf.model_card import model_card
 from mister_e_hf.shortcomings import shortcomings
-from mister_e_hf.vectors import write_vectors
 
 MELD = LABELS["meld"]
 MELD_TABLES = {"corpus": "meld", "name": "MELD"}
