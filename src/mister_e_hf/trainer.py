@@ -1,5 +1,6 @@
 """Trains MiSTER-E, or any model of its inputs and outputs, on dialogues."""
 
+import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from transformers import EvalPrediction
+from transformers.trainer_utils import IntervalStrategy
 
 from .collator import DialogueCollator
+from .dialogue_datasets import check_dialogues, dataset_statistics
 from .errors import InputError
 from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
@@ -73,13 +76,28 @@ class MisterETrainer(EpochTrainer):
     the model's own focal loss, since the contrastive term depends on what a dialogue is batched with.
 
     Args:
-        model, args, train_dataset, eval_dataset, callbacks, ...: as the Trainer's; datasets of [`DialogueVectors`]' items.
+        model, args, callbacks, ...: as the Trainer's; `args` of [`MisterETrainingArguments`].
+        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`: those of
+            [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither is needed for `predict`.
 
     Raises:
-        ValueError: if a term has a weight but the model lacks the experts it needs.
+        InputError: if a term has a weight but the model lacks the experts it needs, or `args` are of another class.
     """
 
     def __init__(self, model=None, args: MisterETrainingArguments | None = None, **kwargs):
+        if args is None:
+            args = MisterETrainingArguments("trainer_output")
+        if not isinstance(args, MisterETrainingArguments):
+            raise InputError(
+                f"MisterETrainer needs MisterETrainingArguments, got {type(args).__name__}; they take the same fields and more"
+            )
+        if kwargs.get("eval_dataset") is None and args.eval_strategy != "no":
+            if kwargs.get("train_dataset") is not None:
+                raise InputError(
+                    "no eval_dataset: give one, or set eval_strategy='no' and load_best_model_at_end=False to keep the last epoch"
+                )
+            args = copy.copy(args)  # to predict alone
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
         kwargs.setdefault("data_collator", DialogueCollator())
         super().__init__(model=model, args=args, **kwargs)
@@ -92,14 +110,32 @@ class MisterETrainer(EpochTrainer):
 
     # Data
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """As the Trainer's. Starting afresh, it first fits the model's standardisation, if asked."""
-        if self.args.standardize and not resume_from_checkpoint and isinstance(self.train_dataset, DialogueVectors):
-            for modality in self.train_dataset.vectors:
-                module = getattr(self.model, f"{modality}_input", None)
-                if module is not None:
-                    module.set_statistics(*self.train_dataset.statistics(modality))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def _train(self, checkpoint, **kwargs):
+        """
+        As the Trainer's `train`. Starting afresh, it first fits the model's standardisation, if asked.
+
+        Raises:
+            InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be standardised.
+        """
+        check_dialogues(self.train_dataset, "train_dataset")
+        if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
+            check_dialogues(self.eval_dataset, "eval_dataset")
+        if self.args.standardize and not checkpoint:
+            self._standardize()
+        return super()._train(checkpoint, **kwargs)
+
+    def _standardize(self):
+        data = self.train_dataset
+        for name in self.train_dataset[0]:
+            modality = name.removesuffix("_embeddings")
+            module = getattr(self.model, f"{modality}_input", None)
+            if modality == name or module is None:
+                continue
+            own = isinstance(data, DialogueVectors)
+            found = data.statistics(modality) if own else dataset_statistics(data, modality)
+            if found is None:
+                raise InputError(f"train_dataset: no turn has {modality}, so its vectors cannot be standardised")
+            module.set_statistics(*found)
 
     # Loss
 

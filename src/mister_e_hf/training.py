@@ -14,6 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .collator import LikeLengthSampler
+from .dialogue_datasets import dialogue_lengths
 from .epoch_lines import EpochLines
 from .errors import InputError, short
 from .files import UNFINISHED
@@ -118,19 +119,22 @@ class EpochTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if self.args.train_sampling_strategy != "group_by_length" or not hasattr(dataset, "lengths"):
+        if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return LikeLengthSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
+        return LikeLengthSampler(dialogue_lengths(dataset), self.args.train_batch_size * self.args.world_size, seed)
 
     def _get_eval_sampler(self, eval_dataset):
         # Predictions come back in the order of the dataset.
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        return self._train(resume_from_checkpoint, **kwargs)
+
+    def _train(self, checkpoint: str | bool | Path | None, **kwargs):
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from .dialogue_datasets import mean_and_deviation
 from .errors import InputError
 from .vector_tables import TurnColumns
 
@@ -152,17 +153,13 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def statistics(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (D,) over the turns where the modality is present, in float64."""
-        column, total, squares = self.vectors[modality], 0.0, 0.0
         kept = torch.from_numpy(self.present[modality])
-        count = int(kept.sum())
-        if count == 0:
+        found = mean_and_deviation(
+            lambda: ((block, kept[start : start + len(block)]) for start, block in self.vectors[modality].blocks())
+        )
+        if found is None:
             raise InputError(f"{self.name}: no turn has {modality}, so its vectors cannot be standardised")
-        for start, block in column.blocks():
-            total = total + block[kept[start : start + len(block)]].double().sum(0)
-        mean = total / count
-        for start, block in column.blocks():
-            squares = squares + (block[kept[start : start + len(block)]].double() - mean).square().sum(0)
-        return mean, (squares / count).sqrt()
+        return found
 
     def check(self, widths: Mapping[str, int]):
         """
