@@ -355,10 +355,14 @@ def test_classes_and_sentiments(tmp_path):
         (TURNS, {"Emotion": ""}, r"row 2 \(dev_dia0_utt0\): emotion None"),
         (TURNS, {"Sentiment": "mixed"}, r"row 2 \(dev_dia0_utt0\): .*sentiment 'mixed'.*'negative'"),
         (TURNS, {"Sentiment": ""}, r"row 2 .*sentiment None"),
-        (TURNS, {"Dialogue_ID": "x"}, r"row 2: Dialogue_ID and Utterance_ID must be whole numbers, got 'x' and '0'"),
-        (TURNS, {"Utterance_ID": "1.5"}, r"row 2: .* must be whole numbers, got '0' and '1\.5'"),
-        (TURNS, {"Utterance_ID": ""}, r"row 2: .* must be whole numbers, got '0' and None"),
-        ([*TURNS, TURNS[1]], {}, r"row 6: dev_dia0_utt1 stands there twice"),
+        (
+            TURNS,
+            {"Dialogue_ID": "x"},
+            r"row 2: Dialogue_ID and Utterance_ID must be whole numbers from 0, got 'x' and '0'",
+        ),
+        (TURNS, {"Utterance_ID": "1.5"}, r"row 2: .* must be whole numbers from 0, got '0' and '1\.5'"),
+        (TURNS, {"Utterance_ID": ""}, r"row 2: .* must be whole numbers from 0, got '0' and None"),
+        ([*TURNS, TURNS[1]], {}, r"row 6: dev_dia0_utt1 appears twice"),
     ],
 )
 def test_wrong_rows_are_named(tmp_path, turns, cells, message):

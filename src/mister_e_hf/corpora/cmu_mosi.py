@@ -141,9 +141,8 @@ def _segments(folder: Path, table: Path, segmented: bool):
     if segmented:
         yield from _released_segments(folder, table)
         return
-    rows = read_table(table)
-    require_columns(table, rows, ("video_id", "clip_id", "text", "label", "mode"))
-    for line, row in enumerate(rows, start=2):
+    for row in require_columns(table, read_table(table), ("video_id", "clip_id", "text", "label", "mode")):
+        line = row.number
         mode = str(row["mode"]).strip().lower()
         if mode not in _MODES:
             raise InputError(f"'{table}', row {line}: mode {row['mode']!r} is none of {list(_MODES)}")

@@ -2,21 +2,19 @@
 
 import dataclasses
 import logging
-import os
 import re
-import tarfile
-import zlib
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.fingerprint import Hasher
 
-from ..errors import InputError
+from ..errors import InputError, short
+from .archives import DAMAGED, unpack
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
-from .sources import read_table, require_columns
+from .sources import read_table, require_columns, walk
 
 logger = logging.getLogger(__name__)
 
@@ -76,36 +74,39 @@ class Meld(CorpusBuilder):
         except Exception as error:  # aiohttp's, httpx's, the Hub's
             raise ConnectionError(
                 f"{self.title} could not be downloaded from {self.archive_url}: {error.__cause__ or error}. If you have it, pass data_dir, the "
-                "folder it lies in."
+                "folder that holds it."
             ) from error
-        settings = dl_manager.download_config
-        whole = Path(settings.cache_dir or datasets.config.DOWNLOADED_DATASETS_PATH, f"{Hasher.hash(archive)}.whole")
-        # What an interrupted unpacking left passes with datasets for the release, and would lack clips.
-        settings.force_extract |= not whole.exists()
-        try:
-            outer = Path(dl_manager.extract(archive))
-            inner = {path.name.split(".")[0]: str(path) for path in outer.rglob("[!.]*.tar.gz")}
-            if not inner:
-                raise tarfile.ReadError("no archives of the splits in it")
-            extracted = {split: Path(path) for split, path in dl_manager.extract(inner).items()}
-        except (tarfile.TarError, zlib.error, EOFError) as error:
-            raise InputError(
-                f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {error}. Delete it, so that it is downloaded anew."
-            ) from error
-        # The archives of the three splits unpack to places of their own: one folder with links to them and to the CSV files.
-        joined = outer / ".joined"
-        joined.mkdir(exist_ok=True)
-        for name, place in {**extracted, **{path.name: path for path in outer.rglob("*.csv")}}.items():
-            if not (joined / name).exists():
-                (joined / name).symlink_to(place, target_is_directory=place.is_dir())
-        whole.touch()
-        return joined
+        place = Path(dl_manager.download_config.cache_dir or datasets.config.DOWNLOADED_DATASETS_PATH)
+        unpacked = place / "unpacked" / Path(archive).name
+        if not unpacked.is_dir():
+            unpacked.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                unpack(Path(archive), unpacked)
+            except (*DAMAGED, InputError) as error:
+                raise InputError(
+                    f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {short(error)}. Delete it, so that it is downloaded "
+                    "again."
+                ) from error
+        return unpacked
 
     def read(self, folder: Path) -> Dialogues:
-        clips, dialogues = _clips(folder), {}
+        clips, dialogues, astray = _clips(folder), {}, _clips_of_no_split(folder)
+        if astray:
+            logger.warning(
+                "MELD: %d clips are not read, such as '%s', since their folder does not say their split. Move each split's clips to a folder "
+                "whose name begins with train, dev (or val) or test, such as %s.",
+                len(astray),
+                astray[0],
+                ", ".join(f"'{folder / name}'" for name in _PREFIX.values()),
+            )
         for split, table in _tables(folder).items():
             if not clips[split]:
-                logger.warning("MELD %s: no clips diaN_uttM in '%s'; its turns have text alone", split, folder)
+                logger.warning(
+                    "MELD %s: no clips diaN_uttM in a folder %s* of '%s'; its turns have text alone",
+                    split,
+                    _PREFIX[split],
+                    folder,
+                )
             dialogues[split] = _dialogues(split, table, clips[split])
         return dialogues
 
@@ -118,7 +119,7 @@ class Meld(CorpusBuilder):
 
 
 def _tables(folder: Path) -> dict[str, Path]:
-    tables, files = {}, _files(folder)
+    tables, files = {}, list(walk(folder))
     for split, name in _CSV.items():
         found = sorted((path for path in files if path.name == name), key=lambda path: (len(path.parts), path))
         if not found:
@@ -130,15 +131,9 @@ def _tables(folder: Path) -> dict[str, Path]:
 def _clips(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
     """The clip of each dialogue's utterance by split."""
     found: dict[str, dict[tuple[int, int], list[Path]]] = {split: defaultdict(list) for split in _CSV}
-    for path in _files(folder):
-        match = _CLIP.fullmatch(path.stem)
-        if match and path.suffix.lower() in _SUFFIXES:
-            # The folder nearest to the clip decides.
-            for part in reversed(path.relative_to(folder).parts[:-1]):
-                splits = [split for split, names in _FOLDERS.items() if part.lower().startswith(names)]
-                if splits:
-                    found[splits[0]][int(match[1]), int(match[2])].append(path)
-                    break
+    for path, key, split in _found_clips(folder):
+        if split is not None:
+            found[split][key].append(path)
     preference = {suffix: rank for rank, suffix in enumerate(_SUFFIXES)}
     return {
         split: {
@@ -148,22 +143,36 @@ def _clips(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
     }
 
 
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder, through links, too, which `rglob` does not follow."""
-    return [Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names]
+def _clips_of_no_split(folder: Path) -> list[Path]:
+    return [path for path, _, split in _found_clips(folder) if split is None]
+
+
+def _found_clips(folder: Path) -> Iterator[tuple[Path, tuple[int, int], str | None]]:
+    """Every clip, its dialogue and utterance, and the split of the nearest folder that names one."""
+    for path in walk(folder):
+        match = _CLIP.fullmatch(path.stem)
+        if match and path.suffix.lower() in _SUFFIXES:
+            splits = (
+                split
+                for part in reversed(path.relative_to(folder).parts[:-1])
+                for split, names in _FOLDERS.items()
+                if part.lower().startswith(names)
+            )
+            yield path, (int(match[1]), int(match[2])), next(splits, None)
 
 
 def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> list[dict[str, Any]]:
-    rows = read_table(table)
-    require_columns(table, rows, _COLUMNS)
     like = next(iter(clips.values()), None)
     dialogues: dict[int, dict[int, dict[str, Any]]] = {}
-    for line, row in enumerate(rows, start=2):
+    for row in require_columns(table, read_table(table), _COLUMNS):
+        line = row.number
         try:
             key = int(row["Dialogue_ID"]), int(row["Utterance_ID"])
+            if min(key) < 0:
+                raise ValueError
         except (TypeError, ValueError):
             raise InputError(
-                f"'{table}', row {line}: Dialogue_ID and Utterance_ID must be whole numbers, got {row['Dialogue_ID']!r} and "
+                f"'{table}', row {line}: Dialogue_ID and Utterance_ID must be whole numbers from 0, got {row['Dialogue_ID']!r} and "
                 f"{row['Utterance_ID']!r}"
             ) from None
         name = f"{_PREFIX[split]}_dia{key[0]}"
@@ -175,7 +184,7 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
             )
         turns = dialogues.setdefault(key[0], {})
         if key[1] in turns:
-            raise InputError(f"'{table}', row {line}: {name}_utt{key[1]} stands there twice")
+            raise InputError(f"'{table}', row {line}: {name}_utt{key[1]} appears twice")
         turns[key[1]] = {
             "utterance_id": f"{name}_utt{key[1]}",
             "text": row["Utterance"],

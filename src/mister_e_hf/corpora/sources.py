@@ -1,35 +1,25 @@
-"""Files that corpora are read from: tables of text, their encodings, sound inside a table, and a fingerprint of them all."""
+"""Files that corpora are read from: tables of any kind, audio inside a table, a walk through folders, and a fingerprint of them all."""
 
-import csv
-import functools
 import hashlib
-import io
 import json
-from collections.abc import Iterable
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import Any
 
 from .. import audio
-from ..errors import InputError
-from ..text_files import read_text
+from ..errors import InputError, short
+from ..text_files import mend_controls, read_text
+from .columns import listed, match_columns
+from .delimited import MOST_COLUMNS, Row, delimited_rows
+from .parquet_tables import MOST_CHARACTERS, SoundInTable, parquet_rows, sound_in_table
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _PACKAGE = Path(__file__).parent
 _HASHED_WHOLE = {".csv", ".tsv", ".jsonl", ".txt", ".srt", ".vtt", ".annotprocessed"}
-
-
-class SoundInTable(NamedTuple):
-    """A sound file's content in a Parquet table, read when it is needed."""
-
-    table: str
-    column: str
-    row_group: int
-    row: int
 
 
 def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
@@ -49,121 +39,95 @@ def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
     return digest.hexdigest()
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """
-    The rows of a CSV, TSV, JSONL or Parquet file. Cells of CSV and TSV are strings, also `NA`, `None` and numbers; an empty cell is null in
-    all. Sound in a Parquet file becomes a [`SoundInTable`], or its path where the file holds no more of it.
+class EmptyTableError(InputError):
+    """A table without rows: alone an error, beside other tables one that is skipped."""
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, through links, too, which `rglob` does not follow; a folder that links lead back to is entered once."""
+    entered: set[tuple[int, int]] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        there = os.stat(root)
+        if (there.st_dev, there.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((there.st_dev, there.st_ino))
+        folders.sort()
+        yield from (Path(root, name) for name in sorted(names))
+
+
+def read_table(path: Path) -> list[Row]:
+    r"""
+    The rows of a CSV, TSV, JSONL or Parquet file, all with the same columns. Cells of CSV and TSV are strings, also `NA`, `None` and numbers; an
+    empty cell is None in all. Audio in a Parquet file becomes a [`SoundInTable`], or its path if the file holds no more of it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: naming the file and the line or row, if it is not such a table or has no rows.
     """
     if not path.is_file():
         raise FileNotFoundError(f"No table at '{path}'")
+    readers = {".csv": delimited_rows, ".tsv": delimited_rows, ".jsonl": _json_rows, ".parquet": parquet_rows}
     kind = path.suffix.lower()
-    if kind == ".parquet":
-        rows = _parquet_rows(path)
-    elif kind == ".jsonl":
-        rows = _json_rows(path)
-    elif kind in (".csv", ".tsv"):
-        rows = _csv_rows(path, "," if kind == ".csv" else "\t")
-    else:
-        raise InputError(f"'{path}' is no table: expected one of {', '.join(TABLES)}")
+    if kind not in readers:
+        raise InputError(f"'{path}' is not a table: expected one of {', '.join(TABLES)}")
+    rows = readers[kind](path)
     if not rows:
-        raise InputError(f"'{path}' has no rows")
+        raise EmptyTableError(f"'{path}' has no rows")
+    if kind in (".jsonl", ".parquet"):  # text files are mended as a whole
+        for row in rows:
+            row |= {name: mend_controls(cell) for name, cell in row.items() if isinstance(cell, str)}
     return rows
 
 
-def require_columns(path: Path, rows: list[dict[str, Any]], columns: Iterable[str]):
-    lacking = [column for column in columns if column not in rows[0]]
+def require_columns(path: Path, rows: list[Row], columns: Iterable[str]) -> list[Row]:
+    """The rows under these names of the columns, however the table writes them; raises InputError if it lacks one."""
+    columns, there = list(columns), list(rows[0])
+    names = match_columns(path, there, {column: (column,) for column in columns})
+    lacking = [column for column, name in names.items() if name is None]
     if lacking:
-        raise InputError(f"'{path}' has no column {lacking}; it has {list(rows[0])}")
+        raise InputError(f"'{path}' has no column {listed(lacking)}; it has {listed(there)}")
+    return [Row(((column, row[name]) for column, name in names.items()), row.number) for row in rows]
 
 
-def stored_sound(source: str | Path | SoundInTable) -> dict[str, Any]:
-    """What the corpus keeps of a sound: the path of a file, or the bytes that a table held."""
-    if not isinstance(source, SoundInTable):
-        return {"path": str(source), "bytes": None}
-    changed = Path(source.table).stat().st_mtime_ns
-    stored = _sound_column(source.table, source.column, source.row_group, changed)[source.row].as_py()
-    if isinstance(stored, dict):
-        return {"path": stored.get("path"), "bytes": stored["bytes"]}
-    return {"path": None, "bytes": stored}
+def stored_sound(source: str | Path | SoundInTable | dict[str, Any]) -> dict[str, Any]:
+    """What the corpus keeps of audio: the path of a file, or the bytes that a table held."""
+    if isinstance(source, SoundInTable):
+        return sound_in_table(source)
+    return source if isinstance(source, dict) else {"path": str(source), "bytes": None}
 
 
-def _csv_rows(path: Path, delimiter: str) -> list[dict[str, Any]]:
-    # Quotes are ordinary characters in TSV only where no field begins with one, as the csv module has it.
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
-    rows = []
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        if len(set(header)) != len(header):
-            raise InputError(f"'{path}' has two columns of one name: {header}")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns {header}"
-                )
-            rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
-    except csv.Error as error:
-        raise InputError(f"'{path}', line {reader.line_num}: {error}") from error
-    return rows
-
-
-def _json_rows(path: Path) -> list[dict[str, Any]]:
+def _json_rows(path: Path) -> list[Row]:
     rows, columns = [], {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
+        where = f"'{path}', line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise InputError(f"'{path}', line {number} is no JSON: {error}") from error
+            raise InputError(f"{where} is not JSON: {short(error)}") from error
         if not isinstance(row, dict):
-            raise InputError(f"'{path}', line {number}: expected an object of columns, got {type(row).__name__}")
+            raise InputError(f"{where}: expected an object of columns, got {type(row).__name__}")
+        for name, cell in row.items():
+            if isinstance(cell, str) and len(cell) > MOST_CHARACTERS:
+                raise InputError(
+                    f"{where}, column '{short(name, 60)}': {len(cell):,} characters; a cell may have {MOST_CHARACTERS:,}"
+                )
+            if cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+                row[name] = None
         columns |= dict.fromkeys(row)
-        rows.append({name: None if value == "" else value for name, value in row.items()})
-    return [columns | row for row in rows]
+        rows.append(Row(row, number))
+        if len(columns) > MOST_COLUMNS:
+            raise InputError(f"{where}: {len(columns):,} columns so far; a table of turns may have {MOST_COLUMNS:,}")
+    return [Row(columns | row, row.number) for row in rows] if any(rows) else []
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    try:
-        with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if len(set(schema.names)) != len(schema.names):
-                raise InputError(f"'{path}' has two columns of one name: {schema.names}")
-            sound = [field.name for field in schema if _holds_bytes(field.type)]
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                columns = {
-                    name: _sounds(path, name, group, table[name]) if name in sound else table[name].to_pylist()
-                    for name in schema.names
-                }
-                for cells in zip(*columns.values(), strict=True):
-                    rows.append(
-                        {name: None if cell == "" else cell for name, cell in zip(columns, cells, strict=True)}
-                    )
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
-        raise InputError(f"'{path}' is no Parquet file, or a corrupt one: {error}") from error
-    return rows
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _sounds(path: Path, name: str, group: int, column: pa.ChunkedArray) -> list[SoundInTable | str | None]:
-    content, paths = column, [None] * len(column)
-    if pa.types.is_struct(column.type):
-        content = pc.struct_field(column, "bytes")
-        if column.type.get_field_index("path") >= 0:
-            paths = pc.struct_field(column, "path").to_pylist()
-    given = content.is_valid().to_pylist()
-    return [SoundInTable(str(path), name, group, row) if there else paths[row] for row, there in enumerate(given)]
-
-
-@functools.lru_cache(maxsize=1)
-def _sound_column(table: str, column: str, row_group: int, changed: int) -> pa.ChunkedArray:
-    with pq.ParquetFile(table) as file:
-        return file.read_row_group(row_group, columns=[column])[column]
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise InputError(f"the key '{short(name, 60)}' appears twice")
+    return found

@@ -1,0 +1,65 @@
+"""Unpack an archive that was downloaded: whole or not at all, plain files and folders alone, and no more than it can hold."""
+
+import gzip
+import lzma
+import os
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+
+from ..errors import InputError, short
+
+DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
+
+_EXPANDS = 20  # times its own size, and this many bytes more: clips do not get smaller
+_AT_LEAST = 1 << 30
+
+
+def unpack(archive: Path, folder: Path):
+    r"""
+    Unpack a tar archive, however it is compressed, and the tar archives in it, each to a folder of its name, in its place.
+
+    Args:
+        archive: the file.
+        folder: where to; appears whole or not at all.
+
+    Raises:
+        InputError: if an archive holds a link, a device, a path that leads out of it, or far more than its size.
+        tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError: if an archive is damaged or cut.
+    """
+    partial = folder.with_name(f".unfinished-{os.getpid()}-{folder.name}")
+    try:
+        _unpack(archive, partial)
+        for inner in sorted(partial.rglob("*.tar*")):
+            if inner.is_file() and not inner.name.startswith("."):
+                _unpack(inner, inner.with_name(inner.name.split(".")[0]))
+                inner.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unpack(archive: Path, folder: Path):
+    left = _EXPANDS * archive.stat().st_size + _AT_LEAST
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as content:
+        for member in content:
+            name, path = short(repr(member.name), 100), Path(member.name)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(f"it holds {name}, which leads out of its folder")
+            if member.isdir():
+                (folder / path).mkdir(parents=True, exist_ok=True)
+                continue
+            if not member.isreg():
+                raise InputError(f"it holds {name}, which is neither a file nor a folder")
+            left -= member.size
+            if left < 0:
+                raise InputError(f"it holds far more than its size, {archive.stat().st_size:,} bytes")
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            # Opened as new: owner, rights and times in the archive do not matter.
+            with (folder / path).open("wb") as file, content.extractfile(member) as source:
+                shutil.copyfileobj(source, file, 1 << 20)
+            if (folder / path).stat().st_size != member.size:
+                raise EOFError(f"{name} is cut off")

@@ -1,0 +1,149 @@
+"""Match the columns of a table to the fields that a reader knows: exactly, but for how they are written, by synonyms, or not without asking."""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..errors import InputError, short
+
+# The names under which a table of turns may hold a field, in order of preference.
+TURN_COLUMNS = {
+    "dialogue_id": (
+        *("dialogue_id", "dialogue", "dialog_id", "dialog", "dialogue_name", "conversation_id", "conversation"),
+        *("conv_id", "call_id"),
+    ),
+    "order": (
+        *("order", "turn", "turn_id", "turn_index", "turn_idx", "turn_number", "turn_no", "turn_order"),
+        *("utterance_index", "utterance_number", "utterance_order"),
+    ),
+    "utterance_id": ("utterance_id", "utterance", "utt_id", "segment_id"),
+    "text": ("text", "transcript", "transcription", "sentence", "utterance_text", "transcript_text"),
+    "audio": (
+        *("audio", "file_name", "audio_filepath", "audio_path", "audio_file", "audio_file_name"),
+        *("wav_path", "wav_file", "wav", "file_path", "file", "path", "sound", "recording"),
+    ),
+    "start": (
+        *("start", "start_time", "begin", "begin_time", "onset", "start_s", "start_sec", "start_seconds"),
+        *("start_time_s", "start_time_sec", "start_time_seconds"),
+    ),
+    "end": (
+        *("end", "end_time", "stop", "stop_time", "end_s", "end_sec", "end_seconds"),
+        *("end_time_s", "end_time_sec", "end_time_seconds"),
+    ),
+    "duration": ("duration", "dur", "duration_s", "duration_sec", "duration_seconds"),
+    "speaker": ("speaker", "speaker_id", "speaker_name", "spk", "spk_id"),
+    "emotion": ("emotion", "label", "emotion_label", "emotion_class", "emotion_name"),
+    "sentiment": ("sentiment", "sentiment_score"),
+    "split": ("split", "partition", "subset", "data_split"),
+}
+# Words that say a field's unit, or nothing: a column of the field's name and such a word may be meant, but not without asking.
+_UNITS = {"ms", "msec", "millis", "milliseconds", "samples", "sample", "frames", "frame", "time", "times", "name"}
+_LIKE = 0.81  # of difflib's ratio, from which on a name may be a misspelt field
+_LISTED = 20
+
+
+def plain(name: str) -> str:
+    """A column's name without what is but its writing: case, blanks, underscores, hyphens, dots, Unicode form."""
+    return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
+
+
+def match_columns(
+    path: Path,
+    there: Sequence[str],
+    fields: Mapping[str, Sequence[str]],
+    given: Mapping[str, str | None] | None = None,
+) -> dict[str, str | None]:
+    r"""
+    The column that holds each field, or None.
+
+    Args:
+        path: the table, for messages.
+        there: the names of its columns.
+        fields: the names under which a column may hold each field, in order of preference.
+        given: the user's own word: the column of a field, or None or "" for "no column".
+
+    Raises:
+        InputError: if a column that was given is not there, or a column may be meant for a field that has none: it asks which.
+    """
+    given = given or {}
+    names: dict[str, str | None] = {}
+    for field, column in given.items():
+        if column and column not in there:
+            alike = [name for name in there if plain(name) == plain(column)]
+            if len(alike) != 1:
+                raise InputError(f"'{path}' has no column '{column}' for {field}; it has {listed(there)}")
+            column = alike[0]
+        names[field] = column or None
+    free = [name for name in there if name not in names.values()]
+    for field, known in fields.items():
+        if field not in names:
+            names[field] = _column(path, field, known, free)
+    used = set(names.values())
+    # As `onset` says the start, `offset` says the end; with a duration it is the start.
+    offset = [name for name in free if plain(name) == "offset" and name not in used]
+    if offset and {"start", "end", "duration"} <= set(fields):
+        if names["start"] is None and names["duration"] is not None:
+            names["start"] = offset[0]
+        elif names["start"] is not None and plain(names["start"]) == "onset" and names["end"] is None:
+            names["end"] = offset[0]
+    used = set(names.values())
+    for field, known in fields.items():
+        if names[field] is None and field not in given and not _need_not_ask(field, names):
+            near = [name for name in free if name not in used and _near(name, known)]
+            near += [name for name in offset if name not in used and field == "start"]
+            if near:
+                unit = " It must hold seconds." if field in ("start", "end") else ""
+                raise InputError(
+                    f"'{path}' has no column {field}, but a column '{short(near[0], 60)}'. If that is meant, pass columns={{'{field}': "
+                    f"'{short(near[0], 60)}'}}; if not, pass columns={{'{field}': ''}}.{unit}"
+                )
+    return names
+
+
+def unused(there: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
+    """Columns that hold no field, but for the row numbers that data frames leave behind."""
+    index = re.compile(r"(__index_level_\d+__|Unnamed: 0(\.\d+)?|)")
+    return [name for name in there if name not in names.values() and not index.fullmatch(name)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a message, of bounded number and length."""
+    more = len(names) - _LISTED
+    return (
+        "["
+        + ", ".join(repr(short(name, 60)) for name in names[:_LISTED])
+        + (f", and {more:,} more]" if more > 0 else "]")
+    )
+
+
+def _column(path: Path, field: str, known: Sequence[str], free: Sequence[str]) -> str | None:
+    for name in known:
+        if name in free:
+            return name
+    for name in known:
+        alike = [column for column in free if plain(column) == plain(name)]
+        if len(alike) > 1:
+            raise InputError(
+                f"'{path}' has the columns {listed(alike)}: which one is {field}? Pass columns={{'{field}': '{alike[0]}'}}, for example."
+            )
+        if alike:
+            return alike[0]
+    return None
+
+
+def _need_not_ask(field: str, names: Mapping[str, str | None]) -> bool:
+    """A turn's place is known from order or start, its end from start and duration; the rest decides nothing."""
+    if field == "order":
+        return names.get("start") is not None
+    if field == "end":
+        return names.get("duration") is not None and names.get("start") is not None
+    return field in ("utterance_id", "speaker", "duration")
+
+
+def _near(name: str, known: Sequence[str]) -> bool:
+    words = set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()))
+    if any(words - _UNITS == {one} and words & _UNITS for one in known):
+        return True
+    return bool(difflib.get_close_matches(plain(name), [plain(one) for one in known[:2]], 1, _LIKE))

@@ -1,0 +1,98 @@
+"""CSV and TSV as spreadsheets and data frames write them."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import InputError
+from ..text_files import read_text
+from .columns import listed
+
+MOST_COLUMNS = 10_000
+
+
+class Row(dict):
+    """The cells of a row by column, and its `number` in the file as a spreadsheet or editor shows it."""
+
+    def __init__(self, cells: Iterable, number: int):
+        super().__init__(cells)
+        self.number = number
+
+
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*")  # as Excel writes and reads it
+
+
+def delimited_rows(path: Path) -> list[Row]:
+    r"""
+    The rows of a CSV or TSV file, every cell a string, or None if it is empty. The delimiter is that of the file's name, or what the line of the
+    columns' names shows in its place (semicolons, as Excel writes in half of Europe). Rows and columns without names that are empty throughout
+    are skipped.
+
+    Raises:
+        InputError: naming the line, if a row does not fit the columns, or two columns have one name.
+    """
+    text = read_text(path)
+    sep = _SEP_LINE.fullmatch(text.partition("\n")[0])
+    delimiter = sep[1] if sep else _delimiter(text, "\t" if path.suffix.lower() == ".tsv" else ",")
+    # Quotes are ordinary characters in TSV only where no field begins with one, as the csv module has it.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header, rows = None, []  # as a spreadsheet counts, which shows the names of columns as row 1
+    try:
+        if sep:
+            next(reader)
+        for number, cells in enumerate(reader, start=2 if sep else 1):
+            # A line of delimiters alone; the one cell of a table with one column may be quoted and empty.
+            if not cells or (not any(cells) and (len(cells) > 1 or header is None)):
+                continue
+            if header is None:
+                header = _header(path, cells)
+                continue
+            while len(cells) > len(header) and not cells[-1].strip():
+                cells.pop()
+            if len(cells) != len(header):
+                raise InputError(
+                    f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns {listed(header)} between "
+                    f"{_DELIMITERS.get(delimiter, repr(delimiter))}"
+                )
+            rows.append(Row(((name, cell or None) for name, cell in zip(header, cells, strict=True)), number))
+    except csv.Error as error:
+        raise InputError(f"'{path}', line {reader.line_num}: {error}") from error
+    return _without_empty_columns(rows)
+
+
+def _delimiter(text: str, expected: str) -> str:
+    """The one that parts the first line into most cells, the expected one if others do no better."""
+    first = next((line for line in io.StringIO(text) if line.strip(" \t\r\n,;|")), "")[: 1 << 16]
+
+    def cells(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([first], delimiter=delimiter), []))
+        except csv.Error:
+            return 0
+
+    return max(sorted(_DELIMITERS, key=lambda one: one != expected), key=cells)
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    if len(cells) > MOST_COLUMNS:
+        raise InputError(f"'{path}' has {len(cells):,} columns; a table of turns may have {MOST_COLUMNS:,}")
+    header = [" ".join(name.split()) for name in cells]
+    # The numbers of rows that a data frame wrote first have no name; further columns are called by their number.
+    header = [name or (f"(column {number + 1})" if number else "") for number, name in enumerate(header)]
+    if len(set(header)) != len(header):
+        twice = sorted({name for name in header if header.count(name) > 1})
+        raise InputError(f"'{path}' has two columns of one name: {listed(twice)} in {listed(header)}")
+    return header
+
+
+def _without_empty_columns(rows: list[Row]) -> list[Row]:
+    """Rows without columns that have neither a name nor a cell that is not empty, as spreadsheets leave them behind the last."""
+    nameless = [name for name in (rows[0] if rows else ()) if not name or name.startswith("(column ")]
+    for name in nameless:
+        if all(row[name] is None for row in rows):
+            for row in rows:
+                del row[name]
+    return rows

@@ -1,0 +1,150 @@
+"""Find the audio files that tables name and subtitles belong to, and name the files that nothing belongs to."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..errors import InputError, short
+from ..subtitles import SUBTITLES
+
+MEDIA = (
+    *(
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".m4a",
+        ".aac",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".caf",
+        ".au",
+        ".snd",
+    ),
+    *(".w64", ".rf64", ".wma", ".amr", ".3gp", ".mka", ".m4b", ".mp2", ".ac3", ".wv", ".spx"),
+    *(".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts"),
+)
+# Files that hold turns or tables, but in forms that are not read.
+_OTHER_FORMS = (
+    *(
+        ".xlsx",
+        ".xls",
+        ".ods",
+        ".json",
+        ".txt",
+        ".eaf",
+        ".textgrid",
+        ".rttm",
+        ".ass",
+        ".ssa",
+        ".sub",
+        ".ttml",
+        ".srv3",
+    ),
+    *(".feather", ".arrow", ".orc", ".ctm", ".stm", ".lab", ".gz", ".zip", ".tar", ".7z"),
+)
+_NOTES = ("readme", "license", "licence", "changelog", "citation", "notice")
+_LANGUAGE = re.compile(r"(.+)\.([a-zA-Z]{2,3}([-_][a-zA-Z0-9]{2,8})*|forced|sdh|cc|orig|auto)")
+_MOST_LISTED = 100_000  # files of a folder that are looked at
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The visible files of a folder, sorted."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def same_name(name: str) -> str:
+    """A file's name in one Unicode form: macOS stores é as two characters, and a table may say it in one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find_audio(folder: Path, name: str, where: str) -> Path:
+    r"""
+    The file that a table in `folder` names, in whatever Unicode form its name is stored and with either slash; if there is none, the path at which
+    it was looked for.
+
+    Raises:
+        InputError: if the name cannot be one of a file.
+    """
+    if re.match(r"[a-zA-Z][\w+.-]+://", name):
+        if not name.startswith("file:///"):
+            raise InputError(f"{where}: audio '{short(name, 100)}' is an address, not a file; download it first")
+        name = name.removeprefix("file://")
+    if re.search(r"[\x00-\x1f]", name):
+        raise InputError(f"{where}: audio {short(repr(name), 100)} has control characters in its name")
+    try:
+        path = (folder / name).resolve()
+        if path.is_file():
+            return path
+        for form in (name, name.replace("\\", "/")):
+            found = _in_any_form(folder, Path(form))
+            if found is not None:
+                return found.resolve()
+    except OSError as error:
+        raise InputError(f"{where}: audio '{short(name, 100)}': {error.strerror}") from error
+    return path
+
+
+def _in_any_form(folder: Path, name: Path) -> Path | None:
+    """Step by step, each the entry of that name or the only one that differs in its Unicode form alone."""
+    place = Path(name.anchor) if name.is_absolute() else folder
+    for part in name.parts[1:] if name.is_absolute() else name.parts:
+        if (place / part).exists():
+            place = place / part
+            continue
+        if part.isascii() or not place.is_dir():
+            return None
+        alike = [entry.name for entry in os.scandir(place) if same_name(entry.name) == same_name(part)]
+        if len(alike) != 1:
+            return None
+        place = place / alike[0]
+    return place if place.is_file() else None
+
+
+def recording_of(subtitles: Path, beside: Sequence[Path]) -> Path | None:
+    r"""
+    The recording that a subtitle file belongs to: of its name in any case and Unicode form, or of its name but for a language (`call.en.srt`).
+
+    Raises:
+        InputError: if there are several.
+    """
+    media = [path for path in beside if path.suffix.lower() in MEDIA]
+    stem = same_name(subtitles.stem)
+    language = _LANGUAGE.fullmatch(stem)
+    for wanted in (stem, language and language[1]):
+        for form in (str, str.casefold):
+            found = [path for path in media if wanted and form(same_name(path.stem)) == form(wanted)]
+            if len(found) > 1:
+                raise InputError(
+                    f"'{subtitles}' may belong to {[path.name for path in found]}; keep one of them there"
+                )
+            if found:
+                return found[0]
+    return None
+
+
+def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[str]:
+    """Names in a folder of what looks like recordings, subtitles or tables and was not used, and of folders that hold such."""
+    used = {os.path.realpath(path) for path in used}
+    above = {str(parent) for path in used for parent in Path(path).parents}
+    found = []
+    kinds = (*MEDIA, *SUBTITLES, *tables, *_OTHER_FORMS)
+    with os.scandir(folder) as entries:
+        for number, entry in enumerate(entries):
+            if number >= _MOST_LISTED:
+                break
+            name = entry.name.casefold()
+            if name.startswith((".", "_")) or name.startswith(_NOTES) or os.path.realpath(entry.path) in used:
+                continue
+            if entry.is_dir() and os.path.realpath(entry.path) not in above:
+                inside = (one.name.casefold() for one, _ in zip(os.scandir(entry.path), range(1000), strict=False))
+                if any(one.endswith((*SUBTITLES, *tables, *MEDIA)) for one in inside):
+                    found.append(f"{entry.name}/")
+            elif entry.is_file() and name.endswith(kinds):
+                found.append(entry.name)
+    return sorted(found)

@@ -1,0 +1,271 @@
+"""Turns from a folder, a table or a subtitle file, each with every field and where it was found."""
+
+import decimal
+import logging
+import math
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, short
+from ..subtitles import SUBTITLES, read_subtitles
+from ..text_files import text_of_name
+from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
+from .parquet_tables import encoded, texts_of
+from .recordings import MEDIA, files_in, find_audio, not_read, recording_of
+from .sources import TABLES, EmptyTableError, SoundInTable, read_table
+from .splits import SPLIT_NAMES, split_named, splits_of_names
+
+logger = logging.getLogger(__name__)
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_COMMA = re.compile(r"[+-]?\d+,(\d+)")
+# Names of columns that may hold audio files, or other things: their cells decide.
+_DOUBTFUL_AUDIO = {plain(name) for name in ("file_path", "file", "path", "sound", "recording", "wav")}
+
+
+def read_turns(
+    folder: Path, columns: Mapping[str, str | None] | None = None, in_row_order: bool = False
+) -> list[dict[str, Any]]:
+    r"""
+    Every turn with the fields of [`TURN_COLUMNS`], None if a field is not given, and `where` it was found; warnings name the files and columns that
+    are not read.
+
+    Args:
+        folder: tables or subtitles, in itself or in folders of the splits; or one table or subtitle file.
+        columns: the column of a field, or None or `""` for none.
+        in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the order of its rows.
+
+    Raises:
+        FileNotFoundError: if there is nothing of the kind.
+        InputError: naming the file and row, if something does not fit.
+    """
+    reader = _Reader(dict(columns or {}), in_row_order)
+    if folder.is_file():
+        rows = reader.read_file(folder, split_named(folder.stem) if folder.suffix.lower() in TABLES else None)
+    elif not folder.is_dir():
+        raise InputError(f"'{folder}' is neither a folder nor a file")
+    else:
+        rows = reader.read_folder(folder)
+    reader.warn()
+    return rows
+
+
+class _Reader:
+    def __init__(self, columns: dict[str, str | None], in_row_order: bool):
+        self.columns, self.in_row_order = columns, in_row_order
+        self.unused: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self.empty: list[EmptyTableError] = []
+        self.alone: list[Path] = []  # subtitles without a recording
+
+    def warn(self):
+        for names, tables in self.unused.items():
+            more = f" and {len(tables) - 1} more" if len(tables) > 1 else ""
+            logger.warning(
+                "'%s'%s: the columns %s are not used; fields are %s",
+                tables[0],
+                more,
+                listed(names),
+                ", ".join(TURN_COLUMNS),
+            )
+        if self.empty:
+            logger.warning("%s; skipped, with %d more", self.empty[0], len(self.empty) - 1)
+        if self.alone:
+            more = f", nor beside {len(self.alone) - 1} more" if len(self.alone) > 1 else ""
+            logger.warning(
+                "'%s': no recording of that name beside it%s; the turns have text alone", self.alone[0], more
+            )
+
+    def read_folder(self, folder: Path) -> list[dict[str, Any]]:
+        """Splits as folders, and what lies in the folder itself."""
+        inside = {
+            # Spark names a folder of tables as if it were one.
+            path: path.stem if path.suffix.lower() in TABLES else path.name
+            for path in sorted(folder.iterdir())
+            if path.is_dir() and not path.name.startswith(".")
+        }
+        splits = splits_of_names(list(inside.values()))
+        places = {folder: None} | {path: splits[name] for path, name in inside.items() if name in splits}
+        rows = [row for place, split in places.items() for row in self._read_place(place, split)]
+        left = {place: not_read(place, self._used(rows), TABLES) for place in places}
+        if not rows:
+            if self.empty:
+                raise self.empty[0]
+            raise FileNotFoundError(
+                f"'{folder}' holds no table of turns ({', '.join(TABLES)}) and no subtitles ({', '.join(SUBTITLES)}) beside recordings, "
+                f"neither itself nor in folders train, validation and test. It holds {listed(left[folder] or _names(folder))}."
+            )
+        for place, names in left.items():
+            if names:
+                logger.warning("'%s': %d files or folders are not read: %s", place, len(names), listed(names))
+        return rows
+
+    @staticmethod
+    def _used(rows: list[dict[str, Any]]) -> set[Path]:
+        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if isinstance(path, Path)}
+
+    def _read_place(self, folder: Path, split: str | None) -> list[dict[str, Any]]:
+        files = files_in(folder)
+        tables = [path for path in files if path.suffix.lower() in TABLES]
+        tables = [path for path in tables if path.stem.lower() == "metadata"] or tables
+        named = splits_of_names([path.stem for path in tables])
+        rows = []
+        for path in tables or [path for path in files if path.suffix.lower() in SUBTITLES]:
+            try:
+                rows += self.read_file(path, split or (named.get(path.stem) if tables else None), files)
+            except EmptyTableError as error:  # as Spark leaves among the others
+                self.empty.append(error)
+        return rows
+
+    def read_file(self, path: Path, split: str | None, beside: list[Path] | None = None) -> list[dict[str, Any]]:
+        if path.suffix.lower() in SUBTITLES:
+            return self._read_recording(path, split, files_in(path.parent) if beside is None else beside)
+        table = read_table(path)
+        there = list(table[0])
+        if "utterances" in there:
+            raise InputError(
+                f"'{path}' holds a row per dialogue, not per turn: it is a finished corpus, use its folder as it is"
+            )
+        names = self._names(path, table, there)
+        if left := unused(there, names):
+            self.unused[tuple(left)].append(path)
+        for field, name in names.items():
+            if name and field != "audio" and any(isinstance(row[name], SoundInTable) for row in table):
+                for row, text in zip(table, texts_of(path, name), strict=True):
+                    row[name] = text
+        rows = []
+        for place, cells in enumerate(table):
+            row = {field: cells[name] if name else None for field, name in names.items()}
+            if self.in_row_order:
+                if names["dialogue_id"] is None:
+                    row["dialogue_id"] = text_of_name(path.stem)
+                if names["order"] is None and names["start"] is None:
+                    row["order"] = place
+            rows.append(_checked(row, f"'{path}', row {cells.number}", path, split))
+        return rows
+
+    def _names(self, path: Path, table: list[dict[str, Any]], there: list[str]) -> dict[str, str | None]:
+        names = match_columns(path, there, TURN_COLUMNS, self.columns)
+        audio, utterance = names["audio"], names["utterance_id"]
+        if audio and "audio" not in self.columns and plain(audio) in _DOUBTFUL_AUDIO:
+            first = next((row[audio] for row in table if row[audio] is not None), None)
+            if first is None or (isinstance(first, str) and not first.lower().endswith(MEDIA)):
+                names["audio"] = None
+        if utterance and "utterance_id" not in self.columns and plain(utterance) == "utterance" and not names["text"]:
+            if any(" " in str(row[utterance]).strip() for row in table if row[utterance] is not None):
+                raise InputError(
+                    f"'{path}': does the column '{utterance}' hold text or ids? Pass columns={{'text': '{utterance}'}} or "
+                    f"columns={{'utterance_id': '{utterance}'}}."
+                )
+        if names["start"] is None or names["end"] is not None:
+            names["duration"] = None  # that of the whole file, or what start and end say
+        lacking = [] if self.in_row_order else [field for field in ("dialogue_id",) if names[field] is None]
+        if names["order"] is None and names["start"] is None and not self.in_row_order:
+            lacking.append("order (or start)")
+        if names["text"] is None and names["audio"] is None:
+            lacking.append("text or audio")
+        if lacking:
+            raise InputError(
+                f"'{path}' has the columns {listed(there)}; expected dialogue_id, order (or start), and text, audio or both. It lacks "
+                f"{', '.join(lacking)}: say which column holds it, for example columns={{'{lacking[0].split()[0]}': '{short(there[0], 60)}'}}."
+            )
+        return names
+
+    def _read_recording(self, path: Path, split: str | None, beside: list[Path]) -> list[dict[str, Any]]:
+        recording = recording_of(path, beside)
+        if recording is None:
+            self.alone.append(path)
+        nothing = dict.fromkeys(TURN_COLUMNS)
+        return [
+            nothing
+            | cue
+            | {"dialogue_id": text_of_name((recording or path).stem), "order": float(number)}
+            | {"audio": recording and recording.resolve(), "split": split}
+            | {"where": f"'{path}', cue {number + 1}", "source": str(path)}
+            for number, cue in enumerate(read_subtitles(path))
+        ]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder))
+
+
+def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> dict[str, Any]:
+    for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
+        row[field] = _words(row[field], field, where)
+    if row["dialogue_id"] is None:
+        raise InputError(f"{where}: no dialogue_id")
+    if row["dialogue_id"].lower() in ("nan", "<na>", "null"):
+        raise InputError(f"{where}: dialogue_id '{row['dialogue_id']}' is what data frames write for an empty cell")
+    for field in ("order", "start", "end", "duration", "sentiment"):
+        read = _seconds if field in ("start", "end", "duration") else _number
+        row[field] = read(row[field], field, where)
+    if row["order"] is None and row["start"] is None:
+        raise InputError(
+            f"{where}: neither order nor start, so the turn's place in dialogue '{row['dialogue_id']}' is not known"
+        )
+    if row["duration"] is not None and row["end"] is None and row["start"] is not None:
+        row["end"] = row["start"] + row["duration"]
+    if row["split"] is not None:
+        given = split_named(str(row["split"]))
+        if given is None:
+            names = [name for names in SPLIT_NAMES.values() for name in names]
+            raise InputError(f"{where}: split {short(repr(row['split']), 60)} is none of {names}")
+        if split is not None and split != given:
+            raise InputError(f"{where}: split {row['split']!r}, but the row is in {split}")
+        split = given
+    audio = row["audio"]
+    if isinstance(audio, dict) and isinstance(audio.get("array"), list):
+        row["audio"] = {"path": None, "bytes": encoded(audio["array"], audio.get("sampling_rate"), where)}
+    elif audio is not None and not isinstance(audio, SoundInTable):
+        name = audio.get("path") if isinstance(audio, dict) and not audio.get("bytes") else audio
+        if not isinstance(name, str):
+            raise InputError(f"{where}: audio must be the path of a file, got {short(repr(audio), 100)}")
+        # One table may lie above the folders of the splits, as AudioFolder allows.
+        split = split or split_named(next(iter(Path(name).parts[:-1]), ""))
+        row["audio"] = find_audio(path.parent, name.strip(), where)
+    return row | {"split": split, "where": where, "source": str(path)}
+
+
+def _words(value: Any, field: str, where: str) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool | SoundInTable | list | dict | tuple | bytes | set):
+        raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
+    if isinstance(value, float | decimal.Decimal) and value == value and value == value // 1:
+        value = int(value)  # a data frame's column of whole numbers with an empty cell
+    text = str(value).strip()
+    if re.search("[\ud800-\udfff]", text):
+        raise InputError(f"{where}: {field} holds half of a character (a lone surrogate): {short(ascii(text), 100)}")
+    return text or None
+
+
+def _number(value: Any, field: str, where: str) -> float | None:
+    if value is None:
+        return None
+    given = value
+    if isinstance(value, str):
+        comma = _COMMA.fullmatch(value.strip())
+        # With three digits it may as well part thousands.
+        if comma and len(comma[1]) != 3:
+            value = value.replace(",", ".")
+        elif "_" in value:
+            value = None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {field} must be a number, got {short(repr(given), 100)}")
+    return number
+
+
+def _seconds(value: Any, field: str, where: str) -> float | None:
+    clock = _CLOCK.fullmatch(value.strip()) if isinstance(value, str) else None
+    if clock is None:
+        return _number(value, field, where)
+    hours, minutes, seconds = int(clock[1] or 0), int(clock[2]), float(clock[3].replace(",", "."))
+    return hours * 3600 + minutes * 60 + seconds
