@@ -33,7 +33,16 @@ STAGE_1 = (
     "adapters",
     "processing_mister_e",
 )
-PIPELINE = ("pipeline_mister_e", "audio", "subtitles", "text_files", "raw_turns", "turn_vectors")
+PIPELINE = (
+    "pipeline_mister_e",
+    "audio",
+    "audio_layout",
+    "audio_objects",
+    "subtitles",
+    "text_files",
+    "raw_turns",
+    "turn_vectors",
+)
 CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 

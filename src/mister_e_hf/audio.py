@@ -6,7 +6,9 @@ PyAV, the extra `av`, and so does what was written to a pipe and does not say it
 """
 
 import contextlib
+import functools
 import io
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,11 @@ import numpy as np
 import soundfile
 import soxr
 
-from .errors import InputError
+from .audio_layout import after_tags, bytes_at, examine, rest_of_flac, without_tags
+from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
+from .errors import short
+
+logger = logging.getLogger(__name__)
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 600.0
@@ -24,6 +30,8 @@ MAX_SECONDS = 600.0
 _BLOCK_VALUES = 1 << 20
 _RATES = (1_000, 768_000)
 _SILENCE = 2.0**-15  # one step of 16-bit sound
+_LOUDEST = 4.0  # of full scale; what is beyond is of another scale
+_CANCELLED = 0.1  # of the loudest channel, what their sum must reach: one channel alone reaches all of it
 # What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run over.
 _TOLERANCE = 0.5
 _RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
@@ -32,12 +40,8 @@ _NO_END = 2**63 - 1  # as libsndfile says it
 _HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
 
 
-class AudioError(InputError):
-    """Sound that cannot be used as it is: missing, empty, corrupt, silent, not finite or too long. The message names the file."""
-
-
 def load_audio(
-    source: str | os.PathLike | bytes | dict[str, Any] | np.ndarray,
+    source: Any,
     sampling_rate: int | None = None,
     start: float | None = None,
     end: float | None = None,
@@ -48,9 +52,10 @@ def load_audio(
     Read sound as mono 16 kHz float32. Channels are averaged; resampling is soxr's, high quality.
 
     Args:
-        source: a file's path or its content; an array (S,) or (channels, S) with its `sampling_rate`; or a dictionary as `datasets`
-            gives it, `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`.
-        sampling_rate: of an array, in Hz.
+        source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`, floating-point
+            samples from -1 to 1, or integers of their width; or what `datasets` gives: a dictionary `{"path": ..., "bytes": ...}` or
+            `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object with `get_all_samples`).
+        sampling_rate: of an array, a whole number of Hz.
         start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default all.
         max_seconds: the longest stretch taken, in seconds.
         name: what to call the sound in messages where it is no file.
@@ -60,33 +65,42 @@ def load_audio(
 
     Raises:
         AudioError: a `ValueError` that says what is wrong with which file. Nothing is cut: a file that ends before its header or
-            `end` says, by more than half a second, is an error too.
+            `end` says, by more than half a second, or in which something follows the audio that was found, is an error too; and so are
+            samples beyond four times full scale, and channels that cancel each other.
         ValueError: if the arguments make no sense.
     """
-    if (start is not None and not 0 <= start < np.inf) or (end is not None and not (start or 0.0) < end < np.inf):
-        raise InputError(f"Expected 0 <= start < end in seconds, got start={start}, end={end}")
-    if isinstance(source, dict):
-        name = name or source.get("path")
-        if source.get("array") is not None:
-            source, sampling_rate = np.asarray(source["array"]), source.get("sampling_rate")
-        else:
-            source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    check_stretch(start, end, max_seconds)
+    source, sampling_rate, name = resolve(source, sampling_rate, name)
+    if hasattr(source, "get_all_samples"):
+        name = name or "audio decoder"
+        array, sampling_rate, _ = resolve(*decode(source, start, end, max_seconds, name), name)
+        return _finish(
+            _array_blocks(array, sampling_rate, None, None, max_seconds, name), name, start, end, max_seconds
+        )
     if isinstance(source, np.ndarray):
-        return _finish(_array_blocks(source, sampling_rate, start, end), name or "array", start, end, max_seconds)
+        name = name or "array"
+        blocks = _array_blocks(source, sampling_rate, start, end, max_seconds, name)
+        return _finish(blocks, name, start, end, max_seconds)
     if isinstance(source, bytes | bytearray | memoryview):
         label, file, size = name or "sound given as bytes", io.BytesIO(source), len(source)
-    elif isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if not path.is_file():
-            raise AudioError(f"There is no sound file '{path}'")
-        label, file, size = f"'{path}'", path.open("rb"), path.stat().st_size
     else:
-        raise InputError(
-            f"Expected a path, bytes, an array with sampling_rate, or a dictionary of these; got {type(source).__name__}"
-        )
+        path = Path(os.fspath(source))
+        label = f"'{path}'"
+        try:
+            if not path.is_file():  # nor opened: a pipe would wait, a device has no end
+                there = " (it is a folder, pipe or device)" if path.exists() else ""
+                raise AudioError(f"There is no sound file {label}{there}")
+            file, size = path.open("rb"), path.stat().st_size
+        except (OSError, ValueError) as error:
+            if isinstance(error, AudioError):
+                raise
+            raise AudioError(f"{label} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     with file:
         if size == 0:
             raise AudioError(f"{label} is empty (0 bytes)")
+        file = without_tags(file)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
         return _finish(_file_blocks(file, label, size, start, end, max_seconds), label, start, end, max_seconds)
 
 
@@ -101,18 +115,38 @@ def encode_flac(samples: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-# Blocks: (rate, mono float32 samples of the stretch), one after another.
+def _check_rate(rate: int, label: str):
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
+
+
+@functools.lru_cache(1024)  # a recording is read once for each of its turns
+def _remark(text: str):
+    logger.warning("%s", text)
+
+
+# Blocks: (rate, samples (S, channels) of the stretch), one after another.
 
 
 def _finish(blocks: Iterator, label: str, start: float | None, end: float | None, max_seconds: float) -> np.ndarray:
-    """Resample the blocks to 16 kHz and check the whole."""
+    """Average the channels of the blocks, resample to 16 kHz and check the whole."""
     stream, parts, read, rate = None, [], 0, SAMPLING_RATE
+    peak, level, channels = 0.0, 0.0, 1
     for rate, block in blocks:
-        if not _RATES[0] <= rate <= _RATES[1]:
-            raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
-        read += len(block)
+        _check_rate(rate, label)
+        read, channels = read + len(block), block.shape[1]
         if read > max_seconds * rate:
-            raise AudioError(_too_long(label, read / rate, max_seconds, at_least=True))
+            raise AudioError(too_long(label, read / rate, max_seconds, at_least=True))
+        if not np.isfinite(block).all():
+            raise AudioError(f"{label} holds NaN or infinity")
+        peak = max(peak, float(block.max()), -float(block.min()))
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"{label} has samples of {peak:.6g}, and full scale is 1: they are of another scale. Divide what was made from 16-bit "
+                "samples by 32768, or give it as int16"
+            )
+        block = _mono(block)
+        level = max(level, float(block.max()), -float(block.min()))
         if rate != SAMPLING_RATE:
             stream = stream or soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
             block = stream.resample_chunk(block)
@@ -131,24 +165,20 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
             f"{label} ends at {(start or 0.0) + read / rate:.2f} s, but the stretch asked for at {end:g} s"
         )
     samples = np.concatenate(parts)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{label} holds NaN or infinity")
+    if peak > _SILENCE and level * channels < _CANCELLED * peak:
+        raise AudioError(
+            f"{label} is silent{stretch} once its {channels} channels are averaged: they cancel each other, though one has a peak of "
+            f"{peak:.3g}. Give one channel alone"
+        )
     if not len(samples) or np.abs(samples).max() <= _SILENCE:
-        raise AudioError(f"{label} is silent{stretch}")
+        quiet = f": its peak is {peak:.2g} of full scale 1; if it was meant to be louder, it is of another scale"
+        raise AudioError(f"{label} is silent{stretch}{quiet * (peak > 0)}")
     return samples
-
-
-def _too_long(label: str, seconds: float, max_seconds: float, at_least: bool = False) -> str:
-    return (
-        f"{label} lasts {'more than ' if at_least else ''}{seconds:.1f} s, and at most {max_seconds:g} s are taken. Give start and end, "
-        "or raise max_seconds if this is one utterance."
-    )
 
 
 def _mono(block: np.ndarray) -> np.ndarray:
     """(S, channels) -> (S,)"""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found in the end
-        return np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1), dtype=np.float32)
+    return np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1), dtype=np.float32)
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:
@@ -159,38 +189,53 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
     return samples / full - (samples.dtype.kind == "u")
 
 
-def _array_blocks(array: np.ndarray, rate: int | None, start: float | None, end: float | None) -> Iterator:
-    if rate is None:
-        raise InputError("An array of samples needs its sampling_rate in Hz")
-    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] > array.shape[1] > 0):
-        raise InputError(f"Expected samples of shape (S,) or (channels, S), got {array.shape}")
-    if array.dtype.kind not in "if":
-        raise InputError(f"Expected samples as floating point or signed integers, got {array.dtype}")
+def _array_blocks(
+    array: np.ndarray, rate: int, start: float | None, end: float | None, max_seconds: float, label: str
+) -> Iterator:
+    _check_rate(rate, label)
     array = np.atleast_2d(array)[:, round((start or 0.0) * rate) : None if end is None else round(end * rate)]
-    if array.shape[1]:
-        yield int(rate), _mono(_scaled(array.T))
+    frames = array.shape[1]
+    if frames > max_seconds * rate:
+        raise AudioError(too_long(label, frames / rate, max_seconds))
+    wide, peak, low = array.dtype.kind == "i" and array.dtype.itemsize > 2, 0, False
+    step = _BLOCK_VALUES // max(1, array.shape[0]) + 1
+    for begin in range(0, frames, step):
+        block = array[:, begin : begin + step].T
+        if wide:
+            peak, low = max(peak, int(block.max()), -int(block.min())), low or bool((block & 255).any())
+        yield rate, _scaled(block)
+    # What was shifted up to the width of its integers has zeros below; true samples of 32 bits are not so quiet.
+    if low and peak <= 2 ** (8 * array.dtype.itemsize - 9):
+        raise AudioError(
+            f"{label} has samples of at most {peak} as {array.dtype}, whose full scale is {2 ** (8 * array.dtype.itemsize - 1)}: it would "
+            "be nearly silent. Give samples of 16 bits as int16, and shift those of 24 bits up by 8 in int32"
+        )
 
 
 def _file_blocks(file, label: str, size: int, start: float | None, end: float | None, max_seconds: float) -> Iterator:
     sound, reason = None, "its header does not say its length"
     try:
         sound = soundfile.SoundFile(file)
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string
-    except TypeError as error:  # of whatever is called .raw
-        reason = str(error)
+    except MemoryError:
+        raise
+    except Exception as error:  # of libsndfile; or a TypeError, of whatever is called .raw
+        reason = short(getattr(error, "error_string", error))
+    if sound is not None:
+        seconds = sound.frames / max(1, sound.samplerate) if sound.frames != _NO_END else 0.0
+        layout = examine(file, size, seconds, end is None or end >= seconds)
+        _judge(layout, label)
+        if layout.streams > 1:
+            sound, reason = None, f"it has {layout.streams} streams side by side"
     if sound is None or not _says_length(file, size, sound):
-        yield from _container_blocks(file, label, reason, start, end, max_seconds)
+        yield from _container_blocks(file, label, size, reason, start, end, max_seconds)
         return
     with sound:
         rate = sound.samplerate
-        if not _RATES[0] <= rate <= _RATES[1]:
-            raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
-        _check_length(file, label, size, sound)
+        _check_rate(rate, label)
         first = round((start or 0.0) * rate)
         stop = sound.frames if end is None else min(sound.frames, round(end * rate))
         if stop - first > max_seconds * rate:
-            raise AudioError(_too_long(label, (stop - first) / rate, max_seconds))
+            raise AudioError(too_long(label, (stop - first) / rate, max_seconds))
         if first >= sound.frames > 0:
             raise AudioError(
                 f"{label} lasts {sound.frames / rate:.2f} s; the stretch asked for starts at {first / rate:g} s"
@@ -210,13 +255,19 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
                 wanted = block[max(0, first - position) :]
                 position += len(block)
                 if len(wanted):
-                    yield rate, _mono(wanted)
+                    yield rate, wanted
         except soundfile.LibsndfileError as error:
             raise AudioError(f"{label} is corrupt: {error}") from error
         if stop - position > _TOLERANCE * rate:
             raise AudioError(
                 f"{label} is cut off: {(stop - position) / rate:.2f} s that its header promises are not there"
             )
+        if (
+            sound.format == "FLAC"
+            and position == sound.frames
+            and (problem := rest_of_flac(file, size, position / rate))
+        ):
+            raise AudioError(f"{label} {problem}")
 
 
 def _says_length(file, size: int, sound: soundfile.SoundFile) -> bool:
@@ -226,36 +277,22 @@ def _says_length(file, size: int, sound: soundfile.SoundFile) -> bool:
     """
     if not sound.subtype.startswith("MPEG"):
         return sound.frames != _NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
-    tags = _bytes_at(file, 0, 10)
-    tag_bytes = 10 + sum(byte << 7 * power for power, byte in enumerate(tags[:5:-1])) if tags[:3] == b"ID3" else 0
-    first_frame = _bytes_at(file, tag_bytes, _HEADER_BYTES)
+    position = file.tell()
+    first_frame = bytes_at(file, after_tags(file), _HEADER_BYTES)
+    file.seek(position)
     return b"Xing" in first_frame or b"Info" in first_frame
 
 
-def _check_length(file, label: str, size: int, sound: soundfile.SoundFile):
-    """libsndfile takes a WAV or AIFF file that was cut off for a shorter one."""
-    header = _bytes_at(file, 0, 28)
-    promised = {
-        b"RIFF": int.from_bytes(header[4:8], "little") + 8,
-        b"FORM": int.from_bytes(header[4:8], "big") + 8,
-        b"RF64": int.from_bytes(header[20:28], "little") + 8,
-        b"riff": int.from_bytes(header[16:24], "little"),
-    }.get(header[:4], 0)
-    unknown = 2**63 if header[:4] in (b"RF64", b"riff") else 0x7FFFF000  # what stands there after writing to a pipe
-    bytes_per_second = size / (sound.frames / sound.samplerate) if sound.frames else 0
-    if promised < unknown and promised - size > _TOLERANCE * bytes_per_second:
-        raise AudioError(f"{label} is cut off: its header promises {promised} bytes, and it has {size}")
+def _judge(layout, label: str):
+    if layout.problem:
+        raise AudioError(f"{label} {layout.problem}")
+    if layout.remark:
+        _remark(f"{label} {layout.remark}")
 
 
-def _bytes_at(file, offset: int, count: int) -> bytes:
-    position = file.tell()
-    file.seek(offset)
-    content = file.read(count)
-    file.seek(position)
-    return content
-
-
-def _container_blocks(file, label: str, reason: str, start: float | None, end: float | None, max_seconds: float):
+def _container_blocks(
+    file, label: str, size: int, reason: str, start: float | None, end: float | None, max_seconds: float
+) -> Iterator:
     try:
         import av
     except ImportError:
@@ -270,11 +307,19 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
             container = stack.enter_context(
                 av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
             )
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise AudioError(f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {error}") from error
-        if not container.streams.audio:
+        except MemoryError:
+            raise
+        except Exception as error:  # FFmpeg's, and PyAV's own about what FFmpeg found
+            raise AudioError(
+                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}"
+            ) from error
+        _judge(examine(file, size, (container.duration or 0) / av.time_base), label)
+        tracks = container.streams.audio
+        if not tracks:
             raise AudioError(f"{label} has no sound track")
-        track = container.streams.audio[0]
+        track = container.streams.best("audio") or tracks[0]  # as players choose: the one that is marked as default
+        if len(tracks) > 1:
+            _remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
         if track.codec_context is None:
             raise AudioError(f"{label} has sound of a codec that PyAV does not know")
         # Times count from the beginning of the whole; the sound track may begin later than the picture.
@@ -283,7 +328,7 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
         if track.frames and track.duration:  # else FFmpeg guesses the length
             length = float(((track.start_time or 0) + track.duration) * track.time_base) - origin
         if length is not None and min(to_second, length) - from_second > max_seconds:
-            raise AudioError(_too_long(label, min(to_second, length) - from_second, max_seconds))
+            raise AudioError(too_long(label, min(to_second, length) - from_second, max_seconds))
         if length is not None and from_second >= length:
             raise AudioError(f"{label} lasts {length:.2f} s; the stretch asked for starts at {from_second:g} s")
         rate = reached = None
@@ -296,9 +341,16 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
             at = reached or 0 if time is None else round(time * rate)
             if reached is not None and abs(at - reached) <= _JITTER * rate:
                 at = reached
+            if reached is not None and reached - at > _TOLERANCE * rate:
+                raise AudioError(
+                    f"{label}: its times go back from {reached / rate:.2f} s to {at / rate:.2f} s, as if several files stood one after "
+                    "another. Split them"
+                )
             reached = at + len(block)
+            if min(at, stop) - position > MAX_SECONDS * rate:
+                raise AudioError(f"{label} has no audio from {position / rate:.2f} s to {min(at, stop) / rate:.2f} s")
             while position < min(at, stop):
-                gap = np.zeros(min(at, stop, position + _BLOCK_VALUES) - position, dtype=np.float32)
+                gap = np.zeros((min(at, stop, position + _BLOCK_VALUES) - position, 1), dtype=np.float32)
                 position += len(gap)
                 yield rate, gap
             block = block[max(0, position - at) : max(0, stop - at)]
@@ -313,7 +365,7 @@ def _container_blocks(file, label: str, reason: str, start: float | None, end: f
 
 # Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.
 def _decoded(av, container, track, origin: float, from_second: float, label: str) -> Iterator:
-    """Time, rate and mono samples of each frame that ends after `from_second`."""
+    """Time, rate and samples (S, channels) of each frame that ends after `from_second`."""
     sought, time = from_second > _RUN_UP, -np.inf
     try:
         if sought:
@@ -335,6 +387,8 @@ def _decoded(av, container, track, origin: float, from_second: float, label: str
                         (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
                     samples = frame.to_ndarray()
                     samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
-                    yield time, rate, _mono(_scaled(samples))
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise AudioError(f"{label} is corrupt: {error}") from error
+                    yield time, rate, _scaled(samples)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise AudioError(f"{label} is corrupt: {short(error)}") from error

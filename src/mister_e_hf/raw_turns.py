@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .audio_objects import as_array
 from .errors import InputError, short
 from .subtitles import read_subtitles
 
@@ -154,7 +155,7 @@ def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
     Raises:
         InputError: for another shape, and for numbers that are not finite or too large to compute with.
     """
-    array = _array(given, name)
+    array = as_array(given, name)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
     if array.shape != (width,):
@@ -260,22 +261,6 @@ def _audio(audio: Any, rate: float | None, name: str) -> Any:
         if None not in (rate, audio.get("sampling_rate")) and audio["sampling_rate"] != rate:
             raise InputError(f"{name} has two sampling rates, {rate} and in audio {audio['sampling_rate']}")
         if audio.get("array") is not None:
-            audio = dict(audio) | {"array": _array(audio["array"], f"{name}: audio")}
+            audio = dict(audio) | {"array": as_array(audio["array"], f"{name}: audio")}
         return audio
-    return _array(audio, f"{name}: audio") if isinstance(audio, list | np.ndarray | torch.Tensor) else audio
-
-
-def _array(given: Any, name: str) -> np.ndarray:
-    try:
-        if isinstance(given, torch.Tensor):
-            given = given.detach().cpu()
-            given = given.float() if given.is_floating_point() else given
-        if np.ma.is_masked(given):
-            raise InputError(f"{name} is an array with masked values; fill them, or leave them out")
-        return np.asarray(given)
-    except (InputError, MemoryError):
-        raise
-    except (
-        Exception
-    ) as error:  # of tensors without numbers, such as on the meta device, and of lists of different lengths
-        raise InputError(f"{name} cannot be read as an array: {short(error)}") from error
+    return as_array(audio, f"{name}: audio") if isinstance(audio, list | np.ndarray | torch.Tensor) else audio
