@@ -59,19 +59,15 @@ def run_experiment(
     """
     output_dir = Path(output_dir)
     arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, where there is one
-    corpus = recipe.read_corpus() if corpus is None else corpus
+    corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
     if claim_run(output_dir, record):
         return read_results(output_dir)
 
-    facts_of_corpus = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
-    if PartialState().is_main_process:
-        for sentence in facts_of_corpus["shortcomings"]:
-            logger.warning("%s", sentence)
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     results: dict[str, Any] = {"seed": seed, **facts, "data_fingerprints": fingerprints}
-    results["corpus"] = facts_of_corpus
+    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
     outputs, config = (
         {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
         trainer.model.config,
@@ -93,6 +89,15 @@ def run_experiment(
             trainer.push_folder()  # with the card made from these results
     trainer.accelerator.wait_for_everyone()
     return results
+
+
+def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
+    """The recipe's corpus, with a warning for each thing that it has too little of."""
+    corpus = recipe.read_corpus()
+    if PartialState().is_main_process:
+        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)["shortcomings"]:
+            logger.warning("%s", sentence)
+    return corpus
 
 
 def train_model(
@@ -124,7 +129,7 @@ def run_seeds(
     if recipe.sections["training"].get("push_to_hub"):
         raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
     recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
-    corpus = recipe.read_corpus()
+    corpus = _read_corpus(recipe)
     runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]
     summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
     summary["validation"] = summarize([run["validation"] for run in runs])

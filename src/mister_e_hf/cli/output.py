@@ -60,7 +60,7 @@ def wants_json() -> bool:
     return _values is not None
 
 
-def say(text: str, **values: Any):
+def say(text: str, /, **values: Any):
     """A part of the result: its text, or with `--json` its values, by name, in the one object that is printed in the end."""
     if _values is None:
         progress.close_bars()
@@ -77,7 +77,7 @@ def _write(text: str):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say_once(text: str, **values: Any):
+def say_once(text: str, /, **values: Any):
     """As [`say`], by one process of several."""
     from accelerate import PartialState
 

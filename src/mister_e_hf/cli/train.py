@@ -1,11 +1,17 @@
-"""`mister-e train`, `train-encoder`, `embed`."""
+"""`mister-e init`, `train`, `train-encoder`, `embed`."""
 
 import argparse
 
-from .output import hide_unnamed_bars, say_once
+from .output import hide_unnamed_bars, say, say_once
 
 
 def add_stages(commands, shared: argparse.ArgumentParser):
+    init = commands.add_parser("init", parents=[shared], help="write a recipe that trains on a corpus of your own")
+    init.add_argument(
+        "corpus", help="folder that `mister-e corpus` wrote, or one of vectors, or the id of a Hub dataset"
+    )
+    init.add_argument("--out", help="the YAML file (default: the folder's name with .yaml)")
+    init.set_defaults(run=_init)
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
         "recipe",
@@ -41,6 +47,15 @@ def add_stages(commands, shared: argparse.ArgumentParser):
         help="of the computation (default: bfloat16 on a GPU made for it)",
     )
     embed.set_defaults(run=_embed)
+
+
+def _init(arguments: argparse.Namespace):
+    from ..recipe_init import described, init_recipe
+
+    path, recipe = init_recipe(arguments.corpus, arguments.out)
+    found = described(recipe)
+    lines = [f"{name:7} {', '.join(each) if isinstance(each, list) else each}" for name, each in found.items()]
+    say("\n".join([*lines, f"in {path}; next: mister-e train {path}"]), **found, recipe=str(path))
 
 
 def _recipe(arguments: argparse.Namespace):
