@@ -73,7 +73,7 @@ HEAVY = """
 import json, sys, time
 from mister_e_hf import cli
 try:
-    cli.main(sys.argv[1:])
+    status = cli.main(sys.argv[1:])
 except SystemExit as error:
     status = error.code
 heavy = {"torch", "transformers", "datasets", "numpy", "pyarrow", "soundfile", "soxr", "huggingface_hub", "yaml"}
@@ -105,7 +105,8 @@ print("\\n" + json.dumps([status, sorted(heavy & set(sys.modules))]))
         (["predict", "--help"], ["--segments", "--model", "--transcriber"]),
         (["corpus", "--help"], ["iemocap", "meld", "mosi", "folder"]),
         (["corpus", "folder", "--help"], ["--columns", "--split_shares", "--bad_audio", "--push_to_hub", "--debug"]),
-        (["--version"], [mister_e_hf.__version__]),
+        (["--version"], [f"mister-e {mister_e_hf.__version__}"]),
+        ([], ["usage: mister-e", "predict", "--version"]),
     ],
     ids=" ".join,
 )
@@ -128,9 +129,9 @@ def test_help_is_quick_and_loads_nothing_heavy(tmp_path, words, expected):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "arguments are required: COMMAND"),
         (["corpus"], "arguments are required: CORPUS"),
-        (["copus"], "invalid choice: 'copus'"),
+        (["copus"], "invalid choice: 'copus'; did you mean 'corpus'?"),
+        (["predit", "call.wav"], "invalid choice: 'predit'; did you mean 'predict'?"),
         (["corpus", "ravdess"], "invalid choice: 'ravdess'"),
         (["doctor", "--folder", "x"], "unrecognized arguments: --folder"),
         (["corpus", "folder"], "arguments are required: --data_dir"),
@@ -382,7 +383,8 @@ def test_a_corpus_in_out_is_replaced(calls, tmp_path, run):
         assert features["utterances"].feature["emotion"].names == labels
 
 
-def test_an_interrupted_command_ends_with_130_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_an_interrupted_command_ends_with_130_and_leaves_nothing(tmp_path, sent):
     (tmp_path / "source").mkdir()
     soundfile.write(tmp_path / "source" / "long.wav", noise(60), 16_000)
     lines = ["dialogue_id,order,file_name,split"]
@@ -393,7 +395,7 @@ def test_an_interrupted_command_ends_with_130_and_leaves_nothing(tmp_path):
     command = subprocess.Popen([SCRIPT, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         line = command.stdout.readline()  # once the counts are there, the folder is being written, for seconds
-        command.send_signal(signal.SIGINT)
+        command.send_signal(sent)
         _, error = command.communicate(timeout=60)
     finally:
         command.kill()

@@ -42,6 +42,7 @@ PIPELINE = (
     "text_files",
     "raw_turns",
     "turn_vectors",
+    "transcripts",
 )
 CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE

@@ -45,6 +45,7 @@ PIPELINE = (
     "text_files",
     "raw_turns",
     "turn_vectors",
+    "transcripts",
 )
 
 

@@ -56,7 +56,7 @@ UNCLEAR = {
     "a rate that is not whole": ([{"audio": SOUND, "sampling_rate": 16000.5}], "turn 0: sampling_rate must be a whole number of Hz"),
     "a rate of NaN": ([{"audio": SOUND, "sampling_rate": np.nan}], "turn 0: sampling_rate must be a whole number of Hz"),
     "true as start": ([{"audio": "x.wav", "start": True}], "turn 0: start must be a number or None, got True"),
-    "half an emoji": ([{"text": "ok \ud83d"}], "turn 0: text holds half of a character, U\\+D83D at place 3"),
+    "half an emoji": ([{"text": "ok \ud83d"}], "The text of dialogue 0, turn 0 has half a character at position 3"),
     "masked numbers": ([{"audio": np.ma.masked_invalid([0.1, np.nan]), "sampling_rate": 16000}], "turn 0: audio is an array with masked"),
     "a tensor without numbers": ([{"audio": torch.ones(9, device="meta"), "sampling_rate": 16000}], "turn 0: audio cannot be read as an array"),
     "a message of a chat": ([{"role": "user", "content": "hi"}], "turn 0 has the unknown field 'role'"),

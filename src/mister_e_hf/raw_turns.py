@@ -14,6 +14,7 @@ import torch
 from .audio_objects import as_array
 from .errors import InputError, short
 from .subtitles import read_subtitles
+from .transcripts import transcript
 
 _TURN = ("audio", "sampling_rate", "start", "end", "text", "speech_embedding", "text_embedding")
 _OTHERS = ("utterance_id", "speaker", "emotion", "sentiment", "duration")  # of a corpus's rows: not read here
@@ -123,7 +124,7 @@ def read_dialogue(inputs: Any, name: str) -> list[Turn]:
 
 def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
     r"""
-    One turn; text that is blank counts as missing.
+    One turn; text that shows nothing counts as missing.
 
     Raises:
         InputError: naming turn and field.
@@ -242,14 +243,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _text(text: Any, name: str) -> str | None:
     if text is not None and not isinstance(text, str):
         raise InputError(f"{name}: text must be a string or None, got {text!r:.80}")
-    try:
-        (text or "").encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{name}: text holds half of a character, U+{ord(text[error.start]):04X} at place {error.start}, as text does "
-            "that was cut within an emoji; remove it"
-        ) from error
-    return text if text and text.strip() else None
+    return transcript(text, name)
 
 
 def _audio(audio: Any, rate: float | None, name: str) -> Any:

@@ -21,6 +21,7 @@ from .errors import InputError, short
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
 from .raw_turns import Turn, read_vector
+from .transcripts import transcript
 
 logger = logging.get_logger(__name__)
 
@@ -215,7 +216,7 @@ class TurnEncoders:
                 sounds = [{"raw": sound, "sampling_rate": SAMPLING_RATE} for _, sound in some]
                 options = {"return_timestamps": True} if long and recogniser.type == "seq2seq_whisper" else {}
                 for (turn, _), result in zip(some, recogniser(sounds, **options) if sounds else [], strict=True):
-                    turn.text, turn.transcribed = result["text"].strip() or None, True
+                    turn.text, turn.transcribed = transcript(result["text"].strip(), turn.name), True
 
     def _recogniser(self) -> Any:
         if isinstance(self.transcriber, str | os.PathLike):

@@ -1,15 +1,19 @@
 """The command line: `mister-e COMMAND ...`. What a command needs is imported when it runs, so that `--help` is quick."""
 
 import argparse
+import contextlib
+import difflib
+import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .. import __version__
 from ..errors import InputError, short
 from ..installation import check_installation
+from ..plain_text import for_terminal
 from ..progress import close_bars
 from .corpus import add_corpus
 from .output import printing
@@ -23,9 +27,13 @@ def main(words: Sequence[str] | None = None) -> int:
     Run a command. Errors that the user can mend are one line, or with `--debug` a traceback.
 
     Returns:
-        exit status: 0; 1 where something failed; 2 where the command or its input is wrong; 130 where it was interrupted.
+        exit status: 0; 1 where something failed; 2 where the command or its input is wrong; 130 where it was interrupted or ended by a signal.
     """
+    words = list(sys.argv[1:] if words is None else words)
     parser = _parser()
+    if not words:
+        parser.print_help()
+        return 0
     arguments, rest = parser.parse_known_args(words)
     if rest and not hasattr(arguments, "takes_fields"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -34,9 +42,9 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack characters of names
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
     try:
-        if not hasattr(arguments, "works_in_any_installation"):
-            check_installation()
-        with printing(arguments.quiet, arguments.json):
+        with _ends_as_interrupted(), printing(arguments.quiet, arguments.json):
+            if not hasattr(arguments, "works_in_any_installation"):
+                check_installation()
             arguments.run(arguments)
         _end_process_group()
     except KeyboardInterrupt:
@@ -53,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if not for_the_user:
                 cause = f" ({type(error.__cause__).__name__}: {short(error.__cause__)})" if error.__cause__ else ""
                 message = f"{type(error).__name__}: {message}{cause} (--debug shows where)"
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {for_terminal(message)}", file=sys.stderr)
         return 2 if for_the_user else 1
     finally:
         sys.unraisablehook = hook
@@ -65,14 +73,62 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     common.add_argument("--quiet", action="store_true", help="show no progress, only warnings and the result")
     common.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser = argparse.ArgumentParser(prog="mister-e", description="Emotion recognition in conversations.")
-    parser.add_argument("--version", action="version", version=__version__)
+    parser = _Parser(prog="mister-e", description="Emotion recognition in conversations.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_corpus(commands, common)
     add_use(commands, common)
     add_stages(commands, common)
     add_evidence(commands, common)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Asks about a command or choice that is nearly known."""
+
+    def _check_value(self, action: argparse.Action, value: str):
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            nearest = difflib.get_close_matches(str(value), map(str, action.choices), n=1)
+            if nearest:
+                raise argparse.ArgumentError(
+                    action, f"invalid choice: {value!r}; did you mean '{nearest[0]}'?"
+                ) from error
+            raise
+
+
+@contextlib.contextmanager
+def _ends_as_interrupted() -> Iterator[None]:
+    """What a scheduler or a closed terminal sends ends a command as Ctrl-C does: temporary files and processes of its own go with it."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # not where nohup has it ignored
+                before[number] = signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # what ends is not to be disturbed at it
+    raise KeyboardInterrupt
+
+
+def _end_at_once():
+    """A process that was forked, such as one of a pool, ends where it stands when its parent says so."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_at_once)
 
 
 def _end_process_group():

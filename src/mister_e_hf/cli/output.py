@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import progress
 from ..errors import InputError
+from ..plain_text import for_terminal
 
 # With --json the values of the result so far, by name; None where its text is printed.
 _values: dict[str, Any] | None = None
@@ -29,7 +30,7 @@ def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
         try:
             yield
             if _values:
-                _write(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
+                write_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
         finally:
             _values = before
 
@@ -64,15 +65,17 @@ def say(text: str, /, **values: Any):
     """A part of the result: its text, or with `--json` its values, by name, in the one object that is printed in the end."""
     if _values is None:
         progress.close_bars()
-        _write(text)
+        write_line(text)
     else:
         _values.update(values)
 
 
-def _write(text: str):
-    """Print, at once. What the output is piped to may have read enough: no reason to leave the work half done."""
+def write_line(text: str):
+    """
+    Print, at once, without what a terminal would obey. What the output is piped to may have read enough: no reason to leave the work half done.
+    """
     try:
-        print(text, flush=True)
+        print(for_terminal(text, lines=True), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -89,6 +92,9 @@ def pairs(given: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [pair.partition("=") for pair in given]
     if not all(equals for _, equals, _ in pairs):
         raise InputError(f"--columns expects FIELD=NAME, got {given}")
+    fields = [field for field, _, _ in pairs]
+    if twice := sorted({field for field in fields if fields.count(field) > 1}):
+        raise InputError(f"--columns names {', '.join(twice)} twice: {' '.join(given)}")
     return [(field, name) for field, _, name in pairs]
 
 
