@@ -1,4 +1,3 @@
-import pickle
 import re
 import runpy
 from pathlib import Path
@@ -10,6 +9,7 @@ from transformers import AutoModel
 
 from mister_e_hf import convert_reference_checkpoint
 from mister_e_hf.convert import convert_reference_state_dict
+from mister_e_hf.errors import InputError
 from mister_e_hf.losses import consistency_loss
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -131,7 +131,7 @@ class Harmful:
 
 def test_pickle_of_anything_but_tensors_is_refused_and_not_run(tmp_path, capsys):
     torch.save({"fusion.fc.weight": Harmful()}, tmp_path / "bad.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(InputError, match="objects that could run code, and is not read"):
         convert_reference_checkpoint(tmp_path / "bad.pth")
     assert "code was run" not in capsys.readouterr().out
 
@@ -139,7 +139,7 @@ def test_pickle_of_anything_but_tensors_is_refused_and_not_run(tmp_path, capsys)
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3}, {"model": {"a": torch.zeros(1)}}])
 def test_file_without_a_state_dict_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match="state dict of tensors|Expected names and tensors"):
         convert_reference_checkpoint(tmp_path / "other.pth")
 
 

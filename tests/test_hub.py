@@ -35,6 +35,7 @@ STAGE_1 = (
 )
 PIPELINE = (
     "pipeline_mister_e",
+    "stored_stages",
     "audio",
     "audio_layout",
     "audio_objects",

@@ -57,7 +57,7 @@ def test_markdown_shows_a_name_as_text_in_a_line_and_in_a_cell(name):
 
 
 def test_whole_output_keeps_its_lines():
-    assert for_terminal("a\tb\n\x1b[31mc\r", lines=True) == "a\tb\n\\x1b[31mc\\x0d"
+    assert for_terminal("a\tb\n\x1b[31mc\r", lines=True) == "a\tb\n\\u001b[31mc\\u000d"
 
 
 @pytest.mark.parametrize("name", HOSTILE + ["$x$", "100 $ and 5 $", "\\$"])

@@ -19,7 +19,7 @@ from transformers.utils import cached_file
 
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .errors import InputError, MissingLibraryError
-from .loading import differences
+from .loading import check_kinds, differences
 
 ADAPTER = "adapter"
 
@@ -120,7 +120,7 @@ def save_adapter(
 
 def read_adapter(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
     """The weights that `save_adapter` wrote."""
-    return load_file(os.path.join(folder, ADAPTER, _WEIGHTS))
+    return _load(os.path.join(folder, ADAPTER, _WEIGHTS))
 
 
 def fetch_adapter(name: str | os.PathLike, hub: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -137,6 +137,11 @@ def fetch_adapter(name: str | os.PathLike, hub: Mapping[str, Any]) -> dict[str, 
         raise OSError(
             f"'{name}' says that it was trained with LoRA, but has no {subfolder}/{_WEIGHTS}; save or push it whole"
         )
+    return _load(path)
+
+
+def _load(path: str) -> dict[str, torch.Tensor]:
+    check_kinds(path)
     return load_file(path)
 
 

@@ -1,13 +1,15 @@
 """What the configurations of both stages share: class names and weights, and that an unknown field is an error."""
 
+import contextlib
 import difflib
 import inspect
 import math
+import os
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .errors import InputError
+from .errors import InputError, reading, short
 
 # What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
 _TRANSFORMERS_KEYS = {
@@ -28,6 +30,9 @@ _TRANSFORMERS_KEYS = {
     "use_cache",
 }
 _IGNORED = -100  # as of losses, which import torch
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
+# By model type, what loads it.
+_LOADED_BY = {"mister_e": "MisterEModel", "mister_e_utterance_encoder": "UtteranceEncoder (an encoder of stage 1)"}
 
 
 class LabelledConfig(PreTrainedConfig):
@@ -48,6 +53,14 @@ class LabelledConfig(PreTrainedConfig):
                 nearest = difflib.get_close_matches(name, fields, n=1)
                 hint = f" Did you mean '{nearest[0]}'?" if nearest else f" It has: {', '.join(sorted(fields))}."
                 raise InputError(f"{type(self).__name__} has no field '{name}' (given: {value!r}).{hint}")
+        for name, given in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            plain = isinstance(given, str | int | float | list | dict)  # not torch's own, which is not imported here
+            if plain and (not isinstance(given, str) or given.removeprefix("torch.") not in _DTYPES):
+                raise InputError(f"{name} must be one of {', '.join(_DTYPES)}, got {short(repr(given), 80)}")
+        if isinstance(kwargs.get("quantization_config"), str | int | float | list):
+            raise InputError(
+                f"quantization_config must be a mapping, got {short(repr(kwargs['quantization_config']), 80)}"
+            )
         try:
             if self.label2id is not None:
                 self.label2id = {label: int(index) for label, index in self.label2id.items()}
@@ -66,9 +79,26 @@ class LabelledConfig(PreTrainedConfig):
         if self.label2id is None:
             self.label2id = {label: index for index, label in self.id2label.items()}
 
+    def check_sizes(self, *names: str):
+        """Sizes that are at least 1 and no larger than any machine could hold."""
+        for name in names:
+            most = 128 if name.endswith("num_layers") else 2**20 if name.endswith("embedding_dim") else 2**14
+            size = getattr(self, name)
+            if size < 1:
+                raise InputError(f"{name} must be at least 1, got {size}")
+            if size > most:
+                raise InputError(f"{name} must be at most {most:,}, got {short(size, 40)}")
+
+    def check_temperature(self, name: str):
+        """What logits are divided by: near 0 they overflow, and near infinity nothing is left of them."""
+        if not 1e-4 <= getattr(self, name) <= 1e4:
+            raise InputError(f"{name} must be positive and finite, from 0.0001 to 10,000, got {getattr(self, name)}")
+
     def validate_labels(self):
         if not self.id2label or not all(isinstance(label, str) for label in self.id2label.values()):
             raise InputError(f"id2label must hold at least one label, each of them a string, got {self.id2label}")
+        if not all(label.strip() for label in self.id2label.values()):
+            raise InputError(f"id2label must give every label a name, got {self.id2label}")
         if len(set(self.id2label.values())) != len(self.id2label):
             raise InputError(f"id2label must not give two indices the same label, got {self.id2label}")
         if sorted(self.id2label) != list(range(len(self.id2label))):
@@ -106,11 +136,39 @@ class LabelledConfig(PreTrainedConfig):
             )
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """
+        As [`~transformers.PreTrainedConfig.from_pretrained`].
+
+        Raises:
+            InputError: naming the file and the field that cannot be.
+        """
+        where = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
+        with reading(where, "a configuration"):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """
         As [`~transformers.PreTrainedConfig.from_dict`], but fields given beside `config_dict` are checked together with it.
         New labels take the place of the old ones, whose class weights go with them.
         """
+        name = kwargs.get("name_or_path")
+        with reading(os.path.join(name, "config.json"), "a configuration") if name else contextlib.nullcontext():
+            return cls._from_dict(config_dict, **kwargs)
+
+    @classmethod
+    def check_type(cls, config_dict: dict[str, Any]):
+        """Refuse another model's configuration, and name what loads it."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            loader = _LOADED_BY.get(str(kind)) or ("AutoModel" if str(kind).startswith("erc_") else None)
+            hint = f": load it with {loader}" if loader else ", which is not a model of this package"
+            raise InputError(f"model_type is '{short(kind, 80)}', not '{cls.model_type}'{hint}")
+
+    @classmethod
+    def _from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        cls.check_type(config_dict)
         labels = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
         given = {name: kwargs.pop(name) for name in cls.own_fields() if name in kwargs}
         config_dict = dict(config_dict)

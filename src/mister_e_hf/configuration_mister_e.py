@@ -6,7 +6,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 
 from .configuration_labelled import LabelledConfig
-from .errors import InputError
+from .errors import InputError, short
 
 TASK = "conversation-emotion-recognition"
 EXPERTS = ("speech", "text", "fusion")
@@ -102,7 +102,7 @@ class MisterEConfig(LabelledConfig):
         self.context_kernel_sizes = list(self.context_kernel_sizes)
 
     def validate_sizes(self):
-        for name in (
+        self.check_sizes(
             "speech_embedding_dim",
             "text_embedding_dim",
             "hidden_size",
@@ -111,25 +111,25 @@ class MisterEConfig(LabelledConfig):
             "attention_dim",
             "num_attention_heads",
             "gate_hidden_size",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        )
         if self.attention_dim % self.num_attention_heads:
             raise InputError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide attention_dim ({self.attention_dim})"
             )
         if not self.causal and self.hidden_size % 2:
             raise InputError(f"hidden_size must be even for a bidirectional GRU, got {self.hidden_size}")
-        if not self.context_kernel_sizes or any(size < 1 or size % 2 == 0 for size in self.context_kernel_sizes):
-            raise InputError(f"context_kernel_sizes must be odd positive numbers, got {self.context_kernel_sizes}")
+        sizes = self.context_kernel_sizes
+        if not 0 < len(sizes) <= 128 or any(not 0 < size < 1000 or size % 2 == 0 for size in sizes):
+            raise InputError(f"context_kernel_sizes must be odd positive numbers below 1,000, got {short(sizes)}")
 
     def validate_ranges(self):
         for name in ("context_dropout", "attention_dropout", "projection_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("gate_temperature", "calibration_temperature", "layer_norm_eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("gate_temperature", "calibration_temperature"):
+            self.check_temperature(name)
+        if not 0 < self.layer_norm_eps < 1:
+            raise InputError(f"layer_norm_eps must be positive and below 1, got {self.layer_norm_eps}")
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
             raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
         if not 0 <= self.focal_gamma < math.inf:

@@ -79,6 +79,9 @@ class UtteranceEncoderConfig(LabelledConfig):
             }
             if "model_type" not in given:
                 raise InputError(f"backbone_config must have a model_type, got the fields {sorted(given)}")
+            if given["model_type"] not in transformers.CONFIG_MAPPING:
+                kind = short(repr(given["model_type"]), 80)
+                raise InputError(f"backbone_config.model_type is {kind}, which transformers does not know")
             self.backbone_config = transformers.AutoConfig.for_model(**given)
 
     def validate_ranges(self):

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .plain_text import for_plot
+
 
 def confusion_figure(confusion: np.ndarray, labels: Sequence[str]):
     r"""
@@ -27,6 +29,7 @@ def confusion_figure(confusion: np.ndarray, labels: Sequence[str]):
     for row, column in np.ndindex(*confusion.shape):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, f"{confusion[row, column]}", ha="center", va="center", fontsize=8, color=colour)
+    labels = [for_plot(label) for label in labels]
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("predicted")

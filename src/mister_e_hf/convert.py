@@ -7,7 +7,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from .configuration_mister_e import MisterEConfig
-from .errors import InputError
+from .errors import InputError, reading, short, unwrapped
+from .loading import check_weights
 from .modeling_mister_e import MisterEModel
 
 # Parameters that the published code creates and never uses.
@@ -37,6 +38,8 @@ _FUSION = {
     "dense": "fc",
     "head": "fc_2",
 }
+
+_SAVE = "Save `model.state_dict()` with the authors' code."
 
 
 class _Reader:
@@ -92,8 +95,20 @@ def convert_reference_state_dict(
         num_attention_heads: cannot be read off the weights; 3 is published.
 
     Raises:
-        ValueError: if a tensor is missing, left over, or of another shape than the rest implies.
+        InputError: if a tensor is missing, left over, of another shape than the rest implies, not of floating-point numbers, or not finite.
     """
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise InputError(
+                f"Expected names and tensors, got {short(repr(name), 80)}: {type(tensor).__name__}. {_SAVE}"
+            )
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2 or tensor.is_quantized:
+            raise InputError(
+                f"'{name}' holds {tensor.dtype}; weights must be floating-point numbers of 16 bits or more"
+            )
+        if tensor.layout != torch.strided or tensor.is_meta:
+            kind = "no values (device meta)" if tensor.is_meta else f"the layout {tensor.layout}"
+            raise InputError(f"'{name}' has {kind}; expected a dense tensor")
     read = _Reader({name.removeprefix("module."): tensor for name, tensor in state_dict.items()})
     num_labels, hidden = read("fusion.fc_2.bias").numel(), read("fusion.fc_aud.bias").numel()
     if id2label is not None and len(id2label) != num_labels:
@@ -116,7 +131,9 @@ def convert_reference_state_dict(
             id2label=id2label or {index: f"LABEL_{index}" for index in range(num_labels)},
         )
     except StrictDataclassError as error:
-        raise InputError(f"The checkpoint's tensors imply sizes that no model can have. {error}") from error
+        raise InputError(
+            f"The checkpoint's tensors imply a configuration that no model can have: {short(unwrapped(error))}"
+        ) from error
     model = MisterEModel(config)
 
     def put(module: str, weight: torch.Tensor, bias: torch.Tensor):
@@ -155,6 +172,7 @@ def convert_reference_state_dict(
 
     if left := read.untaken():
         raise InputError(f"The checkpoint has tensors that this model has no place for: {', '.join(left)}")
+    check_weights(model.named_parameters(), "The checkpoint's weights")
     return model.eval()
 
 
@@ -163,7 +181,18 @@ def convert_reference_checkpoint(path: str | Path, id2label: dict[int, str] | No
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint at '{path}'. Give the .pth file that the authors' stage-2 code saved.")
-    state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state_dict, dict) or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise InputError(f"'{path}' holds no state dict of tensors; save `model.state_dict()` with the authors' code.")
-    return convert_reference_state_dict(state_dict, id2label)
+    try:
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except (
+        Exception
+    ) as error:  # of the pickle, of its archive and of what it holds; PyTorch's own words advise to run it
+        raise InputError(
+            f"'{path}' is not a file of tensors alone that torch.save wrote: it is damaged, something else, or holds objects that could run code, "
+            "and is not read. Save `model.state_dict()` with the authors' code."
+        ) from error
+    with reading(path, "the authors' weights"):
+        if not isinstance(state_dict, dict):
+            raise InputError(f"expected a state dict of tensors, got {type(state_dict).__name__}. {_SAVE}")
+        return convert_reference_state_dict(state_dict, id2label)

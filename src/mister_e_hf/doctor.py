@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .errors import short
 from .hub import checkpoint_files
-from .modeling_utterance_encoder import UtteranceEncoder
-from .processing_mister_e import MisterEProcessor
+from .stored_stages import load_encoder, load_model
 from .vectors import MODALITIES
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -24,9 +24,9 @@ def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
 def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     try:
         size = sum(checkpoint_files(folder).values())
-        model = AutoModel.from_pretrained(folder)
+        model = load_model(folder)
     except Exception as error:  # whatever it is, it is a finding
-        yield False, f"'{folder}': {' '.join(str(error).split())}"
+        yield False, f"'{folder}': {short(error, 1000)}"
         return
     config = model.config
     parts = f"experts {', '.join(config.experts)}" if hasattr(config, "experts") else config.model_type
@@ -59,15 +59,11 @@ def _try_out(model: PreTrainedModel) -> Iterator[tuple[bool, str]]:
 def _examine_encoder(folder: Path, modality: str, width: int) -> tuple[bool, str]:
     name = f"{modality}_encoder"
     try:
-        encoder = UtteranceEncoder.from_pretrained(folder, subfolder=name)
-        MisterEProcessor.from_pretrained(folder, subfolder=name)
+        encoder, _ = load_encoder(folder, modality, width)
     except Exception as error:
-        return False, f"{name}/: {' '.join(str(error).split())}"
-    made = encoder.config.embedding_dim
-    return (
-        made == width,
-        f"{name}/: {encoder.config.backbone}, {encoder.config.tuning}, vectors of {made} numbers, stage 2 takes {width}",
-    )
+        return False, f"{name}/: {short(error, 1000)}"
+    made = encoder.config
+    return True, f"{name}/: {made.backbone}, {made.tuning}, vectors of {made.embedding_dim} numbers, as stage 2 takes"
 
 
 def _device() -> str:

@@ -26,16 +26,27 @@ def reading(path: str | os.PathLike, kind: str) -> Iterator[None]:
         kind: what it was expected to be, such as `"a YAML file"`.
 
     Raises:
-        InputError: in place of any error but those that are for the user already, and those of the disk.
+        InputError: in place of any error but those of the disk; one that is for the user already gets the file's name where it lacks it.
     """
     try:
         yield
-    except (InputError, OSError, MemoryError):
+    except (OSError, MemoryError):
         raise
+    except InputError as error:
+        if type(error) is not InputError or str(path) in str(error):
+            raise
+        raise InputError(f"'{path}': {error}") from error
     except RecursionError as error:
         raise InputError(f"'{path}' is not {kind} that can be read: it is nested too deeply") from error
     except Exception as error:  # libraries raise errors of every kind for damaged content
-        raise InputError(f"'{path}' is not {kind} that can be read: {short(error)}") from error
+        raise InputError(f"'{path}' is not {kind} that can be read: {short(unwrapped(error))}") from error
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """What a strict dataclass wraps in an error of its own: the one that says which field is wrong, and how."""
+    while type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def short(value: object, most: int = 300) -> str:

@@ -226,10 +226,10 @@ def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, 
     return pa.table(columns)
 
 
-def format_results(summary: dict) -> str:
-    """A table of weighted and macro F1, per cent, mean ± standard deviation over seeds."""
-    lines = [f"{'test':26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
-    for name, block in summary["test"].items():
+def format_results(summary: dict, split: str = "test") -> str:
+    """A table of weighted and macro F1 of a split, per cent, mean ± standard deviation over seeds."""
+    lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
+    for name, block in summary[split].items():
         cells = []
         for metric in ("weighted_f1", "macro_f1"):
             mean, spread = block[metric]["mean"], block[metric]["sd"]

@@ -117,7 +117,7 @@ def _encoder_use(modality: str, recipe: dict) -> str:
     name, turns = f"{modality}_encoder", "samples" if modality == "speech" else "texts"
     backbone = Path(recipe.get(name, {}).get("backbone", "a pretrained model"))
     return (
-        f"The vectors of {modality} are made by `{name}/`, on {backbone.name if backbone.is_dir() else backbone}:\n\n"
+        f"The vectors of {modality} are made by `{name}/`, on {for_markdown(backbone.name if backbone.is_dir() else backbone)}:\n\n"
         "```python\nfrom mister_e_hf import MisterEProcessor, UtteranceEncoder\n\n"
         f'encoder = UtteranceEncoder.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
         f'processor = MisterEProcessor.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
@@ -162,14 +162,14 @@ def _results(results: dict) -> str:
     mixture = results["test"]["mixture"]
     intervals = " In brackets 95 % intervals over resampled dialogues." if "intervals" in mixture else ""
     lines = [
-        f"Test split, computed once;{_epoch(results)} one seed ({results['seed']}).{intervals}",
+        f"Test split, computed once;{_epoch(results)} one seed ({for_markdown(results['seed'])}).{intervals}",
         "",
         "| test | weighted F1 | macro F1 | utterances |",
         "|---|---|---|---|",
     ]
     for name, block in results["test"].items():
         cells = [_with_interval(block, metric) for metric in ("weighted_f1", "macro_f1")]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
+        lines.append(f"| {for_markdown(name)} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
     if "f1_per_class" in mixture:
         lines += _classes(mixture)
     for sentence in results.get("corpus", {}).get("shortcomings", ()):
@@ -223,8 +223,9 @@ def _with_interval(block: dict, metric: str) -> str:
 def _training(recipe: dict, results: dict) -> str:
     lines = ["The recipe is in `training.yaml`." if recipe else "No recipe was recorded."]
     if results.get("versions"):
-        versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-        lines.append(f"Made with {versions}; commit {results.get('git_commit') or 'unknown'}.")
+        versions = ", ".join(for_markdown(f"{name} {version}") for name, version in results["versions"].items())
+        lines.append(f"Made with {versions}; commit {for_markdown(results.get('git_commit') or 'unknown')}.")
     for split, fingerprint in results.get("data_fingerprints", {}).items():
-        lines.append(f"Fingerprint of {split}: `{fingerprint}`.")
+        code = for_terminal(fingerprint).replace("`", "'")
+        lines.append(f"Fingerprint of {for_markdown(split)}: `{code}`.")
     return " ".join(lines)

@@ -24,7 +24,7 @@ from transformers.utils.hub import resolve_revision
 
 from .configuration_mister_e import TASK, MisterEConfig
 from .errors import InputError
-from .loading import ACCESS_OPTIONS, explained
+from .loading import ACCESS_OPTIONS, explained, refuse_misfits, require_config, settle
 from .losses import IGNORE_INDEX, focal_terms
 from .turns import DialogueCache, TurnLayout
 
@@ -362,6 +362,8 @@ class MisterEPreTrainedModel(PreTrainedModel):
         # another shape is let through here, to be refused below by name
         # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
         hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
+        if kwargs.get("config") is None:  # else the caller knows better, and AutoModel has read it
+            require_config(pretrained_model_name_or_path, kwargs, cls.config_class.check_type)
         revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
         if revision is not None:
             kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
@@ -374,21 +376,10 @@ class MisterEPreTrainedModel(PreTrainedModel):
                 **{"use_safetensors": True, **kwargs},
             )
         anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in f".{name}"]
-        mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
-        problems = {
-            "missing": sorted(info["missing_keys"]),
-            "unexpected": sorted(info["unexpected_keys"]),
-            "of another shape": sorted(set(mismatched) - set(anew if other_classes else ())),
-        }
-        if any(problems.values()):
-            listed = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-            raise InputError(
-                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them "
-                "with the config.json they were saved with, or for other classes give id2label and "
-                "ignore_mismatched_sizes=True."
-            )
+        refuse_misfits(pretrained_model_name_or_path, info, anew if other_classes else ())
         if other_classes and (
-            mismatched or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
+            info["mismatched_keys"]
+            or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
         ):
             model._start_anew(anew)
             logger.warning(
@@ -396,10 +387,12 @@ class MisterEPreTrainedModel(PreTrainedModel):
                 f"use: {', '.join(anew)}."
             )
         model.hub_options = hub_options
-        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type == "cpu":
-                tensor.data = tensor.data.clone()
+        settle(model, pretrained_model_name_or_path)
+        for name, buffer in model.named_buffers():
+            if name.endswith(".std") and not (buffer > 0).all():
+                raise InputError(
+                    f"'{pretrained_model_name_or_path}': the standard deviations in '{name}' must be positive"
+                )
         return (model, info) if wants_info else model
 
     def push_to_hub(

@@ -23,7 +23,7 @@ from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_ada
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .errors import InputError
-from .loading import ACCESS_OPTIONS, differences, explained, listed_problems
+from .loading import ACCESS_OPTIONS, check_weights, differences, explained, refuse_misfits, require_config, settle
 from .losses import focal_loss
 
 logger = logging.get_logger(__name__)
@@ -375,12 +375,16 @@ class UtteranceEncoder(PreTrainedModel):
         other_classes = kwargs.pop("ignore_mismatched_sizes", False)
         hub = {name: kwargs[name] for name in _HUB_OPTIONS if name in kwargs}
         if config is None or isinstance(config, (str, os.PathLike)):
+            source = pretrained_model_name_or_path if config is None else config
+            require_config(source, hub, cls.config_class.check_type)
             fields = {*cls.config_class.__annotations__, "id2label", "label2id", "num_labels"} & set(kwargs)
             config = cls.config_class.from_pretrained(
-                pretrained_model_name_or_path if config is None else config,
+                source,
                 **hub,
                 **{name: kwargs.pop(name) for name in fields},
             )
+        if config.backbone_config is None:
+            raise InputError(f"The configuration in '{pretrained_model_name_or_path}' has no backbone_config")
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if dtype in (None, "auto"):
             dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
@@ -392,7 +396,7 @@ class UtteranceEncoder(PreTrainedModel):
             try:
                 with explained(config.backbone, options, or_pickle=True):
                     backbone = _load_backbone(config.backbone, config.backbone_revision, options)
-            except OSError as error:
+            except (OSError, InputError) as error:
                 raise OSError(
                     f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
                     f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, say where it is by backbone=..., or save "
@@ -419,13 +423,8 @@ class UtteranceEncoder(PreTrainedModel):
         finally:
             del config._follows
         del model.config._follows
-        mismatched = [key[0] if isinstance(key, (tuple, list)) else key for key in info["mismatched_keys"]]
-        mismatched = {name for name in mismatched if not (other_classes and name.startswith("head."))}
-        if listed := listed_problems(info["missing_keys"], info["unexpected_keys"], mismatched):
-            raise InputError(
-                f"The weights in '{pretrained_model_name_or_path}' do not fit this configuration ({listed}). Load them with the config.json they were "
-                "saved with, or for other classes give id2label and ignore_mismatched_sizes=True."
-            )
+        anew = [name for name, _ in model.named_parameters() if name.startswith("head.")]
+        refuse_misfits(pretrained_model_name_or_path, info, anew if other_classes else ())
         if backbone is None and dtype is not None:
             for parameter in model.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
@@ -436,10 +435,7 @@ class UtteranceEncoder(PreTrainedModel):
             with explained(pretrained_model_name_or_path, kwargs):
                 set_adapter_state(model.backbone, config, fetch_adapter(pretrained_model_name_or_path, hub))
         model.eval()
-        # Tensors mapped from a file stand at odd addresses, where matrix products may round in another way than before.
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.device.type == "cpu":
-                tensor.data = tensor.data.clone()
+        settle(model, pretrained_model_name_or_path)
         return (model, info) if wants_info else model
 
     def load_trained_weights(self, folder: str | os.PathLike):
@@ -449,6 +445,7 @@ class UtteranceEncoder(PreTrainedModel):
             state, expected = type(self).from_pretrained(folder).state_dict(), self.state_dict()
         else:
             state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
+            check_weights(state.items(), f"The weights in '{folder}'")
         if listed := differences(state, expected):
             raise InputError(f"'{folder}' is no checkpoint of this encoder ({listed})")
         self.load_state_dict(state, strict=False)
@@ -475,9 +472,9 @@ def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> 
         # A checkpoint of half precision is not trained as such without a word.
         options = options | {"dtype": torch.float32}
     config = transformers.AutoConfig.from_pretrained(
-        name, **{key: value for key, value in options.items() if key in _HUB_OPTIONS}
+        name, trust_remote_code=False, **{key: value for key, value in options.items() if key in _HUB_OPTIONS}
     )
-    model = transformers.AutoModel.from_pretrained(name, config=config, **options)
+    model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
     return model.get_encoder() if config.model_type == "whisper" else model
 
 

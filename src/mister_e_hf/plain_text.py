@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 def for_terminal(text: object, lines: bool = False) -> str:
     r"""
-    What a terminal would obey is shown as `\x1b`.
+    What a terminal would obey is shown as `\u001b`.
 
     Args:
         text: any value; its `str` is taken.
@@ -44,8 +44,7 @@ def for_csv(value: object) -> object:
 
 
 def _visible(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return f"\\u{ord(character):04x}"  # as JSON spells it, so that lines of JSON stay what they are
 
 
 def _not_first(start: str) -> str:

@@ -11,6 +11,7 @@ import transformers
 from .configuration_mister_e import TASK
 from .errors import InputError
 from .files import write_atomically
+from .stored_stages import load_model
 from .subtitles import read_subtitles
 
 
@@ -45,8 +46,9 @@ def predict_dialogues(
     if not Path(source).exists():
         raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
     options = {name: value for name, value in options.items() if value is not None}
+    loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
     try:
-        recogniser = transformers.pipeline(TASK, model=str(model), revision=revision, device=device, **options)
+        recogniser = transformers.pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"The model '{model}' could not be loaded: {error}") from error
     with tempfile.TemporaryDirectory() as cache:

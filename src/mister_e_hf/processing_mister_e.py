@@ -14,7 +14,8 @@ import transformers  # the Auto classes when they are used: loading them registe
 from transformers import BatchFeature
 from transformers.utils import cached_file, logging
 
-from .errors import InputError
+from .errors import InputError, reading, short
+from .loading import read_json, require
 
 logger = logging.get_logger(__name__)
 
@@ -70,6 +71,12 @@ class MisterEProcessor:
             raise InputError(
                 f"Expected a fast tokenizer, which tells where a token stands in the text, got {tokenizer}"
             )
+        if tokenizer is not None and not (
+            isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length > 0
+        ):
+            raise InputError(
+                f"The tokenizer's model_max_length must be a positive number, got {tokenizer.model_max_length!r}"
+            )
         longest = feature_extractor.chunk_length if self.is_mel else math.inf
         if not 0 < (math.inf if window_seconds is None else window_seconds) <= longest:
             raise InputError(
@@ -99,7 +106,7 @@ class MisterEProcessor:
         """The processor of a pretrained model; settings as above, and cache_dir, token and local_files_only for the Hub."""
         hub = {name: settings.pop(name) for name in ("cache_dir", "token", "local_files_only") if name in settings}
         hub |= {} if revision is None else {"revision": revision}
-        kind = transformers.AutoConfig.from_pretrained(backbone, **hub).model_type
+        kind = transformers.AutoConfig.from_pretrained(backbone, trust_remote_code=False, **hub).model_type
         return cls(modality, kind, **_load_parts(backbone, modality, kind, hub), **settings)
 
     def __call__(
@@ -285,17 +292,23 @@ class MisterEProcessor:
             OSError: if there is no such processor.
         """
         hub = {name: value for name, value in hub.items() if name in _HUB_OPTIONS}  # AutoProcessor says more
+        require(pretrained_model_name_or_path, hub)
         path = cached_file(pretrained_model_name_or_path, CONFIG_NAME, **hub)
+        settings = read_json(path)
+        if settings.pop("processor_class", None) != cls.__name__:
+            raise OSError(f"'{path}' is of another processor")
+        settings.pop("auto_map", None)
+        _check_settings(settings, path)
         try:
-            settings = json.loads(Path(path).read_text(encoding="utf-8"))
-            if settings.pop("processor_class", None) != cls.__name__:
-                raise OSError(f"'{path}' is of another processor")
-            settings.pop("auto_map", None)
             # The config.json beside these files is the encoder's, not the backbone's that they belong to.
             parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
-        except ValueError as error:  # JSON's own names no file
-            raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {error}") from error
-        return cls(**settings, **parts)
+        except (ValueError, AttributeError, KeyError, TypeError) as error:  # no library names the file
+            for part in (Path(path).with_name(name) for name in _PARTS):
+                if part.is_file():
+                    read_json(part)
+            raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {short(error)}") from error
+        with reading(path, "the settings of a processor"):
+            return cls(**settings, **parts)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor"):
@@ -326,14 +339,40 @@ def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator
         yield batch
 
 
+_PARTS = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json")
+_SETTINGS = {
+    "modality": str,
+    "backbone_type": str,
+    "prompt": str | None,
+    "max_tokens": int,
+    "window_seconds": float | int | None,
+    "trailing_silence": float | int | None,
+}
+
+
+def _check_settings(settings: dict[str, Any], path: str):
+    """JSON may hold anything under any name."""
+    if unknown := sorted(set(settings) - set(_SETTINGS)):
+        raise InputError(f"'{path}' has the unknown field '{unknown[0]}'; expected {', '.join(_SETTINGS)}")
+    if missing := [name for name in ("modality", "backbone_type") if name not in settings]:
+        raise InputError(f"'{path}' lacks the field '{missing[0]}'")
+    if settings["backbone_type"] not in transformers.CONFIG_MAPPING:
+        raise InputError(f"'{path}': backbone_type is {settings['backbone_type']!r}, which transformers does not know")
+    for name, value in settings.items():
+        if not isinstance(value, _SETTINGS[name]) or isinstance(value, bool):
+            raise InputError(f"'{path}': {name} cannot be {short(repr(value), 80)}")
+
+
 def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
     config, parts = transformers.AutoConfig.for_model(backbone_type), {}
     if modality == "speech":
-        parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(name, config=config, **hub)
+        parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(
+            name, config=config, trust_remote_code=False, **hub
+        )
     if modality == "text" or backbone_type == "qwen2_audio":
         # Without the name of its own model's processor, which AutoProcessor would take for the one that is saved here.
         parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(
-            name, config=config, processor_class=None, **hub
+            name, config=config, processor_class=None, trust_remote_code=False, **hub
         )
     return parts
 

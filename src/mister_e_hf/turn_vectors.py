@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, logging
-from transformers.utils import cached_file
 
 from .audio import SAMPLING_RATE, AudioError, load_audio
 from .errors import InputError, short
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
 from .raw_turns import Turn, read_vector
+from .stored_stages import check_encoder, has_encoder, load_encoder
 from .transcripts import transcript
 
 logger = logging.get_logger(__name__)
@@ -182,28 +182,19 @@ class TurnEncoders:
                 f"The model '{name}' has no {folder}/, so it takes vectors in place of {FIELDS[modality]}: give each "
                 f'turn as {{"{modality}_embedding": vector of {width} numbers}}, or encoders={{"{modality}": (encoder, processor)}}'
             )
-        pair = UtteranceEncoder.from_pretrained(name, **hub), MisterEProcessor.from_pretrained(name, **hub)
-        self._check(modality, *pair, f"'{name}/{folder}'")
-        return pair
+        return load_encoder(name, modality, width, **hub)
 
     def _stored(self, modality: str) -> tuple[str, dict[str, Any], bool]:
         """Where the encoder beside the model lies, and whether there is one."""
-        name = self.model.config._name_or_path
-        hub = {"subfolder": f"{modality}_encoder", **getattr(self.model, "hub_options", {})}
-        found = name and cached_file(name, "config.json", **hub, _raise_exceptions_for_missing_entries=False)
-        return name, hub, bool(found)
+        name, hub = self.model.config._name_or_path, getattr(self.model, "hub_options", {})
+        return name, hub, bool(name) and has_encoder(name, modality, **hub)
 
     def _check(self, modality: str, encoder: UtteranceEncoder, processor: MisterEProcessor, name: str):
         # By what they have, for their classes are others where they come with the checkpoint's own code.
         if not hasattr(getattr(encoder, "config", None), "embedding_dim") or not hasattr(processor, "modality"):
             given = f"({type(encoder).__name__}, {type(processor).__name__})"
             raise InputError(f"{name} must be (UtteranceEncoder, MisterEProcessor), got {given}")
-        made, width = encoder.config, getattr(self.model.config, f"{modality}_embedding_dim")
-        if (made.modality, processor.modality, made.embedding_dim) != (modality, modality, width):
-            raise InputError(
-                f"{name} prepares {FIELDS[processor.modality]} and makes vectors of {made.modality} of {made.embedding_dim} numbers; the model takes "
-                f"vectors of {modality} of {width}: they do not belong together"
-            )
+        check_encoder(encoder, processor, modality, getattr(self.model.config, f"{modality}_embedding_dim"), name)
 
     def _transcribe(self, pairs: list[tuple[Turn, np.ndarray]]):
         pairs = [(turn, sound) for turn, sound in pairs if self._lacks_words(turn)]

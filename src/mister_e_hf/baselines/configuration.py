@@ -40,18 +40,14 @@ class BaselineConfig(LabelledConfig):
         self.modalities = sorted(self.modalities, key=str)
 
     def validate_sizes(self):
-        for name in ("speech_embedding_dim", "text_embedding_dim", "hidden_size", "num_layers", "num_attention_heads"):
-            if getattr(self, name, 1) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        names = ("speech_embedding_dim", "text_embedding_dim", "hidden_size", "num_layers", "num_attention_heads")
+        self.check_sizes(*(name for name in names if hasattr(self, name)))
 
     def validate_ranges(self):
         dropout = getattr(self, "dropout", 0)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), got {dropout}")
-        if not 0 < self.calibration_temperature < math.inf:
-            raise InputError(
-                f"calibration_temperature must be positive and finite, got {self.calibration_temperature}"
-            )
+        self.check_temperature("calibration_temperature")
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
             raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
 
@@ -164,7 +160,4 @@ class SdtConfig(_TransformerConfig):
     distillation_temperature: float | int = 1.0
 
     def validate_temperature(self):
-        if not 0 < self.distillation_temperature < math.inf:
-            raise InputError(
-                f"distillation_temperature must be positive and finite, got {self.distillation_temperature}"
-            )
+        self.check_temperature("distillation_temperature")

@@ -101,17 +101,18 @@ def _serve(arguments: argparse.Namespace):
 def _evaluate(arguments: argparse.Namespace):
     from ..evaluation import evaluate_checkpoint
     from ..experiment import format_results, summarize
-    from ..files import write_json
+    from ..files import check_output, write_json
 
     options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
-    found = evaluate_checkpoint(arguments.model, **options)
-    say(format_results({"test": summarize([found["scores"]])}).replace("test", arguments.split, 1), **found)
-    if found["as_stored"] is not None:
-        say("as stored in results.json" if found["as_stored"] else "NOT as stored in results.json")
     if arguments.out:
-        from pathlib import Path
-
-        write_json(Path(arguments.out), found["scores"])
+        check_output(arguments.out, [arguments.model, arguments.corpus])
+    found = evaluate_checkpoint(arguments.model, **options)
+    say(format_results({arguments.split: summarize([found["scores"]])}, arguments.split), **found)
+    if found["as_stored"] is not None:
+        say("equal to what results.json holds" if found["as_stored"] else "NOT equal to what results.json holds")
+    if arguments.out:
+        check_output(arguments.out, [found["corpus"]])
+        write_json(arguments.out, found["scores"])
         say(f"in {arguments.out}", file=arguments.out)
 
 
@@ -130,10 +131,16 @@ def _push(arguments: argparse.Namespace):
 
 def _convert(arguments: argparse.Namespace):
     from ..convert import convert_reference_checkpoint
+    from ..files import check_output_folder
     from ..hub import save_checkpoint
 
+    folder = check_output_folder(arguments.folder, [arguments.weights])
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"'{folder}' is not empty; a checkpoint would be mixed with what it holds. Choose another folder."
+        )
     model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
-    folder = save_checkpoint(arguments.folder, model)
+    folder = save_checkpoint(folder, model)
     say(f"in {folder}", folder=str(folder))
 
 
