@@ -80,7 +80,9 @@ def write_lines(lines: Iterable[dict[str, Any]], path: str | Path) -> int:
 def _dialogues(source, columns, cache: str, bad_audio: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     from .corpora.dialogue_folder import DialogueFolder  # needs datasets, which one recording does not
 
-    builder = DialogueFolder(source, columns=columns, bad_audio=bad_audio, split_shares=(1, 0, 0), cache_dir=cache)
+    builder = DialogueFolder(
+        source, columns=columns, bad_audio=bad_audio, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache
+    )
     builder.download_and_prepare()
     for data in builder.as_dataset().values():
         for row in data:

@@ -16,7 +16,7 @@ from ..installation import check_installation
 from ..plain_text import for_terminal
 from ..progress import close_bars
 from .corpus import add_corpus
-from .output import printing
+from .output import in_its_words, printing
 from .study import add_evidence
 from .train import add_stages
 from .use import add_use
@@ -57,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         else:
-            message = short(error, 2000)
+            message = in_its_words(short(error, 2000), arguments)
             if not for_the_user:
                 cause = f" ({type(error.__cause__).__name__}: {short(error.__cause__)})" if error.__cause__ else ""
                 message = f"{type(error).__name__}: {message}{cause} (--debug shows where)"

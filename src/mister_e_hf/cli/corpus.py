@@ -21,13 +21,13 @@ def add_corpus(commands, shared: argparse.ArgumentParser):
     common.add_argument(
         "--bad_audio",
         choices=["error", "missing"],
-        help="sound that cannot be used: stop, or go without it (MELD's default)",
+        help="what to do with unreadable audio: stop, or keep the turn without it (MELD's default)",
     )
     common.add_argument("--max_seconds", type=float, help="longest turn taken, in seconds (default: 600)")
     common.add_argument("--cache_dir", help="where datasets keeps what it reads")
-    common.add_argument("--num_proc", type=int, help="processes that read sound")
+    common.add_argument("--num_proc", type=int, help="number of processes that read audio")
 
-    corpus = commands.add_parser("corpus", help="read a corpus, tell its counts, write it, push it").add_subparsers(
+    corpus = commands.add_parser("corpus", help="read, summarise, write or push a corpus").add_subparsers(
         title="corpora", required=True, metavar="CORPUS"
     )
     iemocap = corpus.add_parser("iemocap", parents=[common], help="IEMOCAP_full_release")
@@ -77,7 +77,7 @@ def add_corpus(commands, shared: argparse.ArgumentParser):
     folder.add_argument(
         "--split_shares", nargs=3, type=float, metavar="SHARE", help="train, validation, test (default: 0.8 0.1 0.1)"
     )
-    folder.add_argument("--seed", type=int, help="of the split, where none is given (default: 0)")
+    folder.add_argument("--seed", type=int, help="seed of the split, if none is given (default: 0)")
     for name, parser in {"Iemocap": iemocap, "Meld": meld, "CmuMosi": mosi, "DialogueFolder": folder}.items():
         parser.set_defaults(run=_corpus, builder=name)
 
@@ -88,15 +88,17 @@ def _corpus(arguments: argparse.Namespace):
     import mister_e_hf
 
     from ..corpora.publishing import check_pushable, push_corpus
-    from ..corpora.store import check_replaceable, write_corpus
+    from ..corpora.store import check_replaceable, described, write_corpus
     from ..corpora.summary import format_summary, summarize
     from ..shortcomings import shortcomings
 
     builder_class = getattr(mister_e_hf, arguments.builder)
     if arguments.push_to_hub:
         check_pushable(builder_class.__module__.rpartition(".")[2], arguments.push_to_hub)
+    earlier = None
     if arguments.out:
         check_replaceable(arguments.out)
+        earlier = described(arguments.out)
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     settings = {
         name: given[name]
@@ -129,7 +131,11 @@ def _corpus(arguments: argparse.Namespace):
             embed_audio = arguments.embed_audio or bool(arguments.push_to_hub)
             write_corpus(corpus, folder, embed_audio, given.get("name"), given.get("license"))
         if arguments.out:
-            say(f"in {arguments.out}", folder=arguments.out)
+            say(
+                f"in {arguments.out}" + (f", in place of {earlier}, which was there" if earlier else ""),
+                folder=arguments.out,
+                replaced=earlier,
+            )
         if arguments.push_to_hub:
             repository = push_corpus(folder, arguments.push_to_hub, private=arguments.private)
             say(f"pushed to {repository}", repository=repository)

@@ -1,8 +1,11 @@
 """What commands print, and how they read FIELD=NAME."""
 
+import argparse
 import contextlib
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -96,6 +99,22 @@ def pairs(given: Sequence[str]) -> list[tuple[str, str]]:
     if twice := sorted({field for field in fields if fields.count(field) > 1}):
         raise InputError(f"--columns names {', '.join(twice)} twice: {' '.join(given)}")
     return [(field, name) for field, _, name in pairs]
+
+
+def in_its_words(message: str, arguments: argparse.Namespace) -> str:
+    """A message whose settings are written as in Python (`bad_audio='missing'`) with the options of the command that has them."""
+
+    def option(found: re.Match) -> str:
+        return f"--{found[1]} {shlex.quote(found[2])}" if hasattr(arguments, found[1]) else found[0]
+
+    if hasattr(arguments, "columns"):
+        column = r"\bcolumns=\{'(\w+)': '([^']*)'\}"
+        message = re.sub(column, lambda found: f"--columns {shlex.quote(f'{found[1]}={found[2]}')}", message)
+    if hasattr(arguments, "data_dir"):
+        message = re.sub(r"(?<![\w/\\'-])data_dir(?![\w/\\'=-])", "--data_dir", message)
+    if hasattr(arguments, "num_proc"):
+        message = message.replace("(num_proc)", "(--num_proc)")
+    return re.sub(r"\b(\w+)='([^']*)'", option, message)
 
 
 def hide_unnamed_bars():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+import multiprocess
 import pyarrow as pa
 
 from .. import audio
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 _LONG_SECONDS = 60.0
 _NAMED = 10  # how many culprits a message names
+_WAY_OUT = "Mend the files, or pass bad_audio='missing' to keep such turns without audio."
+# What datasets gives, if one of its processes is killed.
+_OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
+_PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
 
 Dialogues = dict[str, list[dict[str, Any]]]  # by split; a dialogue holds dialogue_id and utterances
 
@@ -135,16 +140,24 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         cls.BUILDER_CONFIG_CLASS(**settings)
 
     def download_and_prepare(self, *args, **settings):
-        """As in `datasets`, but for unusable sound, which raises as what it is."""
+        """As in `datasets`, but errors that are meant for the user and those of the disk are raised as what they are."""
         try:
             super().download_and_prepare(*args, **settings)
-        except datasets.exceptions.DatasetGenerationError as error:
+        except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:
+            cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             # Of an error in another process only the text comes back.
-            told = re.findall(r"AudioError: (.+)", str(error.__cause__))
-            if isinstance(error.__cause__, audio.AudioError):
-                raise error.__cause__ from None
-            if told:
-                raise audio.AudioError(told[-1]) from error
+            named = re.findall(r"(Audio|Input)Error: (.+)", str(cause))
+            if named:
+                raise (audio.AudioError if named[-1][0] == "Audio" else InputError)(named[-1][1]) from error
+            if isinstance(cause, _OF_PROCESSES) or re.search(_PROCESS_GONE, str(cause)):
+                raise ChildProcessError(
+                    f"{self.title}: a process that reads audio was ended by the system, as when memory runs out. Read with fewer processes "
+                    "(num_proc)."
+                ) from error
+            if isinstance(cause, InputError | OSError):
+                # As datasets words an error of the disk.
+                own = re.search(r"Cannot find data file.*Original error:\s*(.+)", str(cause), re.DOTALL)
+                raise OSError(own[1]) if own else cause from None
             raise
 
     def as_dataset(self, *args, **settings) -> datasets.DatasetDict | datasets.Dataset:
@@ -165,6 +178,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if not dialogues:
             raise InputError(f"'{folder}' holds no dialogue of {self.title}")
         check_dialogues(dialogues)
+        if self.config.bad_audio == "error":
+            self._check_files(dialogues)
         for message in differences(self.title, dialogues, self.published_counts()):
             logger.warning(message)
         return [
@@ -172,6 +187,18 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             for split in SPLITS
             if split in dialogues
         ]
+
+    def _check_files(self, dialogues: Dialogues):
+        """Raises AudioError, if audio files are missing: all are counted before any is read."""
+        missing = {}
+        for utterance in (one for found in dialogues.values() for dialogue in found for one in dialogue["utterances"]):
+            path = utterance.get("audio")
+            if isinstance(path, os.PathLike) and path not in missing and not os.path.isfile(path):
+                missing[path] = utterance["utterance_id"]
+        if missing:
+            (path, turn), *others = missing.items()
+            more = f", nor {len(others):,} others: {_some([path.name for path, _ in others])}" if others else ""
+            raise audio.AudioError(f"{self.title}, turn {turn}: There is no sound file '{path}'{more}. {_WAY_OUT}")
 
     def _generate_examples(self, dialogues: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         without, long = [], []
@@ -215,8 +242,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             except audio.AudioError as error:
                 if self.config.bad_audio == "error":
                     raise audio.AudioError(
-                        f"{self.title}, turn {turn['utterance_id']}: {error}. Mend the file, or pass bad_audio='missing' to go on without "
-                        "the sound of such turns."
+                        f"{self.title}, turn {turn['utterance_id']}: {error}. {_WAY_OUT}"
                     ) from error
                 without.append(str(error))
             else:
@@ -233,7 +259,7 @@ def check_dialogues(dialogues: Dialogues):
         for dialogue in found:
             name = dialogue["dialogue_id"]
             if name in seen:
-                raise InputError(f"Dialogue '{name}' stands twice: in {seen[name]} and in {split}")
+                raise InputError(f"Dialogue '{name}' appears twice: in {seen[name]} and in {split}")
             seen[name] = split
             ids = [utterance["utterance_id"] for utterance in dialogue["utterances"]]
             if not ids:

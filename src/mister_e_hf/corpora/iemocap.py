@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from ..errors import InputError
+from ..errors import InputError, short
 from ..text_files import read_text, split_lines
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 _SESSIONS = range(1, 6)
 _EMOTIONS = {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"}
-_EVALUATION = re.compile(r"^\[(\d+\.\d+) - (\d+\.\d+)\]\t(Ses\S+)\t(\w+)\t")
+_EVALUATION = re.compile(r"^\[(\d{1,9}\.\d+) - (\d{1,9}\.\d+)\]\t(Ses0\S+_\w+)\t(\w+)\t")
 _TRANSCRIPT = re.compile(r"^(Ses\S+) \[[^\]]*\]:(.*)$")
 
 
@@ -167,10 +167,16 @@ def _visible(folder: Path) -> list[Path]:
 
 def _evaluated(path: Path) -> list[tuple[float, str, str]]:
     """Start in seconds, id and official label of each utterance."""
-    found = [_EVALUATION.match(line) for line in split_lines(read_text(path))]
-    utterances = [(float(match[1]), match[3], match[4]) for match in found if match]
+    form = "'[start - end]<tab>utterance<tab>label<tab>[...]'"
+    utterances = []
+    for number, line in enumerate(split_lines(read_text(path)), start=1):
+        match = _EVALUATION.match(line)
+        if match:
+            utterances.append((float(match[1]), match[3], match[4]))
+        elif line.startswith("["):
+            raise InputError(f"'{path}', line {number}: expected {form}, got '{short(line, 100)}'")
     if not utterances:
-        raise InputError(f"'{path}' has no line of the form '[start - end]<tab>utterance<tab>label<tab>[...]'")
+        raise InputError(f"'{path}' has no line of the form {form}")
     return utterances
 
 

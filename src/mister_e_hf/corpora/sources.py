@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import audio
 from ..errors import InputError, short
-from ..text_files import mend_controls, read_text
+from ..text_files import mend_controls, read_text, text_of_name
 from .columns import listed, match_columns
 from .delimited import MOST_COLUMNS, Row, delimited_rows
 from .parquet_tables import MOST_CHARACTERS, SoundInTable, parquet_rows, sound_in_table
@@ -94,7 +94,13 @@ def stored_sound(source: str | Path | SoundInTable | dict[str, Any]) -> dict[str
     """What the corpus keeps of audio: the path of a file, or the bytes that a table held."""
     if isinstance(source, SoundInTable):
         return sound_in_table(source)
-    return source if isinstance(source, dict) else {"path": str(source), "bytes": None}
+    if isinstance(source, dict):
+        return source
+    try:
+        str(source).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The file name '{text_of_name(source)}' is not valid UTF-8; rename the file") from None
+    return {"path": str(source), "bytes": None}
 
 
 def _json_rows(path: Path) -> list[Row]:

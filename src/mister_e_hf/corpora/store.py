@@ -71,12 +71,22 @@ def write_corpus(
     return folder
 
 
+def described(folder: str | Path) -> str | None:
+    """The name and size of the corpus that a folder holds, or None."""
+    folder = Path(folder).expanduser()
+    tables = table_files(folder)
+    if not tables:
+        return None
+    dialogues = sum(pq.read_metadata(table).num_rows for table in tables)
+    return f"'{Provenance.of_folder(folder).name or folder.name}' with {dialogues:,} dialogues"
+
+
 def check_replaceable(folder: str | Path):
     """Raises FileExistsError, if the folder holds anything but a corpus without vectors."""
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and (_is_corpus(folder) or not any(folder.iterdir()))):
         raise FileExistsError(
-            f"'{folder}' is there and holds something else than a corpus; choose another place, or remove it"
+            f"'{folder}' exists and holds something other than a corpus; choose another place, or remove it"
         )
 
 
