@@ -13,10 +13,10 @@ from transformers import TrainerCallback
 
 from mister_e_hf import DialogueCollator, DialogueVectors, MisterEConfig, MisterEModel, MisterETrainer
 from mister_e_hf import MisterETrainingArguments as Arguments
+from mister_e_hf.checkpoints import finished_checkpoints
 from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.losses import consistency_loss, contrastive_loss
 from mister_e_hf.modeling_mister_e import expert_availability
-from mister_e_hf.training import finished_checkpoints
 
 SIZES = {"train": 8, "validation": 4, "test": 4}
 

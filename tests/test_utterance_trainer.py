@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
 from mister_e_hf import Recipe
+from mister_e_hf.checkpoints import finished_checkpoints
 from mister_e_hf.encoder_experiment import fold_folders, load_encoder, train_encoder
 from mister_e_hf.files import write_atomically
 from mister_e_hf.metrics import emotion_scores
 from mister_e_hf.run_folder import claim_run
-from mister_e_hf.training import finished_checkpoints, softmax
+from mister_e_hf.training import softmax
 from mister_e_hf.utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from mister_e_hf.utterances import UtteranceCollator, Utterances, folds_of_dialogues
 from small_encoders import LABELS, read_lines, tiny_encoder, write_backbone, write_lines

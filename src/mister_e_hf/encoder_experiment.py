@@ -16,7 +16,7 @@ from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe import EncoderSettings, Recipe
 from .run_folder import best_epoch, claim_run, provenance, read_results
-from .training import finished_checkpoints, softmax
+from .training import softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
 
@@ -107,8 +107,7 @@ def _train(
     trainer = UtteranceTrainer(
         model, arguments, processor, train_dataset=splits["train"], eval_dataset=splits["validation"]
     )
-    checkpoints = finished_checkpoints(output_dir)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    trainer.resume()
     results: dict[str, Any] = {
         "seed": arguments.seed,
         "modality": settings.modality,

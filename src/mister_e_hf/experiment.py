@@ -25,7 +25,7 @@ from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected
 from .recipe import Recipe
 from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
 from .trainer import MisterETrainer, MisterETrainingArguments
-from .training import finished_checkpoints, softmax
+from .training import softmax
 from .vectors import DialogueVectors
 
 logger = logging.getLogger(__name__)
@@ -106,14 +106,13 @@ def train_model(
     """A trained model, in its trainer, and what is to be said of its training. A run that was killed goes on from its last whole checkpoint."""
     set_seed(arguments.seed)
     trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
-    checkpoints = finished_checkpoints(arguments.output_dir)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    resumed = trainer.resume()
     seconds = time.perf_counter() - start
     return trainer, {
         "best_epoch": best_epoch(trainer),
         "epochs": trainer.state.epoch,
-        "training_seconds": None if checkpoints else round(seconds, 1),
+        "training_seconds": None if resumed else round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
         "threads": torch.get_num_threads(),
         "parameters": trainer.model.num_parameters(),

@@ -12,9 +12,9 @@ import yaml
 from accelerate import PartialState
 from transformers import Trainer
 
+from .checkpoints import finished_checkpoints
 from .errors import InputError
 from .files import write_yaml
-from .training import finished_checkpoints
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
 
