@@ -161,7 +161,7 @@ def test_a_run_of_something_else_is_refused(run, corpus, backbones):
     before = contents(run)
     for name, changes in others.items():
         same = {"recipe": made(backbones), "seed": 1, "corpus": corpus}
-        with pytest.raises(ValueError, match=f"holds a run with another {name}"):
+        with pytest.raises(ValueError, match=f"holds a run with other settings: {name}"):
             train_encoder(modality="text", output_dir=run, **same | changes)
     assert contents(run) == before
 
@@ -601,7 +601,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert claim_run(tmp_path / "run", record) is False
     (tmp_path / "run" / "results.json").write_text("{}")
     assert claim_run(tmp_path / "run", record) is True
-    with pytest.raises(ValueError, match="holds a run with another recipe and seed. Choose another"):
+    with pytest.raises(ValueError, match="seed is 3 there and 4 here. Choose another"):
         claim_run(tmp_path / "run", {"recipe": {}, "seed": 4})
     (tmp_path / "run" / "run.yaml").unlink()
     with pytest.raises(ValueError, match="holds a run without a run.yaml"):

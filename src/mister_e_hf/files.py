@@ -149,6 +149,14 @@ def sync(path: Path):
             os.close(descriptor)
 
 
+def sync_folder(folder: Path):
+    """All files in a folder, checkpoints aside, are on the disk."""
+    for path in (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/adapter/*")):
+        if path.is_file() and not path.parent.name.startswith("checkpoint-"):
+            sync(path)
+    sync(folder)
+
+
 def write_bytes(path: str | os.PathLike, content: bytes):
     """Write bytes, the file whole or not at all."""
     write_atomically(path, lambda partial: partial.write_bytes(content))
