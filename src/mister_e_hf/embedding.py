@@ -5,6 +5,8 @@ and the table of the same name. Each appears whole or not at all, the table last
 that is not there; processes take shards in turn.
 """
 
+import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +28,8 @@ from .corpus_labels import LABELS_KEY
 from .errors import InputError, short
 from .files import UNFINISHED, check_output_folder, write_atomically, write_json
 from .modeling_utterance_encoder import UtteranceEncoder
-from .notices import notice
 from .processing_mister_e import MisterEProcessor, packed_batches
-from .run_folder import check_same, own_folder, processes
+from .run_folder import check_same, own_folder, processes, report
 from .utterances import (
     Utterances,
     corpus_fingerprint,
@@ -36,6 +37,8 @@ from .utterances import (
     load_dialogues,
     turns_of_dialogues,
 )
+
+logger = logging.getLogger(__name__)
 
 RECORD = "embedding.json"
 
@@ -150,7 +153,7 @@ def _write_missing(
 
     missing = [shard for shard in shards if not _is_whole(*_paths(folder, *shard[:3]))]
     if len(missing) < len(shards):
-        notice(f"vectors: {len(shards) - len(missing)} of {len(shards)} shards embedded earlier ({folder})")
+        report(f"vectors: {len(shards) - len(missing)} of {len(shards)} shards embedded earlier ({folder})")
     waiting = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
     alignments = {}
@@ -179,7 +182,7 @@ def _is_whole(vectors: Path, table: Path) -> bool:
         with safe_open(vectors, framework="pt"):
             return True
     except Exception as error:  # libraries raise errors of every kind for damaged content
-        notice(f"'{table}' and its vectors are not whole ({short(error)}); they are made again")
+        logger.warning("'%s' or its vectors are damaged (%s); they are embedded again", table, short(error))
         return False
 
 

@@ -13,10 +13,9 @@ from .errors import InputError
 from .files import check_output_folder, sync_folder, write_json, writing
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
-from .notices import notice
 from .processing_mister_e import MisterEProcessor
 from .recipe import EncoderSettings, Recipe
-from .run_folder import best_epoch, claim_run, own_folder, provenance, read_results
+from .run_folder import best_epoch, claim_run, own_folder, provenance, read_results, report
 from .training import softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
@@ -106,7 +105,7 @@ def _train(
         model, processor = settings.model(label2id), settings.processor()
     with own_folder(output_dir):
         if claim_run(output_dir, record):
-            notice(f"{settings.modality} encoder: trained earlier ({output_dir})")
+            report(f"{settings.modality} encoder: trained earlier ({output_dir})")
             return read_results(output_dir)
         return _run(settings, arguments, splits, model, processor)
 

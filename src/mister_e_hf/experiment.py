@@ -22,9 +22,17 @@ from .errors import InputError
 from .files import check_output_folder, sync_folder, write_atomically, write_json, write_table, writing
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
-from .notices import notice
 from .recipe import Recipe
-from .run_folder import best_epoch, claim_run, learning_history, own_folder, peak_memory, provenance, read_results
+from .run_folder import (
+    best_epoch,
+    claim_run,
+    learning_history,
+    own_folder,
+    peak_memory,
+    provenance,
+    read_results,
+    report,
+)
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .training import softmax
 from .vectors import DialogueVectors
@@ -66,7 +74,7 @@ def run_experiment(
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
     with own_folder(output_dir):
         if claim_run(output_dir, record):
-            notice(f"trained earlier, nothing to do ({output_dir})")
+            report(f"trained earlier, nothing to do ({output_dir})")
             return read_results(output_dir)
         return _run(recipe, arguments, corpus, fingerprints, encoders)
 

@@ -14,10 +14,10 @@ import yaml
 from accelerate import PartialState
 from transformers import Trainer
 
+from . import progress
 from .checkpoints import finished_checkpoints
 from .errors import InputError, reading, short
 from .files import only_process_in, write_yaml
-from .notices import notice
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
 
@@ -27,6 +27,12 @@ def processes(use_cpu: bool = False) -> PartialState:
     return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
 
 
+def report(text: str):
+    """A line of progress, from the first process of several."""
+    if PartialState().is_main_process:
+        progress.line(text)
+
+
 @contextlib.contextmanager
 def own_folder(output_dir: Path) -> Iterator[None]:
     """One run at a time works in a folder, with all its processes; another waits until it has ended."""
@@ -34,7 +40,7 @@ def own_folder(output_dir: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if state.is_main_process:
             waits = f"waiting for another process that works in '{output_dir}'"
-            stack.enter_context(only_process_in(output_dir, lambda: notice(waits)))
+            stack.enter_context(only_process_in(output_dir, lambda: progress.line(waits)))
         state.wait_for_everyone()
         yield
 

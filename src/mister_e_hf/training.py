@@ -1,6 +1,6 @@
 """What the trainers of both stages share: defaults of a run, and checkpoints that are there whole or not at all."""
 
-import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,9 @@ from .epoch_lines import EpochLines
 from .errors import InputError, short
 from .files import UNFINISHED, sync, writing
 from .metrics import SCORES
-from .notices import notice
 from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -168,12 +169,10 @@ class EpochTrainer(Trainer):
             checkpoint, problems = newest_whole(self.args.output_dir, self.args.load_best_model_at_end)
             found = [checkpoint]
             for problem in problems:
-                notice(f"'{self.args.output_dir}': {problem}")
-            if checkpoint is not None:
-                with (checkpoint / TRAINER_STATE_NAME).open(encoding="utf-8") as file:
-                    notice(f"resuming from epoch {json.load(file)['epoch']:g} ({checkpoint})")
-            elif problems:
-                notice(f"'{self.args.output_dir}': no checkpoint is whole, training starts from the beginning")
+                logger.warning("'%s': %s", self.args.output_dir, problem)
+            if problems:
+                start = f"resuming from {checkpoint.name}" if checkpoint else "training starts from the beginning"
+                logger.warning("'%s': %s", self.args.output_dir, start)
         return broadcast_object_list(found)[0]
 
     def _train(self, checkpoint: Path | None, **kwargs):
