@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -38,29 +39,11 @@ from mister_e_hf import (
     load_audio,
 )
 from mister_e_hf.hub import save_checkpoint
+from small_checkpoint import WIDTH, write_checkpoint
 from small_encoders import LABELS, RATE, tiny_encoder, tone, write_backbone
 
 TASK = "conversation-emotion-recognition"
-WIDTH = 6
 WORDS = "so you see this is what they said about it when we came back grr hooray well".split()
-
-
-def write_checkpoint(folder: Path, seed: int = 0, **changes) -> Path:
-    """A checkpoint folder with both encoders, no weight of it at its neutral value."""
-    encoders = {}
-    for modality in ("speech", "text"):
-        backbone = folder.with_name(f"{folder.name}-{modality}-backbone")
-        encoder, processor = tiny_encoder(write_backbone(backbone, modality), modality, seed, tuning="full")
-        encoders[modality] = folder.with_name(f"{folder.name}-{modality}")
-        encoder.save_pretrained(encoders[modality])
-        processor.save_pretrained(encoders[modality])
-    sizes = {"hidden_size": 8, "context_num_layers": 1, "fusion_num_layers": 1, "attention_dim": 6}
-    widths = {"speech_embedding_dim": WIDTH, "text_embedding_dim": WIDTH}
-    torch.manual_seed(seed)
-    model = MisterEModel(MisterEConfig(**sizes, **widths, id2label=dict(enumerate(LABELS)), **changes))
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn_like(parameter))
-    return save_checkpoint(folder, model, encoders=encoders)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +218,19 @@ def test_a_vector_goes_before_the_sound_it_stands_for(pipe, sounds):
     vector = np.linspace(-1, 1, WIDTH)
     expected = pipe([{"speech_embedding": vector, "text": "well"}])
     assert_same(pipe([{"speech_embedding": vector, "audio": "nowhere.wav", "text": "well"}]), expected, 0)
+
+
+def test_one_pipeline_gives_several_threads_the_answers_of_one(folder, sounds):
+    pipe, many = pipeline(TASK, model=folder), dialogues(sounds, (3, 1, 2) * 8)
+    expected, interval = pipeline(TASK, model=folder)(many), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:  # its encoders are not loaded yet
+            found = list(pool.map(pipe, many))
+    finally:
+        sys.setswitchinterval(interval)
+    for one, wanted in zip(found, expected, strict=True):
+        assert_same(one, wanted)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])

@@ -135,7 +135,7 @@ def test_the_pipelines_errors_name_the_row_and_the_recording(sounds):
 
 
 def test_a_port_that_is_none_is_refused(capsys):
-    assert cli.main(["serve", "nowhere", "--port", "70000"]) == 2
+    assert cli.main(["serve", "org/nowhere", "--port", "70000"]) == 2
     assert "port must be a number from 1 to 65535, got 70000" in capsys.readouterr().err
 
 

@@ -110,7 +110,6 @@ def test_every_dialogue_of_a_folder_is_predicted_in_order(run, command):
     ("words", "message"),
     [
         (("nowhere.wav", "--segments", "{srt}"), "There is no recording, folder or table 'nowhere.wav'"),
-        (("{wav}",), "call.wav' is not a table"),
         (("{wav}", "--segments", "{srt}", "--model", "{folder}"), "call' is not a checkpoint: it has no config.json"),
         (("{wav}", "--segments", "nowhere.srt"), "No subtitles at 'nowhere.srt'"),
         (("{wav}", "--segments", "{srt}", "--top_k", "0"), "top_k must be a positive number"),

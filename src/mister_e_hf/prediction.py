@@ -1,18 +1,16 @@
 """Recordings and tables of turns in, lines of emotions out: what `mister-e predict` does."""
 
-import json
+import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import transformers
-
-from .configuration_mister_e import TASK
 from .errors import InputError
-from .files import write_atomically
-from .stored_stages import load_model
-from .subtitles import read_subtitles
+from .subtitles import SUBTITLES, read_subtitles
+from .text_files import text_of_name
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # of a model on the Hub
 
 
 def predict_dialogues(
@@ -23,12 +21,13 @@ def predict_dialogues(
     revision: str | None = None,
     device: str | None = None,
     **options: Any,
-) -> Iterator[dict[str, Any]]:
+) -> tuple[list[str], Iterator[dict[str, Any]]]:
     r"""
-    Emotions of the turns of one recording, or of every dialogue of a folder or table as [`DialogueFolder`] reads it.
+    Emotions of the turns of one recording, or of every dialogue of a folder or table as [`DialogueFolder`] reads it, a table without
+    `dialogue_id` being one dialogue, and one without `order` in the order of its rows.
 
     Args:
-        source: a sound file, with `segments`; or a folder or table.
+        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; or a folder, table or subtitle file.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
         columns: the table's own names of the fields.
@@ -37,53 +36,124 @@ def predict_dialogues(
         options: of [`ConversationEmotionPipeline`].
 
     Returns:
-        a line per turn, in order: `dialogue`, `turn`, what is known of `start`, `end` and `text`, and what the pipeline gives.
+        the classes of the model; and an iterator over the turns in order, each a dictionary of `dialogue`, `turn`, what is known of `start`, `end` and
+        `text`, and what the pipeline gives. Closing it removes its temporary files.
 
     Raises:
         FileNotFoundError: if there is no such source.
-        ValueError: naming dialogue and turn.
+        InputError: for a source, model or device that cannot be used, before anything is loaded; later naming dialogue and turn.
     """
-    if not Path(source).exists():
-        raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
+    source = Path(source)
+    segments = check_source(source, segments, columns)
+    check_model(model)
+    # before anything heavy is imported
+    from transformers import pipeline
+
+    from .configuration_mister_e import TASK
+    from .stored_stages import load_model
+
+    if device is not None:
+        check_device(device)
     options = {name: value for name, value in options.items() if value is not None}
     loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
-    try:
-        recogniser = transformers.pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The model '{model}' could not be loaded: {error}") from error
-    with tempfile.TemporaryDirectory() as cache:
-        if segments is not None:
-            dialogues = iter([(Path(source).name, [{"audio": str(source)} | cue for cue in read_subtitles(segments)])])
-        else:
-            dialogues = _dialogues(source, columns, cache, options.get("bad_audio", "error"))
-        for name, turns in dialogues:
-            for number, (turn, found) in enumerate(zip(turns, recogniser(turns), strict=True)):
-                known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
-                yield {"dialogue": name, "turn": number, **known, **found}
+    erc = pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
+    dialogues = _tables(source, columns) if segments is None else _recording(source, segments)
+    return list(loaded.config.id2label.values()), _predicted(erc, dialogues)
 
 
-def write_lines(lines: Iterable[dict[str, Any]], path: str | Path) -> int:
-    """Write JSON lines, the file whole or not at all; returns how many."""
-    count = 0
+def check_source(
+    source: str | Path, segments: str | Path | None = None, columns: dict[str, str] | None = None
+) -> Path | None:
+    r"""
+    The subtitle file with the turns of a recording: the one given, or the one of its name beside it; None for a folder or table.
 
-    def write(partial: Path):
-        nonlocal count
-        with partial.open("w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                count += 1
+    Raises:
+        FileNotFoundError: if the source or the subtitle file is not there.
+        InputError: if a recording has no subtitle file, or several; for subtitles or columns beside what does not take them.
+    """
+    from .corpora.recordings import MEDIA, files_in, recording_of
 
-    write_atomically(Path(path), write)
-    return count
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
+    if segments is None and not (source.is_file() and source.suffix.lower() in MEDIA):
+        return None
+    if not source.is_file() or source.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet", *SUBTITLES):
+        raise InputError(f"--segments are the turns of a recording, and '{source}' is not one")
+    if columns:
+        raise InputError(f"--columns are of a table, and '{source}' is a recording")
+    if segments is not None:
+        if not Path(segments).is_file():
+            raise FileNotFoundError(f"No subtitles at '{segments}'")
+        return Path(segments)
+    subtitles = [path for path in files_in(source.parent) if path.suffix.lower() in SUBTITLES]
+    found = [path for path in subtitles if recording_of(path, [source])]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"'{source}' has several subtitle files beside it ({names}); choose one with --segments")
+    if not found:
+        raise InputError(
+            f"'{source}' is a recording, and a recording needs its turns: --segments {source.stem}.srt, or a subtitle file of that name beside it"
+        )
+    return found[0]
 
 
-def _dialogues(source, columns, cache: str, bad_audio: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def check_model(model: str | Path):
+    r"""
+    Raises:
+        InputError: for what can be neither a checkpoint folder nor an id on the Hub.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"'{model}' is not a checkpoint: it has no config.json")
+        return
+    if path.exists():
+        raise InputError(f"'{model}' is a file; expected a checkpoint folder, or an id on the Hub")
+    if not _ID.fullmatch(str(model)) or Path(str(model).partition("/")[0]).is_dir():
+        raise InputError(f"There is no checkpoint folder '{model}'")
+
+
+def check_device(device: str):
+    r"""
+    Raises:
+        InputError: for what is not a device of this machine, with those that are.
+    """
+    import torch
+
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        kind, count = torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
+        there += [kind, *(f"{kind}:{number}" for number in range(count))]
+    if str(device) not in there:
+        raise InputError(f"--device '{device}': this machine has {', '.join(there)}")
+
+
+def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
+    for name, turns in dialogues:
+        found = erc({"dialogue_id": name, "utterances": turns})
+        for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
+            known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
+            yield {"dialogue": name, "turn": number, **known, **answer}
+
+
+def _recording(source: Path, segments: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    yield text_of_name(source.name), [{"audio": str(source)} | cue for cue in read_subtitles(segments)]
+
+
+def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     from .corpora.dialogue_folder import DialogueFolder  # needs datasets, which one recording does not
+    from .corpora.sources import stored_sound
 
-    builder = DialogueFolder(
-        source, columns=columns, bad_audio=bad_audio, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache
-    )
-    builder.download_and_prepare()
-    for data in builder.as_dataset().values():
-        for row in data:
-            yield row["dialogue_id"], row["utterances"]
+    with tempfile.TemporaryDirectory() as cache:
+        builder = DialogueFolder(source, columns=columns, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache)
+        for dialogues in builder.read(Path(builder.config.data_dir)).values():
+            for dialogue in dialogues:
+                turns = dialogue["utterances"]
+                yield (
+                    dialogue["dialogue_id"],
+                    [
+                        turn | {"audio": None if turn["audio"] is None else stored_sound(turn["audio"])}
+                        for turn in turns
+                    ],
+                )

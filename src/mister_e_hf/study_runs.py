@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from .checkpoints import finished_checkpoints
 from .embedding import RECORD
 from .errors import InputError
 from .evaluation import scoring_trainer
@@ -27,6 +26,7 @@ from .recipe import Recipe
 from .robustness import robustness_table
 from .run_folder import claim_run
 from .trainer import MisterETrainer
+from .training import finished_checkpoints
 from .vectors import DialogueVectors
 
 _ERROR, _ROBUSTNESS = "error.txt", "robustness.parquet"

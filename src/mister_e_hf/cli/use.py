@@ -1,28 +1,40 @@
 """`mister-e predict`, `plot`, `serve`, `evaluate`, `push`, `convert`, `doctor`."""
 
 import argparse
-import signal
+import codecs
+import contextlib
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 from ..errors import InputError, short
-from .output import pairs, say
+from .output import hide_unnamed_bars, pairs, say, write_line
 
 
 def add_use(commands, shared: argparse.ArgumentParser):
     checkpoint = argparse.ArgumentParser(add_help=False, parents=[shared])
     checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
     predict = commands.add_parser(
-        "predict", parents=[checkpoint], help="emotions of a recording's or a table's turns, as JSON lines"
+        "predict", parents=[checkpoint], help="emotions of the turns of a recording, or of tables of turns"
     )
     predict.add_argument(
-        "input", help="a recording with --segments, or a table or folder of turns, as for `corpus folder`"
+        "input",
+        help="a recording, or a table, subtitle file or folder of turns, as for `corpus folder`; a table may be in the order of its rows",
     )
-    predict.add_argument("--segments", help="SRT or WebVTT file with the recording's turns")
+    predict.add_argument(
+        "--segments", help="SRT or WebVTT file with the recording's turns (default: the one of its name beside it)"
+    )
     predict.add_argument("--model", required=True, help="checkpoint folder, or its id on the Hub")
-    predict.add_argument("--transcriber", help="recognition model for turns without words")
-    predict.add_argument("--out", help="file of JSON lines (default: standard output)")
+    predict.add_argument("--transcriber", help="recognition model for turns without text")
+    predict.add_argument(
+        "--out",
+        help="file, .csv, .tsv, .jsonl or .parquet (default: standard output, a table on a terminal, else JSON lines)",
+    )
     predict.add_argument("--top_k", type=int, help="how many classes to list (default: all)")
     predict.add_argument(
-        "--bad_audio", choices=["error", "missing"], default="error", help="sound that cannot be used"
+        "--bad_audio", choices=["error", "missing"], default="error", help="what to do with audio that cannot be used"
     )
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
     predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
@@ -69,18 +81,39 @@ def add_use(commands, shared: argparse.ArgumentParser):
 
 
 def _predict(arguments: argparse.Namespace):
-    from ..prediction import predict_dialogues, write_lines
+    from ..prediction import check_model, check_source, predict_dialogues
+    from ..prediction_output import check_format, write_predictions
 
     columns = dict(pairs(arguments.columns)) if arguments.columns else None
-    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
-    lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
     if arguments.out:
-        say(f"{write_lines(lines, arguments.out)} turns in {arguments.out}")
-    else:
-        import json
+        from ..files import check_output
 
+        check_format(arguments.out)
+        check_output(arguments.out, [arguments.input, arguments.segments, arguments.model, arguments.transcriber])
+    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
+    check_source(arguments.input, arguments.segments, columns)
+    check_model(arguments.model)
+    hide_unnamed_bars()
+    labels, lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
+    with contextlib.closing(lines):
+        if arguments.out:
+            count = write_predictions(lines, labels, arguments.out)
+            say(f"{count} turns in {arguments.out}", turns=count, out=arguments.out)
+        else:
+            _print_predictions(lines, arguments.json or not sys.stdout.isatty())
+
+
+def _print_predictions(lines: Iterator[dict[str, Any]], as_json: bool):
+    from ..prediction_output import json_line, turn_table
+
+    if as_json:
+        ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
         for line in lines:
-            say(json.dumps(line, ensure_ascii=False))
+            write_line(json_line(line, ascii_only))
+        return
+    width = shutil.get_terminal_size().columns
+    for number, (_, turns) in enumerate(itertools.groupby(lines, key=lambda line: line["dialogue"])):
+        write_line(("\n" if number else "") + turn_table(list(turns), width))
 
 
 def _plot(arguments: argparse.Namespace):
@@ -91,14 +124,21 @@ def _plot(arguments: argparse.Namespace):
 
 
 def _serve(arguments: argparse.Namespace):
+    from ..prediction import check_device, check_model
+
+    check_model(arguments.model)
+    if arguments.device is not None:
+        check_device(arguments.device)
     from ..serve import serve
 
     options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then, too
     serve(arguments.model, arguments.host, arguments.port, **options)
 
 
 def _evaluate(arguments: argparse.Namespace):
+    from ..prediction import check_model
+
+    check_model(arguments.model)
     from ..evaluation import evaluate_checkpoint
     from ..experiment import format_results, summarize
     from ..files import check_output, write_json
