@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TEST := python -m pytest -m 'not slow' -n auto --dist loadfile
 
-.PHONY: test test-slow test-lowest test-newest demo clean
+.PHONY: test test-slow test-lowest test-newest demo clean clean-runs
 
 # The stamp is remade whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -41,5 +41,10 @@ test-newest:
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py runs/demo
 
+# What was trained stays.
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest build dist
+
+# The demo's run alone.
+clean-runs:
+	rm -rf runs/demo

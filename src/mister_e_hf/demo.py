@@ -23,7 +23,7 @@ from .recipe import Recipe
 from .stages import train
 
 
-def run_demo(output_dir: str | Path, recipe: str | Path, overrides: tuple[str, ...] = ()) -> dict:
+def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", overrides: tuple[str, ...] = ()) -> dict:
     r"""
     Generate recordings, make a corpus of them, train tiny encoders from nothing, embed, train stage 2.
 
@@ -41,7 +41,7 @@ def run_demo(output_dir: str | Path, recipe: str | Path, overrides: tuple[str, .
         builder.download_and_prepare()
         corpus = builder.as_dataset()
         print(format_summary(summarize(corpus)), flush=True)
-        write_corpus(corpus, made / "corpus", embed_audio=True)
+        write_corpus(corpus, made / "corpus", embed_audio=True, name="demo", license="apache-2.0")
     if not (made / "backbones").is_dir():
         write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
     words = ["--corpus", str(made / "corpus"), *overrides]
