@@ -84,7 +84,11 @@ def test_finished_runs_are_not_run_again_and_a_failed_one_is_told(study, demo_fo
     (folder / "results.json").unlink()
     failed, lines = run(demo_folder, study, seeds=[0, 1], variants=["gate_mean"])
     assert failed == ["gate_mean seed 0 fold 1"]
-    assert [line for line in lines if "FAILED" in line and "another seed" in line and "fold-1/error.txt" in line]
+    assert [
+        line
+        for line in lines
+        if "FAILED" in line and "seed is 7 there and 0 here" in line and "fold-1/error.txt" in line
+    ]
     assert (study / "development/gate_mean/seed-1/fold-0/results.json").is_file()
     (folder / "run.yaml").write_text(stored)
     failed, lines = run(demo_folder, study, variants=["gate_mean"])
@@ -95,9 +99,9 @@ def test_finished_runs_are_not_run_again_and_a_failed_one_is_told(study, demo_fo
 
 
 def test_a_study_is_of_one_recipe(study, demo_folder):
-    with pytest.raises(ValueError, match="holds a study with another recipe"):
+    with pytest.raises(ValueError, match="holds a study with other settings: recipe"):
         run(demo_folder, study, "--learning_rate", "1e-4")
-    with pytest.raises(ValueError, match="holds a study with another folds"):
+    with pytest.raises(ValueError, match="holds a study with other settings: folds is 2 there and 3 here"):
         run(demo_folder, study, folds=3)
     with pytest.raises(ValueError, match="no variant 'gate_maen'; there are full,"):
         run(demo_folder, study, variants=["gate_maen"])
@@ -166,4 +170,4 @@ def test_the_commands_make_a_report(demo_folder, study, capsys):
     assert cli.main(["report", str(study)]) == 0
     assert "logistic regression" in (study / "report.md").read_text()
     assert cli.main(["ablate", *words, "--out", str(study), "--learning_rate", "1"]) == 2
-    assert "another recipe" in capsys.readouterr().err
+    assert "other settings: recipe" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
         seen, held_out = present & (fold != number), present & (fold == number)
         alignment = align(own[seen], target[seen])
         torch.testing.assert_close(found[held_out], alignment(own[held_out]), atol=1e-4, rtol=1e-4)
-    with pytest.raises(ValueError, match="holds vectors made with another fold encoders"):
+    with pytest.raises(ValueError, match="holds vectors with other settings: fold encoders"):
         embed_corpus(corpus, encoders, folder, shard_turns=SHARD, fold_encoders={"text": others[::-1]})
     with pytest.raises(ValueError, match=r"fold_encoders name \['text'\], encoders \['speech'\] alone"):
         embed_corpus(corpus, {"speech": encoders["speech"]}, tmp_path / "other", fold_encoders={"text": others})
@@ -465,7 +465,7 @@ def test_a_folder_of_other_vectors_is_refused(corpus, encoders, backbones, whole
     before = {path: path.stat().st_mtime_ns for path in whole.iterdir()}
     same = {"corpus": corpus, "encoders": encoders, "shard_turns": SHARD}
     named = NAMED.get(what, "encoders" if what == "modality" else what)
-    with pytest.raises(ValueError, match=f"holds vectors made with another {named}"):
+    with pytest.raises(ValueError, match=f"holds vectors with other settings: {named}"):
         embed_corpus(**same | OTHERS[what](corpus, encoders, backbones), folder=whole)
     assert {path: path.stat().st_mtime_ns for path in whole.iterdir()} == before
 

@@ -96,9 +96,9 @@ def test_a_finished_run_is_not_run_again_and_another_recipe_is_refused(run, demo
     before = (run / "model.safetensors").stat().st_mtime_ns
     assert run_experiment(recipe(demo_folder), run, seed=3) == json.loads((run / "results.json").read_text())
     assert (run / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="another recipe"):
+    with pytest.raises(ValueError, match="recipe.training.learning_rate is 0.003 there and 0.0001 here"):
         run_experiment(recipe(demo_folder, "--learning_rate", "1e-4"), run, seed=3)
-    with pytest.raises(ValueError, match="another seed"):
+    with pytest.raises(ValueError, match="seed is 3 there and 4 here"):
         run_experiment(recipe(demo_folder), run, seed=4)
 
 

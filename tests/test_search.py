@@ -61,7 +61,9 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
     assert [trial for trial in search(recipe, out, 1, **options)["logistic_regression"]] == longer[
         "logistic_regression"
     ]
-    with pytest.raises(ValueError, match="holds a search with another recipe"):
+    with pytest.raises(
+        ValueError, match="holds a search with other settings: recipe.training.learning_rate is .* there and 0.5 here"
+    ):
         search(recipe.changed({"training.learning_rate": 0.5}), out, 2, **options)
     with pytest.raises(ValueError, match="a trial at least, got 0"):
         search(recipe, out, 0, **options)

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainerCallback
 
 from mister_e_hf import Recipe
+from mister_e_hf.checkpoints import finished_checkpoints
 from mister_e_hf.encoder_experiment import fold_folders, load_encoder, train_encoder
 from mister_e_hf.files import write_atomically
 from mister_e_hf.metrics import emotion_scores
 from mister_e_hf.run_folder import claim_run
-from mister_e_hf.training import finished_checkpoints, softmax
+from mister_e_hf.training import softmax
 from mister_e_hf.utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from mister_e_hf.utterances import UtteranceCollator, Utterances, folds_of_dialogues
 from small_encoders import LABELS, read_lines, tiny_encoder, write_backbone, write_lines
@@ -160,7 +161,7 @@ def test_a_run_of_something_else_is_refused(run, corpus, backbones):
     before = contents(run)
     for name, changes in others.items():
         same = {"recipe": made(backbones), "seed": 1, "corpus": corpus}
-        with pytest.raises(ValueError, match=f"holds a run with another {name}"):
+        with pytest.raises(ValueError, match=f"holds a run with other settings: {name}"):
             train_encoder(modality="text", output_dir=run, **same | changes)
     assert contents(run) == before
 
@@ -600,7 +601,7 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert claim_run(tmp_path / "run", record) is False
     (tmp_path / "run" / "results.json").write_text("{}")
     assert claim_run(tmp_path / "run", record) is True
-    with pytest.raises(ValueError, match="holds a run with another recipe and seed. Choose another"):
+    with pytest.raises(ValueError, match="seed is 3 there and 4 here. Choose another"):
         claim_run(tmp_path / "run", {"recipe": {}, "seed": 4})
     (tmp_path / "run" / "run.yaml").unlink()
     with pytest.raises(ValueError, match="holds a run without a run.yaml"):

@@ -4,8 +4,34 @@ Public names load the module they live in when they are first used; importing th
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from . import _registration
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from .audio import load_audio as load_audio
+    from .collator import DialogueCollator as DialogueCollator
+    from .collator import LikeLengthSampler as LikeLengthSampler
+    from .configuration_mister_e import MisterEConfig as MisterEConfig
+    from .configuration_utterance_encoder import UtteranceEncoderConfig as UtteranceEncoderConfig
+    from .convert import convert_reference_checkpoint as convert_reference_checkpoint
+    from .corpora.cmu_mosi import CmuMosi as CmuMosi
+    from .corpora.dialogue_folder import DialogueFolder as DialogueFolder
+    from .corpora.iemocap import Iemocap as Iemocap
+    from .corpora.meld import Meld as Meld
+    from .emotion_metrics import EmotionMetrics as EmotionMetrics
+    from .modeling_mister_e import MisterEModel as MisterEModel
+    from .modeling_mister_e import MisterEOutput as MisterEOutput
+    from .modeling_utterance_encoder import UtteranceEncoder as UtteranceEncoder
+    from .modeling_utterance_encoder import UtteranceEncoderOutput as UtteranceEncoderOutput
+    from .pipeline_mister_e import ConversationEmotionPipeline as ConversationEmotionPipeline
+    from .processing_mister_e import MisterEProcessor as MisterEProcessor
+    from .recipe import Recipe as Recipe
+    from .trainer import MisterETrainer as MisterETrainer
+    from .trainer import MisterETrainingArguments as MisterETrainingArguments
+    from .vector_files import read_corpus as read_corpus
+    from .vector_files import write_vectors as write_vectors
+    from .vectors import DialogueVectors as DialogueVectors
 
 __version__ = "0.1.0"
 

@@ -32,6 +32,9 @@ class DialogueCollator:
             widths.
     """
 
+    def __repr__(self) -> str:
+        return f"DialogueCollator(fields={list(_PADDING)})"
+
     def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
         if not len(dialogues):
             raise InputError("A batch of no dialogues; give at least one")

@@ -6,6 +6,8 @@ that is not there; processes take shards in turn.
 """
 
 import json
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
+from safetensors import safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from .alignment import Alignment, align
 from .corpora.provenance import Provenance
 from .corpus_labels import LABELS_KEY
-from .errors import InputError
-from .files import UNFINISHED, write_atomically, write_json
+from .errors import InputError, short
+from .files import UNFINISHED, check_output_folder, write_atomically, write_json
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor, packed_batches
+from .run_folder import check_same, own_folder, processes, report
 from .utterances import (
     Utterances,
     corpus_fingerprint,
@@ -33,6 +37,8 @@ from .utterances import (
     load_dialogues,
     turns_of_dialogues,
 )
+
+logger = logging.getLogger(__name__)
 
 RECORD = "embedding.json"
 
@@ -55,9 +61,10 @@ def embed_corpus(
     dtype: torch.dtype | None = None,
     shard_turns: int = 4096,
     fold_encoders: Mapping[str, Sequence[UtteranceEncoder]] | None = None,
+    use_cpu: bool = False,
 ) -> Path:
     r"""
-    Embed every turn of a corpus; what stands in the folder already is not made again.
+    Embed every turn of a corpus; whole shards in the folder are skipped. Processes of one launch share the work.
 
     Args:
         corpus: as [`load_dialogues`] takes it.
@@ -70,16 +77,21 @@ def embed_corpus(
         shard_turns: turns of a shard, about.
         fold_encoders: by modality, an encoder for each fold of the split `train` that has not seen it ([`folds_of_dialogues`]): training
             turns get cross-fitted vectors then, turned into the space of `encoders`, which other splits get theirs from.
+        use_cpu: run on the CPU even if a GPU is available.
 
     Raises:
-        ValueError: if the folder holds vectors of another corpus or other encoders.
+        InputError: if a size is not positive, or the folder holds vectors of another corpus or other encoders, or is an input.
     """
+    _check_sizes(token_budget=token_budget, second_budget=second_budget, shard_turns=shard_turns)
+    if num_workers < 0:
+        raise InputError(f"num_workers must not be negative, got {num_workers}")
+    check_output_folder(folder, [corpus if isinstance(corpus, str | Path) else None])
     corpus, folder, fold_encoders = load_dialogues(corpus), Path(folder), fold_encoders or {}
     if not encoders or set(encoders) - {"speech", "text"}:
         raise InputError(f"encoders must name speech, text or both, got {list(encoders)}")
     if set(fold_encoders) - set(encoders):
         raise InputError(f"fold_encoders name {list(fold_encoders)}, encoders {list(encoders)} alone")
-    state = PartialState()
+    state = processes(use_cpu)
     dtype = dtype or _default_dtype(state.device)
     record = {
         "corpus": {split: corpus_fingerprint(data) for split, data in corpus.items()},
@@ -94,8 +106,36 @@ def embed_corpus(
             modality: [encoder.fingerprint() for encoder in folds] for modality, folds in sorted(fold_encoders.items())
         },
     }
-    with state.main_process_first():
-        _claim(folder, record, state.is_main_process)
+    options = {
+        "bad_audio": bad_audio,
+        "num_workers": num_workers,
+        "dtype": dtype,
+        "second_budget": second_budget,
+        "token_budget": token_budget,
+    }
+    with own_folder(folder):
+        with state.main_process_first():
+            _claim(folder, record, state.is_main_process)
+        _write_missing(corpus, encoders, fold_encoders, folder, shard_turns, options)
+    return folder
+
+
+def _check_sizes(**sizes: float):
+    for name, size in sizes.items():
+        if not 0 < size < math.inf:
+            raise InputError(f"{name} must be a positive number, got {size}")
+
+
+def _write_missing(
+    corpus: datasets.DatasetDict,
+    encoders: Mapping[str, tuple[UtteranceEncoder, MisterEProcessor]],
+    fold_encoders: Mapping[str, Sequence[UtteranceEncoder]],
+    folder: Path,
+    shard_turns: int,
+    options: dict[str, Any],
+):
+    """The shards that are not in the folder whole, those that are this process's turn."""
+    state = PartialState()
     shards = [
         (split, number, len(parts), rows)
         for split, data in corpus.items()
@@ -111,16 +151,10 @@ def embed_corpus(
         fold = folds_of_dialogues(len(corpus["train"]), len(folds))[slice(*rows)]
         return [(other, processor, fold == number, alignments[modality][number]) for number, other in enumerate(folds)]
 
-    options = {
-        "bad_audio": bad_audio,
-        "num_workers": num_workers,
-        "dtype": dtype,
-        "second_budget": second_budget,
-        "token_budget": token_budget,
-    }
-    waiting = [shard for shard in shards if not _paths(folder, *shard[:3])[1].is_file()][
-        state.process_index :: state.num_processes
-    ]
+    missing = [shard for shard in shards if not _is_whole(*_paths(folder, *shard[:3]))]
+    if len(missing) < len(shards):
+        report(f"vectors: {len(shards) - len(missing)} of {len(shards)} shards embedded earlier ({folder})")
+    waiting = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
     alignments = {}
     if any(split == "train" for split, *_ in waiting):
@@ -137,7 +171,19 @@ def embed_corpus(
             makers = {modality: makers_of(modality, split, rows) for modality in encoders}
             _write_shard(*_paths(folder, split, number, count), data, makers, options, progress)
     state.wait_for_everyone()
-    return folder
+
+
+def _is_whole(vectors: Path, table: Path) -> bool:
+    """Whether a shard is there: the table, which is written last, can be read, and the vectors have the size that their header says."""
+    if not table.is_file():
+        return False
+    try:
+        pq.read_metadata(table)
+        with safe_open(vectors, framework="pt"):
+            return True
+    except Exception as error:  # libraries raise errors of every kind for damaged content
+        logger.warning("'%s' or its vectors are damaged (%s); they are embedded again", table, short(error))
+        return False
 
 
 def embed_turns(
@@ -210,18 +256,11 @@ class _Preparing:
 
 def _claim(folder: Path, record: dict, writes: bool):
     path = folder / RECORD
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in record if earlier.get(name) != record[name]]
-        if different:
-            raise InputError(
-                f"'{folder}' holds vectors made with another {' and '.join(different)}. Choose another folder, or remove it."
-            )
-    elif writes:
-        if folder.is_dir() and any(not path.name.startswith(UNFINISHED) for path in folder.iterdir()):
-            raise InputError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+    if check_same(path, record, "vectors", "folder") or not writes:
+        return
+    if any(not path.name.startswith(UNFINISHED) for path in folder.iterdir()):
+        raise InputError(f"'{folder}' is not empty and holds no {RECORD}; choose another folder")
+    write_json(path, record)
 
 
 def _num_turns(data: datasets.Dataset, rows: tuple[int, int]) -> int:

@@ -10,13 +10,13 @@ import yaml
 from transformers import set_seed
 
 from .errors import InputError
-from .files import write_json
+from .files import check_output_folder, sync_folder, write_json, writing
 from .metrics import bootstrap_intervals, emotion_scores
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .recipe import EncoderSettings, Recipe
-from .run_folder import best_epoch, claim_run, provenance, read_results
-from .training import finished_checkpoints, softmax
+from .run_folder import best_epoch, claim_run, own_folder, provenance, read_results, report
+from .training import softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
 
@@ -44,6 +44,7 @@ def train_encoder(
         ValueError: if the recipe has no such section, `output_dir` holds another run, or the corpus does not fit.
     """
     output_dir = Path(output_dir)
+    check_output_folder(output_dir, [recipe.corpus_path() if corpus is None else None])
     settings = recipe.encoder(modality)
     arguments = settings.training_arguments(output_dir, seed)
     corpus = load_dialogues(recipe.corpus_path()) if corpus is None else load_dialogues(corpus)
@@ -97,18 +98,30 @@ def _train(
 ) -> dict[str, Any]:
     """Train on `train`, choose on `validation`, score every other split; encoder, processor and results go to the run's folder."""
     output_dir = Path(arguments.output_dir)
-    if not (output_dir / "results.json").is_file():
+    model = processor = None
+    if read_results(output_dir) is None:
         # Before the folder is claimed, which a recipe that has to be mended could not take back.
         set_seed(arguments.seed)
         model, processor = settings.model(label2id), settings.processor()
-    if claim_run(output_dir, record):
-        return read_results(output_dir)
+    with own_folder(output_dir):
+        if claim_run(output_dir, record):
+            report(f"{settings.modality} encoder: trained earlier ({output_dir})")
+            return read_results(output_dir)
+        return _run(settings, arguments, splits, model, processor)
 
+
+def _run(
+    settings: EncoderSettings,
+    arguments: UtteranceTrainingArguments,
+    splits: dict[str, Utterances],
+    model: UtteranceEncoder,
+    processor: MisterEProcessor,
+) -> dict[str, Any]:
+    output_dir = Path(arguments.output_dir)
     trainer = UtteranceTrainer(
         model, arguments, processor, train_dataset=splits["train"], eval_dataset=splits["validation"]
     )
-    checkpoints = finished_checkpoints(output_dir)
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    trainer.resume()
     results: dict[str, Any] = {
         "seed": arguments.seed,
         "modality": settings.modality,
@@ -122,8 +135,10 @@ def _train(
         if split != "train" and len(data):
             results[split] = _score(trainer, data)
     if trainer.is_world_process_zero():
-        model.save_pretrained(output_dir)
-        processor.save_pretrained(output_dir)
+        with writing(output_dir):
+            model.save_pretrained(output_dir)
+            processor.save_pretrained(output_dir)
+            sync_folder(output_dir)
         results["fingerprint"] = model.fingerprint()
         write_json(output_dir / "results.json", results)
     trainer.accelerator.wait_for_everyone()

@@ -19,13 +19,22 @@ from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .corpus_facts import corpus_facts
 from .errors import InputError
-from .files import write_atomically, write_json, write_table
+from .files import check_output_folder, sync_folder, write_atomically, write_json, write_table, writing
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
 from .recipe import Recipe
-from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
+from .run_folder import (
+    best_epoch,
+    claim_run,
+    learning_history,
+    own_folder,
+    peak_memory,
+    provenance,
+    read_results,
+    report,
+)
 from .trainer import MisterETrainer, MisterETrainingArguments
-from .training import finished_checkpoints, softmax
+from .training import softmax
 from .vectors import DialogueVectors
 
 logger = logging.getLogger(__name__)
@@ -58,15 +67,29 @@ def run_experiment(
         ValueError: if `output_dir` holds a run of another recipe, or the corpus does not fit.
     """
     output_dir = Path(output_dir)
+    check_output_folder(output_dir, [recipe.corpus_path()])
     arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, where there is one
     corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
-    if claim_run(output_dir, record):
-        return read_results(output_dir)
+    with own_folder(output_dir):
+        if claim_run(output_dir, record):
+            report(f"trained earlier, nothing to do ({output_dir})")
+            return read_results(output_dir)
+        return _run(recipe, arguments, corpus, fingerprints, encoders)
 
+
+def _run(
+    recipe: Recipe,
+    arguments: MisterETrainingArguments,
+    corpus: dict[str, DialogueVectors],
+    fingerprints: dict[str, str],
+    encoders: Mapping[str, Path] | None,
+) -> dict[str, Any]:
+    output_dir = Path(arguments.output_dir)
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
-    results: dict[str, Any] = {"seed": seed, **facts, "data_fingerprints": fingerprints}
+    _check_unchanged(corpus, fingerprints)
+    results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
     outputs, config = (
         {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
@@ -83,7 +106,9 @@ def run_experiment(
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
-        save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
+        with writing(output_dir):
+            save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
+            sync_folder(output_dir)
         write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
             trainer.push_folder()  # with the card made from these results
@@ -100,20 +125,28 @@ def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     return corpus
 
 
+def _check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
+    """Test is scored on what was trained for: vectors are mapped from their files, which may be written to meanwhile."""
+    for name, data in corpus.items():
+        if data.fingerprint() != fingerprints[name]:
+            raise InputError(
+                f"{name}: the vectors were changed while they were trained on, so nothing was scored. Train again, to another --output_dir"
+            )
+
+
 def train_model(
     recipe: Recipe, arguments: MisterETrainingArguments, train: DialogueVectors, validation: DialogueVectors
 ) -> tuple[MisterETrainer, dict[str, Any]]:
     """A trained model, in its trainer, and what is to be said of its training. A run that was killed goes on from its last whole checkpoint."""
     set_seed(arguments.seed)
     trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
-    checkpoints = finished_checkpoints(arguments.output_dir)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    resumed = trainer.resume()
     seconds = time.perf_counter() - start
     return trainer, {
         "best_epoch": best_epoch(trainer),
         "epochs": trainer.state.epoch,
-        "training_seconds": None if checkpoints else round(seconds, 1),
+        "training_seconds": None if resumed else round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
         "threads": torch.get_num_threads(),
         "parameters": trainer.model.num_parameters(),

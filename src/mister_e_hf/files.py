@@ -49,9 +49,9 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], Any]):
         write(partial)
         if target.is_file():
             shutil.copymode(target, partial)
-        _to_disk(partial)
+        sync(partial)
         os.replace(partial, target)
-        _to_disk(target.parent)
+        sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -103,6 +103,29 @@ def _remove_unlocked(path: Path):
 
 
 @contextlib.contextmanager
+def only_process_in(folder: str | os.PathLike, waiting: Callable[[], Any] = lambda: None) -> Iterator[None]:
+    r"""
+    No other process is inside of this context for the same folder; one that comes meanwhile waits, and goes in after the first has left
+    or died. Without effect where the file system has no locks.
+
+    Args:
+        folder: made where it is missing.
+        waiting: called once where another process is inside.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if not fcntl:
+        yield
+        return
+    with _locked(os.open(folder, os.O_RDONLY), wait=False) as alone:
+        if alone:
+            yield
+            return
+    waiting()
+    with _locked(os.open(folder, os.O_RDONLY)):
+        yield
+
+
+@contextlib.contextmanager
 def _locked(descriptor: int, wait: bool = True) -> Iterator[bool]:
     """Whether an open file is this process's alone: not where another holds it, nor where the system has no locks. Closed in the end."""
     locked = False
@@ -116,7 +139,7 @@ def _locked(descriptor: int, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _to_disk(path: Path):
+def sync(path: Path):
     """A file's or folder's content is on the disk before what depends on it, so that a power cut leaves no file of 0 bytes."""
     with contextlib.suppress(OSError):  # Windows opens no folder; some file systems synchronise nothing
         descriptor = os.open(path, os.O_RDONLY)
@@ -124,6 +147,14 @@ def _to_disk(path: Path):
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_folder(folder: Path):
+    """All files in a folder, checkpoints aside, are on the disk."""
+    for path in (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/adapter/*")):
+        if path.is_file() and not path.parent.name.startswith("checkpoint-"):
+            sync(path)
+    sync(folder)
 
 
 def write_bytes(path: str | os.PathLike, content: bytes):

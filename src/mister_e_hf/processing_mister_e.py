@@ -99,6 +99,12 @@ class MisterEProcessor:
         self.max_tokens, self.window_seconds, self.trailing_silence = max_tokens, window_seconds, trailing_silence
         self.num_truncated = 0
 
+    def __repr__(self) -> str:
+        parts = [type(part).__name__ for part in (self.feature_extractor, self.tokenizer) if part is not None]
+        limits = f"window_seconds={self.window_seconds}, trailing_silence={self.trailing_silence}"
+        limits = f"max_tokens={self.max_tokens}" if self.modality == "text" else limits
+        return f"MisterEProcessor({self.modality} for {self.backbone_type}: {' and '.join(parts)}, {limits})"
+
     @classmethod
     def from_backbone(
         cls, backbone: str | os.PathLike, modality: str, revision: str | None = None, **settings

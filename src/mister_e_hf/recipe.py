@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from transformers import AutoModel, PreTrainedModel
 
 from .baselines import BASELINES, TRAINING, baseline_config
@@ -89,6 +90,11 @@ class Recipe:
     def _unknown_section(self, section: Any) -> ValueError:
         return InputError(
             f"{self.source}: unknown section '{section}'{nearest(section, [*self.fields(), 'baselines'])}"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Recipe({self.source!r})\n{yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)}".rstrip()
         )
 
     def fields(self) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """A run's own folder: what it is a run of, whether it is finished, and what it says of itself."""
 
+import contextlib
 import importlib.metadata
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,47 @@ import yaml
 from accelerate import PartialState
 from transformers import Trainer
 
-from .errors import InputError
-from .files import write_yaml
-from .training import finished_checkpoints
+from . import progress
+from .checkpoints import finished_checkpoints
+from .errors import InputError, reading, short
+from .files import only_process_in, write_yaml
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
 
 
+def processes(use_cpu: bool = False) -> PartialState:
+    """This process among those of one launch, which share a group also if there is no accelerator."""
+    return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
+
+
+def report(text: str):
+    """A line of progress, from the first process of several."""
+    if PartialState().is_main_process:
+        progress.line(text)
+
+
+@contextlib.contextmanager
+def own_folder(output_dir: Path) -> Iterator[None]:
+    """One run at a time works in a folder, with all its processes; another waits until it has ended."""
+    state = PartialState()
+    with contextlib.ExitStack() as stack:
+        if state.is_main_process:
+            waits = f"waiting for another process that works in '{output_dir}'"
+            stack.enter_context(only_process_in(output_dir, lambda: progress.line(waits)))
+        state.wait_for_everyone()
+        yield
+
+
 def claim_run(output_dir: Path, record: dict) -> bool:
-    """Whether the run in this folder is finished; a run of something else is refused, a new one is noted down."""
-    run, finished = output_dir / "run.yaml", (output_dir / "results.json").is_file()
+    r"""
+    Whether the run in this folder is finished; a new one is noted down.
+
+    Raises:
+        InputError: if it is a run of something else, naming the fields that differ, or its `run.yaml` or `results.json` is damaged.
+    """
+    run = output_dir / "run.yaml"
     with PartialState().main_process_first():
+        finished = read_results(output_dir) is not None
         if run.is_file():
             check_same(run, record, "a run", "--output_dir")
         elif finished or finished_checkpoints(output_dir):
@@ -36,21 +68,61 @@ def claim_run(output_dir: Path, record: dict) -> bool:
 
 
 def check_same(path: Path, record: dict, what: str, option: str) -> dict:
-    """What the file says already, nothing where there is none; ValueError where that is something else."""
+    r"""
+    What the record in a file (YAML or JSON) says already; nothing if there is none.
+
+    Raises:
+        InputError: if that is something else, naming each field that differs with both values, or the file is damaged.
+    """
     if not path.is_file():
         return {}
-    earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if different := [name for name in record if earlier.get(name) != record[name]]:
+    with reading(path, f"the record of {what}"):
+        earlier = yaml.safe_load(path.read_text("utf-8"))
+    if not isinstance(earlier, dict) or (missing := [name for name in record if name not in earlier]):
+        lacks = f"it has no {', '.join(missing)}" if isinstance(earlier, dict) else "it is empty or cut off"
         raise InputError(
-            f"'{path.parent}' holds {what} with another {' and '.join(different)}. Choose another {option}, or remove it."
+            f"'{path}' is not the whole record of {what}: {lacks}. Restore it, remove its folder, or choose another {option}."
+        )
+    if different := list(_differences(earlier, record)):
+        more = f"; and {len(different) - 6} more" if len(different) > 6 else ""
+        raise InputError(
+            f"'{path.parent}' holds {what} with other settings: {'; '.join(different[:6])}{more}. "
+            f"Choose another {option}, or remove it."
         )
     return earlier
 
 
+def _differences(earlier: dict, record: dict, place: str = "") -> Iterator[str]:
+    """`field: value there, value here` of each field of the record that the earlier one has otherwise."""
+    for name in (*record, *(name for name in earlier if place and name not in record)):
+        one, other = earlier.get(name, _NOT_SET), record.get(name, _NOT_SET)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{place}{name}.")
+        elif one != other:
+            there, here = ("not set" if value is _NOT_SET else short(repr(value), 60) for value in (one, other))
+            yield f"{place}{name} is {there} there and {here} here"
+
+
+_NOT_SET = object()
+
+
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """What a finished run says of itself; None where none is finished."""
+    r"""
+    What a finished run says of itself; None if none is finished.
+
+    Raises:
+        InputError: if `results.json` is damaged.
+    """
     path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with reading(path, "the results of a run"):
+        results = json.loads(path.read_text("utf-8") or "null")
+    if not isinstance(results, dict):
+        raise InputError(
+            f"'{path}' does not hold the results of a run: it is empty or damaged. Remove it, and the same command scores the run again."
+        )
+    return results
 
 
 def best_epoch(trainer: Trainer) -> float | None:

@@ -12,6 +12,7 @@ from .embedding import RECORD, embed_corpus
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
 from .errors import InputError
 from .experiment import run_experiment, run_seeds, summarize
+from .files import check_output_folder
 from .recipe import Recipe
 from .run_folder import read_results
 from .utterances import load_dialogues
@@ -44,6 +45,7 @@ def embed(
         ValueError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
     """
     modalities = recipe_modalities(recipe)
+    check_output_folder(out or output_dir, [recipe.corpus_path() if corpus is None else None])
     if not modalities:
         raise InputError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
     source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
@@ -60,6 +62,7 @@ def embed(
             check_same_corpus(folder, source)
             fold_encoders[modality] = [load_encoder(each)[0] for each in fold_folders(folder, folds)]
     out = out or Path(output_dir) / "vectors"
+    options.setdefault("use_cpu", bool(recipe.sections["training"].get("use_cpu")))
     return embed_corpus(source, encoders, out, fold_encoders=fold_encoders, **options)
 
 
@@ -72,6 +75,7 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
     """
     output_dir, recipe = Path(output_dir), Recipe(recipe.to_dict(), recipe.source)
     modalities = recipe_modalities(recipe)
+    check_output_folder(output_dir, [recipe.corpus_path()])
     if holds_vectors(recipe.corpus_path()):
         modalities = _makers(recipe.corpus_path(), output_dir)
     elif modalities:

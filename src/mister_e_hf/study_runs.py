@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
+from .checkpoints import finished_checkpoints
 from .embedding import RECORD
 from .errors import InputError
 from .evaluation import scoring_trainer
@@ -26,7 +27,6 @@ from .recipe import Recipe
 from .robustness import robustness_table
 from .run_folder import claim_run
 from .trainer import MisterETrainer
-from .training import finished_checkpoints
 from .vectors import DialogueVectors
 
 _ERROR, _ROBUSTNESS = "error.txt", "robustness.parquet"

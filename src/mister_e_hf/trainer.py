@@ -148,6 +148,7 @@ class MisterETrainer(EpochTrainer):
         if model.training:
             terms = self._further_terms(outputs, inputs["labels"], num_items_in_batch)
             loss = loss + sum(getattr(self.args, f"{name}_weight") * value for name, value in terms.items())
+            self.watch(focal=outputs["loss"], **terms, loss=loss)
             self._note_terms(outputs, inputs["labels"], num_items_in_batch, terms)
             # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
             loss = loss * processes

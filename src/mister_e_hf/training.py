@@ -1,25 +1,30 @@
 """What the trainers of both stages share: defaults of a run, and checkpoints that are there whole or not at all."""
 
+import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import scipy.special
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from .checkpoints import damage, finished_checkpoints, newest_whole, remove, seal
 from .collator import LikeLengthSampler
 from .dialogue_datasets import dialogue_lengths
 from .epoch_lines import EpochLines
 from .errors import InputError, short
-from .files import UNFINISHED
+from .files import UNFINISHED, sync, writing
 from .metrics import SCORES
 from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -102,7 +107,10 @@ def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
 
 
 class EpochTrainer(Trainer):
-    """[`~transformers.Trainer`] with batches of like length, early stopping by its arguments, and checkpoints that appear whole or not at all."""
+    """
+    [`~transformers.Trainer`] with batches of like length, early stopping by its arguments, checkpoints that appear whole or not at all, and
+    an error as soon as a loss or a weight is not finite.
+    """
 
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
@@ -111,6 +119,7 @@ class EpochTrainer(Trainer):
         self.add_callback(EpochLines(self.title))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self._not_finite = FirstSteps()
 
     @property
     def title(self) -> str:
@@ -128,48 +137,189 @@ class EpochTrainer(Trainer):
         # Predictions come back in the order of the dataset.
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        return self._train(resume_from_checkpoint, **kwargs)
+    # Resuming
 
-    def _train(self, checkpoint: str | bool | Path | None, **kwargs):
+    def resume(self) -> Path | None:
+        """Train from the newest whole checkpoint in the output folder, or from the start; returns the checkpoint."""
+        checkpoint = self._newest_whole()
+        self._train(checkpoint)
+        return checkpoint
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        r"""
+        As the Trainer's; `True` resumes from the newest checkpoint that is whole.
+
+        Raises:
+            InputError: if the checkpoint to resume from is missing or not whole, or a loss or weight is not finite.
+        """
+        if resume_from_checkpoint is True:
+            checkpoint = self._newest_whole()
+            if checkpoint is None:
+                raise InputError(f"'{self.args.output_dir}' holds no whole checkpoint to resume from")
+        elif checkpoint := Path(resume_from_checkpoint) if resume_from_checkpoint else None:
+            if not checkpoint.is_dir():
+                raise InputError(f"There is no checkpoint '{checkpoint}' to resume from")
+            if problem := damage(checkpoint):
+                raise InputError(f"'{checkpoint}' is not whole ({problem}); resume from an earlier checkpoint")
+        return self._train(checkpoint, **kwargs)
+
+    def _newest_whole(self) -> Path | None:
+        found = [None]
+        if self.args.process_index == 0:
+            checkpoint, problems = newest_whole(self.args.output_dir, self.args.load_best_model_at_end)
+            found = [checkpoint]
+            for problem in problems:
+                logger.warning("'%s': %s", self.args.output_dir, problem)
+            if problems:
+                start = f"resuming from {checkpoint.name}" if checkpoint else "training starts from the beginning"
+                logger.warning("'%s': %s", self.args.output_dir, start)
+        return broadcast_object_list(found)[0]
+
+    def _train(self, checkpoint: Path | None, **kwargs):
         if self.args.should_save:
             shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+
+    def _init_training_state(self, *arguments, **kwargs):
+        found = super()._init_training_state(*arguments, **kwargs)
+        # where the run's folder is now
+        best = self._checkpoint(self.state.best_global_step)
+        self.state.best_model_checkpoint = str(best) if self.state.best_global_step and best.is_dir() else None
+        return found
+
+    # Checkpoints
+
+    def _checkpoint(self, step: int | None) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
 
     def _save_checkpoint(self, model, trial):
         """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
         output_dir, args = Path(self._get_output_dir(trial)), self.args
         folder = f"checkpoint-{self.state.global_step}"
+        unfinished = output_dir / UNFINISHED / folder
         args.output_dir = str(output_dir / UNFINISHED)
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(unfinished):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)  # half of it would keep a full disk full
+            raise
         finally:
             args.output_dir = str(output_dir)
         self.accelerator.wait_for_everyone()
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{self.state.best_global_step}")
         if args.should_save:
-            self.state.save_to_json(str(output_dir / UNFINISHED / folder / TRAINER_STATE_NAME))
-            shutil.rmtree(output_dir / folder, ignore_errors=True)
-            os.replace(output_dir / UNFINISHED / folder, output_dir / folder)
-            self._delete_old_checkpoints(output_dir)
+            with writing(unfinished):
+                # which checkpoint is best its step says, in whatever folder the run lies
+                self.state.best_model_checkpoint = None
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+                seal(unfinished)
+            if (output_dir / folder).exists():
+                remove(output_dir / folder)
+            os.replace(unfinished, output_dir / folder)
+            sync(output_dir)
+            self._delete_old_checkpoints(args.save_total_limit)
             shutil.rmtree(output_dir / UNFINISHED)
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step))
         self.accelerator.wait_for_everyone()
 
-    def _delete_old_checkpoints(self, output_dir: Path):
-        checkpoints = finished_checkpoints(output_dir)
-        best = self.state.best_model_checkpoint and Path(self.state.best_model_checkpoint)
-        for checkpoint in checkpoints[: -self.args.save_total_limit] if self.args.save_total_limit else []:
-            if checkpoint != best:
-                # renamed first, so that a half-deleted one is never taken for a whole one
-                os.replace(checkpoint, output_dir / UNFINISHED / checkpoint.name)
+    def _delete_old_checkpoints(self, kept: int | None):
+        checkpoints = finished_checkpoints(self.args.output_dir)
+        for checkpoint in checkpoints[: len(checkpoints) - kept] if kept is not None else []:
+            if checkpoint != self._checkpoint(self.state.best_global_step):
+                remove(checkpoint)
+
+    def _finalize_training(self, *arguments, **kwargs):
+        """As the Trainer's, which deletes all but the best checkpoint where one is to be kept; here each is renamed first."""
+        self._check_finite(weights=True)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            found = super()._finalize_training(*arguments, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and self.state.best_model_checkpoint is not None and limit == 1:
+            self._delete_old_checkpoints(0)
+            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
+        return found
+
+    # Losses and weights that are not finite
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.watch(loss=found[0] if return_outputs else found)
+        return found
+
+    def watch(self, **terms: torch.Tensor):
+        """Terms of the loss, by name: training ends with an error that names the first step at which one was not finite."""
+        if self.model.training:
+            self._not_finite.note(self.state.global_step + 1, terms)
+
+    def _maybe_log_save_evaluate(self, *arguments, **kwargs):
+        control = self.control
+        # On an accelerator the check would wait for the device at each step.
+        if self.args.world_size == 1 and self.args.device.type == "cpu":
+            self._check_finite(weights=control.should_save)
+        elif control.should_log or control.should_evaluate or control.should_save:
+            self._check_finite(weights=control.should_save)
+        super()._maybe_log_save_evaluate(*arguments, **kwargs)
+
+    def _check_finite(self, weights: bool):
+        found = self._not_finite.first()
+        if found is None and weights:
+            found = next(
+                (
+                    (self.state.global_step, f"weight {name}")
+                    for name, parameter in self.model.named_parameters()
+                    if parameter.requires_grad and not parameter.detach().isfinite().all()
+                ),
+                None,
+            )
+        if self.args.world_size > 1:  # all processes end together
+            found = next(filter(None, gather_object([found])), None)
+        if found is not None:
+            step, what = found
+            raise InputError(
+                f"Training ended at step {step}: {what} is not finite (NaN or infinity). Lower learning_rate or set "
+                "max_grad_norm, and check the range of the input"
+            )
 
 
-def finished_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    return sorted(Path(output_dir).glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+class FirstSteps:
+    """The first step at which each of some values was not finite, noted on their device without waiting for it."""
+
+    def __init__(self):
+        self._steps: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def note(self, step: int, values: Mapping[str, torch.Tensor]):
+        for name, value in values.items():
+            value = value.detach()
+            earlier = self._steps.get(name)
+            if earlier is None:
+                earlier = torch.full((), _NO_STEP, device=value.device)
+            self._steps[name] = torch.where(value.isfinite().all(), earlier, earlier.clamp(max=step))
+
+    def first(self) -> tuple[int, str] | None:
+        """The earliest of these steps and what it was; terms come before their sum if they were noted before it."""
+        if not self._steps:
+            return None
+        steps = torch.stack(list(self._steps.values())).tolist()
+        step = min(steps)
+        return None if step == _NO_STEP else (step, list(self._steps)[steps.index(step)])
+
+
+_NO_STEP = 2**62
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, in float64."""
+    r"""
+    Probabilities over the last axis, in float64.
+
+    Raises:
+        InputError: if a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "The model's logits are not finite (NaN or infinity): its weights are damaged, or its input is too large"
+        )
     return scipy.special.softmax(logits.astype(np.float64), axis=-1)

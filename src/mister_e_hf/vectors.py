@@ -24,6 +24,7 @@ import torch
 
 from .dialogue_datasets import mean_and_deviation
 from .errors import InputError
+from .plain_text import for_terminal
 from .vector_tables import TurnColumns
 
 MODALITIES = ("speech", "text")
@@ -42,6 +43,9 @@ class VectorColumn:
 
     def __len__(self) -> int:
         return int(self.starts[-1])
+
+    def __repr__(self) -> str:
+        return f"VectorColumn(num_rows={len(self)}, width={self.width}, dtype={self.chunks[0].dtype})"
 
     @property
     def width(self) -> int:
@@ -132,6 +136,21 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.dialogue_ids)
+
+    def __repr__(self) -> str:
+        labels = "none"
+        if self.labels is not None:
+            counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
+            labels = ", ".join(f"{name} {counts[index]}" for name, index in self.label2id.items())
+        lines = [
+            f"split: {self.name}",
+            f"num_dialogues: {len(self)}",
+            f"num_turns: {self.num_turns}",
+            f"labels: {labels}",
+        ]
+        for modality, column in self.vectors.items():
+            lines.append(f"{modality}: {int(self.present[modality].sum())} vectors of width {column.width}")
+        return "DialogueVectors({\n" + "".join(f"    {for_terminal(line)}\n" for line in lines) + "})"
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         index = range(len(self))[index]

@@ -1,0 +1,114 @@
+"""Checkpoints of a training: whole or not there, found again whole, in whatever folder the run lies now."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+
+from .errors import InputError, reading
+from .files import UNFINISHED, sync, write_json
+
+MANIFEST = "manifest.json"
+_NEEDED = (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)  # of a checkpoint without a manifest, and weights
+
+
+def finished_checkpoints(output_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first; see [`damage`] for whether one is whole."""
+    numbered = [path for path in Path(output_dir).glob("checkpoint-*") if _step(path) is not None and path.is_dir()]
+    return sorted(numbered, key=_step)
+
+
+def _step(checkpoint: Path) -> int | None:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdecimal() else None
+
+
+def seal(checkpoint: Path):
+    """All its files are on the disk, and a manifest says what they are: their sizes and SHA-256."""
+    files = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, _sha256(path)]
+            sync(path)
+    write_json(checkpoint / MANIFEST, {"files": files})
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks or what was changed in it since it was saved, None if it is whole."""
+    try:
+        if not (checkpoint / MANIFEST).is_file():
+            return _damage_without_manifest(checkpoint)
+        with reading(checkpoint / MANIFEST, "a manifest"):
+            files = json.loads((checkpoint / MANIFEST).read_text("utf-8"))["files"].items()
+            for name, (size, digest) in files:
+                path = checkpoint / name
+                if not path.is_file():
+                    return f"{name} is missing"
+                if (found := path.stat().st_size) != size:
+                    return f"{name} has {found:,} bytes, {size:,} were saved"
+                if _sha256(path) != digest:
+                    return f"{name} was changed since it was saved"
+        return None
+    except (InputError, OSError) as error:
+        return str(error)
+
+
+def _damage_without_manifest(checkpoint: Path) -> str | None:
+    """As far as that can be seen in one that version 0.1 saved."""
+    names = {path.name: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
+    for name in _NEEDED:
+        if not names.get(name):
+            return f"{name} is missing or empty"
+    if not any(name.endswith((".safetensors", ".bin")) and size for name, size in names.items()):
+        return "model.safetensors is missing or empty"
+    if not any(name.startswith("rng_state") and size for name, size in names.items()):
+        return "rng_state.pth is missing or empty"
+    with reading(checkpoint / TRAINER_STATE_NAME, "a trainer state"):
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8"))
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def best_of(checkpoint: Path) -> Path | None:
+    """Where the checkpoint is that validation had found best until this one, in the same folder; None if none was."""
+    step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8")).get("best_global_step")
+    return checkpoint.with_name(f"checkpoint-{step}") if step else None
+
+
+def newest_whole(output_dir: str | Path, with_best: bool = True) -> tuple[Path | None, list[str]]:
+    r"""
+    The checkpoint that training can resume from.
+
+    Args:
+        output_dir: the run's folder.
+        with_best: its best checkpoint until then must be whole too.
+
+    Returns:
+        the newest whole one, None if there is none; and what is wrong with each newer one.
+    """
+    problems = []
+    for checkpoint in reversed(finished_checkpoints(output_dir)):
+        problem = damage(checkpoint)
+        best = best_of(checkpoint) if with_best and problem is None else None
+        if best is not None and best != checkpoint and (problem := damage(best) if best.is_dir() else "it is missing"):
+            problem = f"its best checkpoint so far, {best.name}: {problem}"
+        if problem is None:
+            return checkpoint, problems
+        problems.append(f"{checkpoint.name} is not whole ({problem})")
+    return None, problems
+
+
+def remove(checkpoint: Path):
+    """Renamed first, so that no moment leaves half a checkpoint under its name."""
+    aside = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
+    aside.parent.mkdir(exist_ok=True)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    shutil.rmtree(aside, ignore_errors=True)
