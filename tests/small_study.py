@@ -10,6 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from scipy.special import softmax
+from sklearn.metrics import f1_score
+
+from mister_e_hf.files import file_digest
 
 EXPERTS = ("speech", "text", "fusion")
 # How far the right class's logit stands out, by system.
@@ -39,6 +42,10 @@ LABELS = {
 }
 
 
+def recipe_of(variant: str) -> dict:
+    return {"model": {"hidden_size": 8 + list(VARIANTS).index(variant)}}
+
+
 def write_study(
     out: Path, corpus: str = "IEMOCAP", seeds: int = 3, folds: int = 2, dialogues: int = 12, final: bool = True
 ) -> Path:
@@ -53,21 +60,34 @@ def write_study(
         "data_fingerprints": {"train": "aa11", "validation": "bb22", "test": "cc33"},
         "vectors": {"speech": "57 acoustic numbers a turn", "text": "a sentence encoder"},
         "variants": {
-            name: {"description": f"{name.replace('_', ' ')}, described", "kind": kind, "recipe": {}}
+            name: {"description": f"{name.replace('_', ' ')}, described", "kind": kind, "recipe": recipe_of(name)}
             for name, kind in KINDS.items()
         },
     }
     out.mkdir(parents=True)
     (out / "study.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     if final:
-        frozen = {"date": "2026-08-01T12:00:00", "git_commit": "f0f0f0", "variants": {name: {} for name in VARIANTS}}
+        frozen = {
+            "date": "2026-08-01T12:00:00",
+            "git_commit": "f0f0f0",
+            "variants": {name: recipe_of(name) for name in VARIANTS},
+        }
         (out / "frozen.yaml").write_text(yaml.safe_dump(frozen))
     for variant in VARIANTS:
         for seed in range(seeds):
             for fold in range(folds) if KINDS[variant] != "split" else ():
                 folder = out / "development" / variant / f"seed-{seed}" / f"fold-{fold}"
                 own = range(fold, dialogues, folds)
-                write_run(folder, variant, seed, names, [f"dev{number}" for number in own], turns_each, fold=fold)
+                write_run(
+                    folder,
+                    variant,
+                    seed,
+                    names,
+                    [f"dev{number}" for number in own],
+                    turns_each,
+                    fold=fold,
+                    folds=folds,
+                )
             if final:
                 folder = out / "final" / variant / f"seed-{seed}"
                 write_run(
@@ -84,6 +104,7 @@ def write_run(
     dialogues: list[str],
     turns_each: int,
     fold: int | None = None,
+    folds: int | None = None,
 ):
     """Labels depend on the turn alone, predictions on all."""
     folder.mkdir(parents=True)
@@ -148,6 +169,12 @@ def write_run(
         "versions": {"torch": "2.13.0"},
     }
     results |= {"best_epoch": 7.0} if fold is None else {"fold": fold}
+    record = {"recipe": recipe_of(variant), "seed": seed, "data_fingerprints": {"train": "aa11", "validation": "bb22"}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(record | ({} if fold is None else {"fold": [fold, folds]})))
+    scored = ~unlabelled
+    weighted_f1 = f1_score(labels[scored], mixture.argmax(-1)[scored], average="weighted", zero_division=0)
+    results["test" if fold is None else "held out"] = {"mixture": {"weighted_f1": weighted_f1}}
+    results["digests"] = {name: file_digest(folder / name) for name in ("run.yaml", "predictions.parquet")}
     (folder / "results.json").write_text(json.dumps(results))
 
 
@@ -172,12 +199,17 @@ def fail(folder: Path, reason: str):
 
 
 def rewrite(path: Path, change):
-    """Write a table of predictions anew, without validation's and its columns changed by `change`."""
+    """Write a table of predictions again, without validation's and its columns changed by `change`, as if the run had left it so."""
     table = pq.read_table(path)
     if "split" in table.column_names:
         table = table.filter(pc.not_equal(table["split"], "validation"))
     columns = table.to_pydict()
     pq.write_table(pa.table(change(columns)), path)
+    results = json.loads((path.parent / "results.json").read_text())
+    results.pop("digests", None)
+    for split in ("test", "held out"):
+        results.pop(split, None)
+    (path.parent / "results.json").write_text(json.dumps(results))
 
 
 def remove(folder: Path):

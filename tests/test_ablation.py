@@ -15,7 +15,8 @@ from mister_e_hf.ablation import ablate
 from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.embedding import RECORD
 from mister_e_hf.report import method
-from mister_e_hf.study import KNEW_LABELS, read_study
+from mister_e_hf.study import KNEW_LABELS
+from mister_e_hf.study_reader import read_study
 
 DEMO = Path(__file__).parents[1] / "hub_configs" / "demo.yaml"
 VARIANTS = ["full", "gate_mean", "baseline_logistic_regression"]

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mister_e_hf.study import MAJORITY, derived_systems, read_study
+from mister_e_hf.study import MAJORITY, derived_systems
+from mister_e_hf.study_reader import read_study
 from small_study import VARIANTS, fail, remove, rewrite, write_study
 
 
@@ -167,7 +168,7 @@ PREDICTIONS = {
     "another label": (lambda c: c | {"label": [None, *c["label"][1:]]}, "label of utterance 'u0' of dialogue 'test0'"),
     "an unknown class": (
         lambda c: c | {"prediction": ["joy", *c["prediction"][1:]]},
-        r"prediction \['joy'\] is none of",
+        r"prediction \['joy'\] is not one of",
     ),
     "a column less": (lambda c: {name: v for name, v in c.items() if name != "label"}, "lacks the columns label"),
     "another width": (lambda c: c | {"probabilities": [[0.5, 0.5]] * 60}, "probabilities must hold 6 numbers"),
@@ -197,12 +198,14 @@ def test_damaged_files_are_named(out):
     path = out / "final/full/seed-0/results.json"
     stored = path.read_text()
     path.write_text(stored[:20])
-    with pytest.raises(ValueError, match="full/seed-0/results.json' is no JSON"):
+    with pytest.raises(ValueError, match="full/seed-0/results.json' is not a JSON file"):
         read_study(out)
-    path.write_text(json.dumps(json.loads(stored) | {"calibration": {}}))
+    results = json.loads(stored) | {"calibration": {}}
+    results.pop("digests")
+    path.write_text(json.dumps(results))
     assert np.isnan(read_study(out).stages["final"].systems["full"].temperatures[0]).all()
     path.with_name("predictions.parquet").write_bytes(b"PAR1 and nothing more")
-    with pytest.raises(ValueError, match="full/seed-0/predictions.parquet' is no Parquet table"):
+    with pytest.raises(ValueError, match="full/seed-0/predictions.parquet' is not a Parquet table"):
         read_study(out)
 
 

@@ -19,7 +19,15 @@ from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .corpus_facts import corpus_facts
 from .errors import InputError
-from .files import check_output_folder, sync_folder, write_atomically, write_json, write_table, writing
+from .files import (
+    check_output_folder,
+    file_digest,
+    sync_folder,
+    write_atomically,
+    write_json,
+    write_table,
+    writing,
+)
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
 from .recipe import Recipe
@@ -105,6 +113,7 @@ def _run(
         tables.append(prediction_table(predictions, data, config.id2label))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
+        results["digests"] = digests(output_dir)
         _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
         with writing(output_dir):
             save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
@@ -204,6 +213,11 @@ def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> d
         name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
         for name, values in outputs.items()
     }
+
+
+def digests(output_dir: Path) -> dict[str, str]:
+    """Hashes of what a finished run says of itself beside its results, so that a report sees where a file was changed later."""
+    return {name: file_digest(output_dir / name) for name in ("run.yaml", "predictions.parquet")}
 
 
 def _draw(confusion: list[list[int]], label_names: list[str], path: Path):

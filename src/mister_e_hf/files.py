@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -155,6 +156,12 @@ def sync_folder(folder: Path):
         if path.is_file() and not path.parent.name.startswith("checkpoint-"):
             sync(path)
     sync(folder)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """A hash of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bytes(path: str | os.PathLike, content: bytes):

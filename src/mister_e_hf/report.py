@@ -11,7 +11,8 @@ import jinja2
 from .files import write_atomically, write_json
 from .report_tables import Table, stage_tables
 from .significance import DRAWS
-from .study import KNEW_LABELS, Study, read_study
+from .study import KNEW_LABELS, Study
+from .study_reader import read_study
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")

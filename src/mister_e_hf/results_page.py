@@ -11,7 +11,8 @@ from .licences import published_of_name
 from .report import STAGE_TITLES, markdown_table, method, provenance
 from .report_tables import StageScores, ablation_table, split_table
 from .report_tables import main_table as stage_main_table
-from .study import Study, read_study
+from .study import Study
+from .study_reader import read_study
 
 _START, _END = "<!-- main table -->", "<!-- end of the main table -->"
 

@@ -2,8 +2,10 @@
 
 import datetime
 import multiprocessing
+import os
 import shutil
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,24 +22,18 @@ from .checkpoints import finished_checkpoints
 from .embedding import RECORD
 from .errors import InputError
 from .evaluation import scoring_trainer
-from .experiment import predict, prediction_table, probabilities, run_experiment, score, train_model
+from .experiment import digests, predict, prediction_table, probabilities, run_experiment, score, train_model
 from .files import write_json, write_table
 from .folds import development_folds
 from .recipe import Recipe
 from .robustness import robustness_table
 from .run_folder import claim_run
+from .study import LAST_EPOCH
 from .trainer import MisterETrainer
 from .vectors import DialogueVectors
 
 _ERROR, _ROBUSTNESS = "error.txt", "robustness.parquet"
 _CAN_FORK = "forkserver" in multiprocessing.get_all_start_methods()
-# A fold that scores cannot choose the epoch, too: the last one counts, and nothing has to be kept on the way.
-_LAST_EPOCH = {
-    "training.save_strategy": "no",
-    "training.load_best_model_at_end": False,
-    "training.early_stopping_patience": None,
-    "training.disable_tqdm": True,
-}
 
 
 @dataclass
@@ -88,7 +84,7 @@ def vectors_knew_labels(recipe: Recipe) -> bool:
 
 def run_on_fold(recipe: Recipe, run: Run):
     """Train on the other folds to the last epoch, and score the one that was left out."""
-    recipe = recipe.changed(_LAST_EPOCH)
+    recipe = recipe.changed(LAST_EPOCH)
     corpus = recipe.read_corpus()
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "seed": run.seed, "fold": [run.fold, run.folds]}
@@ -103,6 +99,7 @@ def run_on_fold(recipe: Recipe, run: Run):
     _write_robustness(run, trainer, data)
     results = {"seed": run.seed, "fold": run.fold, **facts, "data_fingerprints": fingerprints}
     results["held out"] = score(predictions, data, list(id2label.values()))
+    results["digests"] = digests(run.folder)
     write_json(run.folder / "results.json", results)
 
 
@@ -127,9 +124,9 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
     todo = [run for run in runs if not run.is_finished]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already")
-    start, failed = time.monotonic(), []
+    start, failed, processes = time.monotonic(), [], set()
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_in_a_process, run, jobs): run for run in todo}
+        futures = {pool.submit(_in_a_process, run, jobs, processes): run for run in todo}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 run, error = futures[future], future.result()
@@ -138,19 +135,26 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
                 say(f"[{number}/{len(todo)}] {run.name}: {what}; about {datetime.timedelta(seconds=round(left))} left")
                 failed += [run.name] * (error is not None)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):  # their threads wait for them
+                process.terminate()
             raise
     return failed
 
 
-def _in_a_process(run: Run, jobs: int) -> str | None:
-    """A process of its own frees all memory, tells how much that was, and takes no other run down with it. Returns what went wrong."""
+def _in_a_process(run: Run, jobs: int, processes: set) -> str | None:
+    """
+    A process of its own frees all memory, reports how much that was, and takes no other run down with it. While it is at work it is among
+    `processes`. Returns what went wrong.
+    """
     context = multiprocessing.get_context("forkserver" if _CAN_FORK else "spawn")
     if _CAN_FORK:
         context.set_forkserver_preload([__name__])  # the imports of all runs, once
     process = context.Process(target=_work, args=(run, jobs))
     process.start()
+    processes.add(process)
     process.join()
+    processes.discard(process)
     if process.exitcode == 0:
         return None
     path = run.folder / _ERROR
@@ -160,7 +164,14 @@ def _in_a_process(run: Run, jobs: int) -> str | None:
     return path.read_text(encoding="utf-8").strip().splitlines()[-1]
 
 
+def _end_with_the_study():
+    """A study that was killed cannot end its trainings any more: they see it and end themselves."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _work(run: Run, jobs: int):
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / _ERROR).unlink(missing_ok=True)
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
