@@ -1,6 +1,5 @@
 """Checkpoints of a training: whole or not there, found again whole, in whatever folder the run lies now."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from .errors import InputError, reading
-from .files import UNFINISHED, sync, write_json
+from .files import UNFINISHED, file_digest, sync, write_json
 
 MANIFEST = "manifest.json"
 _NEEDED = (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)  # of a checkpoint without a manifest, and weights
@@ -31,7 +30,7 @@ def seal(checkpoint: Path):
     files = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
-            files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, _sha256(path)]
+            files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, file_digest(path)]
             sync(path)
     write_json(checkpoint / MANIFEST, {"files": files})
 
@@ -49,7 +48,7 @@ def damage(checkpoint: Path) -> str | None:
                     return f"{name} is missing"
                 if (found := path.stat().st_size) != size:
                     return f"{name} has {found:,} bytes, {size:,} were saved"
-                if _sha256(path) != digest:
+                if file_digest(path) != digest:
                     return f"{name} was changed since it was saved"
         return None
     except (InputError, OSError) as error:
@@ -69,11 +68,6 @@ def _damage_without_manifest(checkpoint: Path) -> str | None:
     with reading(checkpoint / TRAINER_STATE_NAME, "a trainer state"):
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8"))
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def best_of(checkpoint: Path) -> Path | None:
