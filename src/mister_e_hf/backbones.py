@@ -11,13 +11,27 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
+from .backbone_kinds import longest_text
 from .errors import InputError
+
+_SEE_PADDING = ("data2vec-audio", "wav2vec2-conformer")  # their convolutions run over padding, attention mask or not
 
 
 def text_states(
     backbone: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Tokens (W, P), padded at the end, through an encoder (BERT, RoBERTa, MPNet, ...) or a causal language model."""
+    config = backbone.config.get_text_config()
+    if (largest := int(input_ids.max())) >= config.vocab_size:
+        raise InputError(
+            f"Token {largest} is outside the vocabulary of the {config.model_type} backbone, which has {config.vocab_size}: the tokenizer belongs to "
+            "another model"
+        )
+    longest = longest_text(backbone.config)
+    if longest is not None and input_ids.shape[1] > longest:
+        raise InputError(
+            f"Texts of {input_ids.shape[1]} tokens, but the {config.model_type} backbone takes {longest}: cut them to max_tokens={longest}"
+        )
     output = backbone(input_ids=input_ids, attention_mask=attention_mask.long(), output_hidden_states=True)
     return _with_output_last(output), attention_mask.bool()
 
@@ -29,8 +43,9 @@ def waveform_states(
     mask = attention_mask.bool()
     lengths = mask.sum(-1)
     input_values = input_values.to(backbone.dtype).masked_fill(~mask, 0)
-    if getattr(backbone.config, "feat_extract_norm", "layer") == "group" and not mask.all():
-        # Its group norm takes statistics over time, padding included: only rows of one length may go together.
+    by_length = backbone.config.model_type in _SEE_PADDING
+    if (by_length or getattr(backbone.config, "feat_extract_norm", "layer") == "group") and not mask.all():
+        # Group norm takes statistics over time, padding included: only rows of one length may go together.
         return _by_length(backbone, input_values, lengths)
     output = backbone(input_values, attention_mask=mask.long(), output_hidden_states=True)
     states = _with_output_last(output)
@@ -104,6 +119,10 @@ def audio_language_states(
 
 
 def _with_output_last(output) -> list[torch.Tensor]:
+    if getattr(output, "hidden_states", None) is None or getattr(output, "last_hidden_state", None) is None:
+        raise InputError(
+            f"A model whose output is {type(output).__name__} gives no hidden states and cannot be an encoder"
+        )
     # With a last layer norm of its own, last_hidden_state is not the last of hidden_states (wav2vec 2.0 large and its like).
     return [*output.hidden_states[:-1], output.last_hidden_state]
 

@@ -20,6 +20,8 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
+from .backbone_kinds import OF_MELS, check_kind, computation, sizes
+from .backbone_trial import try_backbone
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .errors import InputError
@@ -103,7 +105,7 @@ class UtteranceEncoder(PreTrainedModel):
             )
         follows = getattr(config, "_follows", None)
         self.backbone = None if follows == "backbone" else _build_backbone(config.backbone_config)
-        width, layers = _sizes(config.backbone_config)
+        width, layers = sizes(config.backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
             raise InputError(f"layer {config.layer} is none of the backbone's {states} hidden states")
@@ -147,7 +149,7 @@ class UtteranceEncoder(PreTrainedModel):
             )
         where = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
         revision = resolve_revision(backbone, revision, **where)
-        model = _load_backbone(str(backbone), revision, options)
+        model = _load_backbone(str(backbone), revision, options, modality)
         config = cls.config_class(
             modality=modality,
             backbone=str(backbone),
@@ -162,6 +164,7 @@ class UtteranceEncoder(PreTrainedModel):
             del config._follows
         encoder.backbone = model
         encoder._prepare_backbone()
+        try_backbone(encoder.backbone, modality)
         return encoder.eval()
 
     def _prepare_backbone(self):
@@ -193,7 +196,7 @@ class UtteranceEncoder(PreTrainedModel):
 
     @property
     def _hears_mels(self) -> bool:
-        return self.config.backbone_config.model_type in ("whisper", "qwen2_audio")
+        return self.config.backbone_config.model_type in OF_MELS
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -281,7 +284,7 @@ class UtteranceEncoder(PreTrainedModel):
             if kind == "qwen2_audio"
             else ["input_ids"]
         )
-        if self.config.modality == "speech" and kind not in ("whisper", "qwen2_audio"):
+        if self.config.modality == "speech" and kind not in OF_MELS:
             expected = ["input_values"]
         if sorted(name for name, value in given.items() if value is not None) != sorted(expected):
             raise InputError(
@@ -315,17 +318,24 @@ class UtteranceEncoder(PreTrainedModel):
         return sum(weight * state for weight, state in zip(weights, states, strict=True))
 
     def fingerprint(self) -> str:
-        """A hash of the configuration and of every weight that was trained; of a backbone that was not, of its name and revision."""
+        r"""
+        A hash of the settings and of every weight that was trained; of a backbone whose weights are kept elsewhere, of its name, revision and
+        dtype. No library's version takes part.
+        """
         digest = hashlib.blake2b(digest_size=16)
-        described = {
-            name: value for name, value in self.config.to_dict().items() if name in type(self.config).__annotations__
-        }
-        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        described = {name: getattr(self.config, name) for name in type(self.config).own_fields()}
+        described["id2label"] = self.config.id2label
+        described["backbone_config"] = computation(self.config.backbone_config)
+        if self.config.holds_backbone:
+            del described["backbone"], described["backbone_revision"]  # where it once came from
+        else:
+            described["dtype"] = str(self.backbone.dtype)
+        digest.update(json.dumps(described, sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             if self.config.holds_backbone or not name.startswith("backbone.") or "lora_" in name:
-                digest.update(
-                    name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                )
+                tensor = tensor.detach().cpu().contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     # Saving and loading
@@ -402,7 +412,7 @@ class UtteranceEncoder(PreTrainedModel):
                     f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, say where it is by backbone=..., or save "
                     "the encoder with save_backbone=True."
                 ) from error
-            if _sizes(backbone.config) != _sizes(config.backbone_config):
+            if sizes(backbone.config) != sizes(config.backbone_config):
                 raise InputError(
                     f"'{config.backbone}' has become another model than the one that '{pretrained_model_name_or_path}' was trained on; "
                     "give backbone=... and backbone_revision=... of that one"
@@ -453,19 +463,12 @@ class UtteranceEncoder(PreTrainedModel):
             set_adapter_state(self.backbone, self.config, read_adapter(folder))
 
 
-def _sizes(config) -> tuple[int, int]:
-    """Width and number of layers of the backbone that is run."""
-    if config.model_type == "qwen2_audio":
-        config = config.get_text_config()
-    return config.hidden_size, config.num_hidden_layers
-
-
 def _build_backbone(config) -> nn.Module:
     model = transformers.AutoModel.from_config(config)
     return model.get_encoder() if config.model_type == "whisper" else model
 
 
-def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> nn.Module:
+def _load_backbone(name: str, revision: str | None, options: dict[str, Any], modality: str | None = None) -> nn.Module:
     if revision is not None:
         options = options | {"revision": revision}
     if options.get("dtype", options.get("torch_dtype")) is None:
@@ -474,6 +477,8 @@ def _load_backbone(name: str, revision: str | None, options: dict[str, Any]) -> 
     config = transformers.AutoConfig.from_pretrained(
         name, trust_remote_code=False, **{key: value for key, value in options.items() if key in _HUB_OPTIONS}
     )
+    if modality is not None:
+        check_kind(config, modality)
     model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
     return model.get_encoder() if config.model_type == "whisper" else model
 
