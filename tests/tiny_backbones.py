@@ -57,19 +57,41 @@ _CONFIGS = {
     "qwen2": ("Qwen2", _WORDS | {"num_key_value_heads": 1}),
     "gpt2": ("GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 330}),
 }
+# What is tested less widely, with tables of few positions.
+_FEW = {**_WORDS, "max_position_embeddings": 40}
+_MORE = {
+    "albert": ("Albert", {**_FEW, "embedding_size": 8}),
+    "camembert": ("Camembert", {**_FEW, "pad_token_id": 1}),
+    "deberta-v2": ("DebertaV2", {**_FEW, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    "distilbert": ("DistilBert", {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 330}),
+    "electra": ("Electra", {**_FEW, "embedding_size": 8}),
+    "mistral": ("Mistral", {**_WORDS, "num_key_value_heads": 1, "head_dim": 8}),
+    "modernbert": ("ModernBert", {**_WORDS, "pad_token_id": 1}),
+    "opt": ("OPT", {**_SIZES, "vocab_size": 330, "ffn_dim": 32, "word_embed_proj_dim": 16}),
+    "qwen3": ("Qwen3", {**_WORDS, "num_key_value_heads": 1, "head_dim": 8}),
+    "xlm-roberta": ("XLMRoberta", {**_FEW, "pad_token_id": 1}),
+    "data2vec-audio": ("Data2VecAudio", {**_WAVES, "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3}),
+    "unispeech-sat": ("UniSpeechSat", _WAVES | _STABLE),
+    "wav2vec2-conformer": (
+        "Wav2Vec2Conformer",
+        {**_WAVES, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 5},
+    ),
+}
+MORE = list(_MORE)
 KINDS = list(_CONFIGS)
 SPEECH = KINDS[:6]
 WAVES = KINDS[:4]
 TEXT = KINDS[6:]
+_HEARING = [*SPEECH, *MORE[-3:]]
 
 
 def modality_of(kind: str) -> str:
-    return "speech" if kind in SPEECH else "text"
+    return "speech" if kind in _HEARING else "text"
 
 
 def write_backbone(folder: Path, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Path:
     """The folder that a pretrained model of this kind would be, no weight of it at its neutral value."""
-    name, settings = _CONFIGS[kind]
+    name, settings = (_CONFIGS | _MORE)[kind]
     if kind == "qwen2_audio":
         text = transformers.Qwen2Config(**_WORDS, num_key_value_heads=1)
         settings = settings | {"audio_config": transformers.Qwen2AudioEncoderConfig(**_TOWER), "text_config": text}
@@ -80,9 +102,9 @@ def write_backbone(folder: Path, kind: str, seed: int = 0, dtype: torch.dtype = 
     model.to(dtype).save_pretrained(folder)
     if kind in ("whisper", "qwen2_audio"):
         WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
-    elif kind in WAVES:
+    elif modality_of(kind) == "speech":
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
-    if kind in TEXT or kind == "qwen2_audio":
+    if modality_of(kind) == "text" or kind == "qwen2_audio":
         tiny_tokenizer().save_pretrained(folder)
     return folder
 
@@ -110,7 +132,7 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
 
 def turns_of(kind: str) -> list[Any]:
     """Three utterances of unequal length."""
-    return TEXTS if kind in TEXT else [noise(0.31, 1), noise(0.1, 2), noise(0.5, 3)]
+    return TEXTS if modality_of(kind) == "text" else [noise(0.31, 1), noise(0.1, 2), noise(0.5, 3)]
 
 
 def tiny_encoder(folder: Path, kind: str, seed: int = 0, **settings) -> UtteranceEncoder:

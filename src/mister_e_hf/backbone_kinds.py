@@ -91,6 +91,8 @@ def check_kind(config: transformers.PreTrainedConfig, modality: str):
         raise refusal(config, modality, "transformers has no single base model of that kind") from None
     if takes != _TAKES[modality]:
         raise refusal(config, modality, f"it takes {takes}, not {_TAKES[modality]}")
+    if getattr(config, "add_adapter", False):
+        raise refusal(config, modality, "its output has fewer positions than its hidden states (add_adapter)")
     if not all(isinstance(getattr(config, name, None), int) for name in ("hidden_size", "num_hidden_layers")):
         raise refusal(config, modality, "its configuration has no hidden_size and num_hidden_layers of one model")
 

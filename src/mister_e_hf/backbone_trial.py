@@ -29,14 +29,11 @@ def try_backbone(backbone: nn.Module, modality: str):
 
     Raises:
         InputError: if it cannot be run, if states have another shape than the configuration says or are not finite, if the
-            batch changes them (with the numbers), or if a module with LoRA is not called.
+            batch changes them (with the numbers), or if no state depends on a module with LoRA.
     """
     config = backbone.config
     if config.model_type in OF_MELS or any(parameter.is_meta for parameter in backbone.parameters()):
         return
-    called: set[str] = set()
-    adapted = [(name, module) for name, module in backbone.named_modules() if hasattr(module, "lora_A")]
-    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name) or None) for name, module in adapted]
     training = backbone.training
     backbone.eval()
     try:
@@ -44,6 +41,7 @@ def try_backbone(backbone: nn.Module, modality: str):
         tested = config.model_type in SUPPORTED[modality]
         if not tested and modality == "text":
             _try_longest(backbone)
+        silent = _silent_adapters(backbone, modality)
     except InputError:
         raise
     except Exception as error:  # whatever a model of any kind makes of input that is not its own
@@ -52,8 +50,6 @@ def try_backbone(backbone: nn.Module, modality: str):
         ) from error
     finally:
         backbone.train(training)
-        for hook in hooks:
-            hook.remove()
     tolerance = _TOLERANCE.get(backbone.dtype, _TOLERANCE_OF_HALF)
     if not difference <= tolerance:
         raise refusal(
@@ -61,9 +57,9 @@ def try_backbone(backbone: nn.Module, modality: str):
             modality,
             f"what a sample is batched with changes its states by {difference:.1e} of their length (at most {tolerance:.0e} is rounding)",
         )
-    if silent := [name for name, _ in adapted if name not in called]:
+    if silent:
         raise InputError(
-            f"LoRA on {len(silent)} modules of the {config.model_type} backbone, such as '{silent[0]}', would do nothing: they are not called. "
+            f"LoRA on {len(silent)} modules of the {config.model_type} backbone, such as '{silent[0]}', would do nothing: no state depends on them. "
             "Set lora_target_modules to others"
         )
     if not tested:
@@ -87,6 +83,17 @@ def _largest_difference(backbone: nn.Module, modality: str) -> float:
                 largest, ((batched - single).norm(dim=-1) / single.norm(dim=-1).clamp(min=1e-6)).max().item()
             )
     return largest
+
+
+def _silent_adapters(backbone: nn.Module, modality: str) -> list[str]:
+    """Modules with LoRA that no state depends on, as where a model reads their weights without calling them."""
+    trained = {name: parameter for name, parameter in backbone.named_parameters() if ".lora_B." in name}
+    if not trained:
+        return []
+    with torch.enable_grad():
+        states = _states(backbone, modality, _TOKENS[1] if modality == "text" else _SAMPLES[1])
+        found = torch.autograd.grad(sum(state.sum() for state in states[0]), [*trained.values()], allow_unused=True)
+    return [name.partition(".lora_B.")[0] for name, slope in zip(trained, found, strict=True) if slope is None]
 
 
 def _states(backbone: nn.Module, modality: str, *lengths: int) -> list[list[torch.Tensor]]:
@@ -120,12 +127,9 @@ def _try_longest(backbone: nn.Module):
     counted = torch.arange(longest, device=backbone.device)
     try:
         text_states(backbone, _tokens(backbone, 1, counted), torch.ones_like(counted, dtype=torch.bool)[None])
-    except IndexError as error:
-        raise refusal(
-            backbone.config,
-            "text",
-            f"its configuration says that it takes {longest} tokens, but its table of positions is shorter",
-        ) from error
+    except (IndexError, RuntimeError) as error:
+        reason = f"its configuration says that it takes {longest} tokens, but running so many fails ({short(error)})"
+        raise refusal(backbone.config, "text", reason) from error
 
 
 def _tokens(backbone: nn.Module, rows: int, counted: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,10 @@ from .configuration_labelled import LabelledConfig
 from .errors import InputError, short
 
 _LORA_TARGETS = {
+    "deberta-v2": r".*\.(query_proj|key_proj)",
+    "distilbert": r".*\.(q_lin|k_lin)",
+    "modernbert": r".*\.Wqkv",
+    "wav2vec2-conformer": r".*\.(linear_q|linear_k)",
     "wavlm": r".*\.(intermediate_dense|output_dense)",
     # The audio tower has modules of the same names; the published setting leaves it as it is.
     "qwen2_audio": r".*language_model.*\.(q_proj|k_proj)",

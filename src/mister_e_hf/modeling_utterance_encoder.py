@@ -398,7 +398,12 @@ class UtteranceEncoder(PreTrainedModel):
         dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if dtype in (None, "auto"):
             dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        if isinstance(dtype, str):
+            dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+        if not isinstance(dtype, torch.dtype | None):
+            raise InputError(
+                f"'{pretrained_model_name_or_path}' gives its backbone the dtype {short(repr(dtype), 80)}"
+            )
         backbone = None
         if not config.holds_backbone:
             options = {name: kwargs[name] for name in (*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 import transformers  # the Auto classes when they are used: loading them registers what stands here
 from transformers import BatchFeature
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
+from .backbone_kinds import check_kind, longest_text
 from .errors import InputError, reading, short
 from .loading import read_json, require
+from .transcripts import transcript
 
 logger = logging.get_logger(__name__)
 
@@ -40,8 +43,8 @@ class MisterEProcessor:
         tokenizer: of the backbone, for text and for models of speech and language.
         prompt: text around the utterance: `{text}` stands for its words, and `{audio}` for its sound in a model of speech and language. The prompt is
             read with the utterance, but not pooled.
-        max_tokens: the longest text, prompt included, where the backbone takes no fewer; a longer one is cut, which is counted in `num_truncated` and
-            told. Sound is never cut.
+        max_tokens: the longest text, prompt included, where backbone and tokenizer take no fewer; a longer one is cut, which is counted in
+            `num_truncated` and in a warning. Texts of which the tokenizer knows no word are counted in `num_unknown` likewise. Audio is never cut.
         window_seconds: sound over this is cut into windows of equal length, all of which are pooled. None for no limit.
         trailing_silence: seconds of silence that Whisper hears behind the utterance, or None to fill its window of 30 seconds, as it was
             pretrained. Less is faster by about the factor that is left out, and another result.
@@ -97,7 +100,8 @@ class MisterEProcessor:
         self.modality, self.backbone_type = modality, backbone_type
         self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
         self.max_tokens, self.window_seconds, self.trailing_silence = max_tokens, window_seconds, trailing_silence
-        self.num_truncated = 0
+        self.num_truncated = self.num_unknown = 0
+        self.limit = None if modality == "speech" else self._longest()
 
     def __repr__(self) -> str:
         parts = [type(part).__name__ for part in (self.feature_extractor, self.tokenizer) if part is not None]
@@ -112,8 +116,10 @@ class MisterEProcessor:
         """The processor of a pretrained model; settings as above, and cache_dir, token and local_files_only for the Hub."""
         hub = {name: settings.pop(name) for name in ("cache_dir", "token", "local_files_only") if name in settings}
         hub |= {} if revision is None else {"revision": revision}
-        kind = transformers.AutoConfig.from_pretrained(backbone, trust_remote_code=False, **hub).model_type
-        return cls(modality, kind, **_load_parts(backbone, modality, kind, hub), **settings)
+        config = transformers.AutoConfig.from_pretrained(backbone, trust_remote_code=False, **hub)
+        check_kind(config, modality)
+        parts = _load_parts(backbone, modality, config.model_type, hub)
+        return _bounded(cls(modality, config.model_type, **parts, **settings), config)
 
     def __call__(
         self, turns: Sequence[Any], random_crop: bool = False, generator: torch.Generator | None = None
@@ -157,42 +163,81 @@ class MisterEProcessor:
             return [self.heard_seconds(seconds) for seconds in turns]
         if not turns:
             return []
-        texts = [self.prompt.replace("{text}", text) for text in turns]
-        tokens = self.tokenizer(texts, truncation=True, max_length=self.max_tokens).input_ids
-        return [float(len(ids)) for ids in tokens]
+        before, after = self.prompt.split("{text}")
+        encoded = self._encode([before + text + after for text in self._transcripts(turns)])
+        return [float(len(ids)) for ids in encoded["input_ids"]]
 
     # Text
 
+    def _longest(self) -> int:
+        """The longest text in tokens: one for all calls, since it is state of the tokenizer, which several threads share."""
+        rest = len(self.tokenizer(self.prompt.replace("{text}", "")).input_ids)
+        limit = min(self.max_tokens, self.tokenizer.model_max_length)
+        if limit <= rest:
+            raise InputError(
+                f"max_tokens must be over the {rest} tokens of the prompt and the special ones, got {self.max_tokens} (the tokenizer's "
+                f"model_max_length is {self.tokenizer.model_max_length})"
+            )
+        return limit
+
+    def _encode(self, texts: list[str], **options):
+        return self.tokenizer(texts, truncation=self.limit is not None, max_length=self.limit, **options)
+
+    def _transcripts(self, turns: Sequence[str]) -> list[str]:
+        texts = [
+            transcript(turn, f"turn {number} of the batch") if isinstance(turn, str) else None
+            for number, turn in enumerate(turns)
+        ]
+        if None in texts:
+            number = texts.index(None)
+            raise InputError(f"Turn {number} of the batch has no words: {short(ascii(turns[number]))}")
+        return texts
+
     def _texts(self, turns: Sequence[str]) -> BatchFeature:
-        for number, text in enumerate(turns):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"Turn {number} of the batch has no words: {text!r}")
+        turns = self._transcripts(turns)
         before, after = self.prompt.split("{text}")
         spans = [(len(before), len(before) + len(text)) for text in turns]
-        limit = min(self.max_tokens, self.tokenizer.model_max_length)
-        return self._tokens([before + text + after for text in turns], spans if before or after else None, limit)
+        return self._tokens([before + text + after for text in turns], spans)
 
-    def _tokens(self, texts: list[str], spans: list[tuple[int, int]] | None, limit: int | None = None) -> BatchFeature:
-        encoded = self.tokenizer(
-            texts, truncation=limit is not None, max_length=limit, return_offsets_mapping=spans is not None
-        )
-        if cut := sum(bool(encoding.overflowing) for encoding in encoded.encodings):
-            self.num_truncated += cut
-            logger.warning(f"{cut} texts are longer than {limit} tokens and were cut ({self.num_truncated} so far)")
-        length = max(map(len, encoded["input_ids"]))
+    def _tokens(self, texts: list[str], spans: list[tuple[int, int]]) -> BatchFeature:
+        r"""
+        Args:
+            texts: N.
+            spans: of each, first and last character but one that are pooled.
+        """
+        encodings = self._encode(texts, return_offsets_mapping=True).encodings
         # Any token does for padding, also where the tokenizer has none for it.
-        ids = torch.full((len(texts), length), self.tokenizer.pad_token_id or 0, dtype=torch.long)
-        mask = torch.zeros(len(texts), length, dtype=torch.bool)
-        pooled = torch.zeros(len(texts), length, dtype=torch.bool)
-        for row, tokens in enumerate(encoded["input_ids"]):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = True
-            if spans is None:
-                pooled[row, : len(tokens)] = True
-            else:
-                begin, end = spans[row]
-                own = [start < end and stop > begin for start, stop in encoded["offset_mapping"][row]]
-                pooled[row, : len(tokens)] = torch.tensor(own)
+        shape = len(texts), max(len(encoding.ids) for encoding in encodings)
+        ids = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
+        mask, pooled = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+        cut = unknown = 0
+        for row, (encoding, (begin, end)) in enumerate(zip(encodings, spans, strict=True)):
+            length = len(encoding.ids)
+            ids[row, :length] = torch.tensor(encoding.ids)
+            mask[row, :length] = True
+            own = [start < end and stop > begin for start, stop in encoding.offsets]
+            cut += bool(encoding.overflowing)
+            known = any(
+                mine and token != self.tokenizer.unk_token_id for mine, token in zip(own, encoding.ids, strict=True)
+            )
+            unknown += not known
+            if not length or (encoding.overflowing and not any(own)):
+                raise InputError(
+                    f"Nothing is left of turn {row} of the batch within {self.limit} tokens: {short(ascii(texts[row]))}"
+                )
+            # Without a prompt the special tokens are the utterance's own, too; and where no word has a token, there is nothing else.
+            whole = not any(own) or (begin, end) == (0, len(texts[row]))
+            pooled[row, :length] = True if whole else torch.tensor(own)
+        if cut:
+            self.num_truncated += cut
+            logger.warning(
+                f"{cut} texts are longer than {self.limit} tokens and were cut ({self.num_truncated} so far)"
+            )
+        if unknown:
+            self.num_unknown += unknown
+            logger.warning(
+                f"The tokenizer knows no word of {unknown} texts ({self.num_unknown} so far): their vectors say nothing of what was said"
+            )
         return BatchFeature({"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled})
 
     # Sound
@@ -257,7 +302,8 @@ class MisterEProcessor:
                 batch | {"attention_mask": frames < attended[:, None], "pooling_mask": frames < own[:, None]}
             )
         tokens = ((own - 1) // 2 + 1 - 2) // 2 + 1
-        encoded = self._tokens([self.prompt.replace("{audio}", _AUDIO_TOKEN * int(count)) for count in tokens], None)
+        prompts = [self.prompt.replace("{audio}", _AUDIO_TOKEN * int(count)) for count in tokens]
+        encoded = self._tokens(prompts, [(0, len(prompt)) for prompt in prompts])
         return BatchFeature(
             batch
             | {name: encoded[name] for name in ("input_ids", "attention_mask")}
@@ -282,7 +328,8 @@ class MisterEProcessor:
             "processor_class": type(self).__name__,
             "auto_map": {"AutoProcessor": f"{_MODULE}.{type(self).__name__}"},
         }
-        shutil.copyfile(__file__, folder / f"{_MODULE}.py")
+        for file in (__file__, *get_relative_import_files(__file__)):
+            shutil.copyfile(file, folder / Path(file).name)
         (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -314,7 +361,7 @@ class MisterEProcessor:
                     read_json(part)
             raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {short(error)}") from error
         with reading(path, "the settings of a processor"):
-            return cls(**settings, **parts)
+            return _bounded(cls(**settings, **parts), _backbone_beside(path, settings["backbone_type"]))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor"):
@@ -367,6 +414,28 @@ def _check_settings(settings: dict[str, Any], path: str):
     for name, value in settings.items():
         if not isinstance(value, _SETTINGS[name]) or isinstance(value, bool):
             raise InputError(f"'{path}': {name} cannot be {short(repr(value), 80)}")
+
+
+def _bounded(processor: MisterEProcessor, config: transformers.PreTrainedConfig | None) -> MisterEProcessor:
+    """Texts are cut to what the backbone takes."""
+    longest = longest_text(config) if config is not None and processor.modality == "text" else None
+    if longest is not None and longest < processor.max_tokens:
+        processor.max_tokens = longest
+        processor.limit = processor._longest()
+    return processor
+
+
+def _backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | None:
+    """The backbone's configuration, where an encoder is beside the processor."""
+    config = Path(path).with_name("config.json")
+    if not config.is_file():
+        return None
+    stored = read_json(config).get("backbone_config")
+    if not isinstance(stored, dict) or stored.get("model_type") != kind:
+        return None
+    with reading(config, "the configuration of an encoder"):
+        own = {name: value for name, value in stored.items() if name not in ("auto_map", "trust_remote_code")}
+        return transformers.AutoConfig.for_model(**own)
 
 
 def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
