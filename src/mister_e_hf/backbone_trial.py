@@ -92,7 +92,10 @@ def _silent_adapters(backbone: nn.Module, modality: str) -> list[str]:
         return []
     with torch.enable_grad():
         states = _states(backbone, modality, _TOKENS[1] if modality == "text" else _SAMPLES[1])
-        found = torch.autograd.grad(sum(state.sum() for state in states[0]), [*trained.values()], allow_unused=True)
+        total = sum(state.sum() for state in states[0])
+        if not total.requires_grad:
+            return [name.partition(".lora_B.")[0] for name in trained]
+        found = torch.autograd.grad(total, [*trained.values()], allow_unused=True)
     return [name.partition(".lora_B.")[0] for name, slope in zip(trained, found, strict=True) if slope is None]
 
 

@@ -30,7 +30,7 @@ _TRANSFORMERS_KEYS = {
     "use_cache",
 }
 _IGNORED = -100  # as of losses, which import torch
-_DTYPES = ("float64", "float32", "float16", "bfloat16")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 # By model type, what loads it.
 _LOADED_BY = {"mister_e": "MisterEModel", "mister_e_utterance_encoder": "UtteranceEncoder (an encoder of stage 1)"}
 
@@ -55,8 +55,8 @@ class LabelledConfig(PreTrainedConfig):
                 raise InputError(f"{type(self).__name__} has no field '{name}' (given: {value!r}).{hint}")
         for name, given in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
             plain = isinstance(given, str | int | float | list | dict)  # not torch's own, which is not imported here
-            if plain and (not isinstance(given, str) or given.removeprefix("torch.") not in _DTYPES):
-                raise InputError(f"{name} must be one of {', '.join(_DTYPES)}, got {short(repr(given), 80)}")
+            if plain and (not isinstance(given, str) or given.removeprefix("torch.") not in DTYPES):
+                raise InputError(f"{name} must be one of {', '.join(DTYPES)}, got {short(repr(given), 80)}")
         if isinstance(kwargs.get("quantization_config"), str | int | float | list):
             raise InputError(
                 f"quantization_config must be a mapping, got {short(repr(kwargs['quantization_config']), 80)}"

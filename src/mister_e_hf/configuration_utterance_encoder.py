@@ -8,7 +8,7 @@ import transformers  # the Auto classes when they are used: loading them registe
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .configuration_labelled import LabelledConfig
+from .configuration_labelled import DTYPES, LabelledConfig
 from .errors import InputError, short
 
 _LORA_TARGETS = {
@@ -86,6 +86,9 @@ class UtteranceEncoderConfig(LabelledConfig):
             if given["model_type"] not in transformers.CONFIG_MAPPING:
                 kind = short(repr(given["model_type"]), 80)
                 raise InputError(f"backbone_config.model_type is {kind}, which transformers does not know")
+            for name in ("dtype", "torch_dtype"):
+                if name in given:
+                    given[name] = _named_dtype(name, given[name])
             self.backbone_config = transformers.AutoConfig.for_model(**given)
 
     def validate_ranges(self):
@@ -131,6 +134,14 @@ class UtteranceEncoderConfig(LabelledConfig):
         if isinstance(self.backbone_config, PreTrainedConfig):
             output["backbone_config"] = self.backbone_config.to_dict()
         return output
+
+
+def _named_dtype(field: str, given: Any) -> Any:
+    """As transformers writes it; some releases have written it with its module."""
+    name = str(given).removeprefix("torch.")
+    if given is not None and name not in DTYPES:
+        raise InputError(f"backbone_config.{field} must be one of {', '.join(DTYPES)}, got {short(repr(given), 80)}")
+    return name if isinstance(given, str) else given
 
 
 UtteranceEncoderConfig.register_for_auto_class()
