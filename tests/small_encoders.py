@@ -36,12 +36,12 @@ def write_backbone(folder: Path, modality: str) -> Path:
     else:
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
         convolutions = {
-            "conv_dim": (8, 8),
+            "conv_dim": (32, 32),  # see tiny_backbones.py
             "conv_kernel": (20, 16),
             "conv_stride": (20, 16),
             "feat_extract_norm": "layer",
         }
-        positions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+        positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
         config = WavLMConfig(**sizes, **convolutions, **positions, do_stable_layer_norm=True)
     AutoModel.from_config(config).save_pretrained(folder)
     return folder

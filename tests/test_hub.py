@@ -30,8 +30,13 @@ STAGE_1 = (
     "configuration_utterance_encoder",
     "modeling_utterance_encoder",
     "backbones",
+    "backbone_kinds",
+    "backbone_trial",
     "adapters",
+    "pooling",
     "processing_mister_e",
+    "processor_files",
+    "transcripts",
 )
 PIPELINE = (
     "pipeline_mister_e",

@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from loopback_hub import loopback_hub
 from mister_e_hf import UtteranceEncoder, UtteranceEncoderConfig
-from mister_e_hf.modeling_utterance_encoder import UtterancePooling
+from mister_e_hf.pooling import UtterancePooling
 from tiny_backbones import (
     KINDS,
     LABELS,

@@ -18,6 +18,7 @@ from transformers.utils import cached_file, logging
 from .backbone_kinds import check_kind, longest_text
 from .errors import InputError, reading, short
 from .loading import read_json, require
+from .processor_files import PARTS, backbone_beside, check_settings, load_parts
 from .transcripts import transcript
 
 logger = logging.get_logger(__name__)
@@ -75,7 +76,7 @@ class MisterEProcessor:
                 f"Expected a fast tokenizer, which tells where a token stands in the text, got {tokenizer}"
             )
         if tokenizer is not None and not (
-            isinstance(tokenizer.model_max_length, int) and tokenizer.model_max_length > 0
+            isinstance(tokenizer.model_max_length, int | float) and tokenizer.model_max_length >= 1
         ):
             raise InputError(
                 f"The tokenizer's model_max_length must be a positive number, got {tokenizer.model_max_length!r}"
@@ -118,7 +119,7 @@ class MisterEProcessor:
         hub |= {} if revision is None else {"revision": revision}
         config = transformers.AutoConfig.from_pretrained(backbone, trust_remote_code=False, **hub)
         check_kind(config, modality)
-        parts = _load_parts(backbone, modality, config.model_type, hub)
+        parts = load_parts(backbone, modality, config.model_type, hub)
         return _bounded(cls(modality, config.model_type, **parts, **settings), config)
 
     def __call__(
@@ -172,7 +173,7 @@ class MisterEProcessor:
     def _longest(self) -> int:
         """The longest text in tokens: one for all calls, since it is state of the tokenizer, which several threads share."""
         rest = len(self.tokenizer(self.prompt.replace("{text}", "")).input_ids)
-        limit = min(self.max_tokens, self.tokenizer.model_max_length)
+        limit = int(min(self.max_tokens, self.tokenizer.model_max_length))
         if limit <= rest:
             raise InputError(
                 f"max_tokens must be over the {rest} tokens of the prompt and the special ones, got {self.max_tokens} (the tokenizer's "
@@ -351,17 +352,17 @@ class MisterEProcessor:
         if settings.pop("processor_class", None) != cls.__name__:
             raise OSError(f"'{path}' is of another processor")
         settings.pop("auto_map", None)
-        _check_settings(settings, path)
+        check_settings(settings, path)
         try:
             # The config.json beside these files is the encoder's, not the backbone's that they belong to.
-            parts = _load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
+            parts = load_parts(pretrained_model_name_or_path, settings["modality"], settings["backbone_type"], hub)
         except (ValueError, AttributeError, KeyError, TypeError) as error:  # no library names the file
-            for part in (Path(path).with_name(name) for name in _PARTS):
+            for part in (Path(path).with_name(name) for name in PARTS):
                 if part.is_file():
                     read_json(part)
             raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {short(error)}") from error
         with reading(path, "the settings of a processor"):
-            return _bounded(cls(**settings, **parts), _backbone_beside(path, settings["backbone_type"]))
+            return _bounded(cls(**settings, **parts), backbone_beside(path, settings["backbone_type"]))
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor"):
@@ -392,30 +393,6 @@ def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator
         yield batch
 
 
-_PARTS = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json")
-_SETTINGS = {
-    "modality": str,
-    "backbone_type": str,
-    "prompt": str | None,
-    "max_tokens": int,
-    "window_seconds": float | int | None,
-    "trailing_silence": float | int | None,
-}
-
-
-def _check_settings(settings: dict[str, Any], path: str):
-    """JSON may hold anything under any name."""
-    if unknown := sorted(set(settings) - set(_SETTINGS)):
-        raise InputError(f"'{path}' has the unknown field '{unknown[0]}'; expected {', '.join(_SETTINGS)}")
-    if missing := [name for name in ("modality", "backbone_type") if name not in settings]:
-        raise InputError(f"'{path}' lacks the field '{missing[0]}'")
-    if settings["backbone_type"] not in transformers.CONFIG_MAPPING:
-        raise InputError(f"'{path}': backbone_type is {settings['backbone_type']!r}, which transformers does not know")
-    for name, value in settings.items():
-        if not isinstance(value, _SETTINGS[name]) or isinstance(value, bool):
-            raise InputError(f"'{path}': {name} cannot be {short(repr(value), 80)}")
-
-
 def _bounded(processor: MisterEProcessor, config: transformers.PreTrainedConfig | None) -> MisterEProcessor:
     """Texts are cut to what the backbone takes."""
     longest = longest_text(config) if config is not None and processor.modality == "text" else None
@@ -423,33 +400,6 @@ def _bounded(processor: MisterEProcessor, config: transformers.PreTrainedConfig 
         processor.max_tokens = longest
         processor.limit = processor._longest()
     return processor
-
-
-def _backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | None:
-    """The backbone's configuration, where an encoder is beside the processor."""
-    config = Path(path).with_name("config.json")
-    if not config.is_file():
-        return None
-    stored = read_json(config).get("backbone_config")
-    if not isinstance(stored, dict) or stored.get("model_type") != kind:
-        return None
-    with reading(config, "the configuration of an encoder"):
-        own = {name: value for name, value in stored.items() if name not in ("auto_map", "trust_remote_code")}
-        return transformers.AutoConfig.for_model(**own)
-
-
-def _load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
-    config, parts = transformers.AutoConfig.for_model(backbone_type), {}
-    if modality == "speech":
-        parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(
-            name, config=config, trust_remote_code=False, **hub
-        )
-    if modality == "text" or backbone_type == "qwen2_audio":
-        # Without the name of its own model's processor, which AutoProcessor would take for the one that is saved here.
-        parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(
-            name, config=config, processor_class=None, trust_remote_code=False, **hub
-        )
-    return parts
 
 
 _AUDIO_TOKEN = "<|AUDIO|>"
