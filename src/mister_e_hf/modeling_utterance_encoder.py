@@ -24,7 +24,7 @@ from .backbone_kinds import OF_MELS, check_kind, computation, sizes
 from .backbone_trial import try_backbone
 from .backbones import audio_language_states, text_states, waveform_states, whisper_states
 from .configuration_utterance_encoder import UtteranceEncoderConfig
-from .errors import InputError
+from .errors import InputError, short
 from .loading import ACCESS_OPTIONS, check_weights, differences, explained, refuse_misfits, require_config, settle
 from .losses import focal_loss
 from .pooling import UtterancePooling
