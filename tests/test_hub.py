@@ -25,6 +25,7 @@ STAGE_2 = (
     "model_card",
     "licences",
     "plain_text",
+    "yaml_files",
 )
 STAGE_1 = (
     "configuration_utterance_encoder",

@@ -37,7 +37,7 @@ STAGE_2 = (
     "losses",
     "turns",
 )
-PUSH = ("hub", "model_card", "licences", "plain_text")  # what its push_to_hub needs, and nothing else
+PUSH = ("hub", "model_card", "licences", "plain_text", "yaml_files")  # what its push_to_hub needs, and nothing else
 PIPELINE = (
     "pipeline_mister_e",
     "stored_stages",

@@ -1,17 +1,27 @@
 """The checkpoint folder: writing it and pushing it."""
 
+import contextlib
+import copy
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
+from .errors import InputError, reading, short
+from .loading import is_local, read_json
 from .model_card import REPOSITORY, model_card
+from .yaml_files import read_yaml
+
+logger = logging.get_logger(__name__)
 
 # Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
 PUSHED_FILES = [
@@ -108,32 +118,119 @@ def push_checkpoint(
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
+    base_models: Mapping[str, str] | None = None,
 ) -> str:
-    """Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id."""
-    paths, api = _pushed(Path(folder)), HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    if revision is not None:
-        api.create_branch(repo_id, branch=revision, exist_ok=True)
-    contents: dict[str, Path | bytes] = dict(paths)
-    if "README.md" in contents:  # the folder on disk cannot know where it goes
-        contents["README.md"] = paths["README.md"].read_bytes().replace(REPOSITORY.encode(), repo_id.encode())
-    api.create_commit(
-        repo_id,
-        [CommitOperationAdd(name, content) for name, content in contents.items()],
-        commit_message=commit_message or "Add MiSTER-E checkpoint",
-        revision=revision,
-    )
+    r"""
+    Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id.
+
+    Args:
+        base_models: by modality, the Hub id of the encoder's base model, recorded in place of a folder of this machine.
+
+    Raises:
+        InputError: if nobody else could load an encoder, since its base model is a folder of this machine; or if the Hub cannot be reached.
+    """
+    contents, api = pushed_contents(folder, base_models), HfApi(token=token)
+    with _reaching_the_hub():
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if "README.md" in contents:  # the folder on disk cannot know where it goes
+            card = contents["README.md"]
+            card = card if isinstance(card, bytes) else card.read_bytes()
+            contents["README.md"] = card.replace(REPOSITORY.encode(), repo_id.encode())
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in contents.items()],
+            commit_message=commit_message or "Add MiSTER-E checkpoint",
+            revision=revision,
+        )
     return repo_id
 
 
+@contextlib.contextmanager
+def _reaching_the_hub() -> Iterator[None]:
+    try:
+        yield
+    except HfHubHTTPError:  # it was reached, and says why not
+        raise
+    except Exception as error:
+        if isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0] in ("httpx", "requests"):
+            raise InputError(f"The Hub cannot be reached, so nothing was pushed ({short(error)})") from error
+        raise
+
+
 def checkpoint_files(folder: str | Path) -> dict[str, int]:
-    """What a push of this checkpoint folder sends, and how many bytes each file has."""
+    """The files of a checkpoint folder that a push sends, and how many bytes each has here."""
     return {name: path.stat().st_size for name, path in _pushed(Path(folder)).items()}
+
+
+def card_claims(folder: str | Path) -> dict[str, Any]:
+    """What the metadata of the folder's card says to everybody: `model_name`, `license`, `base_model`, `scores`."""
+    path = Path(folder) / "README.md"
+    if not path.is_file():
+        return {}
+    with reading(path, "a model card"):
+        data = ModelCard.load(path).data
+    scores = [
+        f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
+        for found in data.eval_results or ()
+    ]
+    return {**{name: data.get(name) for name in ("model_name", "license", "base_model")}, "scores": scores}
+
+
+def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = None) -> dict[str, Path | bytes]:
+    """What a push sends, by name: a file as it is, or its content where a path of this machine is left out of it. See [`push_checkpoint`]."""
+    paths, base_models = _pushed(Path(folder)), base_models or {}
+    contents: dict[str, Path | bytes] = dict(paths)
+    recipe = read_yaml(paths["training.yaml"]) if "training.yaml" in paths else {}
+    if not isinstance(recipe, dict):
+        raise InputError(f"'{paths['training.yaml']}' must hold sections, got {short(repr(recipe), 80)}")
+    stored = copy.deepcopy(recipe)
+    for name in _ENCODERS:
+        modality = name.partition("_")[0]
+        if f"{name}/config.json" not in paths:
+            if modality in base_models:
+                raise InputError(f"'{folder}' has no {name}/ whose base model could be '{base_models[modality]}'")
+            continue
+        config = read_json(paths[f"{name}/config.json"])
+        backbone = config.get("backbone")
+        local = isinstance(backbone, str) and is_local(backbone)
+        given = base_models.get(modality)
+        if local and given is None and config.get("tuning") != "full" and not config.get("save_backbone"):
+            raise InputError(
+                f"The base model of {name}/ is a folder of this machine, '{backbone}', which nobody else can load. Name the same model on the Hub with "
+                f"--base_model {modality}=ORGANISATION/NAME, or save the encoder with save_backbone=True."
+            )
+        if local or given is not None:
+            public = given or Path(backbone).name
+            config |= {"backbone": public, "backbone_revision": None}
+            if isinstance(config.get("backbone_config"), dict) and "_name_or_path" in config["backbone_config"]:
+                config["backbone_config"] |= {"_name_or_path": public}
+            contents[f"{name}/config.json"] = _json(config)
+            adapter = f"{name}/adapter/adapter_config.json"
+            if adapter in paths:
+                contents[adapter] = _json(read_json(paths[adapter]) | {"base_model_name_or_path": public})
+            if isinstance(recipe.get(name), dict) and "backbone" in recipe[name]:
+                recipe[name] |= {"backbone": public, "backbone_revision": None}
+    corpus = recipe.get("corpus")
+    if isinstance(corpus, dict) and isinstance(corpus.get("path"), str) and is_local(corpus["path"]):
+        corpus["path"] = Path(corpus["path"]).name
+    if recipe != stored:
+        contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
+    if base_models and "README.md" in paths:
+        card = ModelCard.load(paths["README.md"])
+        card.data.base_model = sorted({*(card.data.base_model or ()), *base_models.values()})
+        contents["README.md"] = str(card).encode()
+    return contents
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def _pushed(folder: Path) -> dict[str, Path]:
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"'{folder}' is no checkpoint folder: it has no config.json")
+        raise FileNotFoundError(f"'{folder}' is not a checkpoint folder: it has no config.json")
     paths = _matching(folder, PUSHED_FILES)
     for name in _ENCODERS:
         paths += _matching(folder / name, ENCODER_FILES)
@@ -146,14 +243,24 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
     with tempfile.TemporaryDirectory() as folder:
         recipe, results, encoders = None, None, {}
         if source is not None and (source / "training.yaml").is_file():
-            recipe = yaml.safe_load((source / "training.yaml").read_text(encoding="utf-8"))
+            recipe = read_yaml(source / "training.yaml")
         if source is not None:
             for name in {"results.json", "confusion.png"} & {path.name for path in source.iterdir()}:
                 shutil.copyfile(source / name, Path(folder) / name)
             if (source / "results.json").is_file():
-                results = json.loads((source / "results.json").read_text(encoding="utf-8"))
+                results = read_json(source / "results.json")
             encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
+        if not encoders:
+            logger.warning(
+                f"'{repo_id}' gets no encoders, so a pipeline on it takes vectors alone: the model was "
+                + (
+                    "not loaded from a checkpoint folder"
+                    if source is None
+                    else f"loaded from '{source}', which has none"
+                )
+                + ". `mister-e push` sends a whole folder."
+            )
         return push_checkpoint(folder, repo_id, *options)
 
 

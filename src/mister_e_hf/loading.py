@@ -93,12 +93,8 @@ def require(name: str | os.PathLike, options: Mapping[str, Any]):
     missing = f"There is no folder '{name}'"
     if Path(name).exists():
         raise InputError(f"'{name}' is a file; expected the folder of a checkpoint, or its id on the Hub")
-    try:
-        validate_repo_id(str(name))
-    except HFValidationError:
-        raise InputError(
-            f"{missing}, and it is not the id of a model on the Hub (NAME or ORGANISATION/NAME)"
-        ) from None
+    if is_local(name):
+        raise InputError(f"{missing}, and it is not the id of a model on the Hub (NAME or ORGANISATION/NAME)")
     offline = is_offline_mode() or options.get("local_files_only")
     access = {key: options[key] for key in ("cache_dir", "revision") if options.get(key) is not None}
     if cached_file(str(name), "config.json", **access, **_LOOK, local_files_only=True):
@@ -114,6 +110,15 @@ def require(name: str | os.PathLike, options: Mapping[str, Any]):
         return  # it is there; what is wrong with it is said where it is loaded
     except Exception as error:  # of whatever library speaks HTTP
         raise InputError(f"{missing}, and the Hub was not reached ({type(error).__name__}: {short(error)})") from error
+
+
+def is_local(name: str | os.PathLike) -> bool:
+    """Whether a name is that of a folder of this machine, or cannot be an id on the Hub."""
+    try:
+        validate_repo_id(str(name))
+    except HFValidationError:
+        return True
+    return Path(name).is_dir()
 
 
 def require_config(

@@ -91,13 +91,13 @@ def say_once(text: str, /, **values: Any):
         say(text, **values)
 
 
-def pairs(given: Sequence[str]) -> list[tuple[str, str]]:
+def pairs(given: Sequence[str], option: str = "--columns", form: str = "FIELD=NAME") -> list[tuple[str, str]]:
     pairs = [pair.partition("=") for pair in given]
     if not all(equals for _, equals, _ in pairs):
-        raise InputError(f"--columns expects FIELD=NAME, got {given}")
+        raise InputError(f"{option} expects {form}, got {given}")
     fields = [field for field, _, _ in pairs]
     if twice := sorted({field for field in fields if fields.count(field) > 1}):
-        raise InputError(f"--columns names {', '.join(twice)} twice: {' '.join(given)}")
+        raise InputError(f"{option} names {', '.join(twice)} twice: {' '.join(given)}")
     return [(field, name) for field, _, name in pairs]
 
 

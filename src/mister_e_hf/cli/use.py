@@ -64,7 +64,18 @@ def add_use(commands, shared: argparse.ArgumentParser):
     push.add_argument("repository", metavar="ORG/NAME")
     push.add_argument("--private", action="store_true", default=None, help="make the repository private")
     push.add_argument("--revision", help="push to this branch")
-    push.add_argument("--dry-run", action="store_true", help="list what would go, and push nothing")
+    push.add_argument(
+        "--base_model",
+        nargs="+",
+        metavar="MODALITY=ID",
+        help="the base model's id on the Hub, where the encoder was made from a folder: text=ORG/NAME",
+    )
+    push.add_argument(
+        "--dry_run",
+        "--dry-run",
+        action="store_true",
+        help="list what would go and what the card says, and push nothing",
+    )
     push.set_defaults(run=_push)
     convert = commands.add_parser(
         "convert", parents=[shared], help="weights of the authors' code -> a checkpoint folder"
@@ -157,16 +168,30 @@ def _evaluate(arguments: argparse.Namespace):
 
 
 def _push(arguments: argparse.Namespace):
-    from ..hub import checkpoint_files, push_checkpoint
+    from ..hub import card_claims, checkpoint_files, push_checkpoint, pushed_contents
 
+    base_models = dict(pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
+    if unknown := set(base_models) - {"speech", "text"}:
+        raise InputError(f"--base_model takes speech=ID and text=ID, got '{unknown.pop()}'")
     if arguments.dry_run:
-        files = checkpoint_files(arguments.folder)
+        pushed_contents(arguments.folder, base_models)
+        files, claims = checkpoint_files(arguments.folder), card_claims(arguments.folder)
         say("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
+        said = [f"  {name.replace('_', ' ')}: {_listed(value) or 'none'}" for name, value in claims.items()]
+        say("\n".join(["the card says:", *said]) if claims else "there is no card (README.md)", card=claims)
         return
     repository = push_checkpoint(
-        arguments.folder, arguments.repository, private=arguments.private, revision=arguments.revision
+        arguments.folder,
+        arguments.repository,
+        private=arguments.private,
+        revision=arguments.revision,
+        base_models=base_models,
     )
     say(f"pushed to {repository}", repository=repository)
+
+
+def _listed(value) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _convert(arguments: argparse.Namespace):
