@@ -177,6 +177,8 @@ def test_evaluate_names_what_is_wrong(run, command, tmp_path):
 
 def test_a_dry_run_lists_what_a_push_sends(run, command, tmp_path):
     status, printed, _ = command("push", run, "org/name", "--dry-run")
+    printed, _, claims = printed.partition("the card says:\n")
+    assert "license: apache-2.0" in claims and "weighted_f1 0." in claims and "(test)" in claims
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in printed.splitlines()}
     assert status == 0 and listed == checkpoint_files(run)
     assert {"config.json", "pipeline_mister_e.py", "speech_encoder/processor_config.json"} <= set(listed)
@@ -197,7 +199,7 @@ def test_a_dry_run_lists_what_a_push_sends(run, command, tmp_path):
 
 def test_what_is_no_checkpoint_is_not_pushed(command, tmp_path):
     status, _, error = command("push", tmp_path, "org/name")
-    assert status == 2 and "is no checkpoint folder: it has no config.json" in error
+    assert status == 2 and "is not a checkpoint folder: it has no config.json" in error
 
 
 PUSH_ON = """
