@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import random
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ from mister_e_hf.corpora.publishing import corpus_of, push_corpus
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.embedding import RECORD, embed_corpus, embed_turns
+from mister_e_hf.errors import InputError
 from mister_e_hf.experiment import run_experiment
 from mister_e_hf.utterances import Utterances, folds_of_dialogues
 from small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
@@ -475,3 +477,33 @@ def test_a_folder_of_something_else_is_left_alone(corpus, encoders, tmp_path):
     with pytest.raises(ValueError, match="is not empty and holds no embedding.json"):
         embed_corpus(corpus, encoders, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"second_budget": float("nan")},
+        {"second_budget": float("inf")},
+        {"second_budget": 0.0},
+        {"token_budget": -5},
+        {"shard_turns": 0},
+        {"num_workers": -1},
+    ],
+)
+def test_sizes_that_cannot_be_meant_are_refused(corpus, encoders, tmp_path, sizes):
+    (name,) = sizes
+    with pytest.raises(InputError, match=f"{name} must"):
+        embed_corpus(corpus, encoders, tmp_path / "out", **sizes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_shards_are_made_again_and_that_is_said(corpus, encoders, whole, tmp_path, caplog):
+    folder = shutil.copytree(whole, tmp_path / "out")
+    tables, vectors = (sorted(folder.glob(f"train-*.{ending}")) for ending in ("parquet", "safetensors"))
+    tables[0].write_bytes(b"")  # as a power cut leaves it
+    os.truncate(vectors[1], vectors[1].stat().st_size - 9)
+    vectors[2].unlink()
+    embed_corpus(corpus, encoders, folder, shard_turns=SHARD)
+    assert contents(folder) == contents(whole)
+    for table in tables[:3]:
+        assert f"'{table}' or its vectors are damaged" in caplog.text

@@ -18,6 +18,7 @@ from mister_e_hf.files import (
     UNFINISHED,
     check_output,
     check_output_folder,
+    only_process_in,
     write_atomically,
     write_json,
     write_table,
@@ -188,3 +189,27 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path):
         check_output(tmp_path / "missing" / "o.csv")
     with pytest.raises(InputError, match="'.*file' is a file"):
         check_output_folder(tmp_path / "file" / "run")
+
+
+def test_another_process_waits_until_the_first_has_left_a_folder_or_died(tmp_path):
+    inside, go_on = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        with only_process_in(tmp_path / "run"):
+            os.write(inside[1], b"x")
+            os.read(go_on[0], 1)
+            (tmp_path / "left").write_text("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.read(inside[0], 1)
+    said = []
+
+    def waiting():
+        said.append((tmp_path / "left").exists())
+        os.write(go_on[1], b"x")
+
+    with only_process_in(tmp_path / "run", waiting):
+        assert said == [False] and (tmp_path / "left").exists()
+    os.waitpid(child, 0)
+    with only_process_in(tmp_path / "run", waiting):
+        assert said == [False]
+    assert names(tmp_path / "run") == []

@@ -164,6 +164,27 @@ def file_digest(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class OpenedFile:
+    """A file as it is when it is opened, to be asked later whether it was written to since; one renamed into its place does no harm."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._state = self._of(self.path.stat())
+
+    @staticmethod
+    def _of(found: os.stat_result) -> tuple[int, ...]:
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def check(self):
+        """Raises an `InputError` if the file was written to; what is mapped from one that became shorter would end the process."""
+        try:
+            now = self._of(self.path.stat())
+        except OSError:  # removed, but what is mapped stays
+            return
+        if now[:2] == self._state[:2] and now != self._state:
+            raise InputError(f"'{self.path}' was changed while it was read; start again with the file as it is now")
+
+
 def write_bytes(path: str | os.PathLike, content: bytes):
     """Write bytes, the file whole or not at all."""
     write_atomically(path, lambda partial: partial.write_bytes(content))

@@ -265,10 +265,13 @@ class EpochTrainer(Trainer):
 
     def _check_finite(self, weights: bool):
         found = self._not_finite.first()
-        if found is None and weights:
+        if found is not None:
+            step, term = found
+            found = step, "the loss" if term == "loss" else f"the loss's term {term}"
+        elif weights:
             found = next(
                 (
-                    (self.state.global_step, f"weight {name}")
+                    (self.state.global_step, f"the weight {name}")
                     for name, parameter in self.model.named_parameters()
                     if parameter.requires_grad and not parameter.detach().isfinite().all()
                 ),

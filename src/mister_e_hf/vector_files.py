@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from .corpus_labels import corpus_labels
 from .errors import InputError, reading
+from .files import OpenedFile
 from .hub_datasets import load_from_hub
 from .vector_tables import class_names, is_list, is_text, named, with_turn_columns
 from .vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
@@ -110,7 +111,9 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
         there = sorted(path.name for path in folder.iterdir())
         raise FileNotFoundError(f"No '{split}.parquet' in '{folder}', which holds {there}")
     chunks: dict[str, list[torch.Tensor]] = {}
+    opened: dict[str, list[OpenedFile]] = {}
     for path in files("safetensors"):
+        opened_file = OpenedFile(path)
         with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
             for name in store.keys():
                 modality = name.removesuffix("_features")
@@ -119,12 +122,13 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
                 tensor = store.get_tensor(name)
                 check_vectors(f"'{path}'", name, [tensor])
                 chunks.setdefault(modality, []).append(tensor)
+                opened.setdefault(modality, []).append(opened_file)
     for modality, parts in chunks.items():
         check_vectors(f"'{folder}'", f"{modality}_features of split {split}", parts)
     read = [_read_table(path) for path in tables]
     with reading(folder, f"a corpus whose shards '{split}-*.parquet' have the same columns"):
         table = pa.concat_tables(read)
-    return table, {modality: VectorColumn(parts) for modality, parts in chunks.items()}
+    return table, {modality: VectorColumn(parts, opened[modality]) for modality, parts in chunks.items()}
 
 
 def _read_table(path: Path) -> pa.Table:

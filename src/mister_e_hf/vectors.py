@@ -24,6 +24,7 @@ import torch
 
 from .dialogue_datasets import mean_and_deviation
 from .errors import InputError
+from .files import OpenedFile
 from .plain_text import for_terminal
 from .vector_tables import TurnColumns
 
@@ -35,10 +36,16 @@ _DTYPES += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class VectorColumn:
-    """The vectors of one modality, (N, D), as one or several tensors after one another; a tensor may be memory-mapped."""
+    """
+    The vectors of one modality, (N, D), as one or several tensors after one another; a tensor may be memory-mapped.
 
-    def __init__(self, chunks: list[torch.Tensor]):
-        self.chunks = chunks
+    Args:
+        chunks: the tensors.
+        files: which file each of them is mapped from; reading from one that was written to since is an `InputError`.
+    """
+
+    def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile] = ()):
+        self.chunks, self.files = chunks, files
         self.starts = np.cumsum([0, *map(len, chunks)])
 
     def __len__(self) -> int:
@@ -56,6 +63,8 @@ class VectorColumn:
         parts, chunk = [], int(np.searchsorted(self.starts, start, side="right")) - 1
         while start < stop:
             first = int(self.starts[chunk])
+            if self.files:
+                self.files[chunk].check()
             part = self.chunks[chunk][start - first : stop - first]
             parts.append(part)
             start, chunk = start + len(part), chunk + 1
