@@ -4,6 +4,7 @@ Training steps, predictions, and the vectors of a corpus go to the folder. Of a 
 second. Of the corpus, the second process is slow to see what is made already, while the first one goes on.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,12 @@ def wait(event: str, words: tuple):
 
 if __name__ == "__main__":
     backbone, folder, corpus, *encoders = map(Path, sys.argv[1:])
+    if os.environ["RANK"] == "1":
+        sys.addaudithook(wait)
+    speech, text = map(load_encoder, encoders)
+    # first, where no trainer has made them one group yet
+    embed_corpus(corpus, {"speech": speech, "text": text}, folder / "vectors", shard_turns=SHARD)
+    assert dist.get_world_size() == 2
     for name, labels in CASES.items():
         change = gradient(backbone, folder, items(labels), per_device_train_batch_size=2)
         save_file(change, folder / f"{name}.safetensors")
@@ -36,8 +43,4 @@ if __name__ == "__main__":
     assert trainer.accelerator.num_processes == 2
     prediction = trainer.predict(items(ODD))
     np.savez(folder / "prediction.npz", logits=prediction.predictions[0], labels=prediction.label_ids)
-    if trainer.accelerator.process_index == 1:
-        sys.addaudithook(wait)
-    speech, text = map(load_encoder, encoders)
-    embed_corpus(corpus, {"speech": speech, "text": text}, folder / "vectors", shard_turns=SHARD)
     dist.destroy_process_group()  # or its threads may abort the process at its exit
