@@ -1,5 +1,7 @@
 """The page of `mister-e serve`: its functions, and the page itself in headless Chromium."""
 
+import http.client
+import json
 import os
 import re
 import shutil
@@ -9,12 +11,14 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import soundfile
 
 from mister_e_hf import cli
+from mister_e_hf.errors import InputError
 from mister_e_hf.serve import emotions, name_recordings, page_turns, subtitle_rows
 from small_demo import run_small_demo
 
@@ -87,6 +91,12 @@ def test_subtitles_become_rows(tmp_path):
         ([["Hi.", "", "", "c.wav"]], 2, "no recording is called 'c.wav'; chosen are: a.wav, b.wav"),
         ([["Hi.", "", "", "a.wav"]], 2, "The recording b.wav belongs to no turn"),
         ([["Hi.", "", "", ""], ["So.", "", "", ""]], 1, "The recording a.wav belongs to no turn"),
+        ([["Hi.", "", "", "", "x"]], 0, "Row 1 has 5 cells; expected 4: words, start, end, recording"),
+        ([["Hi.", "", "", ""], ["So."]], 0, "Row 2 has 1 cells; expected 4"),
+        ([["Hi.", "", "", ""], "So.."], 0, "Row 2 has So..; expected 4"),
+        (5, 0, "The table must be a list of rows, got int"),
+        ([["Hi.", "9" * 400, "1", ""]], 0, "Turn 1: start must be seconds"),
+        ([["Hi.", "", "", ""]] * 2001, 0, "The table has 2001 turns; the page takes 2000 at once"),
     ],
 )
 def test_what_is_no_turn_is_named(sounds, rows, chosen, message):
@@ -134,6 +144,23 @@ def test_the_pipelines_errors_name_the_row_and_the_recording(sounds):
         emotions(recogniser, [["Hi.", "", "", ""], ["", "", "", "a.wav"]], sounds[:1])
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("you tried to allocate 3200000000 bytes")])
+def test_want_of_memory_is_an_answer_that_names_the_dialogue(error):
+    def recogniser(turns):
+        raise error
+
+    with pytest.raises(InputError, match=f"These 2 turns could not be processed, .*memory: {type(error).__name__}"):
+        emotions(recogniser, [["Hi.", "", "", ""], ["So.", "", "", ""]], [])
+
+
+def test_a_recording_that_is_taken_as_one_turn_is_said(sounds):
+    pytest.importorskip("matplotlib", reason="needs the extra `serve`")
+    note = "The whole recording is one turn"
+    assert note in emotions(answer, [["", "", "", ""]], sounds[:1])[1]
+    assert note not in emotions(answer, [["", "0", "1", ""]], sounds[:1])[1]
+    assert note not in emotions(answer, [["Hi.", "", "", ""]], [])[1]
+
+
 def test_a_port_that_is_none_is_refused(capsys):
     assert cli.main(["serve", "org/nowhere", "--port", "70000"]) == 2
     assert "port must be a number from 1 to 65535, got 70000" in capsys.readouterr().err
@@ -145,7 +172,7 @@ def test_without_gradio_it_says_what_to_install():
     assert "pip install 'mister-e-hf[serve]'" in call.stderr
 
 
-# In the browser
+# A page around a tiny checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +202,63 @@ def address(tmp_path_factory):
         server.terminate()
         server.wait(20)
     assert not list((folder / "temporary").glob("tmp*"))  # what was uploaded is gone
+
+
+# Without a browser
+
+
+def request(address: str, method: str, path: str, body=None, **headers) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", urlsplit(address).port, timeout=30)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(errors="replace")
+    finally:
+        connection.close()
+
+
+def call(address: str, rows, files=None) -> str:
+    table = {"headers": ["words", "start", "end", "recording"], "data": rows, "metadata": None}
+    files = files and [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in files]
+    path, json_type = "/gradio_api/call/emotions", {"Content_Type": "application/json"}
+    status, text = request(address, "POST", path, json.dumps({"data": [table, files]}), **json_type)
+    return text if status != 200 else request(address, "GET", f"{path}/{json.loads(text)['event_id']}")[1]
+
+
+@pytest.mark.slow
+def test_a_page_answers_calls_that_are_meant_and_refuses_the_others(address, tmp_path_factory):
+    assert "Emotions" in call(address, [["Really?", "", "", ""]])
+    assert request(address, "GET", "/")[0] == 200 and "It names:" in request(address, "GET", "/config")[1]
+    assert request(address, "GET", "/config", Host="evil.example")[0] == 403
+    assert "Row 1 has 5 cells; expected 4" in call(address, [["a", "", "", "", "x"]])
+    assert "fetches nothing" in call(address, [["", "", "", ""]], ["http://recordings.example/a.wav"])
+    assert "error" in call(address, [["", "", "", ""]], ["/etc/passwd"])
+    assert (
+        request(address, "POST", "/gradio_api/run/emotions", '{"data": []}', Content_Type="application/json")[0] >= 400
+    )
+    unknown = json.dumps({"data": [5], "fn_index": 7, "session_hash": "x"})
+    assert request(address, "POST", "/gradio_api/queue/join", unknown, Content_Type="application/json")[0] >= 400
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nSSSS\r\n--x--\r\n'
+    kind = {"Content_Type": "multipart/form-data; boundary=x"}
+    status, text = request(address, "POST", "/gradio_api/upload", form, **kind)
+    assert status == 200
+    folder = next(parent for parent in Path(json.loads(text)[0]).parents if parent.name.startswith("tmp"))
+    assert request(address, "POST", "/gradio_api/upload", form, Origin="http://evil.example", **kind)[0] == 403
+    assert (
+        request(address, "POST", "/gradio_api/process_recording", form.replace(b"files", b"video"), **kind)[0] == 404
+    )
+    length = {"Content_Length": "700000000"}
+    assert request(address, "POST", "/gradio_api/upload", None, **length, **kind)[0] == 413
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    half = b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
+    with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as broken:
+        broken.sendall(half + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form[: form.index(b"SSSS")] + bytes(2_000_000))
+        time.sleep(0.5)
+    time.sleep(0.5)
+    halves = {path for path in folder.rglob("*") if path.is_file()} - before
+    assert halves  # which the sweep finds, since it looks at all files
+    log = next(path for path in tmp_path_factory.getbasetemp().glob("serve*/log"))
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import logging, pipeline
 
 from .configuration_mister_e import TASK
-from .errors import InputError
+from .errors import InputError, short
+from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .subtitles import SUBTITLES, read_subtitles
 from .timeline import timeline_figure
 
@@ -24,6 +25,8 @@ logger = logging.get_logger(__name__)
 
 COLUMNS = ("words", "start", "end", "recording")
 _KEPT = 3600  # seconds that an uploaded recording is kept at most
+_WAITING = 20  # presses of the button that wait their turn; others are asked to come back
+_MOST_TURNS = 2000
 _ABOUT = f"""# Emotions of a conversation
 
 Write a row per turn, or choose a recording with its subtitles, and press **Name the emotions**. No speaker is asked for.
@@ -81,6 +84,7 @@ def build_page(recogniser) -> "gradio.Blocks":
     gr = _gradio()
     with gr.Blocks(title="Emotions of a conversation", analytics_enabled=False, delete_cache=(60, _KEPT)) as page:
         gr.Markdown(_ABOUT)
+        gr.HTML(_model_line(recogniser))
         gr.Markdown(_HOW)
         with gr.Row():
             recordings = gr.File(
@@ -114,11 +118,11 @@ def build_page(recogniser) -> "gradio.Blocks":
             def run(*given):
                 try:
                     return *work(*given), ""
-                except (ValueError, OSError) as error:
-                    return gr.skip(), "", _alert(str(error))
+                except (InputError, OSError) as error:
+                    return gr.skip(), "", _alert(short(error, 600))
                 except Exception as error:
-                    logger.exception("The page failed")
-                    return gr.skip(), "", _alert(f"This should not happen: {type(error).__name__}: {error}")
+                    logger.error(f"The page failed: {type(error).__name__}: {short(error)}")
+                    return gr.skip(), "", _alert(f"The program failed: {type(error).__name__}: {short(error)}")
 
             return run
 
@@ -131,7 +135,7 @@ def build_page(recogniser) -> "gradio.Blocks":
             both,
             api_name="emotions",
         )
-        add.click(lambda rows: [*rows, [""] * len(COLUMNS)], table, table, api_visibility="private")
+        add.click(told(lambda rows: ([*_rows(rows), [""] * len(COLUMNS)], "")), table, both, api_visibility="private")
         subtitles.upload(told(lambda path: (subtitle_rows(path), "")), subtitles, both, api_visibility="private")
         recordings.upload(
             told(lambda rows, paths: (name_recordings(rows, paths), "")),
@@ -139,7 +143,8 @@ def build_page(recogniser) -> "gradio.Blocks":
             both,
             api_visibility="private",
         )
-    return page
+    quiet(page, gr.Error)
+    return page.queue(max_size=_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any):
@@ -159,33 +164,47 @@ def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any)
     """
     if not 0 < port < 65536:
         raise InputError(f"port must be a number from 1 to 65535, got {port}")
+    before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["GRADIO_TEMP_DIR"] = (
-            folder  # uploads: gone with the page. Some of gradio reads it when it is imported
-        )
-        gr = _gradio()
-        options = {name: value for name, value in options.items() if value is not None}
-        page = build_page(pipeline(TASK, model=str(model), **options))
+        # Uploads, and whatever else is written for a while: gone with the page. Some of gradio reads it when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
+        ended = sweep_regularly(folder, _KEPT, every=60)
         try:
-            page.launch(
-                server_name=host,
-                server_port=port,
-                theme=_theme(gr),
-                css=_CSS,
-                share=False,
-                quiet=True,
-                footer_links=[],
-                run_history=False,  # which would keep in the browser what was given
-                enable_monitoring=False,
-                ssr_mode=False,
-                prevent_thread_lock=True,
-            )
-        except OSError as error:
-            raise OSError(
-                f"Cannot listen at {host}, port {port}; if it is taken, choose another --port ({error})"
-            ) from error
-        print(f"The page is at {page.local_url} until it is interrupted", flush=True)
-        page.block_thread()
+            _run_page(model, host, port, folder, options)
+        finally:
+            ended.set()
+            tempfile.tempdir = before
+
+
+def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, Any]):
+    gr = _gradio()
+    from starlette.middleware import Middleware
+
+    page = build_page(
+        pipeline(TASK, model=str(model), **{name: one for name, one in options.items() if one is not None})
+    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            theme=_theme(gr),
+            css=_CSS,
+            share=False,
+            quiet=True,
+            footer_links=[],
+            run_history=False,  # which would keep in the browser what was given
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(PageGuard, folder=folder, host=host)]},
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise OSError(
+            f"Cannot listen at {host}, port {port}; if it is taken, choose another --port ({error})"
+        ) from error
+    print(f"The page is at {page.local_url} until it is interrupted", flush=True)
+    page.block_thread()
 
 
 def emotions(recogniser, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[list[str]], str]:
@@ -207,12 +226,19 @@ def emotions(recogniser, rows: Sequence[Sequence[Any]], paths: Sequence[str]) ->
     for turn in turns:
         if "audio" not in turn:  # then the times are the picture's alone
             turn.pop("start", None), turn.pop("end", None)
+    whole = len(turns) == 1 and "audio" in turns[0] and times == [(None, None)]
     try:
         found = recogniser(turns)
     except (ValueError, OSError) as error:
         raise InputError(_for_readers(str(error), paths)) from error
+    except (MemoryError, RuntimeError) as error:  # torch's, where memory runs out
+        raise InputError(
+            f"These {len(turns)} turns could not be processed, perhaps for want of memory: {type(error).__name__}: {short(error)}. Give "
+            "fewer of them at once"
+        ) from error
     rows = [[one.get("text") or row[0], *row[1:]] for one, row in zip(found, rows, strict=True)]
-    return rows, _picture(found, times) + _table(found, rows)
+    note = "<p>The whole recording is one turn. Choose its subtitles, or give each turn a row, to split it.</p>"
+    return rows, note * whole + _picture(found, times) + _table(found, rows)
 
 
 def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[list[str]]]:
@@ -227,8 +253,9 @@ def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[lis
         raise InputError("Two recordings have the same name; rename one and choose them again")
     if gone := [name for name, path in recordings.items() if not Path(path).is_file()]:
         raise InputError(f"The recording {gone[0]} was deleted after {_KEPT // 60} minutes; choose it again")
-    rows = [[_cell(cell) for cell in row] for row in rows]
-    rows = [row for row in rows if any(row)] or ([[""] * len(COLUMNS)] if len(paths) == 1 else [])
+    rows = [row for row in _rows(rows) if any(row)] or ([[""] * len(COLUMNS)] if len(paths) == 1 else [])
+    if len(rows) > _MOST_TURNS:
+        raise InputError(f"The table has {len(rows)} turns; the page takes {_MOST_TURNS} at once")
     if not rows:
         raise InputError("There is no turn yet: write its words into the table, or choose a recording")
     named = {row[3] for row in rows}
@@ -278,7 +305,7 @@ def subtitle_rows(path: str) -> list[list[str]]:
 
 def name_recordings(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> list[list[str]]:
     """The table's rows with several recordings' names beside the turns in order, and rows of their own where there are more. One recording is that of all."""
-    rows = [[_cell(cell) for cell in row] for row in rows]
+    rows = _rows(rows)
     if len(paths) < 2:
         return rows
     named = {row[3] for row in rows}
@@ -298,18 +325,34 @@ def _gradio():
     return gradio
 
 
+def _model_line(recogniser) -> str:
+    config = recogniser.model.config
+    name = Path(config._name_or_path).name or "unnamed"
+    labels = ", ".join(html.escape(str(label)) for label in config.id2label.values())
+    return f"<p>Model: <b>{html.escape(name)}</b>. It names: {labels}.</p>"
+
+
 def _theme(gr):
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from the network
     dark = {"button_primary_background_fill": "#0B5CAD", "button_primary_background_fill_hover": "#08437E"}
     return theme.set(**dark, **{f"{name}_dark": colour for name, colour in dark.items()})  # white words stand out
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _rows(rows: Any) -> list[list[str]]:
+    """The table as it came, each cell as text."""
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise InputError(f"The table must be a list of rows, got {type(rows).__name__}")
+    found = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != len(COLUMNS):
+            cells = f"{len(row)} cells" if isinstance(row, Sequence) and not isinstance(row, str) else short(row, 40)
+            raise InputError(f"Row {number} has {cells}; expected {len(COLUMNS)}: {', '.join(COLUMNS)}")
+        found.append(["" if cell is None else str(cell).strip() for cell in row])
+    return found
 
 
 def _seconds(given: str, name: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given):
+    if not re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", given):
         raise InputError(f"{name} must be seconds, such as 12.5, got {given!r:.80}")
     return float(given)
 
