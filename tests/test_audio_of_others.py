@@ -362,13 +362,18 @@ def test_a_file_that_must_not_be_read(tmp_path):
         load_audio(tmp_path / "a.wav")
 
 
-def test_a_decoder_of_frames_that_jump_far_ahead_is_refused():
+@pytest.mark.parametrize("seconds", [5, 86_400])
+def test_frames_that_jump_ahead_are_named_and_far_ahead_refused(seconds, caplog):
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         track = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        for at in (0, 16_000 * 86_400):
+        for at in (0, 16_000 * seconds):
             frame = av.AudioFrame.from_ndarray((sine() * 32_767).astype(np.int16), format="s16", layout="mono")
             frame.sample_rate, frame.pts = 16_000, at
             container.mux(track.encode(frame))
-    with pytest.raises(AudioError, match=r"THIS has no audio from 1.00 s to 86400.00 s"):
-        load_audio(file.getvalue(), name="THIS", max_seconds=math.inf)
+    if seconds == 5:
+        assert len(load_audio(file.getvalue(), name="GAP")) == 6 * 16_000
+        assert "GAP has no audio from 1.00 s to 5.00 s; silence is put there" in caplog.text
+    else:
+        with pytest.raises(AudioError, match=r"THIS has no audio from 1.00 s to 86400.00 s"):
+            load_audio(file.getvalue(), name="THIS", max_seconds=math.inf)

@@ -252,7 +252,12 @@ def test_a_page_answers_calls_that_are_meant_and_refuses_the_others(address, tmp
     before = {path for path in folder.rglob("*") if path.is_file()}
     half = b"POST /gradio_api/upload HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9000000\r\n"
     with socket.create_connection(("127.0.0.1", urlsplit(address).port)) as broken:
-        broken.sendall(half + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n" + form[: form.index(b"SSSS")] + bytes(2_000_000))
+        broken.sendall(
+            half
+            + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            + form[: form.index(b"SSSS")]
+            + bytes(2_000_000)
+        )
         time.sleep(0.5)
     time.sleep(0.5)
     halves = {path for path in folder.rglob("*") if path.is_file()} - before

@@ -307,9 +307,11 @@ def _container_blocks(
             container = stack.enter_context(
                 av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
             )
-        except MemoryError:
-            raise
         except Exception as error:  # FFmpeg's, and PyAV's own about what FFmpeg found
+            if isinstance(error, MemoryError) and not isinstance(
+                error, av.FFmpegError
+            ):  # its own is about a size in the file
+                raise
             raise AudioError(
                 f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}"
             ) from error
@@ -346,6 +348,8 @@ def _container_blocks(
                     f"{label}: its times go back from {reached / rate:.2f} s to {at / rate:.2f} s, as if several files stood one after "
                     "another. Split them"
                 )
+            if reached is not None and at - reached > _TOLERANCE * rate and position < min(at, stop):
+                _remark(f"{label} has no audio from {reached / rate:.2f} s to {at / rate:.2f} s; silence is put there")
             reached = at + len(block)
             if min(at, stop) - position > MAX_SECONDS * rate:
                 raise AudioError(f"{label} has no audio from {position / rate:.2f} s to {min(at, stop) / rate:.2f} s")
@@ -388,7 +392,7 @@ def _decoded(av, container, track, origin: float, from_second: float, label: str
                     samples = frame.to_ndarray()
                     samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
                     yield time, rate, _scaled(samples)
-    except MemoryError:
-        raise
     except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
+            raise
         raise AudioError(f"{label} is corrupt: {short(error)}") from error
