@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ class DialogueFolder(CorpusBuilder):
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         self._rows = read_turns(folder, settings.get("columns"), settings.get("in_row_order", False))
         unify_labels(self._rows, settings.get("labels"), f"'{folder}'")
-        sound = {row["audio"] for row in self._rows if isinstance(row["audio"], Path)}
+        sound = {row["audio"] for row in self._rows if isinstance(row["audio"], os.PathLike)}
         return [*{Path(row["source"]) for row in self._rows}, *sound]
 
     @property

@@ -105,7 +105,7 @@ class _Reader:
 
     @staticmethod
     def _used(rows: list[dict[str, Any]]) -> set[Path]:
-        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if isinstance(path, Path)}
+        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if isinstance(path, os.PathLike)}
 
     def _read_place(self, folder: Path, split: str | None) -> list[dict[str, Any]]:
         files = files_in(folder)
