@@ -197,13 +197,23 @@ def test_sizes_that_no_table_of_turns_has(turns, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="column 'text': 200,000 characters; a cell may have 131,072"):
         turns(json.dumps({"text": "x" * 200_000}), "metadata.jsonl")
     (tmp_path / "metadata.jsonl").unlink()
-    with pytest.raises(ValueError, match="row 1, column 'text': 200,000 characters"):
+    with pytest.raises(ValueError, match="column 'text': 200,000 characters"):
         turns(pa.table({"dialogue_id": ["d"], "order": [0], "text": ["x" * 200_000]}))
     # A column of one value takes hardly any space.
     many = pa.table({"text": pa.repeat("x", 100_000).dictionary_encode()})
     monkeypatch.setattr(parquet_tables, "_MOST_CELLS", 50_000)
     with pytest.raises(ValueError, match=r"has 100,000 rows of 1 columns; a table of turns may have 50,000 cells"):
         turns(many)
+    monkeypatch.setattr(parquet_tables, "_MOST_CELLS", 10**6)
+    monkeypatch.setattr(parquet_tables, "_MOST_TEXT", 90_000)
+    with pytest.raises(ValueError, match="has more than 90,000 characters of text"):
+        turns(many)
+
+
+def test_rows_with_nothing_in_common(turns):
+    lines = [json.dumps({"dialogue_id": "d", "order": number, f"k{number}": 1}) for number in range(5000)]
+    with pytest.raises(ValueError, match="its 5,000 rows have hardly any of their 5,002 columns in common"):
+        turns("\n".join(lines), "metadata.jsonl")
 
 
 # Parquet
@@ -284,6 +294,17 @@ def test_extension_types(turns):
         turns(pa.table({"dialogue_id": raw, "order": [0], "text": ["x"]}))
 
 
+def test_lists_are_not_read_and_no_field(turns, caplog):
+    vectors = pa.array([[0.0] * 10, None], pa.list_(pa.float32()))
+    table = {"dialogue_id": ["d"] * 2, "order": [0, 1]}
+    rows = turns(pa.table(table | {"text": ["x", "y"], "vector": vectors}))
+    assert fields(rows, "text") == [("x",), ("y",)] and "['vector'] are not used" in caplog.text
+    with pytest.raises(ValueError, match="row 1: text must be text or null, got Nested"):
+        turns(pa.table(table | {"text": vectors}))
+    with pytest.raises(ValueError, match="audio must be the path of a file, got Nested"):
+        turns(pa.table(table | {"audio": vectors}))
+
+
 def test_bytes_that_are_no_text_name_the_column(turns):
     with pytest.raises(ValueError, match=r"metadata\.parquet'.*UTF-8 text in the column 'text'"):
         turns(pa.table({"dialogue_id": ["d"], "order": [0], "text": [b"\xff\xfe"]}))
@@ -361,7 +382,7 @@ def test_folders_of_other_names_are_named(turns, tmp_path, caplog):
     (tmp_path / "README.txt").touch()
     rows = turns()
     assert {row["dialogue_id"] for row in rows} == {"train", "test", "my_test_drive"}
-    assert "3 files or folders are not read: ['eval/', 'heldout/', 'turns.xlsx']" in caplog.text
+    assert "these files and folders are not read: ['eval/', 'heldout/', 'turns.xlsx']" in caplog.text
 
 
 def test_a_lone_table_is_not_a_split_by_a_word_in_its_name(turns, tmp_path):
@@ -383,7 +404,7 @@ def test_metadata_counts_before_other_tables_and_what_it_leaves_is_named(turns, 
         noise(tmp_path / name)
     (tmp_path / "other.csv").write_text("x", encoding="utf-8")
     assert len(turns("dialogue_id,order,audio\nd,0,a.wav\nd,1,sub/c.wav\n")) == 2
-    assert "2 files or folders are not read: ['b.wav', 'other.csv']" in caplog.text
+    assert "these files and folders are not read: ['b.wav', 'other.csv']" in caplog.text
 
 
 # Recordings
@@ -419,7 +440,7 @@ def test_a_recording_without_subtitles_and_subtitles_without_a_recording_are_nam
     assert (
         "call.srt': no recording of that name beside it, nor beside 1 more; the turns have text alone" in caplog.text
     )
-    assert "1 files or folders are not read: ['other.wav']" in caplog.text
+    assert "these files and folders are not read: ['other.wav']" in caplog.text
 
 
 def test_subtitles_in_two_languages_are_one_dialogue_too_many(tmp_path):

@@ -1,6 +1,7 @@
 """Match the columns of a table to the fields that a reader knows: exactly, but for how they are written, by synonyms, or not without asking."""
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ _LIKE = 0.81  # of difflib's ratio, from which on a name may be a misspelt field
 _LISTED = 20
 
 
+@functools.lru_cache(1 << 15)
 def plain(name: str) -> str:
     """A column's name without what is but its writing: case, blanks, underscores, hyphens, dots, Unicode form."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())

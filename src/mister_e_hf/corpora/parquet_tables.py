@@ -17,9 +17,17 @@ from .columns import listed
 from .delimited import MOST_COLUMNS, Row
 
 MOST_CHARACTERS = 131_072  # of a cell, as the csv module has it
-_MOST_CELLS = 200_000_000
+_MOST_CELLS = 50_000_000
+_MOST_TEXT = 1 << 30  # characters of a table: one long text in all its rows takes no space in the file
 _BATCH = 1024
+_BATCH_OF_SOUND = 16
 _KIND = "a Parquet table"
+
+
+class Nested(NamedTuple):
+    """In place of a list, map or struct, which no field of a turn is and which is not read."""
+
+    kind: str
 
 
 class SoundInTable(NamedTuple):
@@ -34,15 +42,22 @@ class SoundInTable(NamedTuple):
 def parquet_rows(path: Path) -> list[Row]:
     r"""
     The rows of a Parquet table. Bytes, and structs of bytes or samples, become a [`SoundInTable`], or their path if they hold no more of the
-    file; times of day and durations become seconds; NaN and empty strings become None.
+    file; times of day and durations become seconds; NaN and empty strings become None; lists, maps and other structs become [`Nested`].
 
     Raises:
         InputError: naming the table, if it is damaged, two columns have one name, or it is larger than a table of turns can be.
     """
     rows: list[Row] = []
+    text = 0
     try:
-        with reading(path, _KIND), pq.ParquetFile(path) as file:
-            names, size = file.schema_arrow.names, len(file.schema_arrow.names)
+        with reading(path, _KIND):
+            schema = pq.read_schema(path)
+        # Strings as a dictionary: one that a table repeats is there once, however many rows have it.
+        strings = [
+            field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
+        ]
+        with reading(path, _KIND), pq.ParquetFile(path, read_dictionary=strings) as file:
+            names, size = schema.names, len(schema)
             if size > MOST_COLUMNS:
                 raise InputError(f"'{path}' has {size:,} columns; a table of turns may have {MOST_COLUMNS:,}")
             if len(set(names)) != size:
@@ -52,14 +67,24 @@ def parquet_rows(path: Path) -> list[Row]:
                 raise InputError(
                     f"'{path}' has {file.metadata.num_rows:,} rows of {size} columns; a table of turns may have {_MOST_CELLS:,} cells"
                 )
+            nested = {field.name: Nested(str(field.type)) for field in schema if _is_nested(field.type)}
+            read = [name for name in names if name not in nested]
+            if names and not read:
+                raise InputError(f"'{path}' has no column but lists and structs: {listed(names)}")
+            batch_size = _BATCH_OF_SOUND if any(_holds_sound(schema.field(name).type) for name in read) else _BATCH
             for group in range(file.num_row_groups):
                 first = 0
-                for batch in file.iter_batches(_BATCH, row_groups=[group]):
+                for batch in file.iter_batches(batch_size, row_groups=[group], columns=read):
                     columns = {
-                        name: _cells(path, name, group, first, _plain(batch.column(place)))
-                        for place, name in enumerate(names)
+                        name: [nested[name]] * batch.num_rows
+                        if name in nested
+                        else _cells(path, name, group, first, batch.column(name))
+                        for name in names
                     }
                     first += batch.num_rows
+                    text += sum(len(cell) for cells in columns.values() for cell in cells if isinstance(cell, str))
+                    if text > _MOST_TEXT:
+                        raise InputError(f"'{path}' has more than {_MOST_TEXT:,} characters of text")
                     rows += [
                         Row(zip(columns, cells, strict=True), number)
                         for number, cells in enumerate(zip(*columns.values(), strict=True), start=len(rows) + 1)
@@ -128,6 +153,10 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> list[Any]:
+    if isinstance(column, pa.DictionaryArray) and not _holds_sound(column.dictionary.type):
+        cells = _cells(path, name, group, first, column.dictionary)
+        return [None if index is None else cells[index] for index in column.indices.to_pylist()]
+    column = _plain(column)
     kind = column.type
     if _holds_sound(kind):
         return _sounds(path, name, group, first, column)
@@ -141,13 +170,18 @@ def _cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> l
     for row, cell in enumerate(cells):
         if isinstance(cell, str) and len(cell) > MOST_CHARACTERS:
             raise InputError(
-                f"'{path}', row {first + row + 1}, column '{name}': {len(cell):,} characters; a cell may have {MOST_CHARACTERS:,}"
+                f"'{path}', column '{name}': {len(cell):,} characters; a cell may have {MOST_CHARACTERS:,}"
             )
         if isinstance(cell, str):
             cells[row] = cell or None
         elif isinstance(cell, float) and math.isnan(cell):
             cells[row] = None
     return cells
+
+
+def _is_nested(kind: pa.DataType) -> bool:
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    return pa.types.is_nested(kind) and not _holds_sound(kind)
 
 
 def _holds_sound(kind: pa.DataType) -> bool:

@@ -128,6 +128,10 @@ def _json_rows(path: Path) -> list[Row]:
         rows.append(Row(row, number))
         if len(columns) > MOST_COLUMNS:
             raise InputError(f"{where}: {len(columns):,} columns so far; a table of turns may have {MOST_COLUMNS:,}")
+    if len(rows) * len(columns) > 1_000_000 + 20 * sum(map(len, rows)):
+        raise InputError(
+            f"'{path}': its {len(rows):,} rows have hardly any of their {len(columns):,} columns in common"
+        )
     return [Row(columns | row, row.number) for row in rows] if any(rows) else []
 
 

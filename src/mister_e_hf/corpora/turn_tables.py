@@ -14,7 +14,7 @@ from ..errors import InputError, short
 from ..subtitles import SUBTITLES, read_subtitles
 from ..text_files import text_of_name
 from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
-from .parquet_tables import encoded, texts_of
+from .parquet_tables import Nested, encoded, texts_of
 from .recordings import MEDIA, files_in, find_audio, not_read, recording_of
 from .sources import TABLES, EmptyTableError, SoundInTable, read_table
 from .splits import SPLIT_NAMES, split_named, splits_of_names
@@ -100,7 +100,7 @@ class _Reader:
             )
         for place, names in left.items():
             if names:
-                logger.warning("'%s': %d files or folders are not read: %s", place, len(names), listed(names))
+                logger.warning("'%s': these files and folders are not read: %s", place, listed(names))
         return rows
 
     @staticmethod
@@ -233,7 +233,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
 def _words(value: Any, field: str, where: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, bool | SoundInTable | list | dict | tuple | bytes | set):
+    if isinstance(value, bool | SoundInTable | Nested | list | dict | tuple | bytes | set):
         raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
     if isinstance(value, float | decimal.Decimal) and value == value and value == value // 1:
         value = int(value)  # a data frame's column of whole numbers with an empty cell
