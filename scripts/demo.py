@@ -39,7 +39,7 @@ def run(folder: Path, fields: list[str]):
         predicted = model.config.id2label[output.logits[0, turn].argmax().item()]
         gate = " ".join(f"{weight:.2f}" for weight in output.gate_weights[0, turn].tolist())
         print(f"{turn:>4}  {model.config.id2label[label]:10} {predicted:10} {gate}")
-    recordings, calls = folder / "demo" / "recordings" / "test", folder / "demo" / "calls.jsonl"
+    recordings, calls = folder / "demo" / "recordings" / "test", f"{folder}.jsonl"
     print(
         "\nThe corpus is generated and its language invented. Try next (.venv/bin/mister-e in a clone):\n"
         f"  mister-e predict {recordings} --model {folder} --out {calls}\n"
