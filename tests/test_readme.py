@@ -1,13 +1,15 @@
+import csv
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import soundfile
 
+from mister_e_hf.cli import main
 from mister_e_hf.results_page import main_table_in
 from small_demo import run_small_demo
 
@@ -21,26 +23,30 @@ def demo_run(tmp_path, monkeypatch):
     run_small_demo("runs/demo")
 
 
-@pytest.fixture
-def my_calls(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    (tmp_path / "my_calls").mkdir()
-    rows = ["dialogue_id,order,text,file_name,emotion"]
-    for dialogue in range(4):
-        soundfile.write(tmp_path / "my_calls" / f"{dialogue}.wav", np.sin(np.arange(8000) / 9), 8000)
-        rows += [f"{dialogue},0,Hello.,{dialogue}.wav,joy", f"{dialogue},1,Go away.,,anger"]
-    (tmp_path / "my_calls" / "metadata.csv").write_text("\n".join(rows))
-
-
-def test_python_snippets_run(demo_run, my_calls):
+def test_python_snippets_run(demo_run, own_cache):
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(snippets) >= 3
     names = {}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
-    assert names["turn"]["text"] == "Hello." and names["turn"]["duration"] == 1.0
+    assert names["turn"]["text"] and names["turn"]["emotion"] is not None and len(names["recording"]) == 2
     assert len(names["emotions"]) == 10
     assert names["output"].gate_weights[0, 9, 0] == 0
+
+
+def test_commands_for_one_s_own_recordings_run(demo_run, own_cache, capsys):
+    block = re.search(r"<!-- own recordings -->\n```bash\n(.*?)```", README, flags=re.DOTALL)[1]
+    commands = [shlex.split(line) for line in block.splitlines() if not line.startswith("#")]
+    assert [words[1] for words in commands] == ["corpus", "init", "train", "predict"]
+    tiny = ["--num_train_epochs", "1", "--use_cpu"]
+    for modality in ("speech", "text"):  # the recipe's own encoders would have to be downloaded
+        tiny += [f"--{modality}_encoder.backbone", f"runs/demo/demo/backbones/{modality}"]
+        tiny += [f"--{modality}_encoder.training.num_train_epochs", "1", f"--{modality}_encoder.training.use_cpu"]
+    for words in commands:
+        assert main([*words[1:], *(tiny if words[1] == "train" else [])]) == 0, (words, capsys.readouterr().err)
+    with Path("runs/calls.csv").open(newline="") as file:
+        assert {row["dialogue"] for row in csv.DictReader(file)} == {"test_000", "test_001", "test_002"}
+    assert "# MiSTER-E, calls" in Path("runs/calls/README.md").read_text()
 
 
 def test_snippet_of_the_model_card_runs(demo_run):
