@@ -94,6 +94,23 @@ def test_a_table_without_order_or_dialogue_is_one_dialogue_in_the_order_of_its_r
     assert [json.loads(line)["text"] for line in printed.splitlines()] == ["so", "well", "never"]
 
 
+def test_a_transcript_has_a_turn_in_each_line(predict, tmp_path, model, caplog):
+    (tmp_path / "call.txt").write_text("so\u2028you see\r\n\r\nAnn: well\r\n", encoding="utf-8")
+    _, printed, error = predict(tmp_path / "call.txt")
+    assert [json.loads(line)["text"] for line in printed.split("\n")[:-1]] == [
+        "so\u2028you see",
+        "Ann: well",
+    ] and not error
+    (tmp_path / "call.txt").write_text("Ann: so you see: well\nBob: never\n")
+    assert [line["text"] for line in predict_dialogues(tmp_path / "call.txt", str(model))[1]] == [
+        "so you see: well",
+        "never",
+    ]
+    assert "taken for the speaker: Ann, Bob" in caplog.text
+    (tmp_path / "call.txt").write_text("\n \n")
+    assert "has no turns; expected one in each line" in predict(tmp_path / "call.txt")[2]
+
+
 @pytest.mark.parametrize("name", ["call.srt", "call.vtt", "call.en.srt"])
 def test_a_recording_is_taken_with_the_subtitles_beside_it(predict, tmp_path, name):
     recording = write_call(tmp_path)

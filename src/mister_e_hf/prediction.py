@@ -1,16 +1,20 @@
 """Recordings and tables of turns in, lines of emotions out: what `mister-e predict` does."""
 
+import logging
 import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from .errors import InputError, short
 from .subtitles import SUBTITLES, read_subtitles
-from .text_files import text_of_name
+from .text_files import read_text, split_lines, text_of_name
+
+logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # of a model on the Hub
+_SPEAKER = re.compile(r"([^:]{1,40}):\s+(\S.*)")
 
 
 def predict_dialogues(
@@ -23,11 +27,12 @@ def predict_dialogues(
     **options: Any,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
     r"""
-    Emotions of the turns of one recording, or of every dialogue of a folder or table as [`DialogueFolder`] reads it, a table without
-    `dialogue_id` being one dialogue, and one without `order` in the order of its rows.
+    Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder or table as
+    [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order` in the order of its rows.
 
     Args:
-        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; or a folder, table or subtitle file.
+        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; a `.txt` file; or a folder, table or
+            subtitle file.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
         columns: the table's own names of the fields.
@@ -57,7 +62,10 @@ def predict_dialogues(
     options = {name: value for name, value in options.items() if value is not None}
     loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
     erc = pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
-    dialogues = _tables(source, columns) if segments is None else _recording(source, segments)
+    if segments is not None:
+        dialogues = _recording(source, segments)
+    else:
+        dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns)
     return list(loaded.config.id2label.values()), _predicted(erc, dialogues)
 
 
@@ -76,9 +84,11 @@ def check_source(
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
+    if columns and _is_transcript(source):
+        raise InputError(f"--columns are of a table, and '{source}' is a transcript")
     if segments is None and not (source.is_file() and source.suffix.lower() in MEDIA):
         return None
-    if not source.is_file() or source.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet", *SUBTITLES):
+    if not source.is_file() or source.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet", ".txt", *SUBTITLES):
         raise InputError(f"--segments are the turns of a recording, and '{source}' is not one")
     if columns:
         raise InputError(f"--columns are of a table, and '{source}' is a recording")
@@ -139,6 +149,26 @@ def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> It
 
 def _recording(source: Path, segments: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     yield text_of_name(source.name), [{"audio": str(source)} | cue for cue in read_subtitles(segments)]
+
+
+def _is_transcript(source: Path) -> bool:
+    return source.is_file() and source.suffix.lower() == ".txt"
+
+
+def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    lines = [line.strip() for line in split_lines(read_text(source)) if line.strip()]
+    if not lines:
+        raise InputError(f"'{source}' has no turns; expected one in each line")
+    spoken = [_SPEAKER.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(spoken):
+        names = sorted({found[1] for found in spoken})
+        logger.warning(
+            "'%s': what is before the first colon of each line is taken for the speaker: %s",
+            source,
+            short(", ".join(names), 100),
+        )
+        lines = [found[2] for found in spoken]
+    yield text_of_name(source.stem), [{"text": line} for line in lines]
 
 
 def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -21,7 +21,8 @@ def add_use(commands, shared: argparse.ArgumentParser):
     )
     predict.add_argument(
         "input",
-        help="a recording, or a table, subtitle file or folder of turns, as for `corpus folder`; a table may be in the order of its rows",
+        help="a recording; a transcript (.txt) with a turn in each line; or a table, subtitle file or folder of turns, as for `corpus folder`; "
+        "a table may be in the order of its rows",
     )
     predict.add_argument(
         "--segments", help="SRT or WebVTT file with the recording's turns (default: the one of its name beside it)"
