@@ -118,7 +118,10 @@ CHANGES = {
         results(lambda v: v["test"]["mixture"].update(weighted_f1=0.99)),
         "says a weighted F1 of 0.99, but the predictions beside it have",
     ),
-    "predictions": (table("prediction", lambda v: ["happy"] * len(v)), "not the file that the run left"),
+    "probabilities a little": (
+        table("probabilities", lambda v: [[(1 - 1e-6) * one + 1e-6 / 6 for one in row] for row in v]),
+        "not the file that the run left",
+    ),
     "predictions, noted": (
         table("prediction", lambda v: ["happy"] * len(v), noted=True),
         "not the class of the highest probability",

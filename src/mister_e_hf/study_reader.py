@@ -181,9 +181,9 @@ class _StageReader:
         results = [read_run_results(part / "results.json") for part in parts]
         for fold, (part, result) in enumerate(zip(parts, results, strict=True)):
             self._check_run(part, variant, seed, None if self.folds is None else fold, result)
-            check_digests(result, part)
         tables = [read_predictions(part / "predictions.parquet", self.class_names, split) for part in parts]
         for part, table, result in zip(parts, tables, results, strict=True):
+            check_digests(result, part)
             self._check_score(part / "results.json", table, result)
             temperature = (result.get("calibration") or {}).get("temperature")
             table["temperature"] = np.full(len(table["label"]), np.nan if temperature is None else temperature)

@@ -124,9 +124,9 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
     todo = [run for run in runs if not run.is_finished]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already")
-    start, failed, processes = time.monotonic(), [], set()
+    start, failed, running = time.monotonic(), [], _Running()
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_in_a_process, run, jobs, processes): run for run in todo}
+        futures = {pool.submit(_in_a_process, run, jobs, running): run for run in todo}
         try:
             for number, future in enumerate(as_completed(futures), start=1):
                 run, error = futures[future], future.result()
@@ -136,25 +136,41 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
                 failed += [run.name] * (error is not None)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):  # their threads wait for them
-                process.terminate()
+            running.stop()
             raise
     return failed
 
 
-def _in_a_process(run: Run, jobs: int, processes: set) -> str | None:
-    """
-    A process of its own frees all memory, reports how much that was, and takes no other run down with it. While it is at work it is among
-    `processes`. Returns what went wrong.
-    """
+class _Running:
+    """The processes at work, which end when the study does."""
+
+    def __init__(self):
+        self._processes, self._stopped, self._lock = set(), False, threading.Lock()
+
+    def wait_for(self, process: multiprocessing.Process):
+        """Start it and wait for its end."""
+        with self._lock:
+            if self._stopped:
+                return
+            process.start()
+            self._processes.add(process)
+        process.join()
+        self._processes.discard(process)
+
+    def stop(self):
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
+
+
+def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
+    """A process of its own frees all memory, reports how much that was, and takes no other run down with it. Returns what went wrong."""
     context = multiprocessing.get_context("forkserver" if _CAN_FORK else "spawn")
     if _CAN_FORK:
         context.set_forkserver_preload([__name__])  # the imports of all runs, once
     process = context.Process(target=_work, args=(run, jobs))
-    process.start()
-    processes.add(process)
-    process.join()
-    processes.discard(process)
+    running.wait_for(process)
     if process.exitcode == 0:
         return None
     path = run.folder / _ERROR
