@@ -440,10 +440,10 @@ def test_wrong_settings(tmp_path, table, settings, message):
 
 
 WRONG_CELLS = {
-    "score above 3": ({"label": "3.1"}, "row 2: score '3.1' is none from -3 to 3"),
-    "score below -3": ({"label": "-4"}, "row 2: score '-4' is none from -3 to 3"),
-    "score no number": ({"label": "Positive"}, "row 2: score 'Positive' is none from -3 to 3"),
-    "infinite score": ({"label": "inf"}, "row 2: score 'inf' is none from -3 to 3"),
+    "score above 3": ({"label": "3.1"}, "row 2: score '3.1' is not a number from -3 to 3"),
+    "score below -3": ({"label": "-4"}, "row 2: score '-4' is not a number from -3 to 3"),
+    "score no number": ({"label": "Positive"}, "row 2: score 'Positive' is not a number from -3 to 3"),
+    "infinite score": ({"label": "inf"}, "row 2: score 'inf' is not a number from -3 to 3"),
     "mode": ({"mode": "training set"}, "row 2: mode 'training set' is none of"),
     "no mode": ({"mode": ""}, "row 2: mode None is none of"),
     "no video": ({"video_id": ""}, "row 2: video_id None, clip_id '1'"),
@@ -469,10 +469,10 @@ def test_a_table_without_a_column(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0.5,3.5,c7UH_rxdZv4,3,3.5", "row 3: score '3.5' is none from -3 to 3"),
+        ("0.5,3.5,c7UH_rxdZv4,3,3.5", "row 3: score '3.5' is not a number from -3 to 3"),
         ("0.5,3.5,c7UH_rxdZv4,3", "row 3: expected start, end, video, segment and score, got"),
         ("start,end,video,segment,score", "row 3: expected start, end, video, segment and score, got"),
-        ("0.5,3.5,c7UH_rxdZv4,2,1.0", "row 3: segment c7UH_rxdZv4_2 stands there twice"),
+        ("0.5,3.5,c7UH_rxdZv4,2,1.0", "row 3: segment c7UH_rxdZv4_2 appears twice"),
     ],
 )
 def test_wrong_lines_of_the_scores_are_named(tmp_path, line, message):
@@ -487,10 +487,10 @@ def test_a_segment_or_video_stands_in_one_place(tmp_path, table):
     path = table / "label.csv"
     text = path.read_text()
     path.write_text(text + "03bSnISJMiM,2,Again.,1.0,,,,Positive,train\n")
-    with pytest.raises(ValueError, match="row 11: segment 03bSnISJMiM_2 stands there twice"):
+    with pytest.raises(ValueError, match="row 11: segment 03bSnISJMiM_2 appears twice"):
         prepare(tmp_path, table)
     path.write_text(text + "03bSnISJMiM,3,Elsewhere.,1.0,,,,Positive,test\n")
-    with pytest.raises(ValueError, match="'03bSnISJMiM' stands twice: in train and in test"):
+    with pytest.raises(ValueError, match="'03bSnISJMiM' appears twice: in train and in test"):
         prepare(tmp_path, table)
 
 

@@ -325,6 +325,28 @@ def test_fingerprint(tmp_path):
     assert len(set(seen)) == 4
 
 
+def test_the_fingerprint_does_not_depend_on_what_was_read_before(tmp_path):
+    folder = folder_of(tmp_path)
+    places = {DialogueFolder(folder, cache_dir=str(tmp_path / "cache")).cache_dir for _ in range(3)}
+    write_sound(folder / "b.wav", 1.0)  # datasets has put a class of its own in place of Path by now
+    assert len(places | {DialogueFolder(folder, cache_dir=str(tmp_path / "cache")).cache_dir}) == 2
+
+
+def test_dialogues_called_almost_alike_are_named(tmp_path, caplog):
+    rows = [{"dialogue_id": name, "order": 0, "text": "x"} for name in ("Call 1", "call 1", "7", "7.0", "other")]
+    write_table(tmp_path / "calls" / "turns.csv", rows)
+    build(tmp_path / "calls")
+    assert "2 dialogues are called almost as another, such as ['Call 1', 'call 1']; they stay apart" in caplog.text
+
+
+def test_a_table_without_dialogues_and_order_is_one_dialogue_if_asked(tmp_path):
+    write_table(tmp_path / "calls" / "talk.csv", [{"text": "b"}, {"text": "a"}])
+    turns = dialogues_of(build(tmp_path / "calls", in_row_order=True))["talk"]
+    assert [turn["text"] for turn in turns] == ["b", "a"]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'in_rows'"):
+        DialogueFolder(tmp_path / "calls", in_rows=True)
+
+
 @pytest.mark.shared
 def test_real_recordings_inside_a_table(shared_dir, tmp_path):
     table = pq.read_table(shared_dir / "data" / "ravdess" / "test.parquet")

@@ -250,7 +250,7 @@ def test_splits(tmp_path, release, validation, session, train):
 
 def test_a_dialogue_stands_in_one_place(tmp_path, release):
     shutil.copy(place(release, "Ses01F_impro03"), place(release, "Ses05M_script01_1b").parent)
-    with pytest.raises(ValueError, match="'Ses01F_impro03' stands twice: in validation and in validation"):
+    with pytest.raises(ValueError, match="'Ses01F_impro03' appears twice: in validation and in validation"):
         prepare(tmp_path, release)
 
 

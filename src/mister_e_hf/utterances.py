@@ -19,7 +19,7 @@ from .audio import AudioError, load_audio
 from .corpora.provenance import Provenance
 from .corpora.publishing import table_files
 from .corpora.schema import dialogue_features
-from .errors import InputError
+from .errors import InputError, reading
 from .losses import IGNORE_INDEX
 from .processing_mister_e import MisterEProcessor
 
@@ -75,7 +75,8 @@ def _read_folder(folder: Path) -> datasets.DatasetDict:
     for path in tables:
         files.setdefault(re.split("[-.]", path.name)[0], []).append(glob.escape(str(path.absolute())))
     # Not the folder itself: where its card names the tables, datasets takes one folder for another of the same name.
-    corpus = datasets.load_dataset("parquet", data_files=files)
+    with reading(folder, "a corpus folder"):
+        corpus = datasets.load_dataset("parquet", data_files=files)
     for data in corpus.values():
         provenance.put(data.info)
     return corpus

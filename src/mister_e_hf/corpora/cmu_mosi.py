@@ -75,7 +75,7 @@ class CmuMosi(CorpusBuilder):
         without_text = []
         for line, split, video, segment, text, score in _segments(folder, table, segmented):
             if segment in videos[split][video]:
-                raise InputError(f"'{table}', row {line}: segment {video}_{segment} stands there twice")
+                raise InputError(f"'{table}', row {line}: segment {video}_{segment} appears twice")
             sound = sounds.get((video, segment))
             if sound is None and beside is not None:
                 sound = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
@@ -169,7 +169,7 @@ def _released_segments(folder: Path, table: Path):
             raise InputError(f"'{table}', row {line}: expected start, end, video, segment and score, got {cells}")
         key = cells[2].strip(), int(cells[3])
         if key in scores:
-            raise InputError(f"'{table}', row {line}: segment {key[0]}_{key[1]} stands there twice")
+            raise InputError(f"'{table}', row {line}: segment {key[0]}_{key[1]} appears twice")
         scores[key] = line, _score(table, line, cells[4].strip() or None)
     for key in sorted({*texts, *scores}):
         if key[0] not in folds:
@@ -193,5 +193,5 @@ def _score(table: Path, line: int, cell: str | None) -> float | None:
     except ValueError:
         score = float("inf")
     if not -3 <= score <= 3:
-        raise InputError(f"'{table}', row {line}: score {cell!r} is none from -3 to 3")
+        raise InputError(f"'{table}', row {line}: score {cell!r} is not a number from -3 to 3")
     return score

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..errors import InputError, short
 from ..text_files import text_of_name
 from .builder import CorpusBuilder, CorpusConfig, Dialogues
 from .columns import TURN_COLUMNS, listed
-from .labels import unify_labels
+from .labels import unify_labels, written
 from .schema import SPLITS
 from .splits import draw_splits
 from .turn_tables import read_turns
@@ -144,6 +145,7 @@ class DialogueFolder(CorpusBuilder):
         rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in self._rows:
             rows[row["dialogue_id"]].append(row)
+        _warn_of_names_alike(rows)
         splits = {name: _split_of(name, turns) for name, turns in rows.items()}
         if set(splits.values()) == {None}:
             splits = draw_splits(
@@ -159,6 +161,18 @@ class DialogueFolder(CorpusBuilder):
         for name, turns in rows.items():
             dialogues[splits[name]].append({"dialogue_id": name, "utterances": _turns(name, turns)})
         return dialogues
+
+
+def _warn_of_names_alike(names: Iterable[str]):
+    """Turns of one dialogue under two spellings would be two dialogues, each without what was said between."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[written(name).casefold()].append(name)
+    twice = [found for found in alike.values() if len(found) > 1]
+    if twice:
+        logger.warning(
+            "%d dialogues are called almost as another, such as %s; they stay apart", len(twice), listed(twice[0])
+        )
 
 
 def _split_of(dialogue: str, turns: list[dict[str, Any]]) -> str | None:

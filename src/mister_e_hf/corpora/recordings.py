@@ -75,8 +75,8 @@ def find_audio(folder: Path, name: str, where: str) -> Path:
         if not name.startswith("file:///"):
             raise InputError(f"{where}: audio '{short(name, 100)}' is an address, not a file; download it first")
         name = name.removeprefix("file://")
-    if re.search(r"[\x00-\x1f]", name):
-        raise InputError(f"{where}: audio {short(repr(name), 100)} has control characters in its name")
+    if re.search("[\x00-\x1f\ud800-\udfff]", name):
+        raise InputError(f"{where}: audio {short(ascii(name), 100)} has characters that no file name has")
     try:
         path = (folder / name).resolve()
         if path.is_file():
