@@ -786,7 +786,7 @@ def test_damaged_weights_are_named(folder, tmp_path, place):
         path.unlink()
         path.write_bytes(content)
         with pytest.raises(
-            OSError, match=f"'{re.escape(str(path))}' is damaged, or was cut off.*Save or download it again"
+            OSError, match=f"'{re.escape(str(path))}' is damaged, or was truncated.*Save or download it again"
         ):
             load(broken, place)
             pytest.fail(kind)
@@ -813,7 +813,7 @@ def test_damaged_files_beside_the_weights_are_named(folder, tmp_path, name):
     broken = copy_of(folder, tmp_path / "broken")
     (broken / "text_encoder" / name).unlink()
     (broken / "text_encoder" / name).write_text('{"model_type": ')
-    with pytest.raises(OSError, match=re.escape(f"{broken}/text_encoder")):
+    with pytest.raises((OSError, ValueError), match=re.escape(f"{broken}/text_encoder")):
         pipeline(TASK, model=broken)([{"text": "a"}])
 
 
@@ -862,7 +862,9 @@ def test_shards_lie_in_their_folder_as_safetensors(folder, tmp_path, place, shar
     (broken / place / "model.safetensors").unlink()
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
     (broken / place / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(OSError, match=f"index.json' names '{shard}', which is no safetensors file of its own folder"):
+    with pytest.raises(
+        ValueError, match=f"index.json' names '{shard}', which is not a safetensors file of its own folder"
+    ):
         load(broken, place)
     assert not (tmp_path / "mark").exists()
 
