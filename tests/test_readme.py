@@ -17,10 +17,19 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Where the demo was run."""
+    folder = tmp_path_factory.mktemp("clone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_small_demo("runs/demo")
+    return folder
+
+
 @pytest.fixture
-def demo_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run_small_demo("runs/demo")
+def demo_run(made, monkeypatch):
+    monkeypatch.chdir(made)
 
 
 def test_python_snippets_run(demo_run, own_cache):
