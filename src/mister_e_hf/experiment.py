@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from accelerate import PartialState
 from sklearn.metrics import confusion_matrix
 from transformers import set_seed
@@ -30,6 +29,7 @@ from .files import (
 )
 from .hub import save_checkpoint
 from .metrics import IGNORE_INDEX, bootstrap_intervals, emotion_scores, expected_calibration_error, scored_turns
+from .preflight import check_seeds
 from .recipe import Recipe
 from .run_folder import (
     best_epoch,
@@ -157,7 +157,7 @@ def train_model(
         "epochs": trainer.state.epoch,
         "training_seconds": None if resumed else round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
-        "threads": torch.get_num_threads(),
+        "threads": trainer.threads,
         "parameters": trainer.model.num_parameters(),
         "history": learning_history(trainer),
         **provenance(arguments.device),
@@ -170,6 +170,7 @@ def run_seeds(
     """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
     if recipe.sections["training"].get("push_to_hub"):
         raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
+    check_seeds(seeds)
     recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
     corpus = _read_corpus(recipe)
     runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]

@@ -34,7 +34,7 @@ from .trainer import MisterETrainingArguments
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
 from .vector_files import read_corpus
-from .vectors import DialogueVectors
+from .vectors import MODALITIES, DialogueVectors
 from .yaml_files import read_yaml
 
 
@@ -200,8 +200,7 @@ class Recipe:
             raise InputError(
                 f"--{section} takes none alone, which leaves the section out; its fields are --{section}.backbone, ..."
             )
-        for name in (section, f"{section}.training"):
-            self.sections.pop(name, None)
+        self.drop_encoder(section.partition("_")[0])
 
     @property
     def corpus(self) -> CorpusSettings:
@@ -293,6 +292,45 @@ class Recipe:
                     f"train: no turn has {modality}, so nothing can be learned from it; leave it out of model.{parts}"
                 )
         return splits
+
+    def modalities_used(self) -> list[str]:
+        """The modalities that the model reads."""
+        config = self.model_config()
+        experts = getattr(config, "experts", None)
+        if experts is None:
+            return list(config.modalities)
+        return [modality for modality in MODALITIES if modality in experts or "fusion" in experts]
+
+    def leave_out(self, absent: Sequence[str]) -> str:
+        r"""
+        Leave out what needs vectors of modalities that nothing has: their experts, and the loss terms that need those.
+
+        Returns:
+            what was changed, in words; empty where nothing was.
+        """
+        config, changes = self.model_config(), {}
+        if not hasattr(config, "experts"):
+            kept = [modality for modality in config.modalities if modality not in absent]
+            changes["model.modalities"] = kept
+        else:
+            kept = [modality for modality in MODALITIES if modality not in absent]
+            kept = [modality for modality in kept if modality in config.experts] or kept
+            changes["model.experts"] = kept
+            changes["training.contrastive_weight"] = 0.0
+            if len(kept) < 2:
+                changes["training.consistency_weight"] = 0.0
+        changes = {name: value for name, value in changes.items() if self.value(name) != value}
+        for name, value in changes.items():
+            self.set(name, value)
+        return ", ".join(
+            f"{name} is {' '.join(value) if isinstance(value, list) else f'{value:g}'}"
+            for name, value in changes.items()
+        )
+
+    def drop_encoder(self, modality: str):
+        """Leave the section of an encoder out."""
+        for section in (f"{modality}_encoder", f"{modality}_encoder.training"):
+            self.sections.pop(section, None)
 
     def corpus_path(self) -> str:
         """Where the corpus lies, as it was given."""

@@ -128,6 +128,14 @@ class EncoderSettings:
         """Into how many folds the training dialogues are parted for cross-fitted vectors; 0 for none."""
         return self.fields.get("folds") or 0
 
+    def config(self, label2id: dict[str, int]) -> UtteranceEncoderConfig:
+        """The encoder's configuration, but for its backbone's own."""
+        own = {
+            name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds", "dtype")
+        }
+        with self._naming_itself():
+            return UtteranceEncoderConfig(modality=self.modality, label2id=label2id, **own)
+
     def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
         """A new encoder around the pretrained backbone."""
         own = {name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds")}

@@ -13,21 +13,10 @@ from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, t
 from .errors import InputError
 from .experiment import run_experiment, run_seeds, summarize
 from .files import check_output_folder
+from .preflight import check_run, encoder_folder, named_encoders, with_turns
 from .recipe import Recipe
 from .run_folder import read_results
 from .utterances import load_dialogues
-from .vector_files import holds_vectors
-from .vectors import MODALITIES
-
-
-def encoder_folder(output_dir: str | Path, modality: str) -> Path:
-    """Where a run keeps the encoder of a modality."""
-    return Path(output_dir) / "encoders" / modality
-
-
-def recipe_modalities(recipe: Recipe) -> list[str]:
-    """The modalities that the recipe names an encoder for."""
-    return [modality for modality in MODALITIES if recipe.sections.get(f"{modality}_encoder")]
 
 
 def embed(
@@ -44,18 +33,20 @@ def embed(
         FileNotFoundError: if an encoder that the recipe names was not trained yet.
         ValueError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
     """
-    modalities = recipe_modalities(recipe)
     check_output_folder(out or output_dir, [recipe.corpus_path() if corpus is None else None])
-    if not modalities:
+    if not named_encoders(recipe):
         raise InputError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
     source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
+    modalities = with_turns(named_encoders(recipe), source)
+    if not modalities:
+        raise InputError(f"{recipe.source}: no turn of the corpus has {' or '.join(named_encoders(recipe))}")
     encoders, fold_encoders = {}, {}
     for modality in modalities:
         folder, folds = encoder_folder(output_dir, modality), recipe.encoder(modality).folds
         for each in (folder, *fold_folders(folder, folds)):
             if not (each / "results.json").is_file():
                 raise FileNotFoundError(
-                    f"No trained encoder of {modality} in '{each}'; train it first (scripts/train_encoder.py)"
+                    f"No trained encoder of {modality} in '{each}'; train it first (mister-e train-encoder)"
                 )
         encoders[modality] = load_encoder(folder)
         if folds:
@@ -68,18 +59,18 @@ def embed(
 
 def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
     r"""
-    From a corpus of dialogues to a checkpoint folder with every stage; from a corpus of vectors, stage 2 alone.
+    From a corpus of dialogues to a checkpoint folder with every stage; from a corpus of vectors, stage 2 alone. All of it is built and checked
+    before the first step ([`~mister_e_hf.preflight.check_run`]).
 
     Returns:
         the summary of stage 2.
     """
-    output_dir, recipe = Path(output_dir), Recipe(recipe.to_dict(), recipe.source)
-    modalities = recipe_modalities(recipe)
     check_output_folder(output_dir, [recipe.corpus_path()])
-    if holds_vectors(recipe.corpus_path()):
+    output_dir, plan = Path(output_dir), check_run(recipe, output_dir, seeds)
+    recipe, corpus, modalities = plan.recipe, plan.corpus, plan.modalities
+    if corpus is None:
         modalities = _makers(recipe.corpus_path(), output_dir)
-    elif modalities:
-        corpus = load_dialogues(recipe.corpus_path())
+    else:
         for modality in modalities:
             results = train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
             if PartialState().is_main_process:

@@ -18,6 +18,7 @@ from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
 from .metrics import SCORES, emotion_scores
 from .modeling_mister_e import MisterEOutput, expert_availability
+from .threads import few_threads
 from .training import EpochTrainer, EpochTrainingArguments, check_metric, softmax
 from .vectors import DialogueVectors
 
@@ -122,7 +123,9 @@ class MisterETrainer(EpochTrainer):
             check_dialogues(self.eval_dataset, "eval_dataset")
         if self.args.standardize and not checkpoint:
             self._standardize()
-        return super()._train(checkpoint, **kwargs)
+        with few_threads(self.model, self.args.device):
+            self.threads = torch.get_num_threads()
+            return super()._train(checkpoint, **kwargs)
 
     def _standardize(self):
         data = self.train_dataset
@@ -221,6 +224,10 @@ class MisterETrainer(EpochTrainer):
     _steps_at_last_log = 0
 
     # Evaluation
+
+    def evaluation_loop(self, *arguments, **kwargs):
+        with few_threads(self.model, self.args.device):
+            return super().evaluation_loop(*arguments, **kwargs)
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scalar scores of the mixture, and weighted F1 of each expert's own logits."""

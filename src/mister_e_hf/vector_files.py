@@ -73,12 +73,30 @@ def _names_labels(table: pa.Table, label_column: str) -> bool:
 
 def holds_vectors(source) -> bool:
     """Whether a source of [`read_corpus`] holds vectors, rather than sound and words alone."""
-    columns = {f"{modality}_features" for modality in MODALITIES}
+    return bool(vector_modalities(source))
+
+
+def vector_modalities(source) -> list[str]:
+    """The modalities that a source of [`read_corpus`] holds vectors of; none in a corpus of dialogues."""
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
-        return any(folder.glob("*.safetensors")) or any(columns & _columns(path) for path in folder.glob("*.parquet"))
-    datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
-    return any(columns & set(data.column_names) for data in datasets.values())
+        found = set().union(*map(_columns, folder.glob("*.parquet")), *map(_tensors, folder.glob("*.safetensors")))
+    else:
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        found = {name for data in datasets.values() for name in data.column_names}
+    return [modality for modality in MODALITIES if f"{modality}_features" in found]
+
+
+def _tensors(path: Path) -> set[str]:
+    with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
+        return _names(store, path)
+
+
+def _names(store, path: Path) -> set[str]:
+    names = set(store.keys())
+    if other := sorted(names - {f"{modality}_features" for modality in MODALITIES}):
+        raise InputError(f"'{path}' holds a tensor '{other[0]}'; expected speech_features and text_features")
+    return names
 
 
 def _columns(path: Path) -> set[str]:
@@ -115,12 +133,10 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
     for path in files("safetensors"):
         opened_file = OpenedFile(path)
         with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
-            for name in store.keys():
-                modality = name.removesuffix("_features")
-                if modality not in MODALITIES or modality == name:
-                    raise InputError(f"'{path}' holds a tensor '{name}'; expected speech_features and text_features")
+            for name in sorted(_names(store, path)):
                 tensor = store.get_tensor(name)
                 check_vectors(f"'{path}'", name, [tensor])
+                modality = name.removesuffix("_features")
                 chunks.setdefault(modality, []).append(tensor)
                 opened.setdefault(modality, []).append(opened_file)
     for modality, parts in chunks.items():

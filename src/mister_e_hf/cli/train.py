@@ -25,6 +25,16 @@ def add_stages(commands, shared: argparse.ArgumentParser):
         "train", parents=[common], epilog=rest, help="train a recipe: encoders, vectors, MiSTER-E"
     )
     train.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
+    train.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check everything, run a step of each stage on this device, and print memory and time; nothing is written",
+    )
+    train.add_argument(
+        "--threads",
+        type=int,
+        help="threads of the CPU (default: OMP_NUM_THREADS, else one for a small model of stage 2)",
+    )
     train.set_defaults(run=_train)
     encoder = commands.add_parser("train-encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
     encoder.add_argument("--modality", choices=["speech", "text"], required=True)
@@ -73,8 +83,28 @@ def _train(arguments: argparse.Namespace):
     from ..stages import train
 
     recipe, folder = _recipe(arguments)
+    if arguments.threads is not None:
+        _use_threads(arguments.threads)
+    if arguments.dry_run:
+        return _dry_run(recipe, folder, arguments.seeds)
     summary = train(recipe, folder, arguments.seeds)
     say_once(f"{format_results(summary)}\nin {folder}", **summary, folder=str(folder))
+
+
+def _use_threads(count: int):
+    from ..errors import InputError
+    from ..threads import use_threads
+
+    if not 1 <= count <= 1024:
+        raise InputError(f"--threads must be a whole number from 1 to 1,024, got {count}")
+    use_threads(count)
+
+
+def _dry_run(recipe, folder, seeds: list[int]):
+    from ..dry_run import dry_run, format_costs
+
+    costs = dry_run(recipe, folder, seeds)
+    say_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
 
 
 def _train_encoder(arguments: argparse.Namespace):
