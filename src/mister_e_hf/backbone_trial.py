@@ -69,11 +69,17 @@ def try_backbone(backbone: nn.Module, modality: str):
         )
 
 
+def _lengths(backbone: nn.Module, modality: str) -> tuple[int, int]:
+    longest = longest_text(backbone.config) or max(_TOKENS)
+    return tuple(min(count, longest) for count in _TOKENS) if modality == "text" else _SAMPLES
+
+
 def _largest_difference(backbone: nn.Module, modality: str) -> float:
     """Of any state of either sample, relative to its length."""
-    together = _states(backbone, modality, *_TOKENS if modality == "text" else _SAMPLES)
+    lengths = _lengths(backbone, modality)
+    together = _states(backbone, modality, *lengths)
     largest = 0.0
-    for row, size in enumerate(_TOKENS if modality == "text" else _SAMPLES):
+    for row, size in enumerate(lengths):
         alone = _states(backbone, modality, size)
         for batched, single in zip(together[row], alone[0], strict=True):
             if batched.shape != single.shape:
@@ -91,7 +97,7 @@ def _silent_adapters(backbone: nn.Module, modality: str) -> list[str]:
     if not trained:
         return []
     with torch.enable_grad():
-        states = _states(backbone, modality, _TOKENS[1] if modality == "text" else _SAMPLES[1])
+        states = _states(backbone, modality, min(_lengths(backbone, modality)))
         total = sum(state.sum() for state in states[0])
         if not total.requires_grad:
             return [name.partition(".lora_B.")[0] for name in trained]

@@ -6,15 +6,79 @@ Every function takes one backbone and its inputs and returns its hidden states, 
 the backbone's output in the last place, and the mask of positions (W, P). A position of padding changes nothing at the others.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+import transformers  # the Auto classes when they are used: loading them registers what is here
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from .backbone_kinds import longest_text
+from .backbone_kinds import OF_MELS, check_kind, longest_text
 from .errors import InputError
 
 _SEE_PADDING = ("data2vec-audio", "wav2vec2-conformer")  # their convolutions run over padding, attention mask or not
+WEIGHT_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
+
+
+def build_backbone(config: transformers.PreTrainedConfig) -> nn.Module:
+    """With random weights, to be filled from a checkpoint."""
+    model = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    return model.get_encoder() if config.model_type == "whisper" else model
+
+
+def load_backbone(name: str, revision: str | None, options: dict[str, Any], modality: str | None = None) -> nn.Module:
+    """
+    A pretrained model by its name on the Hub, or folder, in float32 unless the options say another dtype. Where a modality is given, its kind
+    is checked first.
+    """
+    if revision is not None:
+        options = options | {"revision": revision}
+    if options.get("dtype", options.get("torch_dtype")) is None:
+        options = options | {
+            "dtype": torch.float32
+        }  # never train a half-precision checkpoint in half precision silently
+    of_config = {key: value for key, value in options.items() if key not in WEIGHT_OPTIONS}
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **of_config)
+    if modality is not None:
+        check_kind(config, modality)
+    model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
+    return model.get_encoder() if config.model_type == "whisper" else model
+
+
+def run_backbone(
+    backbone: nn.Module,
+    modality: str,
+    depth: int | None = None,
+    input_ids: torch.Tensor | None = None,
+    input_values: torch.Tensor | None = None,
+    input_features: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    feature_attention_mask: torch.Tensor | None = None,
+    pooling_mask: torch.Tensor | None = None,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The inputs of [`UtteranceEncoder`] through a backbone of any kind; the mask is of the utterance's own positions."""
+    kind = backbone.config.model_type
+    given = {"input_ids": input_ids, "input_values": input_values, "input_features": input_features}
+    expected = ["input_values"] if modality == "speech" else ["input_ids"]
+    if kind in OF_MELS:
+        expected = ["input_features"] if kind == "whisper" else ["input_ids", "input_features"]
+    if (found := sorted(name for name, value in given.items() if value is not None)) != sorted(expected):
+        raise InputError(f"A {kind} encoder of {modality} takes {expected}, got {found}")
+    main = given[expected[0]]
+    if attention_mask is None:
+        attention_mask = torch.ones(main.shape[0], main.shape[-1], dtype=torch.bool, device=main.device)
+    if kind == "whisper":
+        own = attention_mask if pooling_mask is None else pooling_mask
+        return whisper_states(backbone, input_features, attention_mask, own, depth)
+    if kind == "qwen2_audio":
+        if feature_attention_mask is None:
+            feature_attention_mask = attention_mask.new_ones(input_features.shape[0], input_features.shape[-1])
+        return audio_language_states(backbone, input_ids, attention_mask, input_features, feature_attention_mask)
+    if modality == "speech":
+        return waveform_states(backbone, input_values, attention_mask)
+    states, mask = text_states(backbone, input_ids, attention_mask)
+    return states, mask if pooling_mask is None else mask & pooling_mask.bool()
 
 
 def text_states(

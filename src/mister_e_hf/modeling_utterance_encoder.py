@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import transformers  # the Auto classes when they are used: loading them registers what stands here
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, initialization
@@ -20,9 +19,9 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
-from .backbone_kinds import OF_MELS, check_kind, computation, sizes
+from .backbone_kinds import OF_MELS, computation, sizes
 from .backbone_trial import try_backbone
-from .backbones import audio_language_states, text_states, waveform_states, whisper_states
+from .backbones import WEIGHT_OPTIONS, build_backbone, load_backbone, run_backbone
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .errors import InputError, short
 from .loading import ACCESS_OPTIONS, check_weights, differences, explained, refuse_misfits, require_config, settle
@@ -33,7 +32,6 @@ logger = logging.get_logger(__name__)
 
 _ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
 _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
-_BACKBONE_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
 
 
 @dataclass
@@ -69,7 +67,7 @@ class UtteranceEncoder(PreTrainedModel):
                 "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
             )
         follows = getattr(config, "_follows", None)
-        self.backbone = None if follows == "backbone" else _build_backbone(config.backbone_config)
+        self.backbone = None if follows == "backbone" else build_backbone(config.backbone_config)
         width, layers = sizes(config.backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
@@ -108,13 +106,14 @@ class UtteranceEncoder(PreTrainedModel):
             settings: fields of [`UtteranceEncoderConfig`].
         """
         options = {name: value for name, value in (backbone_options or {}).items() if value is not None}
-        if unknown := set(options) - {*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS}:
+        if unknown := set(options) - {*WEIGHT_OPTIONS, *_ACCESS_OPTIONS}:
             raise InputError(
-                f"backbone_options has {sorted(unknown)}; known are {sorted({*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS})}"
+                f"backbone_options has {sorted(unknown)}; known are {sorted({*WEIGHT_OPTIONS, *_ACCESS_OPTIONS})}"
             )
         where = {name: options[name] for name in ("token", "cache_dir", "local_files_only") if name in options}
         revision = resolve_revision(backbone, revision, **where)
-        model = _load_backbone(str(backbone), revision, options, modality)
+        with explained(backbone, where | {"revision": revision}, or_pickle=True):
+            model = load_backbone(str(backbone), revision, options, modality)
         config = cls.config_class(
             modality=modality,
             backbone=str(backbone),
@@ -212,9 +211,10 @@ class UtteranceEncoder(PreTrainedModel):
         """
         frozen = self.config.tuning == "frozen"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            states, mask = self._states(
-                input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask
-            )
+            inputs = input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask
+            states, mask = run_backbone(self.backbone, self.config.modality, self._depth, *inputs)
+            if self.config.layer != "weighted_sum":
+                states = [states[-1 if self.config.layer is None else self.config.layer]]
         if utterance_index is None:
             utterance_index = torch.arange(len(mask), device=mask.device)
         count = int(utterance_index[-1]) + 1
@@ -238,43 +238,6 @@ class UtteranceEncoder(PreTrainedModel):
             weights = None if weights is None else logits.new_tensor(weights)
             loss = focal_loss(logits, labels, self.config.focal_gamma, weights, num_items_in_batch)
         return UtteranceEncoderOutput(loss=loss, logits=logits, embeddings=embeddings)
-
-    def _states(self, input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask):
-        kind = self.config.backbone_config.model_type
-        given = {"input_ids": input_ids, "input_values": input_values, "input_features": input_features}
-        expected = (
-            ["input_features"]
-            if kind == "whisper"
-            else ["input_ids", "input_features"]
-            if kind == "qwen2_audio"
-            else ["input_ids"]
-        )
-        if self.config.modality == "speech" and kind not in OF_MELS:
-            expected = ["input_values"]
-        if sorted(name for name, value in given.items() if value is not None) != sorted(expected):
-            raise InputError(
-                f"A {kind} encoder of {self.config.modality} takes {expected}, got {[n for n, v in given.items() if v is not None]}"
-            )
-        main = given[expected[0]]
-        if attention_mask is None:
-            attention_mask = torch.ones(main.shape[0], main.shape[-1], dtype=torch.bool, device=main.device)
-        if kind == "whisper":
-            own = attention_mask if pooling_mask is None else pooling_mask
-            states, mask = whisper_states(self.backbone, input_features, attention_mask, own, self._depth)
-        elif kind == "qwen2_audio":
-            if feature_attention_mask is None:
-                feature_attention_mask = attention_mask.new_ones(input_features.shape[0], input_features.shape[-1])
-            states, mask = audio_language_states(
-                self.backbone, input_ids, attention_mask, input_features, feature_attention_mask
-            )
-        elif self.config.modality == "speech":
-            states, mask = waveform_states(self.backbone, input_values, attention_mask)
-        else:
-            states, mask = text_states(self.backbone, input_ids, attention_mask)
-            mask = mask if pooling_mask is None else mask & pooling_mask.bool()
-        if self.config.layer == "weighted_sum":
-            return states, mask
-        return [states[-1 if self.config.layer is None else self.config.layer]], mask
 
     def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:
         if self.config.layer != "weighted_sum":
@@ -371,11 +334,11 @@ class UtteranceEncoder(PreTrainedModel):
             )
         backbone = None
         if not config.holds_backbone:
-            options = {name: kwargs[name] for name in (*_BACKBONE_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
+            options = {name: kwargs[name] for name in (*WEIGHT_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
             try:
                 with explained(config.backbone, options, or_pickle=True):
-                    backbone = _load_backbone(config.backbone, config.backbone_revision, options)
+                    backbone = load_backbone(config.backbone, config.backbone_revision, options)
             except (OSError, InputError) as error:
                 raise OSError(
                     f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
@@ -431,26 +394,6 @@ class UtteranceEncoder(PreTrainedModel):
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
             set_adapter_state(self.backbone, self.config, read_adapter(folder))
-
-
-def _build_backbone(config) -> nn.Module:
-    model = transformers.AutoModel.from_config(config)
-    return model.get_encoder() if config.model_type == "whisper" else model
-
-
-def _load_backbone(name: str, revision: str | None, options: dict[str, Any], modality: str | None = None) -> nn.Module:
-    if revision is not None:
-        options = options | {"revision": revision}
-    if options.get("dtype", options.get("torch_dtype")) is None:
-        # A checkpoint of half precision is not trained as such without a word.
-        options = options | {"dtype": torch.float32}
-    config = transformers.AutoConfig.from_pretrained(
-        name, trust_remote_code=False, **{key: value for key, value in options.items() if key in _HUB_OPTIONS}
-    )
-    if modality is not None:
-        check_kind(config, modality)
-    model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
-    return model.get_encoder() if config.model_type == "whisper" else model
 
 
 UtteranceEncoder.register_for_auto_class("AutoModel")

@@ -22,6 +22,7 @@ from .corpora.schema import dialogue_features
 from .errors import InputError, reading
 from .losses import IGNORE_INDEX
 from .processing_mister_e import MisterEProcessor
+from .transcripts import has_words
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,8 @@ class Utterances(torch.utils.data.Dataset):
         if modality == "speech":
             present = np.concatenate([chunk.field("audio").is_valid().to_numpy(False) for chunk in chunks])
         else:
-            present = sizes > 0  # nothing but blanks is no text
+            texts = (text for chunk in chunks for text in chunk.field("text"))
+            present = np.fromiter((has_words(text.as_py() or "") for text in texts), bool, count=len(sizes))
         self.labels = self._labels(data, label2id)
         if labelled_only:
             present &= self.labels != IGNORE_INDEX
