@@ -24,34 +24,40 @@ from .turns import DialogueCache
 
 class ConversationEmotionPipeline(Pipeline):
     r"""
-    Emotions of the turns of dialogues, from sound, words or both.
+    Emotions of the turns of dialogues, from audio, text or both.
 
-    A dialogue is a list of turns, `{"utterances": turns}` as a row of a corpus, or one recording, `{"audio": ..., "segments": ...}`. Many are a list
-    of them, a slice of a `datasets.Dataset` of such rows, or anything that yields them. A turn is a dictionary with
+    A dialogue is a list of turns, `{"utterances": turns}` as a row of a corpus, or one recording, `{"audio": ...,
+    "segments": ...}`. Many are a list of them, a slice of a `datasets.Dataset` of such rows, or anything that yields
+    them. A turn is a dictionary with
 
-    - `audio`: a file's path or content, an array (S,) or (channels, S) with `sampling_rate`, or a dictionary as `datasets` gives it; of any format
-      and rate. `start` and `end`, in seconds, take a stretch of it.
-    - `text`: the words.
+    - `audio`: a file's path or content, an array (S,) or (channels, S) with `sampling_rate`, or a dictionary as
+      `datasets` gives it; of any format and rate. `start` and `end`, in seconds, take a stretch of it.
+    - `text`: the transcript.
     - `speech_embedding`, `text_embedding`: vectors (D,) in their place, which need no encoder.
 
-    What a turn lacks, or is None, is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list of `(start, end)`,
-    `(start, end, text)` or turns with `start` and `end`.
+    What a turn lacks, or is None, is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list
+    of `(start, end)`, `(start, end, text)` or turns with `start` and `end`.
 
     Args:
-        model ([`MisterEModel`]): stage 2. The encoders lie beside it, in `speech_encoder/` and `text_encoder/`, and are loaded when they are needed.
+        model ([`MisterEModel`]): stage 2. The encoders lie beside it, in `speech_encoder/` and `text_encoder/`, and
+            are loaded when they are needed.
         encoders (`dict`, *optional*): by modality, another encoder and its processor.
-        transcriber (`str` or `Pipeline`, *optional*): a recognition model or pipeline; turns with sound and without text get their words from it.
-        bad_audio (`str`, defaults to `"error"`): `"missing"` lets turns go without sound that cannot be used, with a warning.
+        transcriber (`str` or `Pipeline`, *optional*): a recognition model or pipeline; turns with audio and without
+            text get their text from it.
+        bad_audio (`str`, defaults to `"error"`): `"missing"` lets turns go without audio that cannot be used, with a
+            warning.
         top_k (`int`, *optional*): how many of the `scores`, and of those of each expert, to give, highest first.
 
     Returns:
-        per dialogue a list, with a dictionary per turn in the order given: `label` and its probability `score`; `scores`, the probabilities of the classes, highest
-        first; `experts`, the same from each expert alone, None where its modality is absent; `gate`, the weight of each expert, exactly 0 there; `text`,
-        where it was transcribed.
+        per dialogue a list, with a dictionary per turn in the order given: `label` and its probability `score`;
+        `scores`, the probabilities of the classes, highest first; `experts`, the same from each expert alone, None
+        where its modality is absent; `gate`, the weight of each expert, exactly 0 there; `text`, where it was
+        transcribed.
 
     Raises:
-        InputError: a `ValueError` that names dialogue and turn, for what is not a dialogue, for audio that cannot be used, if the model has no encoder
-            for what was given, where its numbers overflow, and where a dialogue needs more memory than there is.
+        InputError: a `ValueError` that names dialogue and turn, for what is not a dialogue, for audio that cannot be
+            used, if the model has no encoder for what was given, where its numbers overflow, and where a dialogue
+            needs more memory than there is.
     """
 
     _load_tokenizer = False
@@ -88,7 +94,10 @@ class ConversationEmotionPipeline(Pipeline):
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
     def __call__(self, inputs, **kwargs):
-        """One dialogue -> its list; a list of dialogues -> a list of lists; a dataset or any other iterable of dialogues -> an iterator."""
+        """
+        One dialogue -> its list; a list of dialogues -> a list of lists; a dataset or any other iterable of dialogues
+        -> an iterator.
+        """
         inputs = split_slice(inputs)
         if is_dialogue(inputs):
             return super().__call__([inputs], **kwargs)[0]
@@ -243,14 +252,16 @@ class ConversationEmotionPipeline(Pipeline):
 
 class EmotionStream:
     r"""
-    One dialogue, turn by turn: each call takes the next turn and gives what the whole dialogue would have given for it. Nothing past is computed
-    again: convolutions and recurrence cost the same at every turn, attention grows with the number of turns before.
+    One dialogue, turn by turn: each call takes the next turn and gives what the whole dialogue would have given for
+    it. Nothing past is computed again: convolutions and recurrence cost the same at every turn, attention grows with
+    the number of turns before.
 
     Args:
         pipeline: with a causal model.
         bad_audio, top_k: as of the pipeline, by default as it has them.
 
-    Calls from several threads are taken one after another, in the order in which they come. A call that raises leaves the stream as it was.
+    Calls from several threads are taken one after another, in the order in which they come. A call that raises leaves
+    the stream as it was.
 
     Raises:
         InputError: if the model is not causal.

@@ -27,12 +27,13 @@ def predict_dialogues(
     **options: Any,
 ) -> tuple[list[str], Iterator[dict[str, Any]]]:
     r"""
-    Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder or table as
-    [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order` in the order of its rows.
+    Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder
+    or table as [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order`
+    in the order of its rows.
 
     Args:
-        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; a `.txt` file; or a folder, table or
-            subtitle file.
+        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; a `.txt`
+            file; or a folder, table or subtitle file.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
         columns: the table's own names of the fields.
@@ -41,12 +42,14 @@ def predict_dialogues(
         options: of [`ConversationEmotionPipeline`].
 
     Returns:
-        the classes of the model; and an iterator over the turns in order, each a dictionary of `dialogue`, `turn`, what is known of `start`, `end` and
-        `text`, and what the pipeline gives. Closing it removes its temporary files.
+        the classes of the model; and an iterator over the turns in order, each a dictionary of `dialogue`, `turn`,
+        what is known of `start`, `end` and `text`, and what the pipeline gives. Closing it removes its temporary
+        files.
 
     Raises:
         FileNotFoundError: if there is no such source.
-        InputError: for a source, model or device that cannot be used, before anything is loaded; later naming dialogue and turn.
+        InputError: for a source, model or device that cannot be used, before anything is loaded; later naming dialogue
+            and turn.
     """
     source = Path(source)
     segments = check_source(source, segments, columns)
@@ -73,11 +76,13 @@ def check_source(
     source: str | Path, segments: str | Path | None = None, columns: dict[str, str] | None = None
 ) -> Path | None:
     r"""
-    The subtitle file with the turns of a recording: the one given, or the one of its name beside it; None for a folder or table.
+    The subtitle file with the turns of a recording: the one given, or the one of its name beside it; None for a folder
+    or table.
 
     Raises:
         FileNotFoundError: if the source or the subtitle file is not there.
-        InputError: if a recording has no subtitle file, or several; for subtitles or columns beside what does not take them.
+        InputError: if a recording has no subtitle file, or several; for subtitles or columns beside what does not take
+            them.
     """
     from .corpora.recordings import MEDIA, files_in, recording_of
 

@@ -16,7 +16,8 @@ FIELDS |= {"text": "string", "label": "string", "score": "float64"}
 
 _AT_ONCE = 10_000  # rows of a Parquet row group
 _NARROWEST = 20  # columns of a terminal for the text of a turn
-# What ends a line for some readers though JSON allows it within one, what a terminal may obey, and half of a surrogate pair.
+# What ends a line for some readers though JSON allows it within one, what a terminal may obey, and half of a surrogate
+# pair.
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Lines = Iterable[Mapping[str, Any]]
@@ -39,8 +40,8 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     r"""
     Write predicted turns, the file whole or not at all.
 
-    JSON lines hold all that was found. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label and score, and one of each
-    class's probability under the name of the class, empty where `top_k` left it out.
+    JSON lines hold all that was found. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label
+    and score, and one of each class's probability under the name of the class, empty where `top_k` left it out.
 
     Args:
         lines: as [`predict_dialogues`] gives them.
@@ -67,7 +68,10 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
 
 
 def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
-    """One line whatever its texts hold: what readers or terminals take for more than a character is escaped. A number that is not finite raises."""
+    """
+    One line whatever its texts hold: what readers or terminals take for more than a character is escaped. A number
+    that is not finite raises.
+    """
     text = json.dumps(line, ensure_ascii=ascii_only, allow_nan=False)
     return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

@@ -64,7 +64,9 @@ def is_dialogue(inputs: Any) -> bool:
 
 
 def split_slice(inputs: Any) -> Any:
-    """A slice of a `datasets.Dataset`, which is a dictionary of columns, as a list of its rows; anything else as it is."""
+    """
+    A slice of a `datasets.Dataset`, which is a dictionary of columns, as a list of its rows; anything else as it is.
+    """
     columns = isinstance(inputs, Mapping) and inputs.get("utterances")
     if isinstance(columns, list) and columns and not any(isinstance(turns, Mapping) for turns in columns):
         return _rows(inputs, "the slice")

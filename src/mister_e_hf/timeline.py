@@ -34,8 +34,8 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
     Draw one dialogue.
 
     Args:
-        turns: what the pipeline gives for a dialogue, where known with `start` and `end` in seconds. Where every turn has them the axis is time, else the
-            number of the turn.
+        turns: what the pipeline gives for a dialogue, where known with `start` and `end` in seconds. Where every turn
+            has them the axis is time, else the number of the turn.
         first: number of the first turn.
 
     Returns:
@@ -129,7 +129,8 @@ def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        InputError: naming line and field, for a line that is not such; if there is no such dialogue; for a plot that cannot be written there.
+        InputError: naming line and field, for a line that is not such; if there is no such dialogue; for a plot that
+            cannot be written there.
     """
     path = Path(path)
     out = path.with_suffix(".png") if out is None else Path(out)

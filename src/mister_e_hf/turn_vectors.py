@@ -31,7 +31,8 @@ FIELDS = {"speech": "audio", "text": "text"}
 _WINDOW = 64  # turns whose audio is in memory at once
 _TOKENS, _SECONDS = 8192, 120.0  # of one batch of an encoder, padding included
 _RECOGNISED_AT_ONCE = 30.0  # seconds; what is longer, a recogniser of Whisper's kind takes with timestamps alone
-# One for all, so that what holds it can be copied and pickled: what is loaded at the first use is loaded once, and a recogniser hears one thread at a time.
+# One for all, so that what holds it can be copied and pickled: what is loaded at the first use is loaded once, and a
+# recogniser hears one thread at a time.
 _LOADING = threading.RLock()
 _NO_MEMORY = ("out of memory", "allocate memory", "alloc_cpu", "storage size calculation overflowed")
 
@@ -223,7 +224,10 @@ class TurnEncoders:
 
 @contextlib.contextmanager
 def enough_memory(what: str, remedy: str) -> Iterator[None]:
-    """Around what needs memory by the size of the input: an allocator that fails names `what` needed it, and the `remedy`."""
+    """
+    Around what needs memory by the size of the input: an allocator that fails names `what` needed it, and the
+    `remedy`.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:

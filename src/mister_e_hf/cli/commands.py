@@ -1,4 +1,4 @@
-"""The command line: `mister-e COMMAND ...`. What a command needs is imported when it runs, so that `--help` is quick."""
+"""The command line: `mister-e COMMAND ...`. What a command needs is imported when it runs: `--help` is quick."""
 
 import argparse
 import contextlib
@@ -27,7 +27,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Run a command. Errors that the user can mend are one line, or with `--debug` a traceback.
 
     Returns:
-        exit status: 0; 1 where something failed; 2 where the command or its input is wrong; 130 where it was interrupted or ended by a signal.
+        exit status: 0; 1 where something failed; 2 where the command or its input is wrong; 130 where it was
+            interrupted or ended by a signal.
     """
     words = list(sys.argv[1:] if words is None else words)
     parser = _parser()
@@ -100,7 +101,10 @@ class _Parser(argparse.ArgumentParser):
 
 @contextlib.contextmanager
 def _ends_as_interrupted() -> Iterator[None]:
-    """What a scheduler or a closed terminal sends ends a command as Ctrl-C does: temporary files and processes of its own go with it."""
+    """
+    What a scheduler or a closed terminal sends ends a command as Ctrl-C does: temporary files and processes of its own
+    go with it.
+    """
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
@@ -139,7 +143,9 @@ def _end_process_group():
 
 
 def _interrupt_again(lost):
-    """Sound files are read and written by callbacks from C, and an interrupt that comes in one of them would be dropped."""
+    """
+    Sound files are read and written by callbacks from C, and an interrupt that comes in one of them would be dropped.
+    """
     if lost.exc_type is KeyboardInterrupt:
         threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
     else:
