@@ -25,6 +25,7 @@ FORMS = {
     "AIFF": lambda sound: written(sound, form="AIFF"),
     "AU": lambda sound: written(sound, form="AU"),
     "CAF": lambda sound: written(sound, form="CAF"),
+    "NIST": lambda sound: written(sound, form="NIST"),
     "FLAC": lambda sound: written(sound, form="FLAC"),
     "Vorbis": lambda sound: written(sound, form="OGG", subtype="VORBIS"),
     "Opus": lambda sound: written(sound, form="OGG", subtype="OPUS"),
@@ -72,6 +73,21 @@ def test_tags_before_and_behind_are_no_audio(form):
         np.testing.assert_array_equal(load_audio(whole), load_audio(content))
     with pytest.raises(AudioError, match=r"THIS contradicts its header.* 1?\d\d,?\d* bytes follow"):
         load_audio(content + bytes(50_000), name="THIS")
+
+
+@pytest.mark.parametrize("total", [1, 16_000])
+def test_a_flac_file_that_counts_too_few_samples(total):
+    content = bytearray(written(SOUND, form="FLAC"))
+    content[18:26] = (int.from_bytes(content[18:26], "big") >> 36 << 36 | total).to_bytes(8, "big")
+    with pytest.raises(AudioError, match="contradicts its header"):
+        load_audio(bytes(content))
+
+
+def test_zeros_behind_are_padding():
+    content = written(SOUND)
+    np.testing.assert_array_equal(load_audio(content + bytes(15_000)), load_audio(content))
+    with pytest.raises(AudioError, match="contradicts its header"):
+        load_audio(content + noise(0.4).astype(np.float32).tobytes())
 
 
 def test_chunks_behind_the_samples_are_no_audio():

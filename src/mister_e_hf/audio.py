@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from .audio_layout import after_tags, bytes_at, examine, rest_of_flac, without_tags
+from .audio_layout import after_tags, bytes_at, examine, rest_behind, without_tags
 from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
 from .errors import short
 
@@ -265,7 +265,7 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
         if (
             sound.format == "FLAC"
             and position == sound.frames
-            and (problem := rest_of_flac(file, size, position / rate))
+            and (problem := rest_behind(file, size, position / rate))
         ):
             raise AudioError(f"{label} {problem}")
 

@@ -4,9 +4,12 @@ Decoders take a file that ends early for a shorter one, and stop where the first
 """
 
 import io
+import math
+import re
 from typing import BinaryIO, NamedTuple
 
 _TOLERANCE = 0.5  # seconds that may lack at the end, or follow it
+_JUNK = 8192  # bytes that may follow at most; zeros may be half a second
 _SECOND = "holds several files, one after another; the next begins at byte {}. Split them, or decode them to one"
 
 
@@ -108,6 +111,8 @@ def examine(file: BinaryIO, size: int, seconds: float, to_end: bool = True) -> L
             return _examine_pages(whole, to_end)
         if head[:4] == _EBML:
             return _examine_ebml(whole)
+        if head[:8] == b"NIST_1A\n":
+            return _examine_nist(whole)
         if head[4:8] == b"ftyp":
             return _examine_boxes(whole)
         if head[:4] == b".snd":
@@ -136,9 +141,11 @@ class _File(NamedTuple):
         following = self.at(end, 12)
         if magic and following.startswith(magic):
             return _SECOND.format(end)
-        if self.size - end > tolerance and not following.startswith(_TAGS):
+        rest = self.size - end
+        padding = rest <= tolerance and not self.at(end, min(rest, 1 << 20)).strip(b"\0")
+        if rest > min(tolerance, _JUNK) and not padding and not following.startswith(_TAGS):
             return (
-                f"contradicts its header, by which it ends at byte {end}; {self.size - end} bytes follow. Either its size wrapped, as over "
+                f"contradicts its header, by which it ends at byte {end}; {rest} bytes follow. Either its size wrapped, as over "
                 "4 GiB, or was never filled in, or another file follows: write it again with a true header"
             )
         return None
@@ -239,6 +246,17 @@ def _examine_pages(whole: _File, to_end: bool) -> Layout:
     return Layout(whole.ends_at(position), remark, len(streams))
 
 
+def _examine_nist(whole: _File) -> Layout:
+    """SPHERE, as speech corpora have it: a header of lines, such as `sample_count -i 48000`."""
+    text = whole.at(whole.begin, 1024)
+    fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d{1,12})\n", text)}
+    size = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", text)
+    names = (b"sample_count", b"channel_count", b"sample_n_bytes")
+    if size is None or not fields.keys() >= set(names):
+        return Layout()
+    return Layout(whole.ends_at(whole.begin + int(size[1]) + math.prod(fields[name] for name in names), b"NIST_1A"))
+
+
 def _examine_boxes(whole: _File) -> Layout:
     """MP4: a second `ftyp` or `moov` begins another file."""
     position, seen = whole.begin, set()
@@ -283,8 +301,8 @@ def _length_of_mp3(whole: _File) -> int | None:
     return int.from_bytes(frame[place : place + 4], "big") if flags & 2 else None
 
 
-def rest_of_flac(file: BinaryIO, size: int, seconds: float) -> str | None:
-    """What is wrong behind a FLAC file that a decoder has just read to its end; its header does not say how many bytes it has."""
+def rest_behind(file: BinaryIO, size: int, seconds: float) -> str | None:
+    """What is wrong behind where a decoder has just come to the end of a FLAC file, whose header counts the samples alone."""
     reached = file.tell()
     begin = after_tags(file)
     whole = _File(file, size, seconds, begin)
