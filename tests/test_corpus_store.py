@@ -269,7 +269,7 @@ def test_anything_else_is_refused_before_any_work(corpus, tmp_path, kind):
     }
     gone = datasets.DatasetDict(train=dialogues(1).map(without_sound))
     for refused in (lambda: check_replaceable(place), lambda: write_corpus(gone, place, embed_audio=True)):
-        with pytest.raises(FileExistsError, match="holds something else than a corpus"):
+        with pytest.raises(FileExistsError, match="holds something other than a corpus"):
             refused()
     after = {
         str(path): path.read_bytes() if path.is_file() else None for path in sorted((tmp_path / "place").rglob("*"))

@@ -540,7 +540,7 @@ def test_wrong_settings(tmp_path, release, settings, message):
 def test_a_file_of_another_form_is_named(tmp_path, release):
     path = place(release, "Ses03M_impro05b")
     path.write_text(path.read_text().replace("\t", "    "))
-    with pytest.raises(ValueError, match=r"Ses03M_impro05b\.txt' has no line of the form"):
+    with pytest.raises(ValueError, match=r"Ses03M_impro05b\.txt', line 3: expected '"):
         prepare(tmp_path, release)
 
 

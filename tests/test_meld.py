@@ -559,7 +559,7 @@ def test_an_address_that_cannot_be_reached(tmp_path, monkeypatch, server):
         build(None, tmp_path)
     monkeypatch.setattr(Meld, "archive_url", "http://127.0.0.1:9/MELD.Raw.tar.gz")
     with pytest.raises(OSError, match=r"MELD could not be downloaded from http://127\.0\.0\.1:9/.*pass data_dir"):
-        build(None, tmp_path)
+        build(None, tmp_path, num_proc=2)
 
 
 @pytest.mark.parametrize("cut", ["whole", "train", "page"])

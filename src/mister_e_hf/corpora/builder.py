@@ -51,6 +51,10 @@ class CorpusConfig(datasets.BuilderConfig):
             raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
 
 
+class DownloadError(ConnectionError):
+    """A release could not be downloaded."""
+
+
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
     r"""
     A corpus on disk as a `datasets` builder. What it makes lies in the cache of `datasets` under a fingerprint of the source files and of
@@ -149,7 +153,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             named = re.findall(r"(Audio|Input)Error: (.+)", str(cause))
             if named:
                 raise (audio.AudioError if named[-1][0] == "Audio" else InputError)(named[-1][1]) from error
-            if isinstance(cause, _OF_PROCESSES) or re.search(_PROCESS_GONE, str(cause)):
+            several = (settings.get("num_proc") or 1) > 1 and not isinstance(cause, DownloadError)
+            if several and (isinstance(cause, _OF_PROCESSES) or re.search(_PROCESS_GONE, str(cause))):
                 raise ChildProcessError(
                     f"{self.title}: a process that reads audio was ended by the system, as when memory runs out. Read with fewer processes "
                     "(num_proc)."

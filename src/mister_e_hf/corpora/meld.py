@@ -12,7 +12,7 @@ import datasets
 
 from ..errors import InputError, short
 from .archives import DAMAGED, unpack
-from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
+from .builder import CorpusBuilder, CorpusConfig, Dialogues, DownloadError, published
 from .schema import LABELS
 from .sources import read_table, require_columns, walk
 
@@ -72,7 +72,7 @@ class Meld(CorpusBuilder):
         try:
             archive = dl_manager.download(self.archive_url)
         except Exception as error:  # aiohttp's, httpx's, the Hub's
-            raise ConnectionError(
+            raise DownloadError(
                 f"{self.title} could not be downloaded from {self.archive_url}: {error.__cause__ or error}. If you have it, pass data_dir, the "
                 "folder that holds it."
             ) from error
