@@ -1,6 +1,7 @@
 """What a run says of its corpus comes from the corpus: name, licence, origin of the vectors, and what is too little to score."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +127,30 @@ def test_a_card_of_a_part_says_so_where_machines_read_it():
     (found,) = {(result.dataset_name, result.dataset_type) for result in card.data.eval_results}
     assert found == ("MELD, 84 of 2,610 test turns", "custom")
     assert "# MiSTER-E, part of MELD" in card.text and "television" in card.text
+
+
+@pytest.mark.parametrize(
+    ("experts", "task", "taken"),
+    [
+        (["speech", "text", "fusion"], "audio-text-classification", "speech and text"),
+        (["fusion"], "audio-text-classification", "speech and text"),
+        (["text"], "text-classification", "text"),
+        (["speech"], "audio-classification", "speech"),
+    ],
+    ids=str,
+)
+def test_a_card_s_code_gives_the_model_the_vectors_that_it_takes(experts, task, taken):
+    sizes = {"hidden_size": 8, "attention_dim": 6, "fusion_num_layers": 1}
+    config = MisterEConfig(speech_embedding_dim=3, text_embedding_dim=2, experts=experts, **sizes)
+    model = MisterEModel(config).eval()
+    block = {"weighted_f1": 0.5, "macro_f1": 0.25, "accuracy": 0.5, "num_utterances": 4}
+    card = model_card(model, {}, {"seed": 1, "test": {"mixture": block}})
+    assert card.data.eval_results[0].task_type == task and f"the turns' {taken} vectors" in card.text
+    (line,) = re.findall(r"^output = .*$", card.text, flags=re.MULTILINE)
+    names = {"model": model, "speech_embeddings": torch.randn(1, 4, 3), "text_embeddings": torch.randn(1, 4, 2)}
+    exec(line, names)
+    assert names["output"].logits.shape[:2] == (1, 4)
+    assert line.count("(B, T, ") == len(taken.split(" and "))
 
 
 EPOCHS = {

@@ -39,6 +39,8 @@ def model_card(
     # A baseline says itself what it is.
     baseline, title = hasattr(model, "method"), getattr(model, "title", "MiSTER-E")
     method = getattr(model, "method", f"MiSTER-E ([Dutta, Balaji and Ganapathy 2026]({_PAPER}))")
+    kinds = {"speech": "audio", "text": "text"}
+    task = f"{'-'.join(kinds[name] for name in _modalities(config))}-classification"
     data = ModelCardData(
         library_name="transformers",
         license=corpus.license and for_terminal(corpus.license),
@@ -48,11 +50,11 @@ def model_card(
             *(["baseline"] if baseline else ["mixture-of-experts", "mister-e"]),
         ],
         model_name=for_terminal(f"{title} {corpus.name}"),
-        eval_results=_eval_results(corpus, results),
+        eval_results=_eval_results(task, corpus, results),
     )
     sections = {
         f"# {title}, {for_markdown(corpus.name)}": f"Names one of {config.num_labels} emotions ({', '.join(map(for_markdown, config.id2label.values()))}) for every turn of a dialogue from "
-        f"{_inputs(encoders)}, without using who speaks. The method is {method}{', a baseline of MiSTER-E' if baseline else ''}; stage 2 has "
+        f"{_inputs(config, encoders)}, without using who speaks. The method is {method}{', a baseline of MiSTER-E' if baseline else ''}; stage 2 has "
         f"{model.num_parameters():,} parameters.",
         "## Use": "\n\n".join(
             [
@@ -75,9 +77,11 @@ def model_card(
     )
 
 
-def _inputs(encoders: Sequence[str]) -> str:
-    kinds = {"speech": "sound", "text": "words"}
-    return " and ".join(kinds[name] for name in encoders) if encoders else "the turns' speech and text vectors"
+def _inputs(config, encoders: Sequence[str]) -> str:
+    kinds = {"speech": "audio", "text": "transcript"}
+    if encoders:
+        return " and ".join(kinds[name] for name in encoders)
+    return f"the turns' {' and '.join(_modalities(config))} vectors"
 
 
 def _base_models(recipe: dict, encoders: Sequence[str]) -> list[str] | None:
@@ -85,20 +89,27 @@ def _base_models(recipe: dict, encoders: Sequence[str]) -> list[str] | None:
     return [name for name in names if name and not Path(name).exists()] or None
 
 
+def _modalities(config) -> list[str]:
+    """Those whose vectors the model takes."""
+    parts = getattr(config, "experts", None) or config.modalities
+    return [name for name in ("speech", "text") if name in parts or "fusion" in parts]
+
+
 def _use(config, encoders: Sequence[str]) -> str:
-    turns = '[{"text": "You did what?"}, {"audio": "2.wav", "text": "Calm down."}]'
-    if "speech" not in encoders:
-        turns = '[{"text": "You did what?"}, {"text": "Calm down."}]'
+    turns = {
+        ("speech", "text"): '[{"text": "You did what?"}, {"audio": "2.wav", "text": "Calm down."}]',
+        ("text",): '[{"text": "You did what?"}, {"text": "Calm down."}]',
+        ("speech",): '[{"audio": "1.wav"}, {"audio": "2.wav"}]',
+    }
     pipeline = (
         "```python\nfrom transformers import pipeline\n\n"
         f'erc = pipeline("conversation-emotion-recognition", model="{REPOSITORY}", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
-        f"erc({turns})\n```\n\nStage 2 alone:\n\n"
+        f"erc({turns.get(tuple(sorted(encoders)))})\n```\n\nStage 2 alone:\n\n"
     )
-    return (pipeline if "text" in encoders else "") + (
+    return (pipeline if encoders else "") + (
         "```python\nfrom transformers import AutoModel\n\n"
         f'model = AutoModel.from_pretrained("{REPOSITORY}", trust_remote_code=True)  # or import mister_e_hf first, without it\n'
-        "output = model(speech_embeddings, text_embeddings)  # "
-        f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
+        f"{_call(config)}\n"
         "emotions = output.logits.argmax(-1)\n```"
     )
 
@@ -107,10 +118,17 @@ def _baseline_use(config) -> str:
     return (
         "```python\nimport mister_e_hf  # holds the model's code\nfrom transformers import AutoModel\n\n"
         f'model = AutoModel.from_pretrained("{REPOSITORY}")\n'
-        "output = model(speech_embeddings, text_embeddings)  # "
-        f"(B, T, {config.speech_embedding_dim}), (B, T, {config.text_embedding_dim})\n"
+        f"{_call(config)}\n"
         "emotions = output.logits.argmax(-1)\n```"
     )
+
+
+def _call(config) -> str:
+    modalities = _modalities(config)
+    shapes = ", ".join(f"(B, T, {getattr(config, f'{name}_embedding_dim')})" for name in modalities)
+    given = [f"{name}_embeddings" for name in modalities]
+    named = given if len(given) == 2 else [f"{name}={name}" for name in given]
+    return f"output = model({', '.join(named)})  # {shapes}"
 
 
 def _encoder_use(modality: str, recipe: dict) -> str:
@@ -134,14 +152,14 @@ def _data(corpus: CorpusOfRun, results: dict) -> str:
     return " ".join(lines)
 
 
-def _eval_results(corpus: CorpusOfRun, results: dict) -> list[EvalResult] | None:
+def _eval_results(task: str, corpus: CorpusOfRun, results: dict) -> list[EvalResult] | None:
     test = results.get("test", {}).get("mixture")
     if not test:
         return None
     names = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
     return [
         EvalResult(
-            task_type="audio-text-classification",
+            task_type=task,
             task_name="emotion recognition in conversations",
             # What ranks models by data set must not take a part of a published test split, or one's own data, for the whole of it.
             dataset_type=corpus.test_set.lower() if corpus.is_published else CUSTOM,

@@ -144,7 +144,8 @@ class TurnColumns:
             if (value not in label2id) if isinstance(value, str) else (value not in indices):
                 raise InputError(
                     f"{self.name}: dialogue '{self.dialogue_of(turn)}' has the label {value!r} in '{field}', which is none of "
-                    f"the model's labels {dict(label2id)}"
+                    f"the model's labels {dict(label2id)}; name those of the corpus with --corpus.labels, or leave corpus.labels "
+                    "out of the recipe"
                 )
             labels[turn] = label2id[value] if isinstance(value, str) else value
         return labels
