@@ -83,6 +83,15 @@ def test_a_flac_file_that_counts_too_few_samples(total):
         load_audio(bytes(content))
 
 
+@pytest.mark.parametrize("frames", [10, 40])
+def test_an_mp3_file_that_counts_too_few_frames(frames):
+    content = bytearray(written(SOUND, form="MP3"))
+    at = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    content[at : at + 4] = frames.to_bytes(4, "big")
+    with pytest.raises(AudioError, match="counts too few frames"):
+        load_audio(bytes(content))
+
+
 def test_zeros_behind_are_padding():
     content = written(SOUND)
     np.testing.assert_array_equal(load_audio(content + bytes(15_000)), load_audio(content))

@@ -263,7 +263,7 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
                 f"{label} is cut off: {(stop - position) / rate:.2f} s that its header promises are not there"
             )
         if (
-            sound.format == "FLAC"
+            sound.format in ("FLAC", "MP3")
             and position == sound.frames
             and (problem := rest_behind(file, size, position / rate))
         ):

@@ -302,10 +302,17 @@ def _length_of_mp3(whole: _File) -> int | None:
 
 
 def rest_behind(file: BinaryIO, size: int, seconds: float) -> str | None:
-    """What is wrong behind where a decoder has just come to the end of a FLAC file, whose header counts the samples alone."""
+    """What is wrong behind where a decoder has just come to the end of FLAC or MP3 by the samples that the header counts."""
     reached = file.tell()
     begin = after_tags(file)
     whole = _File(file, size, seconds, begin)
+    if count := _length_of_mp3(whole):
+        left = min(size, begin + count) - reached
+        return (
+            f"contradicts its header, which counts too few frames: {left} bytes of them are left"
+            if left > 2048
+            else None
+        )
     position = max(begin + 4, reached - (1 << 16))
     while part := whole.at(position, 1 << 20):
         if (at := part.find(b"fLaC\0\0\0\x22")) >= 0:
