@@ -15,6 +15,7 @@ from transformers import logging, pipeline
 from .configuration_mister_e import TASK
 from .errors import InputError, short
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
+from .stored_stages import load_model
 from .subtitles import SUBTITLES, read_subtitles
 from .timeline import timeline_figure
 
@@ -180,9 +181,9 @@ def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, 
     gr = _gradio()
     from starlette.middleware import Middleware
 
-    page = build_page(
-        pipeline(TASK, model=str(model), **{name: one for name, one in options.items() if one is not None})
-    )
+    options = {name: value for name, value in options.items() if value is not None}
+    hub = {name: options.pop(name) for name in ("revision",) if name in options}
+    page = build_page(pipeline(TASK, model=load_model(model, **hub), trust_remote_code=False, **options))
     try:
         page.launch(
             server_name=host,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel
 
 from .checkpoints import finished_checkpoints
 from .embedding import RECORD
@@ -28,6 +27,7 @@ from .folds import development_folds
 from .recipe import Recipe
 from .robustness import robustness_table
 from .run_folder import claim_run
+from .stored_stages import load_model
 from .study import LAST_EPOCH
 from .trainer import MisterETrainer
 from .vectors import DialogueVectors
@@ -108,7 +108,7 @@ def run_on_test(recipe: Recipe, run: Run):
     corpus = recipe.read_corpus()
     run_experiment(recipe, run.folder, run.seed, corpus)
     use_cpu = recipe.sections["training"].get("use_cpu", False)
-    trainer = scoring_trainer(AutoModel.from_pretrained(run.folder), run.folder, use_cpu=use_cpu)
+    trainer = scoring_trainer(load_model(run.folder), run.folder, use_cpu=use_cpu)
     _write_robustness(run, trainer, corpus["test"])
     for checkpoint in finished_checkpoints(run.folder):
         shutil.rmtree(checkpoint)
