@@ -430,7 +430,7 @@ def test_a_recipe_of_a_baseline_is_trained_scored_and_told_of(tmp_path, capsys):
     assert "trust_remote_code" not in card and "mixture-of-experts" not in card
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0
-    assert "as stored" in capsys.readouterr().out
+    assert "\nequal to what results.json holds" in capsys.readouterr().out
     assert cli.main(["doctor", str(run)]) == 0
     assert "erc_bc_lstm" in capsys.readouterr().out
     with pytest.raises(ValueError, match="The pipeline runs MiSTER-E; this model is of type 'erc_bc_lstm'"):

@@ -178,7 +178,8 @@ def test_evaluate_names_what_is_wrong(run, command, tmp_path):
 def test_a_dry_run_lists_what_a_push_sends(run, command, tmp_path):
     status, printed, _ = command("push", run, "org/name", "--dry-run")
     printed, _, claims = printed.partition("the card says:\n")
-    assert "license: apache-2.0" in claims and "weighted_f1 0." in claims and "(test)" in claims
+    assert "model name: MiSTER-E" in claims and "license: apache-2.0" in claims
+    assert "weighted_f1 0." in claims and "(test)" in claims
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in printed.splitlines()}
     assert status == 0 and listed == checkpoint_files(run)
     assert {"config.json", "pipeline_mister_e.py", "speech_encoder/processor_config.json"} <= set(listed)
