@@ -46,7 +46,7 @@ def test_python_snippets_run(demo_run, own_cache):
 def test_commands_for_one_s_own_recordings_run(demo_run, own_cache, capsys):
     block = re.search(r"<!-- own recordings -->\n```bash\n(.*?)```", README, flags=re.DOTALL)[1]
     commands = [shlex.split(line) for line in block.splitlines() if not line.startswith("#")]
-    assert [words[1] for words in commands] == ["corpus", "init", "train", "predict"]
+    assert [words[1] for words in commands] == ["corpus", "init", "train", "train", "predict"]
     tiny = ["--num_train_epochs", "1", "--use_cpu"]
     for modality in ("speech", "text"):  # the recipe's own encoders would have to be downloaded
         tiny += [f"--{modality}_encoder.backbone", f"runs/demo/demo/backbones/{modality}"]
