@@ -41,7 +41,7 @@ def damage(checkpoint: Path) -> str | None:
         if not (checkpoint / MANIFEST).is_file():
             return _damage_without_manifest(checkpoint)
         with reading(checkpoint / MANIFEST, "a manifest"):
-            files = json.loads((checkpoint / MANIFEST).read_text("utf-8", encoding="utf-8"))["files"].items()
+            files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"].items()
             for name, (size, digest) in files:
                 path = checkpoint / name
                 if not path.is_file():
@@ -66,13 +66,13 @@ def _damage_without_manifest(checkpoint: Path) -> str | None:
     if not any(name.startswith("rng_state") and size for name, size in names.items()):
         return "rng_state.pth is missing or empty"
     with reading(checkpoint / TRAINER_STATE_NAME, "a trainer state"):
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8", encoding="utf-8"))
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     return None
 
 
 def best_of(checkpoint: Path) -> Path | None:
     """Where the checkpoint is that validation had found best until this one, in the same folder; None if none was."""
-    step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text("utf-8", encoding="utf-8")).get("best_global_step")
+    step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8")).get("best_global_step")
     return checkpoint.with_name(f"checkpoint-{step}") if step else None
 
 

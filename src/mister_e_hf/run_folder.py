@@ -77,7 +77,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
     if not path.is_file():
         return {}
     with reading(path, f"the record of {what}"):
-        earlier = yaml.safe_load(path.read_text("utf-8", encoding="utf-8"))
+        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(earlier, dict) or (missing := [name for name in record if name not in earlier]):
         lacks = f"it has no {', '.join(missing)}" if isinstance(earlier, dict) else "it is empty or cut off"
         raise InputError(
@@ -117,7 +117,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     with reading(path, "the results of a run"):
-        results = json.loads(path.read_text("utf-8", encoding="utf-8") or "null")
+        results = json.loads(path.read_text(encoding="utf-8") or "null")
     if not isinstance(results, dict):
         raise InputError(
             f"'{path}' does not hold the results of a run: it is empty or damaged. Remove it, and the same command scores the run again."
