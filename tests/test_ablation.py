@@ -172,3 +172,30 @@ def test_the_commands_make_a_report(demo_folder, study, capsys):
     assert "logistic regression" in (study / "report.md").read_text()
     assert cli.main(["ablate", *words, "--out", str(study), "--learning_rate", "1"]) == 2
     assert "other settings: recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--jobs", "0"], "jobs must be a whole number from 1, got 0"),
+        (["--folds", "1"], "folds must be a whole number from 2, got 1"),
+        (["--seeds", "-1"], "seeds: expected whole numbers from 0"),
+        (["--seeds", "1", "1"], "seeds: 1 appears twice"),
+        (["--variants", "fulll"], "Unknown variant 'fulll'"),
+        (["--learning_rate", "-1"], "learning_rate"),
+        (["--model.num_attention_heads", "7"], "num_attention_heads"),
+    ],
+)
+def test_a_study_that_cannot_be_is_refused_before_its_first_run(demo_folder, tmp_path, capsys, words, message):
+    study = tmp_path / "study"
+    assert cli.main(["ablate", str(DEMO), "--corpus", str(demo_folder), "--out", str(study), *words]) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err and shown.err.count("\n") == 1 and not study.exists()
+
+
+def test_a_study_is_not_written_into_its_corpus(demo_folder, capsys):
+    words = ["--corpus", str(demo_folder), "--out", str(demo_folder / "study")]
+    for command in (["ablate", str(DEMO)], ["search", str(DEMO), "--trials", "1"]):
+        assert cli.main([*command, *words]) == 2 and "study" in capsys.readouterr().err
+    assert cli.main(["search", str(DEMO), "--corpus", str(demo_folder), "--out", "x", "--trials", "0"]) == 2
+    assert "trials must be a whole number from 1, got 0" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
     assert "4 of 4 runs are finished already" in shown.err
     assert f"training.learning_rate {rate}" in shown.out
     assert cli.main([*command, "--systems", "bc-lstm"]) == 2
-    assert "no system 'bc-lstm'" in capsys.readouterr().err
+    assert "Unknown system 'bc-lstm'" in capsys.readouterr().err
     (out / "search.json").unlink()
     longer = json.loads(json.dumps(search(recipe, out, 3, **options)))
     assert [trial for trial in search(recipe, out, 1, **options)["logistic_regression"]] == longer[

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import write_yaml
+from .files import check_output_folder, write_yaml
+from .preflight import check_conversation_model, check_seeds
 from .recipe import Recipe
 from .run_folder import check_same, git_commit
 from .study import KNEW_LABELS, ROBUST
-from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
+from .study_runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
 from .yaml_files import read_yaml
 
@@ -54,13 +55,17 @@ def ablate(
     Raises:
         ValueError: if a variant is not known, or `out` holds a study of something else, or one that is frozen with other recipes.
     """
-    out, known = Path(out), variants_of(recipe)
+    check_counts(folds=folds, jobs=jobs)
+    check_seeds(seeds)
+    out, known = check_output_folder(out, [recipe.corpus.path]), variants_of(recipe)
     for name in variants or ():
         if name not in known:
-            raise InputError(f"There is no variant '{name}'; there are {', '.join(known)}")
+            raise InputError(f"Unknown variant '{name}'; expected one of {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
     if not final and all(each.kind == "split" for each in chosen):
         raise InputError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
+    for each in chosen:
+        check_conversation_model(each.recipe, out)
     _note_study(out, recipe, seeds, folds, known)
     if final:
         _freeze(out, known, seeds)

@@ -62,7 +62,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
         _leave_out(
             recipe, [modality for modality in MODALITIES if modality not in found], "the corpus has no vectors of"
         )
-        _check_conversation_model(recipe, output_dir)
+        check_conversation_model(recipe, output_dir)
         return Plan(recipe, [])
     corpus = load_dialogues(recipe.corpus_path())
     modalities, lacking = _keep_encoders(recipe, corpus)
@@ -74,7 +74,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
     for modality in modalities:
         recipe.set(f"model.{modality}_embedding_dim", recipe.encoder(modality).config(label2id).embedding_dim)
-    _check_conversation_model(recipe, output_dir)
+    check_conversation_model(recipe, output_dir)
     _check_splits(recipe, corpus, modalities)
     for modality in modalities:
         _check_encoder(recipe, modality, corpus, encoder_folder(output_dir, modality))
@@ -134,7 +134,8 @@ def _leave_out(recipe: Recipe, absent: list[str], reason: str):
         progress.line(f"{reason} {' and '.join(absent)}: {changes}")
 
 
-def _check_conversation_model(recipe: Recipe, output_dir: str | Path):
+def check_conversation_model(recipe: Recipe, output_dir: str | Path):
+    """InputError where the model or its training cannot be what the recipe says."""
     config, arguments = recipe.model_config(), recipe.training_arguments(output_dir, 0)
     try:
         check_training(config, arguments)

@@ -17,11 +17,11 @@ from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
 from .errors import InputError
-from .files import write_json, write_yaml
+from .files import check_output_folder, write_json, write_yaml
 from .recipe import Recipe
 from .run_folder import check_same
 from .study import KNEW_LABELS
-from .study_runs import Run, corpus_of_study, run_all, vectors_knew_labels
+from .study_runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
 _COMMON = {
@@ -67,12 +67,11 @@ def search(
     Raises:
         ValueError: if a system is not known, or `out` holds a search of something else.
     """
-    out = Path(out)
+    check_counts(trials=trials, folds=folds, jobs=jobs)
+    out = check_output_folder(out, [recipe.corpus.path])
     for name in systems or ():
         if name not in SPACES:
-            raise InputError(f"There is no system '{name}' to search settings of; there are {', '.join(SPACES)}")
-    if trials < 1:
-        raise InputError(f"A search needs a trial at least, got {trials}")
+            raise InputError(f"Unknown system '{name}'; expected one of {', '.join(SPACES)}")
     corpus = corpus_of_study(recipe, folds)
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}

@@ -77,6 +77,14 @@ def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
     return corpus
 
 
+def check_counts(**counts: int):
+    """The numbers that a study is given: whole and at least 1, of folds at least 2."""
+    for name, count in counts.items():
+        least = 2 if name == "folds" else 1
+        if not isinstance(count, int) or isinstance(count, bool) or count < least:
+            raise InputError(f"{name} must be a whole number from {least}, got {count!r}")
+
+
 def vectors_knew_labels(recipe: Recipe) -> bool:
     """Whether the corpus's vectors were made by this package's encoders, which are trained on the labels of train."""
     return (Path(recipe.corpus_path()).expanduser() / RECORD).is_file()
