@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from mister_e_hf import convert_reference_checkpoint
+from mister_e_hf import cli, convert_reference_checkpoint
 from mister_e_hf.convert import convert_reference_state_dict
 from mister_e_hf.errors import InputError
 from mister_e_hf.losses import consistency_loss
@@ -176,3 +176,44 @@ def test_published_code_and_converted_model_agree_at_full_size(shared_dir):
         everyone, labels = torch.ones(1, turns, 3, dtype=torch.bool), torch.zeros(1, turns, dtype=torch.long)
         divergence = consistency_loss(output.expert_logits, everyone, labels, num_items=1)
         torch.testing.assert_close(divergence[None], stored("symmetric_kl_batchmean"), rtol=0, atol=1e-4)
+
+
+NO_WEIGHTS = {
+    "whole numbers": (lambda tensor: tensor.to(torch.int8), "torch.int8"),
+    "complex numbers": (lambda tensor: tensor.to(torch.complex64), "torch.complex64"),
+    "sparse": (lambda tensor: tensor.to_sparse(), "dense"),
+    "without values": (lambda tensor: tensor.to("meta"), "meta"),
+    "NaN": (lambda tensor: tensor * torch.nan, "NaN, infinite"),
+    "overflowing": (lambda tensor: tensor * 1e30, "so large"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), NO_WEIGHTS.values(), ids=NO_WEIGHTS)
+def test_tensors_that_are_not_weights_are_refused(weights, tmp_path, change, message):
+    torch.save({name: change(tensor) for name, tensor in weights.items()}, tmp_path / "moe_model.pth")
+    with pytest.raises(InputError, match=f"moe_model.pth'.*{message}"):
+        convert_reference_checkpoint(tmp_path / "moe_model.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(100), b"\x80\x02."])
+def test_a_file_of_something_else_is_refused_without_advice_to_run_it(tmp_path, content):
+    (tmp_path / "moe_model.pth").write_bytes(content)
+    with pytest.raises(InputError, match="moe_model.pth' is not a file of tensors alone") as caught:
+        convert_reference_checkpoint(tmp_path / "moe_model.pth")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_names_that_are_numbers_and_labels_without_names_are_refused(weights, tmp_path):
+    torch.save({5: torch.zeros(1)}, tmp_path / "moe_model.pth")
+    with pytest.raises(InputError, match="moe_model.pth'.*got 5: Tensor"):
+        convert_reference_checkpoint(tmp_path / "moe_model.pth")
+    with pytest.raises(InputError, match="every label a name"):
+        convert_reference_state_dict(weights, {0: "a", 1: "b", 2: "c", 3: ""})
+
+
+def test_convert_mixes_no_checkpoint_with_another(tmp_path, capsys):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "results.json").write_text("{}")
+    words = ["convert", tmp_path / "moe_model.pth", tmp_path / "c", "--labels", "a", "b"]
+    assert cli.main([str(word) for word in words]) == 2
+    assert "is not empty" in capsys.readouterr().err
