@@ -18,7 +18,7 @@ from mister_e_hf import MisterEConfig, MisterEModel, MisterEProcessor, Utterance
 from mister_e_hf.configuration_mister_e import TASK
 from mister_e_hf.errors import InputError
 from mister_e_hf.hub import pushed_contents, save_checkpoint
-from mister_e_hf.vector_files import write_vectors
+from mister_e_hf.vectors import write_vectors
 from tiny_backbones import LABELS, tiny_encoder, tiny_processor, write_backbone
 
 TURNS = "dialogue_id,order,text\nd,0,hello there\nd,1,no\n"
@@ -274,7 +274,7 @@ def test_a_split_is_a_name(whole, capsys, split):
 
 
 def test_a_relative_corpus_is_found_where_the_run_was_trained(whole, spoiled, capsys, monkeypatch, tmp_path):
-    from mister_e_hf.vector_files import read_corpus
+    from mister_e_hf.vectors import read_corpus
 
     label2id = {name: index for index, name in LABELS.items()}
     fingerprint = read_corpus(whole / "v", label2id, splits=("test",))["test"].fingerprint()

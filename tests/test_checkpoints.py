@@ -18,7 +18,7 @@ from mister_e_hf.experiment import run_experiment
 from mister_e_hf.files import UNFINISHED
 from mister_e_hf.run_folder import claim_run, read_results
 from mister_e_hf.training import FirstSteps, softmax
-from mister_e_hf.vector_files import write_vectors
+from mister_e_hf.vectors import write_vectors
 
 ROOT = Path(__file__).parents[1]
 # The best epoch is not the last one, so that two checkpoints stay until the end.

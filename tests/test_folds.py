@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mister_e_hf import DialogueVectors, Recipe
+from mister_e_hf.dialogue_vectors import VectorColumn, regroup
 from mister_e_hf.folds import development_folds, validation_by_group
-from mister_e_hf.vectors import VectorColumn, regroup
 
 LENGTHS = {"train": (3, 1, 4, 2, 6), "validation": (2, 5), "test": (3,)}
 SESSIONS = {"train": (1, 1, 2, 2, 3), "validation": (1, 3), "test": (5,)}

@@ -62,7 +62,7 @@ def test_every_public_name_has_a_type(checked):
     for name, kind in zip(mister_e_hf.__all__, revealed, strict=False):
         assert kind != "Any" and kind.startswith(("def (", "Overload(")), (name, kind)
         assert "->" in kind and (name[0].islower() or kind.endswith(f".{name}")), (name, kind)
-    assert revealed[-2:] == ["mister_e_hf.recipe.Recipe", "dict[str, mister_e_hf.vectors.DialogueVectors]"]
+    assert revealed[-2:] == ["mister_e_hf.recipe.Recipe", "dict[str, mister_e_hf.dialogue_vectors.DialogueVectors]"]
 
 
 def test_a_misspelt_field_of_a_configuration_is_found(checked):

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mister_e_hf import DialogueVectors, read_corpus, write_vectors
 from mister_e_hf.errors import InputError
-from mister_e_hf.vector_files import holds_vectors
+from mister_e_hf.vectors import holds_vectors
 from test_vectors import LABEL2ID, LABELS, bare_table, cut, dialogues, tensors, vector_table, write_corpus
 from test_vectors import write_safetensors as safetensors
 

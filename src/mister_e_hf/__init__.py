@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .corpora.dialogue_folder import DialogueFolder as DialogueFolder
     from .corpora.iemocap import Iemocap as Iemocap
     from .corpora.meld import Meld as Meld
+    from .dialogue_vectors import DialogueVectors as DialogueVectors
     from .emotion_metrics import EmotionMetrics as EmotionMetrics
     from .modeling_mister_e import MisterEModel as MisterEModel
     from .modeling_mister_e import MisterEOutput as MisterEOutput
@@ -29,9 +30,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .recipe import Recipe as Recipe
     from .trainer import MisterETrainer as MisterETrainer
     from .trainer import MisterETrainingArguments as MisterETrainingArguments
-    from .vector_files import read_corpus as read_corpus
-    from .vector_files import write_vectors as write_vectors
-    from .vectors import DialogueVectors as DialogueVectors
+    from .vectors import read_corpus as read_corpus
+    from .vectors import write_vectors as write_vectors
 
 __version__ = "0.1.0"
 
@@ -44,9 +44,9 @@ _HOME = {
     "UtteranceEncoderOutput": "modeling_utterance_encoder",
     "MisterEProcessor": "processing_mister_e",
     "ConversationEmotionPipeline": "pipeline_mister_e",
-    "DialogueVectors": "vectors",
-    "read_corpus": "vector_files",
-    "write_vectors": "vector_files",
+    "DialogueVectors": "dialogue_vectors",
+    "read_corpus": "vectors",
+    "write_vectors": "vectors",
     "DialogueCollator": "collator",
     "LikeLengthSampler": "collator",
     "Recipe": "recipe",

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .corpora.provenance import Provenance
+from .dialogue_vectors import DialogueVectors
 from .shortcomings import shortcomings
-from .vectors import DialogueVectors
 
 
 def corpus_facts(

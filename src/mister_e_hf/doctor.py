@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from .dialogue_vectors import MODALITIES
 from .errors import short
 from .hub import checkpoint_files
 from .stored_stages import load_encoder, load_model
-from .vectors import MODALITIES
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 

@@ -6,7 +6,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import yaml
 from transformers import set_seed
 
 from .errors import InputError
@@ -19,6 +18,7 @@ from .run_folder import best_epoch, claim_run, own_folder, provenance, read_resu
 from .training import softmax
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
+from .yaml_files import read_yaml
 
 
 def train_encoder(
@@ -81,7 +81,7 @@ def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
 
 def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
     """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
-    trained_on = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["corpus"]["train"]
+    trained_on = read_yaml(folder / "run.yaml")["corpus"]["train"]
     if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
         raise InputError(
             f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedModel
 
+from .dialogue_vectors import MODALITIES, DialogueVectors
 from .embedding import embed_corpus
 from .errors import InputError, reading, short
 from .experiment import predict, probabilities, score
@@ -22,8 +23,7 @@ from .recipe import CorpusSettings
 from .stored_stages import has_encoder, load_encoder, load_model
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .utterances import load_dialogues
-from .vector_files import holds_vectors, read_corpus
-from .vectors import MODALITIES, DialogueVectors
+from .vectors import holds_vectors, read_corpus
 from .yaml_files import read_yaml
 
 _COLUMNS = ("label_column", "score_column")

@@ -17,6 +17,7 @@ from transformers import set_seed
 from .calibration import fit_temperature
 from .confusion import confusion_figure
 from .corpus_facts import corpus_facts
+from .dialogue_vectors import DialogueVectors
 from .errors import InputError
 from .files import (
     check_output_folder,
@@ -43,7 +44,6 @@ from .run_folder import (
 )
 from .trainer import MisterETrainer, MisterETrainingArguments
 from .training import softmax
-from .vectors import DialogueVectors
 
 logger = logging.getLogger(__name__)
 

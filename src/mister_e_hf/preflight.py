@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModel
 
 from . import progress
+from .dialogue_vectors import MODALITIES, SPLITS
 from .errors import InputError, short
 from .metrics import SCORES
 from .recipe import Recipe
@@ -17,8 +18,7 @@ from .run_folder import read_results
 from .trainer import check_training
 from .training import check_metric
 from .utterances import UtteranceCollator, Utterances, load_dialogues
-from .vector_files import vector_modalities
-from .vectors import MODALITIES, SPLITS
+from .vectors import vector_modalities
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:

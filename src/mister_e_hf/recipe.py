@@ -13,6 +13,7 @@ from .baselines import BASELINES, TRAINING, baseline_config
 from .configuration_labelled import LabelledConfig
 from .configuration_mister_e import MisterEConfig
 from .corpus_labels import corpus_labels
+from .dialogue_vectors import MODALITIES, DialogueVectors
 from .embedding import RECORD
 from .errors import InputError, short
 from .folds import validation_by_group
@@ -33,8 +34,7 @@ from .recipe_sections import (
 from .trainer import MisterETrainingArguments
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
-from .vector_files import read_corpus
-from .vectors import MODALITIES, DialogueVectors
+from .vectors import read_corpus
 from .yaml_files import read_yaml
 
 

@@ -7,13 +7,13 @@ import yaml
 
 from .corpus_facts import class_counts
 from .corpus_labels import corpus_labels
+from .dialogue_vectors import MODALITIES, SPLITS
 from .errors import InputError
 from .files import write_text
 from .recipe import Recipe
 from .recipe_files import find_recipe
 from .utterances import Utterances, load_dialogues
-from .vector_files import holds_vectors, read_corpus
-from .vectors import MODALITIES, SPLITS
+from .vectors import holds_vectors, read_corpus
 
 BASE = "own-small"  # sizes and rates
 

@@ -25,7 +25,7 @@ class CorpusSettings:
     The `corpus` section of a recipe.
 
     Args:
-        path: folder, Hub dataset id; see [`~mister_e_hf.vector_files.read_corpus`].
+        path: folder, Hub dataset id; see [`~mister_e_hf.vectors.read_corpus`].
         name: what to call it in a model card.
         labels: class names in the order of the model's class indices; by default the corpus's own ([`~mister_e_hf.corpus_labels.corpus_labels`]).
         label_column: the table's column of labels.

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from .dialogue_vectors import MODALITIES, DialogueVectors
 from .experiment import predict
 from .trainer import MisterETrainer
-from .vectors import MODALITIES, DialogueVectors
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISE_LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0)

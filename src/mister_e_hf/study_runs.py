@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from .checkpoints import finished_checkpoints
+from .dialogue_vectors import DialogueVectors
 from .embedding import RECORD
 from .errors import InputError
 from .evaluation import scoring_trainer
@@ -30,7 +31,6 @@ from .run_folder import claim_run
 from .stored_stages import load_model
 from .study import LAST_EPOCH
 from .trainer import MisterETrainer
-from .vectors import DialogueVectors
 
 _ERROR, _ROBUSTNESS = "error.txt", "robustness.parquet"
 _CAN_FORK = "forkserver" in multiprocessing.get_all_start_methods()

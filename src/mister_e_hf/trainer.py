@@ -13,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from .collator import DialogueCollator
 from .dialogue_datasets import check_dialogues, dataset_statistics
+from .dialogue_vectors import DialogueVectors
 from .errors import InputError
 from .hub import push_checkpoint, save_checkpoint
 from .losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
@@ -20,7 +21,6 @@ from .metrics import SCORES, emotion_scores
 from .modeling_mister_e import MisterEOutput, expert_availability
 from .threads import few_threads
 from .training import EpochTrainer, EpochTrainingArguments, check_metric, softmax
-from .vectors import DialogueVectors
 
 
 @dataclass

@@ -25,7 +25,7 @@ class TurnColumns:
     The columns of one split.
 
     Args:
-        table (`pyarrow.Table`): a row per dialogue, as [`~mister_e_hf.vectors`] describes.
+        table (`pyarrow.Table`): a row per dialogue, as `dialogue_vectors.py` describes.
         name: what to call the split in messages.
 
     Raises:

@@ -1,271 +1,209 @@
-"""A corpus of dialogues as vectors: one table per split with a row per dialogue, and one vector per turn and modality.
+"""Corpora of vectors on disk and on the Hub: read, recognised and written, in the form that `dialogue_vectors.py` describes."""
 
-Two forms are read. In both a row of the table has `dialogue_id`, `utterance_ids`, a label column, and where they are known
-`texts`, `has_audio` and `has_text`.
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
-- `train.parquet` with the vectors as list columns `speech_features` and `text_features`; any `datasets` dataset of that form.
-- `train.parquet` without them and `train.safetensors` beside it, with tensors of those names of shape (N, D), the split's turns
-  one after another in the table's order. They are memory-mapped. `write_vectors` writes this form.
-
-In place of `utterance_ids`, `labels` and so on, a row may have `utterances`, as the corpora of this package do
-(`corpora/schema.py`); its emotion is then read as `labels`, its sentiment score as `sentiment`.
-
-Either may be cut into shards (`train-00000-of-00002.parquet`), as the Hub does. Letters: n dialogues, N turns of the split,
-D vector width.
-"""
-
-import copy
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-
-import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from .dialogue_datasets import mean_and_deviation
-from .errors import InputError
+from .corpus_labels import corpus_labels
+from .dialogue_vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
+from .errors import InputError, reading
 from .files import OpenedFile
-from .plain_text import for_terminal
-from .vector_tables import TurnColumns
-
-MODALITIES = ("speech", "text")
-SPLITS = ("train", "validation", "test")
-_CHECK_ROWS = 65536
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DTYPES += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from .hub_datasets import load_from_hub
+from .vector_tables import class_names, is_list, is_text, named, with_turn_columns
 
 
-class VectorColumn:
-    """
-    The vectors of one modality, (N, D), as one or several tensors after one another; a tensor may be memory-mapped.
-
-    Args:
-        chunks: the tensors.
-        files: which file each of them is mapped from; reading from one that was written to since is an `InputError`.
-    """
-
-    def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile] = ()):
-        self.chunks, self.files = chunks, files
-        self.starts = np.cumsum([0, *map(len, chunks)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __repr__(self) -> str:
-        return f"VectorColumn(num_rows={len(self)}, width={self.width}, dtype={self.chunks[0].dtype})"
-
-    @property
-    def width(self) -> int:
-        return self.chunks[0].shape[1]
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Rows `start` to `stop`, in the stored dtype."""
-        parts, chunk = [], int(np.searchsorted(self.starts, start, side="right")) - 1
-        while start < stop:
-            first = int(self.starts[chunk])
-            if self.files:
-                self.files[chunk].check()
-            part = self.chunks[chunk][start - first : stop - first]
-            parts.append(part)
-            start, chunk = start + len(part), chunk + 1
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The rows in blocks of bounded size, each with the number of its first row."""
-        for start in range(0, len(self), _CHECK_ROWS):
-            yield start, self.rows(start, min(start + _CHECK_ROWS, len(self)))
-
-
-class DialogueVectors(torch.utils.data.Dataset):
+def read_corpus(
+    source,
+    label2id: Mapping[str, int] | None = None,
+    label_column: str = "labels",
+    score_column: str | None = None,
+    splits: tuple[str, ...] = SPLITS,
+) -> dict[str, DialogueVectors]:
     r"""
-    One split, as a map-style dataset whose item is one dialogue: a dictionary of `speech_embeddings` (T, Ds),
-    `text_embeddings` (T, Dt), `speech_mask`, `text_mask` (T,) and `labels` (T,). A modality that the corpus does not have is
-    left out of the item.
+    The splits of a corpus of vectors.
 
     Args:
-        table (`pyarrow.Table`): a row per dialogue, as the module's description says.
-        label2id (`dict[str, int]`, *optional*): class index of each label name; without it no turn is labelled. It is kept as an attribute.
-        label_column: labels as names, or as class indices (null or -100: not labelled).
-        score_column: a column of real-valued scores to keep beside the labels.
-        vectors (`dict[str, VectorColumn]`, *optional*): the vectors by modality, where the table does not hold them.
-        name: what to call the split in messages.
+        source: a folder of the form above, the id of a Hub dataset, or a `datasets.DatasetDict`.
+        label2id, label_column, score_column: as [`DialogueVectors`]; without `label2id` the classes are those that the corpus names
+            ([`~mister_e_hf.corpus_labels.corpus_labels`]), where its label column holds names.
+        splits: the splits to read; each must be there.
 
     Raises:
-        ValueError: naming dialogue and field, if the table is not of the form.
+        FileNotFoundError: if the folder or a split is missing.
+        ValueError: naming dialogue and field, if a table is not of the form, or a dialogue stands twice.
     """
+    options = {"label_column": label_column, "score_column": score_column}
+    given: dict[str, tuple] = {}
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        given = {split: _read_folder(Path(source).expanduser(), split) for split in splits}
+    else:
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        for split in splits:
+            if split not in datasets:
+                raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(datasets)}")
+            table = datasets[split].with_format("arrow")[:]
+            table = table.replace_schema_metadata(datasets[split].features.arrow_schema.metadata)
+            given[split] = _with_label_names(table, datasets[split].features, label_column, split), None
+    if label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
+        label2id = {label: index for index, label in enumerate(corpus_labels(source, label_column))}
+    corpus = {
+        split: DialogueVectors(table, label2id, vectors=vectors, name=split, **options)
+        for split, (table, vectors) in given.items()
+    }
+    _check_dialogues_stand_once(corpus)
+    return corpus
 
-    def __init__(
-        self,
-        table: pa.Table,
-        label2id: Mapping[str, int] | None = None,
-        label_column: str = "labels",
-        score_column: str | None = None,
-        vectors: dict[str, VectorColumn] | None = None,
-        name: str = "train",
-    ):
-        turns = TurnColumns(table, name)
-        for column in (label_column if label2id else None, score_column):
-            if column is not None:
-                turns.require(column)
-        self.name, self.label2id = name, label2id
-        self.dialogue_ids, self.utterance_ids = turns.dialogue_ids, turns.utterance_ids
-        self.lengths, self.offsets = turns.lengths, turns.offsets
-        self.labels = turns.labels(label_column, label2id) if label2id else None
-        self.scores = turns.scores(score_column) if score_column else None
-        self.vectors, self.present = {}, {}
-        for modality, flag in zip(MODALITIES, ("has_audio", "has_text"), strict=True):
-            column = f"{modality}_features"
-            present = turns.flags(flag) if flag in turns.names else np.ones(self.num_turns, dtype=bool)
-            if vectors and modality in vectors:
-                if column in turns.names:
-                    raise InputError(f"{name}: {column} are given twice, in the table and as tensors beside it")
-                check_vectors(name, column, vectors[modality].chunks)
-                if len(vectors[modality]) != self.num_turns:
-                    raise InputError(
-                        f"{name}: {column} holds {len(vectors[modality])} vectors, but the table {self.num_turns} turns"
-                    )
-                self.vectors[modality] = vectors[modality]
-            elif column in turns.names:
-                matrix, given = turns.vectors(column)
-                self.vectors[modality] = VectorColumn([torch.from_numpy(matrix)])
-                present &= given
-            if modality in self.vectors:
-                self.present[modality] = present
-        if not self.vectors:
-            raise InputError(
-                f"{name}: no vectors. Expected the columns speech_features, text_features or both in the table, or a "
-                f"'{name}.safetensors' with tensors of those names beside it; the table has {turns.names}. Text and sound "
-                "become vectors by encoders, before stage 2 is trained."
-            )
 
-    @property
-    def num_turns(self) -> int:
-        """N"""
-        return int(self.offsets[-1])
+def _names_labels(table: pa.Table, label_column: str) -> bool:
+    """Whether the turns of a table have labels by name."""
+    if "utterances" in table.column_names and label_column not in table.column_names:
+        table = with_turn_columns(table.slice(0, 1), "labels")
+    if label_column not in table.column_names or not is_list(kind := table[label_column].type):
+        return False
+    kind = kind.value_type
+    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
-    def __len__(self) -> int:
-        return len(self.dialogue_ids)
 
-    def __repr__(self) -> str:
-        labels = "none"
-        if self.labels is not None:
-            counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
-            labels = ", ".join(f"{name} {counts[index]}" for name, index in self.label2id.items())
-        lines = [
-            f"split: {self.name}",
-            f"num_dialogues: {len(self)}",
-            f"num_turns: {self.num_turns}",
-            f"labels: {labels}",
-        ]
-        for modality, column in self.vectors.items():
-            lines.append(f"{modality}: {int(self.present[modality].sum())} vectors of width {column.width}")
-        return "DialogueVectors({\n" + "".join(f"    {for_terminal(line)}\n" for line in lines) + "})"
+def holds_vectors(source) -> bool:
+    """Whether a source of [`read_corpus`] holds vectors, rather than sound and words alone."""
+    return bool(vector_modalities(source))
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        index = range(len(self))[index]
-        start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
-        item = {}
-        for modality, column in self.vectors.items():
-            item[f"{modality}_embeddings"] = column.rows(start, stop)
-            item[f"{modality}_mask"] = torch.from_numpy(self.present[modality][start:stop])
-        if self.labels is not None:
-            item["labels"] = torch.from_numpy(self.labels[start:stop])
-        return item
 
-    def dialogue_of(self, turn: int) -> str:
-        """Id of the dialogue that a turn of the split belongs to."""
-        return self.dialogue_ids[self._row_of(turn)]
+def vector_modalities(source) -> list[str]:
+    """The modalities that a source of [`read_corpus`] holds vectors of; none in a corpus of dialogues."""
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        folder = Path(source).expanduser()
+        found = set().union(*map(_columns, folder.glob("*.parquet")), *map(_tensors, folder.glob("*.safetensors")))
+    else:
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        found = {name for data in datasets.values() for name in data.column_names}
+    return [modality for modality in MODALITIES if f"{modality}_features" in found]
 
-    def _row_of(self, turn: int) -> int:
-        return int(np.searchsorted(self.offsets, turn, side="right")) - 1
 
-    def statistics(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (D,) over the turns where the modality is present, in float64."""
-        kept = torch.from_numpy(self.present[modality])
-        found = mean_and_deviation(
-            lambda: ((block, kept[start : start + len(block)]) for start, block in self.vectors[modality].blocks())
-        )
-        if found is None:
-            raise InputError(f"{self.name}: no turn has {modality}, so its vectors cannot be standardised")
-        return found
+def _tensors(path: Path) -> set[str]:
+    with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
+        return _names(store, path)
 
-    def check(self, widths: Mapping[str, int]):
-        """
-        Raise ValueError, naming dialogue and field, where a vector has not the width that the model expects
-        (`widths`, by modality) or a present vector holds NaN or infinity.
-        """
-        for modality, column in self.vectors.items():
-            field = f"{modality}_features"
-            if modality in widths and column.width != widths[modality]:
+
+def _names(store, path: Path) -> set[str]:
+    names = set(store.keys())
+    if other := sorted(names - {f"{modality}_features" for modality in MODALITIES}):
+        raise InputError(f"'{path}' holds a tensor '{other[0]}'; expected speech_features and text_features")
+    return names
+
+
+def _columns(path: Path) -> set[str]:
+    with reading(path, "a Parquet table"):
+        return set(pq.read_schema(path).names)
+
+
+def _with_label_names(table: pa.Table, features, label_column: str, split: str) -> pa.Table:
+    """A dataset's `ClassLabel` integers as their names: the order of its classes need not be the model's."""
+    names = getattr(getattr(features.get(label_column), "feature", None), "names", None)
+    if names is None:
+        return table
+    labels = [named(turns or [], names, f"{split}: '{label_column}'") for turns in table[label_column].to_pylist()]
+    index = table.column_names.index(label_column)
+    return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
+
+
+def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorColumn]]:
+    def files(ending: str) -> list[Path]:
+        shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
+        for path in shards:
+            if (count := path.stem.rpartition("-of-")[2]).isdecimal() and int(count) != len(shards):
+                raise FileNotFoundError(
+                    f"'{folder}' holds {len(shards)} shards '{split}-*.{ending}', but '{path.name}' says {int(count)}"
+                )
+        return [*folder.glob(f"{split}.{ending}"), *shards]
+
+    tables = files("parquet")
+    if not tables:
+        there = sorted(path.name for path in folder.iterdir())
+        raise FileNotFoundError(f"No '{split}.parquet' in '{folder}', which holds {there}")
+    chunks: dict[str, list[torch.Tensor]] = {}
+    opened: dict[str, list[OpenedFile]] = {}
+    for path in files("safetensors"):
+        opened_file = OpenedFile(path)
+        with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
+            for name in sorted(_names(store, path)):
+                tensor = store.get_tensor(name)
+                check_vectors(f"'{path}'", name, [tensor])
+                modality = name.removesuffix("_features")
+                chunks.setdefault(modality, []).append(tensor)
+                opened.setdefault(modality, []).append(opened_file)
+    for modality, parts in chunks.items():
+        check_vectors(f"'{folder}'", f"{modality}_features of split {split}", parts)
+    read = [_read_table(path) for path in tables]
+    with reading(folder, f"a corpus whose shards '{split}-*.parquet' have the same columns"):
+        table = pa.concat_tables(read)
+    return table, {modality: VectorColumn(parts, opened[modality]) for modality, parts in chunks.items()}
+
+
+def _read_table(path: Path) -> pa.Table:
+    """A table but for the sound in its turns, which may be large and is not needed."""
+    with reading(path, "a Parquet table"), pq.ParquetFile(path) as file:
+        columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
+        table = file.read([name for name in columns if not re.match(r"utterances\.\w+\.\w+\.audio\.", name)])
+    try:
+        class_names(table.schema)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+    return table
+
+
+def _check_dialogues_stand_once(corpus: dict[str, DialogueVectors]):
+    seen: dict[str, str] = {}
+    for split, data in corpus.items():
+        for dialogue in data.dialogue_ids:
+            if dialogue in seen:
+                where = f"twice in {split}" if seen[dialogue] == split else f"in {seen[dialogue]} and in {split}"
                 raise InputError(
-                    f"{self.name}: {field} of dialogue '{self.dialogue_ids[0]}' have width {column.width}, but the model "
-                    f"expects {modality}_embedding_dim = {widths[modality]}"
+                    f"dialogue_id: dialogue '{dialogue}' stands {where}; each must stand once in the corpus"
                 )
-            for start, block in column.blocks():
-                # as the model reads them: what is finite in a double may not be so there
-                broken = ~torch.isfinite(block.float()).all(1) & torch.from_numpy(
-                    self.present[modality][start : start + len(block)]
-                )
-                if broken.any():
-                    turn = start + int(broken.nonzero()[0, 0])
-                    row = self._row_of(turn)
-                    dialogue, utterance = self.dialogue_ids[row], self.utterance_ids[row][turn - self.offsets[row]]
-                    raise InputError(
-                        f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN, infinity or numbers beyond float32 "
-                        f"({int(broken.sum())} such vectors in this block). Mark the turn as absent or mend the vector."
-                    )
-
-    def fingerprint(self) -> str:
-        """A hash of the ids, labels, presence and vectors."""
-        digest = hashlib.blake2b(digest_size=16)
-        digest.update(repr((self.dialogue_ids, self.utterance_ids)).encode())
-        if self.labels is not None:
-            digest.update(self.labels.tobytes())
-        for modality, column in self.vectors.items():
-            digest.update(modality.encode() + self.present[modality].tobytes())
-            for _, block in column.blocks():
-                digest.update(block.contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
+            seen[dialogue] = split
 
 
-def check_vectors(where: str, field: str, chunks: Sequence[torch.Tensor]):
-    """InputError where these are not vectors (N, D) of one width of real numbers that torch computes with."""
-    shapes = [tuple(chunk.shape) for chunk in chunks]
-    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
-        raise InputError(f"{where}: {field} must be (N, D) of one width D, got {shapes}")
-    if strange := {str(chunk.dtype).removeprefix("torch.") for chunk in chunks if chunk.dtype not in _DTYPES}:
-        raise InputError(
-            f"{where}: {field} must be real numbers of 16, 32 or 64 bits, such as float32; got {', '.join(sorted(strange))}"
-        )
+def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: torch.Tensor):
+    r"""
+    Write one split: the table, and its vectors in safetensors beside it. Each file appears whole or not at all, the table last.
 
-
-def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int], name: str) -> DialogueVectors:
+    Args:
+        folder: made where it is not there.
+        split: `"train"`, `"validation"` or `"test"`.
+        table: a row per dialogue, without vectors.
+        features: `speech_features` (N, Ds), `text_features` (N, Dt), or one of them.
     """
-    A split of other dialogues: those with these numbers, counted through all the splits one after another, in this order. Their vectors are copied.
-    """
-    starts = np.cumsum([0, *map(len, splits)])
-    homes = np.searchsorted(starts, dialogues, side="right") - 1
-    chosen = [(splits[home], int(number - starts[home])) for home, number in zip(homes, dialogues, strict=True)]
-
-    def turns(values: str) -> np.ndarray | None:
-        if getattr(splits[0], values) is None:
-            return None
-        parts = [getattr(data, values)[data.offsets[number] : data.offsets[number + 1]] for data, number in chosen]
-        return np.concatenate(parts)
-
-    new = copy.copy(splits[0])
-    new.name = name
-    new.dialogue_ids = [data.dialogue_ids[number] for data, number in chosen]
-    new.utterance_ids = [data.utterance_ids[number] for data, number in chosen]
-    new.lengths = np.array([data.lengths[number] for data, number in chosen], dtype=np.int64)
-    new.offsets = np.concatenate([[0], np.cumsum(new.lengths)])
-    new.labels, new.scores = turns("labels"), turns("scores")
-    items = [data[number] for data, number in chosen]
-    new.vectors = {
-        modality: VectorColumn([torch.cat([item[f"{modality}_embeddings"] for item in items])])
-        for modality in splits[0].vectors
-    }
-    new.present = {
-        modality: torch.cat([item[f"{modality}_mask"] for item in items]).numpy() for modality in splits[0].vectors
-    }
-    return new
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = {f"{modality}_features" for modality in MODALITIES}
+    for name, tensor in features.items():
+        if name not in expected or tensor.ndim != 2:
+            raise InputError(
+                f"{split}: expected speech_features and text_features of shape (N, D), got '{name}' of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    # Through the reader, so that nothing is written that cannot be read.
+    data = DialogueVectors(
+        table,
+        vectors={name.removesuffix("_features"): VectorColumn([tensor]) for name, tensor in features.items()},
+        name=split,
+    )
+    _check_dialogues_stand_once({split: data})
+    vectors, rows = folder / f"{split}.safetensors", folder / f"{split}.parquet"
+    partial = folder / f"{split}.partial"
+    rows.unlink(missing_ok=True)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in features.items()}, partial)
+        os.replace(partial, vectors)
+        pq.write_table(table, partial)
+        os.replace(partial, rows)
+    finally:
+        partial.unlink(missing_ok=True)
