@@ -27,7 +27,7 @@ from .files import write_json, write_table
 from .folds import development_folds
 from .recipe import Recipe
 from .robustness import robustness_table
-from .run_folder import claim_run
+from .run_folder import claim_run, own_folder
 from .stored_stages import load_model
 from .study import LAST_EPOCH
 from .trainer import MisterETrainer
@@ -96,9 +96,14 @@ def run_on_fold(recipe: Recipe, run: Run):
     corpus = recipe.read_corpus()
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "seed": run.seed, "fold": [run.fold, run.folds]}
-    if claim_run(run.folder, record | {"data_fingerprints": fingerprints}):
-        return
-    fold = development_folds(corpus, run.folds, recipe.corpus.group_pattern)[run.fold]
+    with own_folder(run.folder):
+        if claim_run(run.folder, record | {"data_fingerprints": fingerprints}):
+            return
+        fold = development_folds(corpus, run.folds, recipe.corpus.group_pattern)[run.fold]
+        _run_fold(recipe, run, fold, fingerprints)
+
+
+def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], fingerprints: dict[str, str]):
     trainer, facts = train_model(recipe, recipe.training_arguments(run.folder, run.seed), **fold)
     _, data = fold.values()
     id2label = trainer.model.config.id2label
