@@ -304,8 +304,9 @@ def test_a_base_model_of_this_machine_is_not_pushed_unnamed(whole):
     assert not [name for name, text in texts.items() if str(whole).encode() in text]
 
 
-def test_a_push_without_a_network_says_so_once(whole, capsys, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize(("name", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", "http://127.0.0.1:9")])
+def test_a_push_without_a_network_says_so_once(whole, capsys, monkeypatch, name, value):
+    monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
     words = ["push", str(whole / "c"), "org/name", "--base_model", "text=org/tiny"]
     assert cli.main(words) == 2
     assert capsys.readouterr().err.count("The Hub cannot be reached") == 1

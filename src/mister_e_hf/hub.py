@@ -154,7 +154,8 @@ def _reaching_the_hub() -> Iterator[None]:
     except HfHubHTTPError:  # it was reached, and says why not
         raise
     except Exception as error:
-        if isinstance(error, ConnectionError) or type(error).__module__.partition(".")[0] in ("httpx", "requests"):
+        # By name: which library speaks HTTP depends on the version of huggingface_hub.
+        if {"TransportError", "ConnectionError", "Timeout"} & {kind.__name__ for kind in type(error).__mro__}:
             raise InputError(f"The Hub cannot be reached, so nothing was pushed ({short(error)})") from error
         raise
 
