@@ -160,7 +160,7 @@ def test_labels_are_drawn_as_they_are_spelled_and_at_bounded_length():
     figure.canvas.draw()
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(shown) == 6 and "_hidden" in shown and max(map(len, shown)) < 40
-    assert {"\\$x\\$", "a\\x1b[31mb", "\\ud83d"} <= set(shown)
+    assert {"\\$x\\$", "a\\u001b[31mb", "\\ud83d"} <= set(shown)
     many = [f"class {number}" for number in range(500)]
     figure = timeline_figure(dialogue(500, many))
     assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "and 460 more"
