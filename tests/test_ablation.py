@@ -104,7 +104,7 @@ def test_a_study_is_of_one_recipe(study, demo_folder):
         run(demo_folder, study, "--learning_rate", "1e-4")
     with pytest.raises(ValueError, match="holds a study with other settings: folds is 2 there and 3 here"):
         run(demo_folder, study, folds=3)
-    with pytest.raises(ValueError, match="no variant 'gate_maen'; there are full,"):
+    with pytest.raises(ValueError, match="Unknown variant 'gate_maen'; expected one of full,"):
         run(demo_folder, study, variants=["gate_maen"])
 
 
