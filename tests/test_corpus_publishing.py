@@ -61,7 +61,7 @@ def test_the_card_tells_what_is_in_the_corpus(corpus):
     assert data["pretty_name"] == "source"
     assert {"audio-classification", "text-classification"} == set(data["task_categories"])
     assert "emotion-recognition-in-conversation" in data["tags"]
-    assert f"```\n{format_summary(summarize(corpus))}\n```" in card.text
+    assert f"<pre>\n{format_summary(summarize(corpus))}\n</pre>" in card.text
     assert "joy, sad, anger" in card.text and 'load_dataset("FOLDER")' in card.text
     assert "Licence" not in card.text
 

@@ -65,5 +65,5 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
         ValueError, match="holds a search with other settings: recipe.training.learning_rate is .* there and 0.5 here"
     ):
         search(recipe.changed({"training.learning_rate": 0.5}), out, 2, **options)
-    with pytest.raises(ValueError, match="a trial at least, got 0"):
+    with pytest.raises(ValueError, match="trials must be a whole number from 1, got 0"):
         search(recipe, out, 0, **options)

@@ -1,5 +1,6 @@
 """The card of a corpus folder, and its way to the Hub."""
 
+import html
 import re
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
         f"# {for_markdown(name)}",
         info.description,
         f"One row is a dialogue; the turns stand in `utterances`, each with text, sound, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
-        f"```\n{for_terminal(format_summary(summary), lines=True).replace('```', '`')}\n```",
+        f"<pre>\n{html.escape(for_terminal(format_summary(summary), lines=True))}\n</pre>",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
     if provenance.license:
