@@ -77,7 +77,7 @@ BROKEN_TABLES = {
     "too few cells": ('id,text\n1,"a\nb"\n2\n', r"line 4: 1 cells, but 2 columns \['id', 'text'\]"),
     "too many cells": ("id,text\n1,a,b\n", r"line 2: 3 cells, but 2 columns"),
     "one name twice": ("id,text, id\n1,a,2\n", "two columns of one name"),
-    "open quote": ('id,text\n1,"a\n2,b\n', r"line 3: unexpected end of data"),
+    "open quote": ('id,text\n1,"a\n2,b\n', r"line 2: unexpected end of data"),
     "quote within": ('id,text\n1,"a"b\n', r"line 2: ',' expected after '\"'"),
     "a huge cell": (f"id,text\n1,{'a' * 200_000}\n", r"line 2: field larger than"),
     "header alone": ("id,text\n", "has no rows"),

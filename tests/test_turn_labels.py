@@ -8,7 +8,7 @@ from mister_e_hf.corpora.labels import unify_labels, written
 @pytest.fixture
 def unify(caplog):
     def unify(*labels: str | None, own: list[str] | None = None) -> list[str | None]:
-        rows = [{"emotion": label} for label in labels]
+        rows = [{"emotion": label, "where": f"row {row}"} for row, label in enumerate(labels, start=2)]
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             unify_labels(rows, own, "'calls'")
@@ -73,3 +73,42 @@ def test_a_class_that_may_not_be_meant_is_named(unify, caplog, label):
     assert unify(label, "joy", label) == [label, "joy", label]
     (record,) = caplog.records
     assert f"the emotion '{label}' is a class, with 2 turns" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("['joy', 'sad']", "is a list; a turn has one emotion"),
+        ('{"joy": 1}', "is a list"),
+        ("0.25", "is a number with decimals; scores go to sentiment"),
+        ("-1,5", "is a number with decimals"),
+    ],
+)
+def test_what_is_no_name_of_a_class_names_the_row(unify, label, message):
+    with pytest.raises(ValueError, match=rf"row 3: emotion .*{message}"):
+        unify("joy", label)
+    assert unify("joy", label, own=["joy", label]) == ["joy", label]  # unless the user says that it is one
+
+
+@pytest.mark.parametrize(
+    ("labels", "pair"),
+    [
+        (["joy", "joy", "Joy."], "'Joy.' (1) and 'joy' (2)"),
+        (["1", "1", "01"], "'01' (1) and '1' (2)"),
+        (["gêne", "gêne", "gene"], "'gene' (1) and 'gêne' (2)"),
+        (["surprise"] * 20 + ["suprise"], "'suprise' (1) and 'surprise' (20)"),
+    ],
+)
+def test_classes_that_may_be_one_are_named_and_stay(unify, caplog, labels, pair):
+    assert unify(*labels) == labels
+    assert f"the emotions {pair} are classes of their own" in caplog.text
+
+
+def test_classes_that_only_look_alike_are_not_named(unify, caplog):
+    unify(*["happy", "unhappy"] * 10, "-1", "1", "1", "?", "!", "sad", "mad")
+    assert "of their own" not in caplog.text
+
+
+def test_free_text_is_not_taken_for_classes_without_a_word(unify, caplog):
+    unify(*(f"I feel like {number}" for number in range(12)))
+    assert "12 classes among 12 turns with an emotion" in caplog.text

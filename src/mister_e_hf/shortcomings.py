@@ -6,6 +6,7 @@ FEWEST_TURNS = 100  # for a temperature: one fitted to fewer says more about tho
 FEWEST_DIALOGUES = (
     10  # for intervals: resampling so few dialogues repeats them more than it says how others would differ
 )
+_NAMED = 20  # classes in a sentence
 _CONSEQUENCE = {
     "train": "it cannot be learned",
     "validation": "the choice of an epoch does not see it",
@@ -31,7 +32,8 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
         if not any(counts.values()):
             yield f"{split} has no labelled turn."
         elif absent := [name for name, count in counts.items() if not count]:
-            yield f"{split} has no turn of {', '.join(absent)}: {_CONSEQUENCE[split]}."
+            more = f" and {len(absent) - _NAMED:,} others" if len(absent) > _NAMED else ""
+            yield f"{split} has no turn of {', '.join(absent[:_NAMED])}{more}: {_CONSEQUENCE[split]}."
     turns = sum(classes.get("validation", {}).values())
     if 0 < turns < FEWEST_TURNS:
         yield (

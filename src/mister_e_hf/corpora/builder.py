@@ -145,6 +145,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def download_and_prepare(self, *args, **settings):
         """As in `datasets`, but errors that are meant for the user and those of the disk are raised as what they are."""
+        processes = settings.get("num_proc")
+        if processes is not None and not 1 <= processes <= 1024:
+            raise InputError(f"num_proc must be a whole number from 1 to 1,024, got {processes}")
         try:
             super().download_and_prepare(*args, **settings)
         except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:

@@ -2,13 +2,16 @@
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, short
 from ..text_files import read_text
 from .columns import listed
+
+logger = logging.getLogger(__name__)
 
 MOST_COLUMNS = 10_000
 
@@ -39,6 +42,7 @@ def delimited_rows(path: Path) -> list[Row]:
     delimiter = sep[1] if sep else _delimiter(text, "\t" if path.suffix.lower() == ".tsv" else ",")
     # Quotes are ordinary characters in TSV only where no field begins with one, as the csv module has it.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    begin = 1  # the line in which the row begins
     header, rows = None, []  # as a spreadsheet counts, which shows the names of columns as row 1
     try:
         if sep:
@@ -48,7 +52,7 @@ def delimited_rows(path: Path) -> list[Row]:
             if not cells or (not any(cells) and (len(cells) > 1 or header is None)):
                 continue
             if header is None:
-                header = _header(path, cells)
+                header, begin = _header(path, cells), reader.line_num + 1
                 continue
             while len(cells) > len(header) and not cells[-1].strip():
                 cells.pop()
@@ -57,10 +61,28 @@ def delimited_rows(path: Path) -> list[Row]:
                     f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns {listed(header)} between "
                     f"{_DELIMITERS.get(delimiter, repr(delimiter))}"
                 )
+            _warn_of_rows_in_a_cell(path, cells, delimiter, reader.line_num)
             rows.append(Row(((name, cell or None) for name, cell in zip(header, cells, strict=True)), number))
+            begin = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"'{path}', line {reader.line_num}: {error}") from error
+        raise InputError(
+            f"'{path}', line {begin}: {error}. A cell that begins with a quote ends with one, and quotes within it are doubled: "
+            '"""Hi,"" she said"'
+        ) from error
     return _without_empty_columns(rows)
+
+
+def _warn_of_rows_in_a_cell(path: Path, cells: list[str], delimiter: str, line: int):
+    """A quote that was never closed takes in the rows up to the next quote, and they would be lost."""
+    for cell in cells:
+        within = cell.split("\n") if "\n" in cell and len(cells) > 1 else ()
+        if any(part.count(delimiter) >= len(cells) - 1 for part in within):
+            logger.warning(
+                "'%s', line %d: a cell in quotes holds what looks like other rows: %s. If they are rows, close the quote before them",
+                path,
+                line - len(within) + 1,
+                short(repr(cell), 100),
+            )
 
 
 def _delimiter(text: str, expected: str) -> str:

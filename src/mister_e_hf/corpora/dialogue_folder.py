@@ -146,6 +146,7 @@ class DialogueFolder(CorpusBuilder):
         for row in self._rows:
             rows[row["dialogue_id"]].append(row)
         _warn_of_names_alike(rows)
+        _warn_of_orders(rows)
         splits = {name: _split_of(name, turns) for name, turns in rows.items()}
         if set(splits.values()) == {None}:
             splits = draw_splits(
@@ -172,6 +173,22 @@ def _warn_of_names_alike(names: Iterable[str]):
     if twice:
         logger.warning(
             "%d dialogues are called almost as another, such as %s; they stay apart", len(twice), listed(twice[0])
+        )
+
+
+def _warn_of_orders(rows: dict[str, list[dict[str, Any]]]):
+    """Turns are in the order that `order` says, also where `start` says another one."""
+    against = []
+    for name, turns in rows.items():
+        if all(turn["order"] is not None and turn["start"] is not None for turn in turns):
+            starts = [turn["start"] for turn in sorted(turns, key=lambda turn: turn["order"])]
+            if len(
+                {turn["audio"] for turn in turns if isinstance(turn["audio"], os.PathLike)}
+            ) < 2 and starts != sorted(starts):
+                against.append(name)
+    if against:
+        logger.warning(
+            "%d dialogues have start times that contradict order, such as '%s'; order counts", len(against), against[0]
         )
 
 

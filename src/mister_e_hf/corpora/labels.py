@@ -1,19 +1,25 @@
 """Emotion labels as tables write them: one class for one label, however it is written, and a word on what may not be a label."""
 
+import difflib
 import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import short
+from ..errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 # What data frames and spreadsheets write for an empty cell, and nobody calls an emotion.
-_NOTHING = {"nan", "<na>", "nat", "null", "#n/a", "#na"}
+_NOTHING = {"nan", "<na>", "nat", "null", "#n/a", "#na", "\\n"}
+_LIST = re.compile(r"\[.*\]|\{.*\}", re.DOTALL)
+_SCORE = re.compile(r"[+-]?\d*[.,]\d+([eE][+-]?\d+)?")
+_RARE = 0.1  # of the turns of another class, below which a class may be a misspelling of it
+_LIKE = 0.85  # of difflib's ratio
+_MOST_COMPARED = 200
 # What may be an empty cell, or a class.
 _DOUBTFUL = {
     "-1",
@@ -52,6 +58,9 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
         rows: with an `emotion`, or None.
         labels: the user's own names of the classes, if given; spellings that they tell apart stay apart.
         source: for messages.
+
+    Raises:
+        InputError: naming the row, if a label is a list or a number with decimals, and not one of `labels`.
     """
     counts = Counter(row["emotion"] for row in rows if row["emotion"] is not None)
     own = {written(label): label for label in labels or ()}
@@ -87,6 +96,8 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
             sum(nothing.values()),
             ", ".join(f"'{label}'" for label in nothing),
         )
+    if not own:
+        _check_names(rows, spelling, source)
     doubtful = sorted(
         {chosen for chosen in spelling.values() if chosen is not None and chosen.casefold() in _DOUBTFUL}
     )
@@ -100,6 +111,61 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
     for row in rows:
         if row["emotion"] is not None:
             row["emotion"] = spelling[row["emotion"]]
+
+
+def _check_names(rows: Sequence[dict[str, Any]], spelling: dict[str, str | None], source: str):
+    counts = Counter(spelling[row["emotion"]] for row in rows if spelling.get(row["emotion"]) is not None)
+    wrong = {
+        name: "a list; a turn has one emotion"
+        if _LIST.fullmatch(name)
+        else "a number with decimals; scores go to sentiment"
+        for name in counts
+        if _LIST.fullmatch(name) or _SCORE.fullmatch(name)
+    }
+    for row in rows if wrong else ():
+        name = spelling.get(row["emotion"])
+        if name in wrong:
+            raise InputError(
+                f"{row['where']}: emotion {short(repr(name), 60)} is {wrong[name]}, or name the classes with labels"
+            )
+    if len(counts) >= 10 and len(counts) * 2 > counts.total():
+        logger.warning(
+            "%s: %d classes among %d turns with an emotion: does the column hold classes, or free text?",
+            source,
+            len(counts),
+            counts.total(),
+        )
+        return
+    alike = list(_alike(counts))
+    if alike:
+        logger.warning(
+            "%s: the emotions %s are classes of their own. If one is another spelling of the other, write both alike.",
+            source,
+            ", ".join(
+                f"'{short(one, 60)}' ({counts[one]}) and '{short(other, 60)}' ({counts[other]})"
+                for one, other in alike[:10]
+            ),
+        )
+
+
+def _alike(counts: Counter) -> Iterator[tuple[str, str]]:
+    """Pairs that differ in punctuation or leading zeros, and rare classes that may be a misspelling of a frequent one."""
+    names = [name for name, _ in counts.most_common(_MOST_COMPARED)]
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            rare = counts[name] < _RARE * counts[other] and min(len(name), len(other)) > 3
+            if _bare(name) == _bare(other) or (
+                rare and difflib.SequenceMatcher(None, _key(name), _key(other)).ratio() > _LIKE
+            ):
+                yield name, other
+
+
+def _bare(label: str) -> str:
+    """A label without punctuation and accents; a number without its plus and leading zeros."""
+    plain = unicodedata.normalize("NFKD", _key(label)).replace("\u2212", "-")
+    plain = "".join(one for one in plain if not unicodedata.combining(one))
+    number = re.fullmatch(r"(-?)\+?0*(\d+)", plain)
+    return number[1] + number[2] if number else re.sub(r"[^\w]|_", "", plain) or plain
 
 
 def _key(label: str) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,7 @@ def parquet_rows(path: Path) -> list[Row]:
                     f"'{path}' has {file.metadata.num_rows:,} rows of {size} columns; a table of turns may have {_MOST_CELLS:,} cells"
                 )
             nested = {field.name: Nested(str(field.type)) for field in schema if _is_nested(field.type)}
+            classes = _class_names(schema)
             read = [name for name in names if name not in nested]
             if names and not read:
                 raise InputError(f"'{path}' has no column but lists and structs: {listed(names)}")
@@ -81,6 +83,8 @@ def parquet_rows(path: Path) -> list[Row]:
                         else _cells(path, name, group, first, batch.column(name))
                         for name in names
                     }
+                    for name, known in classes.items():
+                        columns[name] = [_named(path, name, cell, known) for cell in columns[name]]
                     first += batch.num_rows
                     text += sum(len(cell) for cells in columns.values() for cell in cells if isinstance(cell, str))
                     if text > _MOST_TEXT:
@@ -177,6 +181,33 @@ def _cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> l
         elif isinstance(cell, float) and math.isnan(cell):
             cells[row] = None
     return cells
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of the classes of each column of numbers for which `datasets` stored them in the table."""
+    found = {}
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        for field in schema:
+            if pa.types.is_integer(field.type) and features.get(field.name, {}).get("_type") == "ClassLabel":
+                found[field.name] = list(map(str, features[field.name]["names"]))
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # of another library, which may write anything there
+        return {}
+    return found
+
+
+def _named(path: Path, column: str, cell: int | None, names: list[str]) -> str | None:
+    if cell is None or cell == -1:  # as `datasets` marks what has no class
+        return None
+    if not 0 <= cell < len(names):
+        raise InputError(f"'{path}', column '{column}': class {cell}, but the table names {len(names)} classes")
+    return names[cell]
 
 
 def _is_nested(kind: pa.DataType) -> bool:

@@ -1,5 +1,6 @@
 """Find the audio files that tables name and subtitles belong to, and name the files that nothing belongs to."""
 
+import itertools
 import os
 import re
 import unicodedata
@@ -142,7 +143,8 @@ def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[
             if name.startswith((".", "_")) or name.startswith(_NOTES) or os.path.realpath(entry.path) in used:
                 continue
             if entry.is_dir() and os.path.realpath(entry.path) not in above:
-                inside = (one.name.casefold() for one, _ in zip(os.scandir(entry.path), range(1000), strict=False))
+                below = (name.casefold() for _, _, names in os.walk(entry.path) for name in names or [""])
+                inside = itertools.islice(below, 1000)
                 if any(one.endswith((*SUBTITLES, *tables, *MEDIA)) for one in inside):
                     found.append(f"{entry.name}/")
             elif entry.is_file() and name.endswith(kinds):

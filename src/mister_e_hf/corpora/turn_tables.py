@@ -14,6 +14,7 @@ from ..errors import InputError, short
 from ..subtitles import SUBTITLES, read_subtitles
 from ..text_files import text_of_name
 from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
+from .doubtful_cells import check_cell, check_turns
 from .parquet_tables import Nested, encoded, texts_of
 from .recordings import MEDIA, files_in, find_audio, not_read, recording_of
 from .sources import TABLES, EmptyTableError, SoundInTable, read_table
@@ -22,6 +23,7 @@ from .splits import SPLIT_NAMES, split_named, splits_of_names
 logger = logging.getLogger(__name__)
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_ROUNDED = re.compile(r"\d[.,]\d+[eE]\+\d+")
 _COMMA = re.compile(r"[+-]?\d+,(\d+)")
 # Names of columns that may hold audio files, or other things: their cells decide.
 _DOUBTFUL_AUDIO = {plain(name) for name in ("file_path", "file", "path", "sound", "recording", "wav")}
@@ -51,6 +53,7 @@ def read_turns(
     else:
         rows = reader.read_folder(folder)
     reader.warn()
+    check_turns(rows)
     return rows
 
 
@@ -72,7 +75,8 @@ class _Reader:
                 ", ".join(TURN_COLUMNS),
             )
         if self.empty:
-            logger.warning("%s; skipped, with %d more", self.empty[0], len(self.empty) - 1)
+            more = f", with {len(self.empty) - 1} more" if len(self.empty) > 1 else ""
+            logger.warning("%s; skipped%s", self.empty[0], more)
         if self.alone:
             more = f", nor beside {len(self.alone) - 1} more" if len(self.alone) > 1 else ""
             logger.warning(
@@ -154,6 +158,9 @@ class _Reader:
             first = next((row[audio] for row in table if row[audio] is not None), None)
             if first is None or (isinstance(first, str) and not first.lower().endswith(MEDIA)):
                 names["audio"] = None
+        spoken = [name for name in there if plain(name) in ("utterance", "utterances") and name not in names.values()]
+        if not names["text"] and "text" not in self.columns and len(spoken) == 1:  # the ids have a column of their own
+            names["text"] = spoken[0]
         if utterance and "utterance_id" not in self.columns and plain(utterance) == "utterance" and not names["text"]:
             if any(" " in str(row[utterance]).strip() for row in table if row[utterance] is not None):
                 raise InputError(
@@ -194,10 +201,17 @@ def _names(folder: Path) -> list[str]:
 
 
 def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> dict[str, Any]:
+    for field, cell in row.items():
+        check_cell(cell, field, where)
     for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
         row[field] = _words(row[field], field, where)
     if row["dialogue_id"] is None:
         raise InputError(f"{where}: no dialogue_id")
+    if _ROUNDED.fullmatch(row["dialogue_id"]):
+        raise InputError(
+            f"{where}: dialogue_id '{row['dialogue_id']}' is a long number that a spreadsheet or data frame rounded, so that several "
+            "dialogues may have it; write the ids as text"
+        )
     if row["dialogue_id"].lower() in ("nan", "<na>", "null"):
         raise InputError(f"{where}: dialogue_id '{row['dialogue_id']}' is what data frames write for an empty cell")
     for field in ("order", "start", "end", "duration", "sentiment"):
@@ -235,11 +249,14 @@ def _words(value: Any, field: str, where: str) -> str | None:
         return None
     if isinstance(value, bool | SoundInTable | Nested | list | dict | tuple | bytes | set):
         raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
-    if isinstance(value, float | decimal.Decimal) and value == value and value == value // 1:
+    whole = isinstance(value, float | decimal.Decimal) and value == value and abs(value) < 2**53
+    if whole and value == value // 1:
         value = int(value)  # a data frame's column of whole numbers with an empty cell
     text = str(value).strip()
     if re.search("[\ud800-\udfff]", text):
         raise InputError(f"{where}: {field} holds half of a character (a lone surrogate): {short(ascii(text), 100)}")
+    if "\0" in text:
+        raise InputError(f"{where}: {field} holds a NUL character, which no text has: {short(ascii(text), 100)}")
     return text or None
 
 
@@ -250,7 +267,7 @@ def _number(value: Any, field: str, where: str) -> float | None:
     if isinstance(value, str):
         comma = _COMMA.fullmatch(value.strip())
         # With three digits it may as well part thousands.
-        if comma and len(comma[1]) != 3:
+        if comma and (len(comma[1]) != 3 or re.match(r"[+-]?0,", value.strip())):
             value = value.replace(",", ".")
         elif "_" in value:
             value = None
@@ -259,7 +276,9 @@ def _number(value: Any, field: str, where: str) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}: {field} must be a number, got {short(repr(given), 100)}")
+        thousands = isinstance(given, str) and _COMMA.fullmatch(given.strip())
+        hint = "; its comma may part decimals or thousands, so write a point or nothing" if thousands else ""
+        raise InputError(f"{where}: {field} must be a number, got {short(repr(given), 100)}{hint}")
     return number
 
 
