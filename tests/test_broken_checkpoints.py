@@ -80,6 +80,7 @@ def refused(whole, capfd, monkeypatch) -> Callable[..., str]:
             "evaluate": ["evaluate", folder, "--corpus", whole / "v", "--use_cpu"],
             "predict": ["predict", whole / "turns.csv", "--model", folder],
             "doctor": ["doctor", folder],
+            "push": ["push", folder, "org/name", "--dry_run", "--base_model", "text=org/tiny"],
         }[command]
         status = cli.main([str(word) for word in words])
         printed, error = capfd.readouterr()
@@ -290,6 +291,43 @@ def test_a_relative_corpus_is_found_where_the_run_was_trained(whole, spoiled, ca
 
 
 # What is pushed
+
+PUSHED = {
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),
+    "weights cut off": (cut("model.safetensors"), "model.safetensors' is damaged"),
+    "weights of NaN": (weights(lambda tensor: tensor * torch.nan), "NaN, infinite"),
+    "an encoder's weights cut off": (
+        cut("text_encoder/model.safetensors"),
+        "text_encoder/model.safetensors' is damaged",
+    ),
+    "an encoder without weights": (
+        lambda folder: (folder / "text_encoder/model.safetensors").unlink(),
+        "text_encoder' has no model.safetensors",
+    ),
+    "an adapter cut off": (cut(ADAPTER), "adapter_model.safetensors' is damaged"),
+    "no adapter": (
+        lambda folder: (folder / ADAPTER).unlink(),
+        "text_encoder/adapter' has no adapter_model.safetensors",
+    ),
+    "a card that is no YAML": (replaced("README.md", "---\na: [\n---\n"), "README.md' is not a model card"),
+    "a card in another encoding": (
+        lambda folder: (folder / "README.md").write_bytes(b"---\na: \xff\n---\n"),
+        "README.md' is not",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), PUSHED.values(), ids=PUSHED)
+def test_what_nobody_could_load_is_not_pushed(spoiled, refused, spoil, message):
+    line = refused("push", spoiled(spoil))
+    assert re.search(message, line), line
+
+
+def test_stored_scores_of_another_kind_are_not_equal():
+    from mister_e_hf.evaluation import _agree
+
+    assert not _agree({"a": 0.5}, {"a": "high"}) and not _agree([[1, 2], [3, 4]], [[1, 2], [3]])
+    assert not _agree([1, 2], [1, 2, 3]) and _agree([[1, 2]], [[1, 2]])
 
 
 def test_a_base_model_of_this_machine_is_not_pushed_unnamed(whole):

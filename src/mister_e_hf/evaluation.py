@@ -196,7 +196,10 @@ def _agree(one: Any, other: Any) -> bool:
         )
     if one is None or other is None:  # the F1 of a class without a turn
         return one is other
-    return bool(np.allclose(one, other, rtol=0, atol=1e-6))
+    try:
+        return bool(np.allclose(one, other, rtol=0, atol=1e-6))
+    except (TypeError, ValueError):  # words, or another number of classes
+        return False
 
 
 def _encoders(model: str | Path, config, hub: dict[str, Any]) -> dict[str, tuple[UtteranceEncoder, MisterEProcessor]]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .errors import InputError, reading, short
-from .loading import is_local, read_json
+from .loading import check_weight_files, is_local, read_json
 from .model_card import REPOSITORY, model_card
 from .yaml_files import read_yaml
 
@@ -108,7 +108,7 @@ def _copy_encoder(source: Path, folder: Path, name: str):
 
 
 def _matching(folder: Path, names: list[str]) -> list[Path]:
-    return [path for name in names for path in sorted(folder.glob(name))]
+    return [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
 
 
 def push_checkpoint(
@@ -127,7 +127,9 @@ def push_checkpoint(
         base_models: by modality, the Hub id of the encoder's base model, recorded in place of a folder of this machine.
 
     Raises:
-        InputError: if nobody else could load an encoder, since its base model is a folder of this machine; or if the Hub cannot be reached.
+        InputError: if nobody else could load an encoder, since its base model is a folder of this machine; if the recipe or the card cannot be
+            read; or if the Hub cannot be reached.
+        OSError: naming the weights that are missing or damaged.
     """
     contents, api = pushed_contents(folder, base_models), HfApi(token=token)
     with _reaching_the_hub():
@@ -170,8 +172,7 @@ def card_claims(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "README.md"
     if not path.is_file():
         return {}
-    with reading(path, "a model card"):
-        data = ModelCard.load(path).data
+    data = _card(path).data
     scores = [
         f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
         for found in data.eval_results or ()
@@ -179,9 +180,15 @@ def card_claims(folder: str | Path) -> dict[str, Any]:
     return {**{name: data.get(name) for name in ("model_name", "license", "base_model")}, "scores": scores}
 
 
+def _card(path: Path) -> ModelCard:
+    with reading(path, "a model card"):
+        return ModelCard.load(path)
+
+
 def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = None) -> dict[str, Path | bytes]:
     """What a push sends, by name: a file as it is, or its content where a path of this machine is left out of it. See [`push_checkpoint`]."""
     paths, base_models = _pushed(Path(folder)), base_models or {}
+    check_weight_files(folder)
     contents: dict[str, Path | bytes] = dict(paths)
     recipe = read_yaml(paths["training.yaml"]) if "training.yaml" in paths else {}
     if not isinstance(recipe, dict):
@@ -189,7 +196,9 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
     stored = copy.deepcopy(recipe)
     for name in _ENCODERS:
         modality = name.partition("_")[0]
-        if f"{name}/config.json" not in paths:
+        if f"{name}/config.json" in paths:
+            check_weight_files(folder, name)
+        else:
             if modality in base_models:
                 raise InputError(f"'{folder}' has no {name}/ whose base model could be '{base_models[modality]}'")
             continue
@@ -219,8 +228,10 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
     if recipe != stored:
         contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
     if base_models and "README.md" in paths:
-        card = ModelCard.load(paths["README.md"])
-        card.data.base_model = sorted({*(card.data.base_model or ()), *base_models.values()})
+        card = _card(paths["README.md"])
+        named = card.data.base_model or ()
+        named = [named] if isinstance(named, str) else named
+        card.data.base_model = sorted({*map(str, named), *base_models.values()})
         contents["README.md"] = str(card).encode()
     return contents
 

@@ -181,6 +181,19 @@ def _weight_files(name: str | os.PathLike, options: Mapping[str, Any]) -> Iterat
                 yield path
 
 
+def check_weight_files(folder: str | os.PathLike, subfolder: str | None = None):
+    """Whether the weights of a checkpoint folder, or of an encoder in it, are there, whole and floating-point numbers; see [`explained`]."""
+    options = {} if subfolder is None else {"subfolder": subfolder}
+    with explained(folder, options):
+        if next(_weight_files(folder, options), None) is None:
+            raise FileNotFoundError
+        adapter = Path(folder, subfolder or "", "adapter")
+        if adapter.is_dir():
+            if not (adapter / "adapter_model.safetensors").is_file():
+                raise InputError(f"'{adapter}' has no adapter_model.safetensors; save the encoder again")
+            check_kinds(adapter / "adapter_model.safetensors")
+
+
 def check_kinds(path: str | os.PathLike):
     """Refuse a file of weights that holds other numbers: whole, complex or 8-bit ones would be rounded or cut as torch sees fit."""
     with safe_open(path, "pt") as file:

@@ -5,6 +5,7 @@ Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding 
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -147,7 +148,7 @@ class ConversationEmotionPipeline(Pipeline):
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise InputError(f"batch_size must be a whole number of dialogues, at least 1, got {batch_size!r:.80}")
-        numbered = enumerate(inputs)
+        numbered, batch_size = enumerate(inputs), min(batch_size, sys.maxsize)
         while batch := list(itertools.islice(numbered, batch_size)):
             dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
             for output in self.forward(dialogues, **forward_params):

@@ -170,13 +170,17 @@ def _evaluate(arguments: argparse.Namespace):
 
 def _push(arguments: argparse.Namespace):
     from ..hub import card_claims, checkpoint_files, push_checkpoint, pushed_contents
+    from ..stored_stages import load_model
 
     base_models = dict(pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
     if unknown := set(base_models) - {"speech", "text"}:
         raise InputError(f"--base_model takes speech=ID and text=ID, got '{unknown.pop()}'")
+    files = checkpoint_files(arguments.folder)
+    hide_unnamed_bars()
+    load_model(arguments.folder)  # what cannot be loaded helps nobody
     if arguments.dry_run:
         pushed_contents(arguments.folder, base_models)
-        files, claims = checkpoint_files(arguments.folder), card_claims(arguments.folder)
+        claims = card_claims(arguments.folder)
         say("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
         said = [f"  {name.replace('_', ' ')}: {_listed(value) or 'none'}" for name, value in claims.items()]
         say("\n".join(["the card says:", *said]) if claims else "there is no card (README.md)", card=claims)
