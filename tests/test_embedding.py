@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def progress(capfd) -> list[tuple[int, int]]:
     """Every (count, total) that was shown."""
-    return [(int(done), int(total)) for done, total in re.findall(r"(\d+)/(\d+) \[", capfd.readouterr().err)]
+    return [(int(done), int(total)) for done, total in re.findall(r"(\d+) of (\d+) turns", capfd.readouterr().err)]
 
 
 # What stands in the folder
@@ -205,7 +205,8 @@ def test_the_corpus_s_licence_goes_where_its_vectors_go(corpus, encoders, tmp_pa
 # Sound that cannot be used
 
 
-def test_a_corrupt_file_stops_or_is_a_missing_modality(encoders, tmp_path, caplog, capfd):
+def test_a_corrupt_file_stops_or_is_a_missing_modality(encoders, tmp_path, caplog, capfd, monkeypatch):
+    monkeypatch.setattr("mister_e_hf.progress._FIRST_NOTE", 0.0)
     lines = write_lines(tmp_path / "lines", {"train": 3, "validation": 1, "test": 1})
     corpus = read_lines(lines, tmp_path / "cache")
     path = lines / "train_0_1.wav"
@@ -290,7 +291,8 @@ def test_half_precision_is_asked_for(corpus, encoders):
     torch.testing.assert_close(full, half, atol=0.05, rtol=0.05)
 
 
-def test_progress_counts_every_turn(corpus, encoders, tmp_path, capfd):
+def test_progress_counts_every_turn(corpus, encoders, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("mister_e_hf.progress._FIRST_NOTE", 0.0)
     everything = 2 * sum(len(row["utterances"]) for data in corpus.values() for row in data.to_list())
     folder = embed_corpus(corpus, encoders, tmp_path / "out", shard_turns=SHARD)
     assert progress(capfd)[-1] == (everything, everything)

@@ -20,8 +20,8 @@ import torch
 from accelerate import PartialState
 from safetensors import safe_open
 from safetensors.torch import save
-from tqdm.auto import tqdm
 
+from . import progress
 from .alignment import Alignment, align
 from .corpora.provenance import Provenance
 from .corpus_labels import LABELS_KEY
@@ -158,19 +158,23 @@ def _write_missing(
     state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
     alignments = {}
     if any(split == "train" for split, *_ in waiting):
+        for modality in fold_encoders:
+            report(f"vectors: aligning the {modality} encoders of the folds")
         alignments = {
             modality: _alignments(corpus["train"], *encoders[modality], folds, options)
             for modality, folds in fold_encoders.items()
         }
     turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in waiting)
-    with tqdm(
-        total=turns * len(encoders), unit=" utterances", disable=not state.is_local_main_process, desc="Embedding"
-    ) as progress:
+    total, title = turns * len(encoders), f"embedding {' and '.join(encoders)}"
+    with progress.bar(title, total, "turns", shown=state.is_main_process and bool(waiting)) as bar:
         for split, number, count, rows in waiting:
             data = corpus[split].select(range(*rows))
             makers = {modality: makers_of(modality, split, rows) for modality in encoders}
-            _write_shard(*_paths(folder, split, number, count), data, makers, options, progress)
+            _write_shard(*_paths(folder, split, number, count), data, makers, options, bar)
     state.wait_for_everyone()
+    if missing:
+        turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in missing)
+        report(f"vectors: {turns:,} turns embedded ({folder})")
 
 
 def _is_whole(vectors: Path, table: Path) -> bool:
@@ -194,7 +198,7 @@ def embed_turns(
     dtype: torch.dtype | None = None,
     token_budget: int = 8192,
     second_budget: float = 120.0,
-    progress: tqdm | None = None,
+    bar: progress.Bar | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     Vectors of a split's turns.
@@ -227,8 +231,8 @@ def embed_turns(
                     vectors = encoder(**{name: value.to(device) for name, value in batch.items()}).embeddings
                 embeddings[indices["given"]] = vectors.float().cpu()
                 present[indices["given"]] = True
-            if progress is not None:
-                progress.update(indices["count"])
+            if bar is not None:
+                bar.update(indices["count"])
     encoder.train(was_training)
     return embeddings, present
 
@@ -306,14 +310,12 @@ def _vectors(
     data: datasets.Dataset,
     dialogues: np.ndarray,
     options: dict[str, Any],
-    progress: tqdm | None = None,
+    bar: progress.Bar | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """As [`embed_turns`], of some dialogues and on this process's device; and how many turns were given to it."""
     options = dict(options)
     utterances = Utterances(data, processor.modality, bad_audio=options.pop("bad_audio"), dialogues=dialogues)
-    embeddings, present = embed_turns(
-        encoder.to(PartialState().device), processor, utterances, progress=progress, **options
-    )
+    embeddings, present = embed_turns(encoder.to(PartialState().device), processor, utterances, bar=bar, **options)
     return embeddings, present, len(utterances)
 
 
@@ -323,7 +325,7 @@ def _write_shard(
     data: datasets.Dataset,
     makers: Mapping[str, list[_Maker]],
     options: dict[str, Any],
-    progress: tqdm,
+    bar: progress.Bar,
 ):
     features, columns = {}, _columns(data)
     num_turns = int(turns_of_dialogues(data).sum())
@@ -331,13 +333,13 @@ def _write_shard(
         there, given = torch.zeros(num_turns, dtype=torch.bool), 0
         features[f"{modality}_features"] = whole = torch.zeros(num_turns, parts[0][0].config.embedding_dim)
         for encoder, processor, dialogues, alignment in parts:
-            embeddings, present, count = _vectors(encoder, processor, data, dialogues, options, progress)
+            embeddings, present, count = _vectors(encoder, processor, data, dialogues, options, bar)
             if len(parts) > 1:
                 encoder.to("cpu")  # one of many has room there, not all
             whole[present] = embeddings[present] if alignment is None else alignment(embeddings[present])
             there |= present
             given += count
-        progress.update(num_turns - given)
+        bar.update(num_turns - given)
         columns["has_audio" if modality == "speech" else "has_text"] = _by_dialogue(pa.array(there.numpy()), data)
     names = data.features["utterances"].feature["emotion"].names  # those that no turn has, too
     metadata = {LABELS_KEY: json.dumps(names).encode()}

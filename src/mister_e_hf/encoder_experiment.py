@@ -70,8 +70,10 @@ def train_encoder(
         for fold, folder in enumerate(fold_folders(output_dir, settings.folds)):
             parts = {"train": turns("train", folds != fold), "validation": splits["validation"]}
             parts["held_out"] = turns("train", folds == fold)
-            _train(settings, settings.training_arguments(folder, seed), parts, label2id, record | {"fold": fold})
-    return _train(settings, arguments, splits, label2id, record)
+            title = f"{modality} encoder, fold {fold + 1} of {settings.folds}"
+            fold_arguments = settings.training_arguments(folder, seed)
+            _train(title, settings, fold_arguments, parts, label2id, record | {"fold": fold})
+    return _train(f"{modality} encoder", settings, arguments, splits, label2id, record)
 
 
 def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
@@ -90,6 +92,7 @@ def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
 
 
 def _train(
+    title: str,
     settings: EncoderSettings,
     arguments: UtteranceTrainingArguments,
     splits: dict[str, Utterances],
@@ -105,12 +108,20 @@ def _train(
         model, processor = settings.model(label2id), settings.processor()
     with own_folder(output_dir):
         if claim_run(output_dir, record):
-            report(f"{settings.modality} encoder: trained earlier ({output_dir})")
-            return read_results(output_dir)
-        return _run(settings, arguments, splits, model, processor)
+            results = read_results(output_dir)
+            report(f"{title}: trained earlier, {_in_short(results)} ({output_dir})")
+            return results
+        results = _run(title, settings, arguments, splits, model, processor)
+        report(f"{title}: trained, {_in_short(results)} ({output_dir})")
+        return results
+
+
+def _in_short(results: dict[str, Any]) -> str:
+    return f"validation weighted F1 {100 * results['validation']['weighted_f1']:.2f}"
 
 
 def _run(
+    title: str,
     settings: EncoderSettings,
     arguments: UtteranceTrainingArguments,
     splits: dict[str, Utterances],
@@ -119,7 +130,7 @@ def _run(
 ) -> dict[str, Any]:
     output_dir = Path(arguments.output_dir)
     trainer = UtteranceTrainer(
-        model, arguments, processor, train_dataset=splits["train"], eval_dataset=splits["validation"]
+        model, arguments, processor, title, train_dataset=splits["train"], eval_dataset=splits["validation"]
     )
     trainer.resume()
     results: dict[str, Any] = {

@@ -1,6 +1,5 @@
 """A line for each epoch of a training, in place of transformers' dictionaries."""
 
-from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
@@ -20,7 +19,7 @@ class EpochLines(TrainerCallback):
 
     def __init__(self, title: str):
         self.title = title
-        self._bar: tqdm | None = None
+        self._bar: progress.Bar | None = None
         self._scoring = False
         self._loss: float | None = None
 

@@ -82,9 +82,16 @@ def run_experiment(
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
     with own_folder(output_dir):
         if claim_run(output_dir, record):
-            report(f"trained earlier, nothing to do ({output_dir})")
-            return read_results(output_dir)
-        return _run(recipe, arguments, corpus, fingerprints, encoders)
+            results = read_results(output_dir)
+            report(f"{recipe.title()}, seed {seed}: trained earlier, {_in_short(results)} ({output_dir})")
+            return results
+        results = _run(recipe, arguments, corpus, fingerprints, encoders)
+        report(f"{recipe.title()}, seed {seed}: trained, {_in_short(results)} ({output_dir})")
+        return results
+
+
+def _in_short(results: dict[str, Any]) -> str:
+    return f"validation weighted F1 {100 * results['validation']['mixture']['weighted_f1']:.2f}"
 
 
 def _run(

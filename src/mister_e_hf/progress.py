@@ -1,10 +1,14 @@
-"""What a command shows while it works, on standard error: a line for each finished step, and on a terminal one bar for the step at hand."""
+"""What a command shows while it works, on standard error: a line for each finished step, and one bar for the step at hand."""
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
 from tqdm import tqdm
+
+_FIRST_NOTE = 10.0  # seconds until a log file hears of the step at hand, and then each time twice as long
 
 _quiet = False
 
@@ -32,20 +36,66 @@ def shows_bars() -> bool:
 def line(text: str):
     """Report a finished step. A bar that is being drawn stays below it."""
     if not _quiet:
-        tqdm.write(text, file=sys.stderr)
+        write(text)
 
 
-def bar(title: str, total: int, unit: str, shown: bool = True) -> tqdm:
-    """A bar with a name, which is erased when it is closed; it counts but is not drawn where there is no terminal, or if not `shown`."""
+def write(text: str):
+    """A line on standard error, above a bar that is being drawn."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def bar(title: str, total: int, unit: str, shown: bool = True) -> "Bar":
+    """
+    A bar with a name, which is erased when it is closed. It is not drawn while another one is. Where there is no
+    terminal, a step that takes long is reported in a line now and then.
+
+    Args:
+        title: of the step.
+        total: how many of the unit there are.
+        unit: in the plural.
+        shown: without it nothing is shown.
+    """
+    if shown and not sys.stderr.isatty():
+        return Notes(title, total, unit)
+    alone = all(each.disable for each in getattr(tqdm, "_instances", ()))
     return tqdm(
         total=total,
         desc=title,
         unit=f" {unit}",
         file=sys.stderr,
-        disable=not (shown and shows_bars()),
+        disable=not (shown and alone and shows_bars()),
         leave=False,
         dynamic_ncols=True,
     )
+
+
+class Notes:
+    """As a bar, for a log file: a line after ten seconds, after twenty more, forty more, and so on."""
+
+    def __init__(self, title: str, total: int, unit: str):
+        self.title, self.total, self.unit, self.n = title, total, unit, 0
+        self._wait = _FIRST_NOTE
+        self._next = time.monotonic() + self._wait
+
+    def update(self, count: int = 1):
+        self.n += count
+        now = time.monotonic()
+        if now >= self._next:
+            self._wait *= 2
+            self._next = now + self._wait
+            line(f"{self.title}: {self.n:,} of {self.total:,} {self.unit}")
+
+    def close(self):
+        """Nothing is drawn."""
+
+    def __enter__(self) -> "Notes":
+        return self
+
+    def __exit__(self, *error: Any):
+        self.close()
+
+
+Bar = tqdm | Notes
 
 
 def close_bars():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import AutoModel, PreTrainedModel
 
@@ -224,6 +225,11 @@ class Recipe:
     def model(self) -> PreTrainedModel:
         """A new model of that configuration."""
         return AutoModel.from_config(self.model_config())
+
+    def title(self) -> str:
+        """What the model is called."""
+        with torch.device("meta"):
+            return getattr(self.model(), "title", "MiSTER-E")
 
     def baseline(self, name: str) -> "Recipe":
         r"""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate import PartialState
 
 from .embedding import RECORD, embed_corpus
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
@@ -72,10 +71,7 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
         modalities = _makers(recipe.corpus_path(), output_dir)
     else:
         for modality in modalities:
-            results = train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
-            if PartialState().is_main_process:
-                score = 100 * results["validation"]["weighted_f1"]
-                print(f"{modality} encoder: validation weighted F1 {score:.2f}", flush=True)
+            train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
         recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
     # Of vectors that this run's encoders made, the recipe cannot know the origin.
     stated = recipe.sections["corpus"].pop("vectors", None) or {}

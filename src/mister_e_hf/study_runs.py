@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from .chatter import hide_unnamed_bars
 from .checkpoints import finished_checkpoints
 from .dialogue_vectors import DialogueVectors
 from .embedding import RECORD
@@ -201,6 +202,7 @@ def _end_with_the_study():
 
 def _work(run: Run, jobs: int):
     threading.Thread(target=_end_with_the_study, daemon=True).start()
+    hide_unnamed_bars()
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / _ERROR).unlink(missing_ok=True)
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))

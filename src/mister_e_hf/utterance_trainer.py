@@ -35,8 +35,14 @@ class UtteranceTrainer(EpochTrainer):
     """[`EpochTrainer`] for [`UtteranceEncoder`]: checkpoints of what is trained, and a learning rate of its own for what starts from nothing."""
 
     def __init__(
-        self, model: UtteranceEncoder, args: UtteranceTrainingArguments, processor: MisterEProcessor, **kwargs
+        self,
+        model: UtteranceEncoder,
+        args: UtteranceTrainingArguments,
+        processor: MisterEProcessor,
+        title: str | None = None,
+        **kwargs,
     ):
+        self._title = title
         kwargs.setdefault("data_collator", UtteranceCollator(processor))
         own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
         super().__init__(model=model, args=args, **kwargs)
@@ -77,7 +83,7 @@ class UtteranceTrainer(EpochTrainer):
 
     @property
     def title(self) -> str:
-        return f"{self.model.config.modality} encoder"
+        return self._title or f"{self.model.config.modality} encoder"
 
     @property
     def label_names_in_order(self) -> list[str]:

@@ -16,7 +16,7 @@ from ..installation import check_installation
 from ..plain_text import for_terminal
 from ..progress import close_bars
 from .corpus import add_corpus
-from .output import in_its_words, printing
+from .output import Failure, in_its_words, printing
 from .study import add_evidence
 from .train import add_stages
 from .use import add_use
@@ -52,6 +52,10 @@ def main(words: Sequence[str] | None = None) -> int:
         close_bars()
         print("interrupted", file=sys.stderr)
         return 130
+    except Failure as failure:
+        close_bars()
+        print(f"error: {for_terminal(failure)}", file=sys.stderr)
+        return failure.status
     except Exception as error:
         close_bars()
         for_the_user = isinstance(error, InputError | OSError)

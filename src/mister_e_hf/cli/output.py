@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import progress
+from ..chatter import calm_libraries
 from ..errors import InputError
 from ..plain_text import for_terminal
 
@@ -29,35 +30,29 @@ def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
     """
     global _values
     before, _values = _values, {} if as_json else None
-    with progress.quiet(quiet), _calm_libraries():
+    other = os.environ.get("RANK", "0") != "0"  # of several processes of one launch the first reports
+    with progress.quiet(quiet or other), calm_libraries():
         try:
             yield
-            if _values:
-                write_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
+            _write_values()
+        except Failure:
+            _write_values()
+            raise
         finally:
             _values = before
 
 
-@contextlib.contextmanager
-def _calm_libraries() -> Iterator[None]:
-    """
-    Other libraries report nothing but what a user can act on, and draw no bar for each file they write or read. They read these variables
-    when they are imported, which is later.
-    """
-    wanted = {
-        "TRANSFORMERS_VERBOSITY": "error",
-        "DATASETS_VERBOSITY": "error",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }
-    if not progress.shows_bars():
-        wanted["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    wanted = {name: value for name, value in wanted.items() if name not in os.environ}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted:
-            os.environ.pop(name, None)
+class Failure(Exception):
+    """A command gave its result, and that shows a failure, as when some of its runs failed."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+def _write_values():
+    if _values:
+        write_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
 
 
 def wants_json() -> bool:
@@ -115,10 +110,3 @@ def in_its_words(message: str, arguments: argparse.Namespace) -> str:
     if hasattr(arguments, "num_proc"):
         message = message.replace("(num_proc)", "(--num_proc)")
     return re.sub(r"\b(\w+)='([^']*)'", option, message)
-
-
-def hide_unnamed_bars():
-    """For commands that use transformers: no bar for each weights file that it reads or writes. Downloads keep theirs."""
-    from transformers.utils import logging
-
-    logging.set_tqdm_hook(lambda factory, words, options: logging.EmptyTqdm(*words, **options))

@@ -2,8 +2,9 @@
 
 import argparse
 
+from ..chatter import hide_unnamed_bars
 from ..progress import line
-from .output import hide_unnamed_bars, say
+from .output import Failure, say
 
 
 def add_evidence(commands, shared: argparse.ArgumentParser):
@@ -52,7 +53,7 @@ def _search(arguments: argparse.Namespace):
     say(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
     failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
     if failed:
-        raise RuntimeError(f"{len(failed)} trials have runs that failed; the same command tries them again")
+        raise Failure(f"{len(failed)} trials have runs that failed; the same command tries them again")
 
 
 def _ablate(arguments: argparse.Namespace):
@@ -63,9 +64,9 @@ def _ablate(arguments: argparse.Namespace):
     recipe = Recipe.load(arguments.recipe, arguments.words)
     names = ("out", "seeds", "folds", "variants", "final", "jobs")
     failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=line)
+    say(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out, failed=failed)
     if failed:
-        raise RuntimeError(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
-    say(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out)
+        raise Failure(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
 
 
 def _report(arguments: argparse.Namespace):

@@ -2,7 +2,8 @@
 
 import argparse
 
-from .output import hide_unnamed_bars, say, say_once
+from ..chatter import hide_unnamed_bars
+from .output import say, say_once
 
 
 def add_stages(commands, shared: argparse.ArgumentParser):

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from ..chatter import hide_unnamed_bars
 from ..errors import InputError, short
-from .output import hide_unnamed_bars, pairs, say, write_line
+from .output import Failure, pairs, say, write_line
 
 
 def add_use(commands, shared: argparse.ArgumentParser):
@@ -141,6 +142,7 @@ def _serve(arguments: argparse.Namespace):
     check_model(arguments.model)
     if arguments.device is not None:
         check_device(arguments.device)
+    hide_unnamed_bars()
     from ..serve import serve
 
     options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
@@ -151,6 +153,7 @@ def _evaluate(arguments: argparse.Namespace):
     from ..prediction import check_model
 
     check_model(arguments.model)
+    hide_unnamed_bars()
     from ..evaluation import evaluate_checkpoint
     from ..experiment import format_results, summarize
     from ..files import check_output, write_json
@@ -185,6 +188,7 @@ def _push(arguments: argparse.Namespace):
         said = [f"  {name.replace('_', ' ')}: {_listed(value) or 'none'}" for name, value in claims.items()]
         say("\n".join(["the card says:", *said]) if claims else "there is no card (README.md)", card=claims)
         return
+    hide_unnamed_bars()
     repository = push_checkpoint(
         arguments.folder,
         arguments.repository,
@@ -209,6 +213,7 @@ def _convert(arguments: argparse.Namespace):
         raise InputError(
             f"'{folder}' is not empty; a checkpoint would be mixed with what it holds. Choose another folder."
         )
+    hide_unnamed_bars()
     model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
     folder = save_checkpoint(folder, model)
     say(f"in {folder}", folder=str(folder))
@@ -230,6 +235,7 @@ def _doctor(arguments: argparse.Namespace):
     except ImportError as error:
         report([(False, f"the libraries cannot be imported: {short(error)}")])
     else:
+        hide_unnamed_bars()
         report(examine(arguments.folder))
     if bad := [finding for finding in findings if not finding["good"]]:
-        raise InputError(f"{len(bad)} of {len(findings)} findings are marked BAD above")
+        raise Failure(f"{len(bad)} of {len(findings)} findings are marked BAD above", status=2)

@@ -1,5 +1,6 @@
 """What the builders of all corpora share: the cache's fingerprint, the check against published counts, the sound of every turn."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from .. import audio
 from ..errors import InputError
+from ..progress import bar, line
 from . import sources
 from .provenance import Provenance
 from .schema import SPLITS, dialogue_features
@@ -149,7 +151,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if processes is not None and not 1 <= processes <= 1024:
             raise InputError(f"num_proc must be a whole number from 1 to 1,024, got {processes}")
         try:
-            super().download_and_prepare(*args, **settings)
+            with _own_bars():
+                super().download_and_prepare(*args, **settings)
         except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             # Of an error in another process only the text comes back.
@@ -191,10 +194,16 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         for message in differences(self.title, dialogues, self.published_counts()):
             logger.warning(message)
         return [
-            datasets.SplitGenerator(name=split, gen_kwargs={"dialogues": dialogues[split]})
+            datasets.SplitGenerator(name=split, gen_kwargs={"dialogues": dialogues[split], "split": split})
             for split in SPLITS
             if split in dialogues
         ]
+
+    def _prepare_split(self, split_generator: datasets.SplitGenerator, *args, num_proc: int | None = None, **settings):
+        if num_proc and num_proc > 1:  # whose bars would be several
+            count = len(split_generator.gen_kwargs["dialogues"])
+            line(f"reading {split_generator.name}: {count:,} dialogues with {num_proc} processes")
+        super()._prepare_split(split_generator, *args, num_proc=num_proc, **settings)
 
     def _check_files(self, dialogues: Dialogues):
         """Raises AudioError, if audio files are missing: all are counted before any is read."""
@@ -208,11 +217,14 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             more = f", nor {len(others):,} others: {_some([path.name for path, _ in others])}" if others else ""
             raise audio.AudioError(f"{self.title}, turn {turn}: There is no sound file '{path}'{more}. {_WAY_OUT}")
 
-    def _generate_examples(self, dialogues: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, dialogues: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         without, long = [], []
-        for dialogue in dialogues:
-            turns = [self._with_sound(utterance, without, long) for utterance in dialogue["utterances"]]
-            yield dialogue["dialogue_id"], {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
+        alone = multiprocess.parent_process() is None
+        with bar(f"reading {split}", len(dialogues), "dialogues", shown=alone) as progress:
+            for dialogue in dialogues:
+                turns = [self._with_sound(utterance, without, long) for utterance in dialogue["utterances"]]
+                yield dialogue["dialogue_id"], {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
+                progress.update()
         if without:
             logger.warning(
                 "%s: %d turns have no usable sound and go without: %s",
@@ -258,6 +270,19 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 if turn["duration"] > _LONG_SECONDS:
                     long.append(f"{turn['utterance_id']} ({turn['duration']:.0f} s)")
         return turn
+
+
+@contextlib.contextmanager
+def _own_bars() -> Iterator[None]:
+    """A bar with the name of what is read, in place of that of datasets."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 def check_dialogues(dialogues: Dialogues):
