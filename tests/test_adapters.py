@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 import torch
@@ -54,19 +53,18 @@ def test_an_adapter_that_was_trained_elsewhere_goes_in_bit_for_bit(base, tmp_pat
         assert torch.equal(state[name], tensor), name
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("where", ["argument", "checkpoint"])
 def test_a_pattern_that_never_ends_is_stopped(base, tmp_path, monkeypatch, where):
     monkeypatch.setattr("mister_e_hf.adapters._SECONDS", 0.5)
     tiny_encoder(base, "bert", tuning="lora").save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_target_modules": ENDLESS}))
-    began = time.monotonic()
     with pytest.raises(ValueError, match="lora_target_modules .* takes more than"):
         if where == "argument":
             tiny_encoder(base, "bert", tuning="lora", lora_target_modules=ENDLESS)
         else:
             UtteranceEncoder.from_pretrained(tmp_path)
-    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("pattern", ["(", "(?:" * 5000 + "a" + ")" * 5000, "*a"])

@@ -4,7 +4,6 @@ import io
 import math
 import os
 import struct
-import time
 
 import av
 import numpy as np
@@ -356,12 +355,11 @@ def test_a_longest_stretch_of_nothing(seconds):
         load_audio(SOUND, 16_000, max_seconds=seconds)
 
 
+@pytest.mark.timeout(60)
 def test_an_array_without_memory_is_too_long_before_it_is_read():
-    begin = time.monotonic()
     for shape in ((10**11,), (2, 10**11)):
         with pytest.raises(AudioError, match="array lasts 6250000.0 s, and at most 600 s are taken"):
             load_audio(np.broadcast_to(np.float32(0.5), shape), 16_000)
-    assert time.monotonic() - begin < 2
 
 
 def test_what_is_no_plain_file_is_not_opened(tmp_path):

@@ -69,21 +69,17 @@ def python(code: str, *words, cwd: Path, **environment: str) -> str:
 
 
 IMPORT = """
-import json, sys, time
-before = time.perf_counter()
+import json, sys
 import mister_e_hf
-seconds = time.perf_counter() - before
 dir(mister_e_hf)
 heavy = {"torch", "transformers", "datasets", "evaluate", "sklearn", "numpy", "pyarrow", "accelerate", "peft"}
 heavy |= {"soundfile", "soxr", "av", "huggingface_hub"}
-print(json.dumps({"seconds": seconds, "loaded": sorted(heavy & set(sys.modules))}))
+print(json.dumps(sorted(heavy & set(sys.modules))))
 """
 
 
-def test_importing_the_package_is_quick_and_loads_nothing_heavy(tmp_path):
-    runs = [json.loads(python(IMPORT, cwd=tmp_path)) for _ in range(3)]
-    assert min(run["seconds"] for run in runs) < 0.5
-    assert runs[0]["loaded"] == []
+def test_importing_the_package_loads_nothing_heavy(tmp_path):
+    assert json.loads(python(IMPORT, cwd=tmp_path)) == []
 
 
 def test_public_names_are_there_and_no_others():

@@ -262,7 +262,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             except audio.AudioError as error:
                 if self.config.bad_audio == "error":
                     raise audio.AudioError(
-                        f"{self.title}, turn {turn['utterance_id']}: {error}. {_WAY_OUT}"
+                        f"{self.title}, turn {turn['utterance_id']}: {str(error).removesuffix('.')}. {_WAY_OUT}"
                     ) from error
                 without.append(str(error))
             else:
