@@ -14,6 +14,7 @@ from mister_e_hf import Recipe, cli
 from mister_e_hf.ablation import ablate
 from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.embedding import RECORD
+from mister_e_hf.errors import InputError
 from mister_e_hf.report import method
 from mister_e_hf.study import KNEW_LABELS
 from mister_e_hf.study_reader import read_study
@@ -199,3 +200,23 @@ def test_a_study_is_not_written_into_its_corpus(demo_folder, capsys):
         assert cli.main([*command, *words]) == 2 and "study" in capsys.readouterr().err
     assert cli.main(["search", str(DEMO), "--corpus", str(demo_folder), "--out", "x", "--trials", "0"]) == 2
     assert "trials must be a whole number from 1, got 0" in capsys.readouterr().err
+
+
+FREEZES = ["", "[1]", "date: x\nseeds: [0]\n", "date: x\nseeds: [a]\nvariants: {}\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        *(("frozen.yaml", text, ["--final"]) for text in FREEZES),
+        ("study.yaml", None, []),
+        ("study.yaml", [0, "x"], []),
+    ],
+)
+def test_damaged_records_of_a_study_are_named(demo_folder, study, tmp_path, capsys, name, text, words):
+    out = shutil.copytree(study, tmp_path / "out")
+    if name == "study.yaml":
+        text = yaml.safe_dump(yaml.safe_load((out / name).read_text()) | {"seeds": text})
+    (out / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}'.*(seeds must be|must hold|lacks)"):
+        run(demo_folder, out, final=bool(words))

@@ -385,3 +385,11 @@ def test_the_command(out, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [str(out / "report.html"), str(tmp_path / "RESULTS.md")]
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "no study.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "RESULTS.md", "final/full/seed-0/results.json"])
+def test_a_page_is_not_written_over_a_study(out, capsys, name):
+    before = sorted(out.rglob("*")), (out / "study.yaml").read_bytes()
+    assert cli.main(["report", str(out), "--results", str(out / name)]) == 2
+    assert "is an input of this command" in capsys.readouterr().err
+    assert (sorted(out.rglob("*")), (out / "study.yaml").read_bytes()) == before

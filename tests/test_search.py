@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from mister_e_hf import Recipe, cli
-from mister_e_hf.search import MISTER_E, SPACES, draw_settings, search
+from mister_e_hf.errors import InputError
+from mister_e_hf.search import MISTER_E, SPACES, _earlier_trials, draw_settings, search
 from test_ablation import DEMO, SHORT, demo_folder  # noqa: F401 (a fixture)
 
 CONFIGS = Path(__file__).parents[1] / "hub_configs"
@@ -67,3 +68,10 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
         search(recipe.changed({"training.learning_rate": 0.5}), out, 2, **options)
     with pytest.raises(ValueError, match="trials must be a whole number from 1, got 0"):
         search(recipe, out, 0, **options)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": [{}]}', '{"a": [{"trial": 0, "weighted_f1": "high"}]}'])
+def test_damaged_trials_are_named(text, tmp_path):
+    (tmp_path / "search.json").write_text(text)
+    with pytest.raises(InputError, match=r"search.json'"):
+        _earlier_trials(tmp_path / "search.json")

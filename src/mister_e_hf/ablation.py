@@ -21,9 +21,9 @@ from .preflight import check_conversation_model, check_seeds
 from .recipe import Recipe
 from .run_folder import check_same, git_commit
 from .study import KNEW_LABELS, ROBUST
+from .study_files import check_seed_list, read_freeze
 from .study_runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
-from .yaml_files import read_yaml
 
 
 def ablate(
@@ -102,7 +102,8 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
             for each in variants.values()
         },
     }
-    earlier = check_same(path, record, "a study", "--out").get("seeds", [])
+    earlier = check_same(path, record, "a study", "--out").get("seeds", list(seeds))
+    check_seed_list(earlier, path)
     out.mkdir(parents=True, exist_ok=True)
     write_yaml(path, record | {"seeds": sorted({*earlier, *seeds})})
 
@@ -114,7 +115,7 @@ def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
     if not path.is_file():
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
-    frozen = read_yaml(path)
+    frozen = read_freeze(path)
     if frozen["variants"] != recipes:
         raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
     if set(seeds) - set(frozen["seeds"]):

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from .errors import InputError
-from .files import write_atomically
+from .files import check_output, write_atomically
 from .licences import published_of_name
 from .report import STAGE_TITLES, markdown_table, method, provenance
 from .report_tables import StageScores, ablation_table, split_table
@@ -29,9 +29,11 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
         its path.
 
     Raises:
+        InputError: if the file cannot be written, or lies in the folder of a study.
         FileNotFoundError, ValueError: if a folder holds no study, or one that does not fit together; see [`read_study`].
     """
-    studies, path = [read_study(out) for out in outs], Path(path)
+    path = check_output(path, outs)
+    studies = [read_study(out) for out in outs]
     if not studies:
         raise InputError("No study was given, so there are no results to write")
     text = "\n\n".join(_parts(studies)) + "\n"

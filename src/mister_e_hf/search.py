@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from sklearn.metrics import f1_score
 
 from .baselines import BASELINES
-from .errors import InputError
+from .errors import InputError, reading, short
 from .files import check_output_folder, write_json, write_yaml
 from .recipe import Recipe
 from .run_folder import check_same
@@ -76,7 +76,7 @@ def search(
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
     check_same(out / "search.yaml", record, "a search", "--out")
-    out.mkdir(parents=True, exist_ok=True)
+    earlier = _earlier_trials(out / "search.json")
     write_yaml(out / "search.yaml", record)
     if vectors_knew_labels(recipe):
         say(KNEW_LABELS)
@@ -105,13 +105,24 @@ def search(
         ]
         for name, found in drawn.items()
     }
-    path = out / "search.json"
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for name, found in scored.items():  # trials that an earlier, longer search had stay
         found += [trial for trial in earlier.get(name, []) if trial["trial"] >= len(found)]
         found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
-    write_json(path, earlier | scored)
+    write_json(out / "search.json", earlier | scored)
     return scored
+
+
+def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """What a search wrote into its folder before; nothing where it is the first."""
+    if not path.is_file():
+        return {}
+    with reading(path, "the trials of a search"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for trials in found.values():
+            for trial in trials:
+                if not isinstance(trial["trial"], int) or not isinstance(trial["weighted_f1"], float | int | None):
+                    raise InputError(f"trial and weighted_f1 must be numbers, got {short(trial)}")
+    return found
 
 
 def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[dict[str, Any]]:
@@ -126,7 +137,10 @@ def _score(runs: list[Run]) -> float | None:
     if not all(run.is_finished for run in runs):
         return None
     columns = ["label", "prediction"]
-    tables = [pq.read_table(run.folder / "predictions.parquet", columns=columns) for run in runs]
+    tables = []
+    for run in runs:
+        with reading(path := run.folder / "predictions.parquet", "a table of predictions"):
+            tables.append(pq.read_table(path, columns=columns))
     turns = [row for row in pa.concat_tables(tables).to_pylist() if row["label"] is not None]
     return float(f1_score(*([row[name] for row in turns] for name in columns), average="weighted"))
 

@@ -34,14 +34,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
     if not _all_words(labels) or len(set(labels)) != len(labels):
         raise InputError(f"'{path}': recipe.corpus.labels must be different names, got {short(labels)}")
-    seeds = settings["seeds"]
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(_is_count(seed) for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
-        raise InputError(f"'{path}': seeds must be different whole numbers from 0, got {short(seeds)}")
+    check_seed_list(settings["seeds"], path)
     if not _is_count(settings["folds"]) or settings["folds"] < 2:
         raise InputError(f"'{path}': folds must be a whole number from 2, got {short(settings['folds'])}")
     for name, about in _mapping(settings["variants"], f"'{path}': variants").items():
@@ -54,6 +47,22 @@ def read_settings(path: Path) -> dict[str, Any]:
     for name in ("vectors", "data_fingerprints"):
         _mapping(settings.get(name) or {}, f"'{path}': {name}")
     return settings
+
+
+def check_seed_list(seeds: Any, path: Path):
+    """The seeds that a file of a study notes."""
+    whole = isinstance(seeds, list) and seeds and all(map(_is_count, seeds)) and len(set(seeds)) == len(seeds)
+    if not whole:
+        raise InputError(f"'{path}': seeds must be different whole numbers from 0, got {short(seeds)}")
+
+
+def read_freeze(path: Path) -> dict[str, Any]:
+    """`frozen.yaml` by itself: `date`, `seeds` and `variants`."""
+    frozen = _mapping(read_yaml(path), f"'{path}'")
+    if missing := {"date", "seeds", "variants"} - set(frozen):
+        raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}; restore the file, or choose another --out")
+    check_seed_list(frozen["seeds"], path)
+    return frozen
 
 
 def read_frozen(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:

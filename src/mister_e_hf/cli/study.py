@@ -70,9 +70,12 @@ def _ablate(arguments: argparse.Namespace):
 
 
 def _report(arguments: argparse.Namespace):
+    from ..files import check_output
     from ..report import write_report
     from ..results_page import write_results
 
+    if arguments.results:
+        check_output(arguments.results, arguments.studies)
     written = [str(write_report(folder)) for folder in arguments.studies]
     if arguments.results:
         written.append(str(write_results(arguments.studies, arguments.results)))
