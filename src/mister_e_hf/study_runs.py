@@ -1,9 +1,11 @@
 """Trainings of a study, each in a process and a folder of its own: on a fold of the development data, or on the whole for test."""
 
+import contextlib
 import datetime
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -172,8 +174,9 @@ class _Running:
         self._processes.discard(process)
 
     def stop(self):
+        self._stopped = True
+        _end_fork_server()  # first: a start that waits for it holds the lock
         with self._lock:
-            self._stopped = True
             for process in self._processes:
                 process.terminate()
 
@@ -192,6 +195,17 @@ def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
         run.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(f"the process ended with exit code {process.exitcode}\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip().splitlines()[-1]
+
+
+def _end_fork_server():
+    """
+    What the trainings are forked from would end by itself, but only when it has imported everything; Python has no public way to end it.
+    """
+    server = sys.modules.get("multiprocessing.forkserver")  # not there where processes are spawned
+    pid = getattr(getattr(server, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _end_with_the_study():
