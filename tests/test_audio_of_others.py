@@ -400,3 +400,33 @@ def test_frames_that_jump_ahead_are_named_and_far_ahead_refused(seconds, caplog)
     else:
         with pytest.raises(AudioError, match=r"THIS has no audio from 1.00 s to 86400.00 s"):
             load_audio(file.getvalue(), name="THIS", max_seconds=math.inf)
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_a_constant_is_silence(tmp_path, rate):
+    (tmp_path / "offset.wav").write_bytes(written(np.full((1, rate), 0.5), rate=rate))
+    with pytest.raises(AudioError, match=r"offset\.wav' is silent: all its samples are 0\.5"):
+        load_audio(tmp_path / "offset.wav")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0a\nsize 5\n",
+            "it is text, which begins with 'version https://git-lfs.*git lfs pull",
+        ),
+        ("<!DOCTYPE html><html>404 Not Found</html>", "it is text, which begins with '<!DOCTYPE html>"),
+    ],
+)
+def test_text_in_place_of_audio_is_said(tmp_path, content, message):
+    (tmp_path / "a.wav").write_text(content, encoding="utf-8")
+    with pytest.raises(AudioError, match=message):
+        load_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_tuple_of_samples_and_rate_is_named(swap):
+    pair = (np.zeros(16_000, dtype=np.float32), 16_000)
+    with pytest.raises(ValueError, match="got a tuple of both"):
+        load_audio(pair[::-1] if swap else pair)

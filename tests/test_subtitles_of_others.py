@@ -45,7 +45,7 @@ FROM_SRT = {
         ["Hello.", "Bye."],
     ),
     "line ends of all kinds": (f"1\r\n{A}\nHello.\r\r2\r\n{B}\rBye.", ["Hello.", "Bye."]),
-    "separators that end no line": (f"1\n{A}\na\u2028b\x0bc\x0cd\x1ce\x85f\n\n2\n{B}\nBye.", ["a b c d e f", "Bye."]),
+    "separators that end no line": (f"1\n{A}\na\u2028b\x0bc\x0cd\x1ce\x85f\n\n2\n{B}\nBye.", ["a b c d e…f", "Bye."]),
 }
 
 

@@ -160,3 +160,13 @@ def test_lines_end_at_line_ends_alone():
 def test_a_name_that_is_not_utf_8():
     assert text_of_name(os.fsdecode("Grüße".encode())) == "Grüße"
     assert text_of_name(os.fsdecode(b"caf\xe9")) == "caf\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "damaged"), [("it’s", True), ("café", True), ("привет", True), ("CAFÉ» SÃO ESPAÑ»", False)]
+)
+def test_text_that_was_damaged_before_is_named(tmp_path, caplog, text, damaged):
+    text = text.encode().decode("cp1252", "replace") if damaged else text
+    (tmp_path / "a.txt").write_text(f"first\n{text}\nlast", encoding="utf-8")
+    assert read_text(tmp_path / "a.txt") == f"first\n{text}\nlast"
+    assert ("were damaged before" in caplog.text) is damaged and ("first" in caplog.text) is False

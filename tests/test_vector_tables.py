@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from mister_e_hf import DialogueVectors, read_corpus, write_vectors
+from mister_e_hf.corpus_labels import corpus_labels
 from mister_e_hf.errors import InputError
 from mister_e_hf.vectors import holds_vectors
 from test_vectors import LABEL2ID, LABELS, bare_table, cut, dialogues, tensors, vector_table, write_corpus
@@ -161,3 +162,30 @@ def test_labels_are_those_that_the_tables_name(tmp_path):
     for split in corpus:
         pq.write_table(vector_table(split, labels=None), without / f"{split}.parquet")
     assert read_corpus(without)["train"].label2id is None and "labels" not in read_corpus(without)["train"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("speach_features", "speech_features"), ("txt_features", "text_features"), ("Speech-Feature", "speech_features")],
+)
+def test_vectors_under_a_misspelt_name_are_refused(name, meant):
+    with pytest.raises(InputError, match=f"column '{name}' is not read; rename it to '{meant}', or drop it"):
+        dialogues(**{meant: None, name: cut([[1.0]] * 8)})
+
+
+def test_vectors_that_are_not_read_are_named(caplog):
+    dialogues(video_features=cut([[1.0]] * 8), speakers=cut(["a"] * 8))
+    assert (
+        "train: the vectors in the columns video_features are not read" in caplog.text
+        and "speakers" not in caplog.text
+    )
+
+
+@pytest.mark.parametrize("label", ["", "nan", "<NA>", "null"])
+def test_a_class_called_nothing_is_refused(tmp_path, label):
+    for split in ("train", "validation", "test"):
+        pq.write_table(vector_table(labels=cut([label, *LABELS[1:]])), tmp_path / f"{split}.parquet")
+    with pytest.raises(
+        InputError, match=f"the label '{label}' is what programs write where there is none; write null at such turns"
+    ):
+        corpus_labels(tmp_path)

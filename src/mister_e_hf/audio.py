@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from .audio_layout import after_tags, bytes_at, examine, rest_behind, without_tags
+from .audio_layout import NO_END, examine, rest_behind, says_length, text_at_the_start, without_tags
 from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
 from .errors import short
 
@@ -36,8 +36,6 @@ _CANCELLED = 0.1  # of the loudest channel, what their sum must reach: one chann
 _TOLERANCE = 0.5
 _RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
 _JITTER = 0.1  # seconds by which the times of frames may be off before they tell of a gap or an overlap
-_NO_END = 2**63 - 1  # as libsndfile says it
-_HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
 
 
 def load_audio(
@@ -132,6 +130,7 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
     """Average the channels of the blocks, resample to 16 kHz and check the whole."""
     stream, parts, read, rate = None, [], 0, SAMPLING_RATE
     peak, level, channels = 0.0, 0.0, 1
+    lowest, highest = np.inf, -np.inf
     for rate, block in blocks:
         _check_rate(rate, label)
         read, channels = read + len(block), block.shape[1]
@@ -146,7 +145,8 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
                 "samples by 32768, or give it as int16"
             )
         block = _mono(block)
-        level = max(level, float(block.max()), -float(block.min()))
+        lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
+        level = max(highest, -lowest)
         if rate != SAMPLING_RATE:
             stream = stream or soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
             block = stream.resample_chunk(block)
@@ -173,6 +173,8 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
     if not len(samples) or np.abs(samples).max() <= _SILENCE:
         quiet = f": its peak is {peak:.2g} of full scale 1; if it was meant to be louder, it is of another scale"
         raise AudioError(f"{label} is silent{stretch}{quiet * (peak > 0)}")
+    if read > 1 and highest - lowest <= _SILENCE:
+        raise AudioError(f"{label} is silent{stretch}: all its samples are {highest:.3g}")
     return samples
 
 
@@ -221,12 +223,12 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
     except Exception as error:  # of libsndfile; or a TypeError, of whatever is called .raw
         reason = short(getattr(error, "error_string", error))
     if sound is not None:
-        seconds = sound.frames / max(1, sound.samplerate) if sound.frames != _NO_END else 0.0
+        seconds = sound.frames / max(1, sound.samplerate) if sound.frames != NO_END else 0.0
         layout = examine(file, size, seconds, end is None or end >= seconds)
         _judge(layout, label)
         if layout.streams > 1:
             sound, reason = None, f"it has {layout.streams} streams side by side"
-    if sound is None or not _says_length(file, size, sound):
+    if sound is None or not says_length(file, size, sound):
         yield from _container_blocks(file, label, size, reason, start, end, max_seconds)
         return
     with sound:
@@ -270,19 +272,6 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
             raise AudioError(f"{label} {problem}")
 
 
-def _says_length(file, size: int, sound: soundfile.SoundFile) -> bool:
-    """
-    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of a FLAC file it
-    does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
-    """
-    if not sound.subtype.startswith("MPEG"):
-        return sound.frames != _NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
-    position = file.tell()
-    first_frame = bytes_at(file, after_tags(file), _HEADER_BYTES)
-    file.seek(position)
-    return b"Xing" in first_frame or b"Info" in first_frame
-
-
 def _judge(layout, label: str):
     if layout.problem:
         raise AudioError(f"{label} {layout.problem}")
@@ -297,7 +286,7 @@ def _container_blocks(
         import av
     except ImportError:
         raise AudioError(
-            f"soundfile cannot read {label} ({reason}). PyAV reads video and much else: pip install 'mister-e-hf[av]'"
+            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip install 'mister-e-hf[av]'"
         ) from None
     from_second, to_second = start or 0.0, np.inf if end is None else end
     file.seek(0)
@@ -313,7 +302,7 @@ def _container_blocks(
             ):  # its own is about a size in the file
                 raise
             raise AudioError(
-                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}"
+                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}{text_at_the_start(file)}"
             ) from error
         _judge(examine(file, size, (container.duration or 0) / av.time_base), label)
         tracks = container.streams.audio
@@ -337,7 +326,7 @@ def _container_blocks(
         for time, rate_now, block in _decoded(av, container, track, origin, from_second, label):
             if rate is None:
                 rate = rate_now
-                position, stop = round(from_second * rate), _NO_END if end is None else round(end * rate)
+                position, stop = round(from_second * rate), NO_END if end is None else round(end * rate)
             elif rate_now != rate:
                 raise AudioError(f"{label} changes its sampling rate from {rate} to {rate_now} Hz on the way")
             at = reached or 0 if time is None else round(time * rate)

@@ -8,7 +8,11 @@ import math
 import re
 from typing import BinaryIO, NamedTuple
 
+from .errors import short
+
 _TOLERANCE = 0.5  # seconds that may lack at the end, or follow it
+NO_END = 2**63 - 1  # of samples, as libsndfile says it
+_HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
 _JUNK = 8192  # bytes that may follow at most; zeros may be half a second
 _SECOND = "holds several files, one after another; the next begins at byte {}. Split them, or decode them to one"
 
@@ -61,6 +65,29 @@ def after_tags(file: BinaryIO) -> int:
             break
         position += 10 + sum((byte & 127) << 7 * power for power, byte in enumerate(tag[:5:-1]))
     return position
+
+
+def says_length(file: BinaryIO, size: int, sound) -> bool:
+    """
+    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of a FLAC file it
+    does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
+    """
+    if not sound.subtype.startswith("MPEG"):
+        return sound.frames != NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
+    position = file.tell()
+    first_frame = bytes_at(file, after_tags(file), _HEADER_BYTES)
+    file.seek(position)
+    return b"Xing" in first_frame or b"Info" in first_frame
+
+
+def text_at_the_start(file: BinaryIO) -> str:
+    """For the end of a message: how a file begins that is text, such as a page in place of a download; nothing for others."""
+    start = bytes_at(file, 0, _HEADER_BYTES)
+    if len(start) < 16 or not start.isascii() or re.search(rb"[^\t\r\n -~]", start):
+        return ""
+    begins = short(start.decode("ascii"), 60)
+    advice = "; fetch the file that it stands for with `git lfs pull`" if "git-lfs" in begins else ""
+    return f"; it is text, which begins with {begins!r}{advice}"
 
 
 class Behind(io.RawIOBase):

@@ -37,6 +37,10 @@ def resolve(
             "Expected a path, bytes, an array with sampling_rate, a dictionary of these or an audio decoder; got "
             f"{type(source).__name__}"
         )
+    if isinstance(source, tuple) and len(source) == 2 and any(isinstance(part, Real) for part in source):
+        raise InputError(
+            "Expected samples and their sampling_rate apart, got a tuple of both; pass {'array': ..., 'sampling_rate': ...}"
+        )
     array = as_array(source, name or "array")
     if array.dtype.kind not in "fi":
         raise InputError(f"Expected samples as floating point or signed integers, got {array.dtype}")

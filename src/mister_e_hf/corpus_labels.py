@@ -15,6 +15,9 @@ from .hub_datasets import load_from_hub
 LABELS_KEY = b"mister_e_labels"  # in a table's schema: all label names in the order of the classes, where the columns do not say
 
 
+_NOTHING = {"", "nan", "<na>", "nat", "null", "#n/a", "\\n"}
+
+
 def corpus_labels(source: str | Path | Mapping[str, datasets.Dataset], label_column: str = "labels") -> list[str]:
     r"""
     Names of the classes of a corpus of dialogues or of vectors.
@@ -66,6 +69,11 @@ def _occurring(where: str, tables: Sequence, label_column: str) -> list[str]:
         )
     alike: dict[str, str] = {}
     for name in sorted(names):
+        if name.strip().casefold() in _NOTHING:
+            raise InputError(
+                f"{where}: the label {name!r} is what programs write where there is none; write null at such turns, or name all labels with "
+                "corpus.labels (--corpus.labels)"
+            )
         other = alike.setdefault(" ".join(name.split()).casefold(), name)
         if other != name:
             raise InputError(

@@ -53,6 +53,7 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
     sections["corpus"] = {"path": str(corpus), "labels": labels}
     recipe = Recipe(sections, str(path))
     recipe.model_config()
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _header(path, widths) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
     return path, recipe
 

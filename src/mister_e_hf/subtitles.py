@@ -205,7 +205,8 @@ class _File:
         start, end = self._times(row)
         if end <= start:
             raise InputError(
-                f"'{self.path}', line {row + 1}: the cue at {start:g} s ends at {end:g} s, not after it starts"
+                f"'{self.path}', line {row + 1}: the cue at {start:g} s ends at {end:g} s, not after it starts; correct its times, or "
+                "remove it"
             )
         voices = [_words(voice[1]) for voice in _VOICE.finditer(text)]
         if len(set(filter(None, voices))) > 1:

@@ -29,6 +29,9 @@ _LOOKED_AT = 4096
 _C1 = {code: char for code in range(0x80, 0xA0) if (char := bytes([code]).decode("cp1252", "ignore"))}
 _CONTROLS = re.compile(f"[{''.join(map(chr, _C1))}]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+# UTF-8 that was read as Windows-1252 and saved so: an accented letter, a mark of typography, two letters of Cyrillic, Greek or Arabic.
+_FOLLOWS = "[{}]".format("".join(re.escape(bytes([code]).decode("cp1252", "ignore")) for code in range(0x80, 0xC0)))
+_TWICE_ENCODED = re.compile(f"Ã{_FOLLOWS}|â{_FOLLOWS}{{2}}|(?:[ÐÑÎÏØÙ]{_FOLLOWS}){{2}}")
 _ADVICE = "Save the file as UTF-8, or rewrite it with `iconv -f ITS_ENCODING -t UTF-8`."
 
 
@@ -51,9 +54,17 @@ def read_text(path: str | Path) -> str:
             where = f"byte {error.start:,} is not valid {encoding.upper().removesuffix('-LE').removesuffix('-BE')}"
             raise InputError(f"'{path}' is not text: {where}, in which the file begins. {_ADVICE}") from None
     try:
-        return mend_controls(content.decode("utf-8"))
+        text = mend_controls(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         return _as_windows_1252(path, content, error)
+    if found := _TWICE_ENCODED.search(text):
+        logger.warning(
+            "'%s' holds characters that were damaged before, as when UTF-8 is opened as Windows-1252 and saved. They stay as they are; export "
+            "the file again, or mend lines such as this: %s",
+            path,
+            short(text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0], 200),
+        )
+    return text
 
 
 def split_lines(text: str) -> list[str]:

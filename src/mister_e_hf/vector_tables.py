@@ -1,6 +1,8 @@
 """A table with a row per dialogue -> what its columns say of each turn. Letters: N turns of the split, D vector width."""
 
+import difflib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +12,9 @@ import pyarrow as pa
 from .errors import InputError, short
 from .losses import IGNORE_INDEX
 
+logger = logging.getLogger(__name__)
+
+_LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
 # Columns as other parts and other programs call them; nothing would be read from them.
 _OTHER_NAMES = {
     **dict.fromkeys(("speechembeddings", "speechvectors", "audiofeatures", "audioembeddings"), "speech_features"),
@@ -69,10 +74,16 @@ class TurnColumns:
         known = {_plain(name): name for name in _COLUMNS} | _OTHER_NAMES
         for name in self.names:
             meant = known.get(_plain(name)) or known.get(_plain(name) + "s")
+            if meant is None and is_vectors(self.table[name].type):
+                near = difflib.get_close_matches(_plain(name), known, 1, _LIKE)
+                meant = known[near[0]] if near else None
             if meant and name not in _COLUMNS and meant not in self.names:
                 raise InputError(
                     f"{self.name}: the table's column '{name}' is not read; rename it to '{meant}', or drop it"
                 )
+        left = [name for name in self.names if name not in _COLUMNS and is_vectors(self.table[name].type)]
+        if left:
+            logger.warning("%s: the vectors in the columns %s are not read", self.name, short(", ".join(left)))
 
     def _dialogue_ids(self, column: pa.ChunkedArray) -> list[str]:
         if pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
@@ -255,6 +266,13 @@ def named(labels: Iterable[int | None], names: Sequence[str], where: str) -> lis
 
 def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_vectors(kind: pa.DataType) -> bool:
+    """Whether it is lists of lists of numbers, one vector a turn."""
+    inner = kind.value_type if is_list(kind) else kind
+    numbers = inner.value_type if is_list(inner) else None
+    return numbers is not None and (pa.types.is_floating(numbers) or pa.types.is_integer(numbers))
 
 
 def is_text(kind: pa.DataType) -> bool:
