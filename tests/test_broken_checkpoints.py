@@ -307,7 +307,7 @@ PUSHED = {
     "an adapter cut off": (cut(ADAPTER), "adapter_model.safetensors' is damaged"),
     "no adapter": (
         lambda folder: (folder / ADAPTER).unlink(),
-        "text_encoder/adapter' has no adapter_model.safetensors",
+        "text_encoder' has no adapter/adapter_model.safetensors",
     ),
     "a card that is no YAML": (replaced("README.md", "---\na: [\n---\n"), "README.md' is not a model card"),
     "a card in another encoding": (
@@ -321,6 +321,21 @@ PUSHED = {
 def test_what_nobody_could_load_is_not_pushed(spoiled, refused, spoil, message):
     line = refused("push", spoiled(spoil))
     assert re.search(message, line), line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["push", "c", "bad name/", "--dry_run"], "'bad name/' cannot be the name of a repository"),
+        (["predict", "turns.csv", "--model", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
+        (["evaluate", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
+        (["predict", "turns.csv", "--model", "c", "--transcriber", "/nope"], "there is no model '/nope'"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(whole, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(whole)
+    assert cli.main(words) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_stored_scores_of_another_kind_are_not_equal():

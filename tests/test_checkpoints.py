@@ -175,6 +175,25 @@ def test_a_newer_transformers_changes_nothing_that_a_run_is_known_by(corpus, who
     assert outcome(resumed) == outcome(whole)
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+def test_damage_is_seen_without_a_manifest(killed, tmp_path, name):
+    checkpoint = Path(shutil.copytree(finished_checkpoints(killed)[-1], tmp_path / "checkpoint-6"))
+    (checkpoint / MANIFEST).unlink()
+    assert damage(checkpoint) is None
+    os.truncate(checkpoint / name, (checkpoint / name).stat().st_size - 100)
+    assert damage(checkpoint).startswith(f"{name} is cut off or damaged")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{"])
+def test_a_trainer_state_that_is_none_is_damage(killed, tmp_path, text):
+    checkpoint = Path(shutil.copytree(finished_checkpoints(killed)[-1], tmp_path / "checkpoint-6"))
+    (checkpoint / MANIFEST).unlink()
+    (checkpoint / "trainer_state.json").write_text(text)
+    assert "trainer_state.json" in damage(checkpoint)
+    (checkpoint / MANIFEST).write_text('{"files": {}}')
+    assert damage(checkpoint) == "manifest.json names no file"
+
+
 def test_damage_names_the_file(tmp_path):
     checkpoint = tmp_path / "checkpoint-3"
     (checkpoint / "adapter").mkdir(parents=True)

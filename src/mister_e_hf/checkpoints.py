@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from .errors import InputError, reading
 from .files import UNFINISHED, file_digest, sync, write_json
 
 MANIFEST = "manifest.json"
+_STATE = ("global_step", "epoch", "train_batch_size", "log_history", "best_global_step")
 _NEEDED = (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)  # of a checkpoint without a manifest, and weights
 
 
@@ -42,6 +45,8 @@ def damage(checkpoint: Path) -> str | None:
             return _damage_without_manifest(checkpoint)
         with reading(checkpoint / MANIFEST, "a manifest"):
             files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"].items()
+            if not files:
+                return f"{MANIFEST} names no file"
             for name, (size, digest) in files:
                 path = checkpoint / name
                 if not path.is_file():
@@ -57,16 +62,29 @@ def damage(checkpoint: Path) -> str | None:
 
 def _damage_without_manifest(checkpoint: Path) -> str | None:
     """As far as that can be seen in one that version 0.1 saved."""
-    names = {path.name: path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()}
+    found = {path.name: path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.stat().st_size}
+    weights = [name for name in found if name.endswith((".safetensors", ".bin"))]
+    states = [name for name in found if name.startswith("rng_state")]
     for name in _NEEDED:
-        if not names.get(name):
+        if name not in found:
             return f"{name} is missing or empty"
-    if not any(name.endswith((".safetensors", ".bin")) and size for name, size in names.items()):
-        return "model.safetensors is missing or empty"
-    if not any(name.startswith("rng_state") and size for name, size in names.items()):
-        return "rng_state.pth is missing or empty"
+    for name, there in (("model.safetensors", weights), ("rng_state.pth", states)):
+        if not there:
+            return f"{name} is missing or empty"
+    for name in (OPTIMIZER_NAME, SCHEDULER_NAME, *states):
+        if not zipfile.is_zipfile(found[name]):  # what torch.save writes, with its table of contents at the end
+            return f"{name} is cut off or damaged"
+    for name in filter(lambda name: name.endswith(".safetensors"), weights):
+        try:
+            with safe_open(found[name], "pt"):
+                pass
+        except SafetensorError as error:
+            return f"{name} is cut off or damaged ({error})"
     with reading(checkpoint / TRAINER_STATE_NAME, "a trainer state"):
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or (missing := [name for name in _STATE if name not in state]):
+            lacks = f"it lacks {', '.join(missing)}" if isinstance(state, dict) else "it is no JSON object"
+            return f"{TRAINER_STATE_NAME} is not a trainer state: {lacks}"
     return None
 
 

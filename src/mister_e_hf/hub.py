@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -149,6 +150,16 @@ def push_checkpoint(
     return repo_id
 
 
+def check_repository(repo_id: str):
+    """Whether a repository can have that name; InputError where it cannot."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"'{short(repo_id)}' cannot be the name of a repository: expected ORG/NAME ({short(error)})"
+        ) from error
+
+
 @contextlib.contextmanager
 def _reaching_the_hub() -> Iterator[None]:
     try:
@@ -203,6 +214,8 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
                 raise InputError(f"'{folder}' has no {name}/ whose base model could be '{base_models[modality]}'")
             continue
         config = read_json(paths[f"{name}/config.json"])
+        if config.get("tuning") == "lora" and f"{name}/adapter/adapter_model.safetensors" not in paths:
+            raise InputError(f"'{folder}/{name}' has no adapter/adapter_model.safetensors; save the encoder again")
         backbone = config.get("backbone")
         local = isinstance(backbone, str) and is_local(backbone)
         given = base_models.get(modality)

@@ -187,11 +187,9 @@ def check_weight_files(folder: str | os.PathLike, subfolder: str | None = None):
     with explained(folder, options):
         if next(_weight_files(folder, options), None) is None:
             raise FileNotFoundError
-        adapter = Path(folder, subfolder or "", "adapter")
-        if adapter.is_dir():
-            if not (adapter / "adapter_model.safetensors").is_file():
-                raise InputError(f"'{adapter}' has no adapter_model.safetensors; save the encoder again")
-            check_kinds(adapter / "adapter_model.safetensors")
+        adapter = Path(folder, subfolder or "", "adapter", "adapter_model.safetensors")
+        if adapter.is_file():
+            check_kinds(adapter)
 
 
 def check_kinds(path: str | os.PathLike):

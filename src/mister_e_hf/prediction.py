@@ -53,7 +53,7 @@ def predict_dialogues(
     """
     source = Path(source)
     segments = check_source(source, segments, columns)
-    check_model(model)
+    check_model(model, revision)
     # before anything heavy is imported
     from transformers import pipeline
 
@@ -113,13 +113,15 @@ def check_source(
     return found[0]
 
 
-def check_model(model: str | Path):
+def check_model(model: str | Path, revision: str | None = None):
     r"""
     Raises:
-        InputError: for what can be neither a checkpoint folder nor an id on the Hub.
+        InputError: for what can be neither a checkpoint folder nor an id on the Hub, and for a revision of a folder.
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise InputError(f"--revision is of a model on the Hub, and '{model}' is a folder")
         if not (path / "config.json").is_file():
             raise InputError(f"'{model}' is not a checkpoint: it has no config.json")
         return
@@ -127,6 +129,17 @@ def check_model(model: str | Path):
         raise InputError(f"'{model}' is a file; expected a checkpoint folder, or an id on the Hub")
     if not _ID.fullmatch(str(model)) or Path(str(model).partition("/")[0]).is_dir():
         raise InputError(f"There is no checkpoint folder '{model}'")
+
+
+def check_transcriber(transcriber: str | None):
+    r"""
+    Raises:
+        InputError: for what can be neither a model's folder nor an id on the Hub.
+    """
+    if transcriber is None or Path(transcriber).is_dir():
+        return
+    if Path(transcriber).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", transcriber, re.ASCII):
+        raise InputError(f"--transcriber: there is no model '{transcriber}'; expected a folder, or an id on the Hub")
 
 
 def check_device(device: str):

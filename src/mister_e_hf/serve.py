@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import logging, pipeline
 
 from .configuration_mister_e import TASK
-from .errors import InputError, short
+from .errors import InputError, MissingLibraryError, short
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .stored_stages import load_model
 from .subtitles import SUBTITLES, read_subtitles
@@ -322,7 +322,7 @@ def _gradio():
         import gradio
         import matplotlib  # noqa: F401  (asked for here, not at the first press)
     except ImportError as error:
-        raise ImportError("The page needs gradio and matplotlib: pip install 'mister-e-hf[serve]'") from error
+        raise MissingLibraryError("The page needs gradio and matplotlib: pip install 'mister-e-hf[serve]'") from error
     return gradio
 
 

@@ -94,7 +94,7 @@ def add_use(commands, shared: argparse.ArgumentParser):
 
 
 def _predict(arguments: argparse.Namespace):
-    from ..prediction import check_model, check_source, predict_dialogues
+    from ..prediction import check_model, check_source, check_transcriber, predict_dialogues
     from ..prediction_output import check_format, write_predictions
 
     columns = dict(pairs(arguments.columns)) if arguments.columns else None
@@ -105,7 +105,8 @@ def _predict(arguments: argparse.Namespace):
         check_output(arguments.out, [arguments.input, arguments.segments, arguments.model, arguments.transcriber])
     options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
     check_source(arguments.input, arguments.segments, columns)
-    check_model(arguments.model)
+    check_model(arguments.model, arguments.revision)
+    check_transcriber(arguments.transcriber)
     hide_unnamed_bars()
     labels, lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
     with contextlib.closing(lines):
@@ -137,9 +138,10 @@ def _plot(arguments: argparse.Namespace):
 
 
 def _serve(arguments: argparse.Namespace):
-    from ..prediction import check_device, check_model
+    from ..prediction import check_device, check_model, check_transcriber
 
-    check_model(arguments.model)
+    check_model(arguments.model, arguments.revision)
+    check_transcriber(arguments.transcriber)
     if arguments.device is not None:
         check_device(arguments.device)
     hide_unnamed_bars()
@@ -152,7 +154,7 @@ def _serve(arguments: argparse.Namespace):
 def _evaluate(arguments: argparse.Namespace):
     from ..prediction import check_model
 
-    check_model(arguments.model)
+    check_model(arguments.model, arguments.revision)
     hide_unnamed_bars()
     from ..evaluation import evaluate_checkpoint
     from ..experiment import format_results, summarize
@@ -172,13 +174,14 @@ def _evaluate(arguments: argparse.Namespace):
 
 
 def _push(arguments: argparse.Namespace):
-    from ..hub import card_claims, checkpoint_files, push_checkpoint, pushed_contents
+    from ..hub import card_claims, check_repository, checkpoint_files, push_checkpoint, pushed_contents
     from ..stored_stages import load_model
 
     base_models = dict(pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
     if unknown := set(base_models) - {"speech", "text"}:
         raise InputError(f"--base_model takes speech=ID and text=ID, got '{unknown.pop()}'")
     files = checkpoint_files(arguments.folder)
+    check_repository(arguments.repository)
     hide_unnamed_bars()
     load_model(arguments.folder)  # what cannot be loaded helps nobody
     if arguments.dry_run:
