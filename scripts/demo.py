@@ -1,11 +1,24 @@
 """Generate recordings, train every stage on them, load the checkpoint again and predict."""
 
 import argparse
+import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+from mister_e_hf.chatter import calm_libraries, hide_unnamed_bars
 from mister_e_hf.errors import InputError
 from mister_e_hf.plain_text import for_terminal
+from mister_e_hf.progress import close_bars
+
+ABOUT = """\
+MiSTER-E on a generated corpus: 260 dialogues of tones and invented words. Nothing is downloaded, and no GPU is needed.
+It trains a tiny speech encoder and a tiny text encoder, makes a vector of each turn, trains the mixture of experts
+on the vectors, and scores it. That takes one to three minutes on two cores; if it is interrupted, the same command
+resumes. All of it goes to {folder}.
+"""
 
 
 def main() -> int:
@@ -14,38 +27,76 @@ def main() -> int:
     arguments, fields = parser.parse_known_args()
     folder = Path(arguments.folder)
     try:
-        run(folder, fields)
+        with calm_libraries():
+            print(ABOUT.format(folder=for_terminal(folder)), flush=True)
+            run(folder, fields)
+    except KeyboardInterrupt:
+        close_bars()
+        print("interrupted", file=sys.stderr)
+        return 130
     except (InputError, OSError) as error:
+        close_bars()
         print(f"error: {for_terminal(error)}", file=sys.stderr)
         return 2
     return 0
 
 
 def run(folder: Path, fields: list[str]):
+    from mister_e_hf.demo import run_demo
+
+    hide_unnamed_bars()
+    show(folder, run_demo(folder, "demo-recordings", tuple(fields)))
+
+
+def show(folder: Path, summary: dict[str, Any]):
+    """The scores, a dialogue, and what to try next."""
+    from mister_e_hf.experiment import format_results
+
+    scores = {name: 100 * block["weighted_f1"]["mean"] for name, block in summary["test"].items()}
+    mixture = scores.pop("mixture")
+    best = max(scores, key=scores.get)
+    print(f"\nWhat was shown: scores on the generated test dialogues\n\n{format_results(summary)}\n")
+    print(f"Weighted F1 of the mixture is {mixture:.2f}, and {scores[best]:.2f} of its best expert alone ({best}).\n")
+    show_dialogue(folder)
+    print("\nTry next:\n")
+    for words in next_commands(folder):
+        print(f"  {shlex.join(words)}")
+
+
+def show_dialogue(folder: Path):
+    """The first test dialogue: what the generator meant, what the checkpoint says."""
     import torch
     from transformers import AutoModel
 
     from mister_e_hf import DialogueCollator, read_corpus
-    from mister_e_hf.demo import run_demo
 
-    run_demo(folder, "demo-recordings", tuple(fields))
     model = AutoModel.from_pretrained(folder).eval()
+    names, experts = model.config.id2label, model.config.experts
     test = read_corpus(folder / "vectors", model.config.label2id, splits=("test",))["test"]
     with torch.no_grad():
         output = model(**DialogueCollator()([test[0]]))
-    print(f"\nEmotions of the generated dialogue {test.dialogue_ids[0]}, by the checkpoint in {folder}:")
-    print(f"{'turn':>4}  {'label':10} {'predicted':10} gate (speech, text, fusion)")
+    print(f"Dialogue {test.dialogue_ids[0]}: the generator's emotion, and the answers of the checkpoint in {folder}\n")
+    print("turn  generator  mixture    " + "".join(f"{name:11}" for name in experts) + "gate")
     for turn, label in enumerate(test[0]["labels"].tolist()):
-        predicted = model.config.id2label[output.logits[0, turn].argmax().item()]
+        answers = [output.logits[0, turn], *output.expert_logits[0, turn]]
+        cells = [names[label], *(names[answer.argmax().item()] for answer in answers)]
         gate = " ".join(f"{weight:.2f}" for weight in output.gate_weights[0, turn].tolist())
-        print(f"{turn:>4}  {model.config.id2label[label]:10} {predicted:10} {gate}")
-    recordings, calls = folder / "demo" / "recordings" / "test", f"{folder}.jsonl"
-    print(
-        "\nThe corpus is generated and its language invented. Try next (.venv/bin/mister-e in a clone):\n"
-        f"  mister-e predict {recordings} --model {folder} --out {calls}\n"
-        f"  mister-e plot {calls}\n"
-        f"  mister-e evaluate {folder}"
+        print(f"{turn:>4}  " + "".join(f"{cell:11}" for cell in cells) + gate)
+
+
+def next_commands(folder: Path) -> list[list[str]]:
+    """Three commands, as they can be typed here."""
+    program, beside = ["mister-e"], Path(sys.executable).with_name("mister-e")
+    if shutil.which("mister-e") is None:
+        short = min(str(beside), os.path.relpath(beside), key=len)
+        program = [short] if beside.is_file() else [sys.executable, "-m", "mister_e_hf"]
+    recordings, answers = folder / "demo" / "recordings" / "test", f"{folder}-answers.jsonl"
+    commands = (
+        ["predict", recordings, "--model", folder, "--out", answers],
+        ["plot", answers],
+        ["evaluate", folder, "--split", "validation"],
     )
+    return [[*program, *map(str, words)] for words in commands]
 
 
 if __name__ == "__main__":

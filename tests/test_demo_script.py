@@ -23,7 +23,8 @@ def test_a_mistake_is_one_line(tmp_path):
     (tmp_path / "mine").write_text("a file")
     words = [sys.executable, ROOT / "scripts" / "demo.py", "mine", "--hidden_sise", "3"]
     call = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert call.returncode == 2 and "error: " in call.stderr and "Traceback" not in call.stderr
+    assert call.returncode == 2 and call.stderr.startswith("error: ") and call.stderr.count("\n") == 1
+    assert "a generated corpus" in call.stdout and "minutes" in call.stdout and "goes to mine" in call.stdout
 
 
 def test_cleaning_leaves_what_was_trained():

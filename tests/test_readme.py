@@ -1,4 +1,6 @@
 import csv
+import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -8,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from pyarrow.parquet import read_table
 
 from mister_e_hf.cli import main
+from mister_e_hf.experiment import summarize
 from mister_e_hf.results_page import main_table_in
 from small_demo import run_small_demo
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+NEXT = ["predict", "plot", "evaluate"]  # after a demo
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,29 @@ def test_commands_for_one_s_own_recordings_run(demo_run, own_cache, capsys):
     with Path("runs/calls.csv").open(newline="") as file:
         assert {row["dialogue"] for row in csv.DictReader(file)} == {"test_000", "test_001", "test_002"}
     assert "# MiSTER-E, calls" in Path("runs/calls/README.md").read_text()
+
+
+def test_the_demo_ends_in_what_was_shown_and_commands_that_work(demo_run, capsys):
+    specification = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
+    demo = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(demo)
+    scores = json.loads(Path("runs/demo/results.json").read_text())["test"]
+    demo.show(Path("runs/demo"), {"test": summarize([scores])})
+    printed = capsys.readouterr().out
+    for name in ("mixture", "speech", "text", "fusion"):
+        assert re.search(rf"^{name} +{100 * scores[name]['weighted_f1']:.2f} ", printed, flags=re.MULTILINE)
+    turns = [
+        row for row in read_table("runs/demo/predictions.parquet").to_pylist() if row["dialogue_id"] == "test_000"
+    ]
+    shown = re.findall(r"^ +\d+  (\w+) +(\w+) ", printed, flags=re.MULTILINE)
+    assert shown == [(row["label"], row["prediction"]) for row in turns]
+    commands = [shlex.split(line) for line in printed.partition("Try next:")[2].splitlines() if line]
+    starts = [next(place for place, word in enumerate(words) if word in NEXT) for words in commands]
+    assert [words[start] for words, start in zip(commands, starts, strict=True)] == NEXT
+    program = commands[0][: starts[0]]
+    assert subprocess.run([*program, "--version"], capture_output=True, timeout=60).stdout.startswith(b"mister-e ")
+    for words, start in zip(commands, starts, strict=True):
+        assert main(words[start:]) == 0, (words, capsys.readouterr().err)
 
 
 def test_snippet_of_the_model_card_runs(demo_run):

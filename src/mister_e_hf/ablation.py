@@ -11,6 +11,7 @@ A study's folder:
 """
 
 import datetime
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .study import KNEW_LABELS, ROBUST
 from .study_files import check_seed_list, read_freeze
 from .study_runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
 from .variants import Variant, variants_of
+
+logger = logging.getLogger(__name__)
 
 
 def ablate(
@@ -70,7 +73,7 @@ def ablate(
     if final:
         _freeze(out, known, seeds)
     elif vectors_knew_labels(recipe):
-        say(KNEW_LABELS)
+        logger.warning(KNEW_LABELS)
     runs = []
     for seed in seeds:
         for each in chosen:

@@ -17,8 +17,7 @@ from transformers import (
 from .corpora.demo_recordings import write_demo_recordings
 from .corpora.dialogue_folder import DialogueFolder
 from .corpora.store import write_corpus
-from .corpora.summary import format_summary, summarize
-from .experiment import format_results
+from .progress import line
 from .recipe import Recipe
 from .stages import train
 
@@ -35,21 +34,21 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
     output_dir = Path(output_dir)
     made = output_dir / "demo"
     torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where the cores are busy
-    if not (made / "corpus").is_dir():
+    if (made / "corpus").is_dir():
+        line(f"corpus: generated earlier ({made / 'corpus'})")
+    else:
         recordings = write_demo_recordings(made / "recordings")
         builder = DialogueFolder(recordings, cache_dir=str(made / "cache"))
         builder.download_and_prepare()
         corpus = builder.as_dataset()
-        print(format_summary(summarize(corpus)), flush=True)
         write_corpus(corpus, made / "corpus", embed_audio=True, name="demo", license="apache-2.0")
+        line(f"corpus: {sum(map(len, corpus.values()))} dialogues generated ({made / 'corpus'})")
     if not (made / "backbones").is_dir():
         write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
     words = ["--corpus", str(made / "corpus"), *overrides]
     for modality in ("speech", "text"):
         words += [f"--{modality}_encoder.backbone", str(made / "backbones" / modality)]
-    summary = train(Recipe.load(recipe, words), output_dir)
-    print(format_results(summary))
-    return summary
+    return train(Recipe.load(recipe, words), output_dir)
 
 
 def write_demo_backbones(folder: Path, metadata: Path):

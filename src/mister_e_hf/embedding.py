@@ -153,7 +153,8 @@ def _write_missing(
 
     missing = [shard for shard in shards if not _is_whole(*_paths(folder, *shard[:3]))]
     if len(missing) < len(shards):
-        report(f"vectors: {len(shards) - len(missing)} of {len(shards)} shards embedded earlier ({folder})")
+        some = f"{len(shards) - len(missing)} of {len(shards)} shards " if missing else ""
+        report(f"vectors: {some}embedded earlier ({folder})")
     waiting = missing[state.process_index :: state.num_processes]
     state.wait_for_everyone()  # till all have seen what is there: a table made now would shift the turns of the others
     alignments = {}

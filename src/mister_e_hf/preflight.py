@@ -76,8 +76,10 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
         recipe.set(f"model.{modality}_embedding_dim", recipe.encoder(modality).config(label2id).embedding_dim)
     check_conversation_model(recipe, output_dir)
     _check_splits(recipe, corpus, modalities)
-    for modality in modalities:
-        _check_encoder(recipe, modality, corpus, encoder_folder(output_dir, modality))
+    with progress.bar("checking the encoders", len(modalities), "encoders") as bar:
+        for modality in modalities:
+            _check_encoder(recipe, modality, corpus, encoder_folder(output_dir, modality))
+            bar.update()
     return Plan(recipe, modalities, corpus)
 
 

@@ -85,6 +85,9 @@ class Notes:
             self._next = now + self._wait
             line(f"{self.title}: {self.n:,} of {self.total:,} {self.unit}")
 
+    def refresh(self):
+        """Nothing is drawn."""
+
     def close(self):
         """Nothing is drawn."""
 

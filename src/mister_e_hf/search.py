@@ -6,6 +6,7 @@ Random search after Bergstra and Bengio (2012). The first trial is the recipe as
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from .recipe import Recipe
 from .run_folder import check_same
 from .study import KNEW_LABELS
 from .study_runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
+
+logger = logging.getLogger(__name__)
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
 _COMMON = {
@@ -79,7 +82,7 @@ def search(
     earlier = _earlier_trials(out / "search.json")
     write_yaml(out / "search.yaml", record)
     if vectors_knew_labels(recipe):
-        say(KNEW_LABELS)
+        logger.warning(KNEW_LABELS)
     recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
     drawn = {name: draw_settings(recipes[name], SPACES[name], trials) for name in systems or SPACES}
     runs = {

@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from .evaluation import scoring_trainer
 from .experiment import digests, predict, prediction_table, probabilities, run_experiment, score, train_model
 from .files import write_json, write_table
 from .folds import development_folds
+from .progress import Bar, bar, line
 from .recipe import Recipe
 from .robustness import robustness_table
 from .run_folder import claim_run, own_folder
@@ -140,11 +141,13 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
     todo = [run for run in runs if not run.is_finished]
     if len(todo) < len(runs):
         say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already")
+    if todo:
+        line(f"{len(todo)} runs, {min(jobs, len(todo))} at a time; each writes a log.txt in its folder")
     start, failed, running = time.monotonic(), [], _Running()
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, bar("study", len(todo), "runs") as shown:
         futures = {pool.submit(_in_a_process, run, jobs, running): run for run in todo}
         try:
-            for number, future in enumerate(as_completed(futures), start=1):
+            for number, future in enumerate(_as_completed(futures, shown), start=1):
                 run, error = futures[future], future.result()
                 left = (time.monotonic() - start) / number * (len(todo) - number)
                 what = "done" if error is None else f"FAILED: {error} (see {run.folder / _ERROR})"
@@ -155,6 +158,16 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
             running.stop()
             raise
     return failed
+
+
+def _as_completed(futures: Iterable[Future], shown: Bar) -> Iterator[Future]:
+    """The futures as they are done; the time in the bar goes on meanwhile."""
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+        shown.update(len(done))
+        shown.refresh()
+        yield from done
 
 
 class _Running:

@@ -58,6 +58,7 @@ class EpochTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Without it as verbosity says."})
     hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
 
     def __post_init__(self):

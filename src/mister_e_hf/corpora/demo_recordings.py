@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from ..audio import SAMPLING_RATE
+from ..progress import bar
 from .demo import ABSENT_SHARE, LABELS, draw_emotions, draw_patterns
 
 SPLIT_SIZES = {"train": 160, "validation": 40, "test": 60}
@@ -31,7 +32,10 @@ def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, in
     folder, generator = Path(folder), np.random.default_rng(seed)
     for split, size in (sizes or SPLIT_SIZES).items():
         (folder / split).mkdir(parents=True, exist_ok=True)
-        with (folder / split / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+        with (
+            (folder / split / "metadata.csv").open("w", newline="", encoding="utf-8") as file,
+            bar(f"generating {split}", size, "dialogues") as progress,
+        ):
             table = csv.writer(file)
             table.writerow(["dialogue_id", "order", "speaker", "text", "file_name", "emotion"])
             for number in range(size):
@@ -46,6 +50,7 @@ def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, in
                     if name:
                         soundfile.write(folder / split / name, samples, SAMPLING_RATE)
                     table.writerow([dialogue, turn, "AB"[turn % 2], _line(generator, text), name, LABELS[emotion]])
+                progress.update()
     return folder
 
 
