@@ -7,9 +7,15 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from transformers import TrainingArguments
 
-from mister_e_hf import DialogueVectors, MisterETrainer
+from mister_e_hf import DialogueCollator, DialogueVectors, MisterETrainer
 from mister_e_hf.corpora.demo import LABELS, demo_corpus
-from mister_e_hf.dialogue_datasets import _BLOCK_ROWS, dataset_statistics, dialogue_lengths, mean_and_deviation
+from mister_e_hf.dialogue_datasets import (
+    _BLOCK_ROWS,
+    check_dialogues,
+    dataset_statistics,
+    dialogue_lengths,
+    mean_and_deviation,
+)
 from mister_e_hf.errors import InputError
 from mister_e_hf.trainer import MisterETrainingArguments
 from mister_e_hf.utterance_trainer import UtteranceTrainingArguments
@@ -151,3 +157,45 @@ def test_to_predict_alone_no_dataset_is_needed(tmp_path):
     assert labelled.predictions[0].shape[-1] == len(LABELS) and "test_weighted_f1" in labelled.metrics
     with pytest.raises(InputError, match="no eval_dataset: give one, or set eval_strategy='no'"):
         MisterETrainer(tiny_model(), settings, train_dataset=tiny_corpus()["train"])
+
+
+def item(**fields) -> dict:
+    found = {
+        "speech_embeddings": torch.zeros(2, 3),
+        "text_embeddings": torch.zeros(2, 4),
+        "labels": [0, -100],
+    } | fields
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (None, "must be a dictionary of fields, such as labels, got NoneType"),
+        (
+            item(labels=["joy", "sad"]),
+            "'labels' must be class indices, -100 at turns without a label, one entry per turn",
+        ),
+        (item(labels=[None, 0]), "'labels' must be class indices"),
+        (item(labels=[0.5, 1.0]), "'labels' must be class indices, .* got numbers with decimals"),
+        (item(labels=1), "'labels' must be class indices, .* got 1"),
+    ],
+)
+def test_items_that_are_no_dialogues_are_named(wrong, message):
+    with pytest.raises(InputError, match=f"dialogue 1 of the dataset.*{message}"):
+        dialogue_lengths([item(), wrong])
+    with pytest.raises(InputError, match=f"dialogue 1 of the batch.*{message}"):
+        DialogueCollator()([item(), wrong])
+
+
+def test_a_dialogue_of_another_width_is_named():
+    with pytest.raises(InputError, match=r"dialogue 1 of the dataset: 'text_embeddings' must be .* got \(2, 5\)"):
+        dataset_statistics([item(), item(text_embeddings=torch.zeros(2, 5))], "text")
+
+
+@pytest.mark.parametrize("name", ["speech_embedding", "Speech_Embeddings", "speech_features"])
+def test_fields_under_a_misspelt_name_are_refused(name):
+    dataset = [item(speech_embeddings=None) | {name: torch.zeros(2, 3)}]
+    with pytest.raises(InputError, match=f"field '{name}' of its items is not read; rename it to 'speech_embeddings'"):
+        check_dialogues(dataset, "train_dataset")
+    check_dialogues([item(speaker=["a", "b"], sentiment=[0, 1])], "train_dataset")

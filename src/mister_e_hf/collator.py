@@ -1,13 +1,14 @@
 """Dialogues -> a padded batch with masks; batches of dialogues of like length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 
-from .errors import InputError
+from .errors import InputError, short
 from .losses import IGNORE_INDEX
 
 _PADDING = {
@@ -17,6 +18,27 @@ _PADDING = {
     "text_mask": False,
     "labels": IGNORE_INDEX,
 }
+
+
+def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
+    r"""
+    A field of a dialogue as a tensor with an entry per turn.
+
+    Raises:
+        InputError: naming the field, if the dialogue is no dictionary, or the field is not numbers with one entry per turn.
+    """
+    if not isinstance(dialogue, Mapping):
+        raise InputError(f"{where} must be a dictionary of fields, such as labels, got {type(dialogue).__name__}")
+    expected = "class indices, -100 at turns without a label" if name == "labels" else "numbers"
+    try:
+        rows = torch.as_tensor(dialogue[name])
+    except Exception as error:  # of torch, of several kinds
+        raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn: {short(error)}") from error
+    if not rows.ndim:
+        raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn, got {short(dialogue[name])}")
+    if name == "labels" and rows.is_floating_point() and not torch.equal(rows, rows.round()):
+        raise InputError(f"{where}: 'labels' must be {expected}, got numbers with decimals")
+    return rows
 
 
 class DialogueCollator:
@@ -38,10 +60,15 @@ class DialogueCollator:
     def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
         if not len(dialogues):
             raise InputError("A batch of no dialogues; give at least one")
-        fields = [name for name in _PADDING if name in dialogues[0]]
+        read = []
+        for number, dialogue in enumerate(dialogues):
+            where = f"dialogue {number} of the batch"
+            there = _PADDING if not isinstance(dialogue, Mapping) else [name for name in _PADDING if name in dialogue]
+            read.append({name: field_of(dialogue, name, where) for name in there})
+        fields = list(read[0])
         lengths = []
         for number, dialogue in enumerate(dialogues):
-            given = {name: len(dialogue[name]) for name in _PADDING if name in dialogue}
+            given = {name: len(rows) for name, rows in read[number].items()}
             if not any(name.endswith("_embeddings") for name in given):
                 raise InputError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
             if set(given) != set(fields):
@@ -58,7 +85,7 @@ class DialogueCollator:
             dtype = (
                 torch.float32 if name.endswith("_embeddings") else torch.bool if name.endswith("_mask") else torch.long
             )
-            rows = [torch.as_tensor(dialogue[name]).to(dtype) for dialogue in dialogues]
+            rows = [dialogue[name].to(dtype) for dialogue in read]
             shapes = {tuple(row.shape[1:]) for row in rows}
             if len(shapes) != 1 or len(*shapes) != name.endswith("_embeddings"):
                 raise InputError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")

@@ -3,17 +3,21 @@
 An item is what [`DialogueCollator`] takes. Letters: N turns, D vector width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, Subset
 
+from .collator import field_of
 from .errors import InputError
 
 Blocks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 _BLOCK_ROWS = 65536
+_FIELDS = ("speech_embeddings", "text_embeddings", "speech_mask", "text_mask", "labels")
+_LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
 
 
 def check_dialogues(dataset: Any, name: str):
@@ -23,7 +27,9 @@ def check_dialogues(dataset: Any, name: str):
     Raises:
         InputError: if it has no length and index, is empty, or its first item has no labels.
     """
-    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    if isinstance(dataset, IterableDataset | Mapping) or not (
+        hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    ):
         raise InputError(
             f"{name} must be a map-style dataset, with a length and items by index, got {type(dataset).__name__}"
         )
@@ -32,6 +38,13 @@ def check_dialogues(dataset: Any, name: str):
     item = dataset[0]
     if not isinstance(item, dict):
         raise InputError(f"{name}: an item must be a dictionary of fields, such as labels, got {type(item).__name__}")
+    for field in item:
+        known = {name: name for name in _FIELDS} | {"speech_features": _FIELDS[0], "text_features": _FIELDS[1]}
+        near = [] if field in _FIELDS else difflib.get_close_matches(str(field).casefold(), known, 1, _LIKE)
+        if near and known[near[0]] not in item:
+            raise InputError(
+                f"{name}: the field '{field}' of its items is not read; rename it to '{known[near[0]]}', or drop it"
+            )
     if "labels" not in item:
         raise InputError(
             f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index per turn; "
@@ -45,12 +58,13 @@ def dialogue_lengths(dataset: Any) -> np.ndarray:
         return np.asarray(dataset.lengths)
     if isinstance(dataset, Subset):
         return dialogue_lengths(dataset.dataset)[list(dataset.indices)]
-    return np.array([len(_any_field(dataset[index])) for index in range(len(dataset))])
+    return np.array([_length(dataset[index], f"dialogue {index} of the dataset") for index in range(len(dataset))])
 
 
-def _any_field(item: dict[str, Any]) -> Sequence:
+def _length(item: Any, where: str) -> int:
     names = ("labels", "speech_embeddings", "text_embeddings")
-    return next((item[name] for name in names if name in item), ())
+    there = names if not isinstance(item, Mapping) else [name for name in names if name in item]
+    return len(field_of(item, there[0], where)) if there else 0
 
 
 def mean_and_deviation(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -82,9 +96,14 @@ def _blocks(dataset: Any, modality: str) -> Iterator[tuple[torch.Tensor, torch.T
     rows, kept, count = [], [], 0
     for index in range(len(dataset)):
         item = dataset[index]
-        if f"{modality}_embeddings" not in item:
+        if isinstance(item, Mapping) and f"{modality}_embeddings" not in item:
             continue
-        vectors = torch.as_tensor(item[f"{modality}_embeddings"])
+        vectors = field_of(item, f"{modality}_embeddings", f"dialogue {index} of the dataset")
+        if vectors.ndim != 2 or (rows and vectors.shape[1] != rows[0].shape[1]):
+            raise InputError(
+                f"dialogue {index} of the dataset: '{modality}_embeddings' must be (turns, width) with one width in all dialogues, got "
+                f"{tuple(vectors.shape)}"
+            )
         mask = item.get(f"{modality}_mask")
         present = torch.ones(len(vectors), dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
         rows.append(vectors)
