@@ -126,8 +126,7 @@ TOGETHER = {
         "early_stopping_patience needs evaluation",
     ),
     "evaluation after the end": ({"eval_delay": 5, "num_train_epochs": 5}, "eval_delay .* must be less"),
-    "the worst epoch by loss": ({"metric_for_best_model": "loss", "greater_is_better": True}, "less of .*'loss' is"),
-    "the worst epoch by F1": ({"greater_is_better": False}, "more of .*'weighted_f1' is"),
+    "the worst epoch by loss": ({"metric_for_best_model": "loss", "greater_is_better": True}, "worst epoch by 'loss' would be kept"),
     "workers that are not there": ({"dataloader_persistent_workers": True}, "needs dataloader_num_workers"),
     "what their start needs": ({"dataloader_multiprocessing_context": "spawn"}, "needs dataloader_num_workers"),
     "warm-up of a constant rate": ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "warmup_steps has no effect"),
@@ -181,6 +180,12 @@ def test_the_direction_is_the_metric_s(tmp_path, metric, better):
     made = arguments(tmp_path, metric_for_best_model=metric, lr_scheduler_type="reduce_lr_on_plateau")
     assert made.greater_is_better is better
     assert made.lr_scheduler_kwargs == {"mode": "max" if better else "min"}
+
+
+def test_the_worst_epoch_is_kept_on_request_alone_and_with_a_warning(tmp_path, caplog):
+    assert arguments(tmp_path).greater_is_better and not caplog.records
+    assert not arguments(tmp_path, greater_is_better=False).greater_is_better
+    assert "the worst epoch by 'weighted_f1' would be kept" in caplog.text
 
 
 def test_metrics_that_there_are(tmp_path):

@@ -87,10 +87,10 @@ class EpochTrainingArguments(TrainingArguments):
             self.greater_is_better = better
         known = not better or (self.metric_for_best_model or "").removeprefix("eval_").endswith(SCORES)
         if known and self.greater_is_better not in (None, better):
-            raise InputError(
-                f"greater_is_better is {self.greater_is_better}, but {'more' if better else 'less'} of metric_for_best_model "
-                f"'{self.metric_for_best_model}' is better: the worst epoch would be kept; leave it out"
-            )
+            kept = f"the worst epoch by '{self.metric_for_best_model}' would be kept"
+            if self.greater_is_better:  # which was the default of the other metrics
+                raise InputError(f"greater_is_better is true, but {kept}, since less of it is better; leave it out")
+            logger.warning("greater_is_better is false, so %s, since more of it is better", kept)
         if self.lr_scheduler_type == "reduce_lr_on_plateau":
             mode = "max" if self.greater_is_better else "min"
             if (self.lr_scheduler_kwargs or {}).get("mode", mode) != mode:
