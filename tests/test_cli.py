@@ -298,10 +298,10 @@ def test_an_error_is_one_line_and_with_debug_a_traceback(tmp_path, run):
     words = ["corpus", "folder", "--data_dir", tmp_path / "nowhere"]
     status, out, error = run(*words)
     assert (status, out) == (2, "")
-    assert error == f"error: No Dialogue folder at '{tmp_path / 'nowhere'}'\n"
+    assert error == f"error: Dialogue folder: '{tmp_path / 'nowhere'}' does not exist\n"
     status, out, error = run(*words, "--debug")
     assert (status, out) == (2, "")
-    assert error.startswith("Traceback") and f"No Dialogue folder at '{tmp_path / 'nowhere'}'" in error
+    assert error.startswith("Traceback") and f"Dialogue folder: '{tmp_path / 'nowhere'}' does not exist" in error
 
 
 def test_an_error_of_many_lines_is_one_line(tmp_path, run):

@@ -414,7 +414,7 @@ def test_a_wrong_folder(tmp_path):
     write_sound(tmp_path / "calls" / "a_1.wav", 0.1)
     for folder, message in {
         "calls": "calls' is no CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv",
-        "nowhere": "No CMU-MOSI at '.*nowhere'",
+        "nowhere": "CMU-MOSI: '.*nowhere' does not exist",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
             prepare(tmp_path, tmp_path / folder)

@@ -122,6 +122,10 @@ WRONG = {
         lambda: [{**item, "speech_mask": torch.zeros_like(item["speech_mask"])} for item in items(tiny_corpus()["train"])],
         "no turn has speech",
     ),
+    "another width": (
+        lambda: [{**item, "text_embeddings": item["text_embeddings"][:, 1:]} for item in items(tiny_corpus()["train"])],
+        r"'text_embeddings' have width \d+, but the model expects text_embedding_dim = \d+",
+    ),
 }  # fmt: skip
 
 

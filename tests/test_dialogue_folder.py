@@ -299,7 +299,7 @@ def test_folder_without_turns(tmp_path):
     (tmp_path / "calls" / "README.md").write_text("nothing")
     with pytest.raises(FileNotFoundError, match="no table of turns .* and no subtitles"):
         build(tmp_path / "calls")
-    with pytest.raises(FileNotFoundError, match="No Dialogue folder at"):
+    with pytest.raises(FileNotFoundError, match="Dialogue folder: '.*nowhere' does not exist"):
         build(tmp_path / "calls" / "nowhere")
     write_table(tmp_path / "calls" / "train.jsonl", [{"dialogue_id": "a", "utterances": [{"text": "x"}]}])
     with pytest.raises(ValueError, match="it is a finished corpus, use its folder as it is"):

@@ -506,7 +506,7 @@ def test_a_wrong_folder_is_told_by_what_it_holds(tmp_path, release):
     for folder, message in {
         release / "Session2": r"Session2' is no IEMOCAP_full_release.* It holds \['dialog', 'sentences'\]",
         place(release, "Ses01F_impro03"): r"Ses01F_impro03\.txt' is no IEMOCAP_full_release.* It holds a file",
-        tmp_path / "nowhere": "No IEMOCAP at '.*nowhere'",
+        tmp_path / "nowhere": "IEMOCAP: '.*nowhere' does not exist",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
             prepare(tmp_path, folder)

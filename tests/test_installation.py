@@ -99,7 +99,7 @@ def test_doctor_lists_every_conflict(broken):
     bad = [line for line in call.stdout.splitlines() if line.startswith("BAD")]
     assert call.returncode == 2 and len(bad) == 2
     assert bad[0].endswith("To mend it: pip install 'numpy>=999'") and "zz-none is missing" in bad[1]
-    assert re.search(r"error: 2 of \d+ findings are marked BAD above", call.stderr)
+    assert re.search(r"error: 2 findings of \d+ marked BAD above", call.stderr)
 
 
 def test_lowest_versions_are_the_floors_of_the_project(tmp_path):

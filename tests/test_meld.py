@@ -389,7 +389,7 @@ def test_a_missing_column_is_named(tmp_path, column):
 
 
 def test_no_folder_and_an_archive_in_its_place(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No MELD at '.*nowhere'"):
+    with pytest.raises(FileNotFoundError, match="MELD: '.*nowhere' does not exist"):
         Meld(tmp_path / "nowhere", cache_dir=str(tmp_path / "cache"))
     (tmp_path / "MELD.Raw.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(FileNotFoundError, match="No 'train_sent_emo.csv' in '.*MELD.Raw.tar.gz'"):

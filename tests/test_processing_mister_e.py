@@ -261,9 +261,7 @@ def test_texts_that_are_cut_are_counted_and_told(side, caplog):
         assert batch["attention_mask"].sum(1).tolist() == [min(length, limit) for length in lengths]
         told = [record.getMessage() for record in caplog.records]
         assert told == [
-            f"{cut} texts are longer than {limit} tokens and were cut ({total} so far)"
-            for total in (cut, 2 * cut)
-            if cut
+            f"Texts truncated to {limit} tokens: {cut} ({total} so far)" for total in (cut, 2 * cut) if cut
         ]
 
 

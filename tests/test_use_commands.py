@@ -273,7 +273,7 @@ def test_doctor_names_what_is_broken(run, command, tmp_path, spoil, message):
     )
     spoil(folder)
     status, printed, error = command("doctor", folder)
-    assert status == 2 and re.fullmatch(r"error: [1-9] of \d+ findings are marked BAD above\n", error)
+    assert status == 2 and re.fullmatch(r"error: [1-9] findings? of \d+ marked BAD above\n", error)
     assert re.search(message, "\n".join(line for line in printed.splitlines() if line.startswith("BAD")))
 
 

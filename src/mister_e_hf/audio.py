@@ -286,7 +286,7 @@ def _container_blocks(
         import av
     except ImportError:
         raise AudioError(
-            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip install 'mister-e-hf[av]'"
+            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip install av"
         ) from None
     from_second, to_second = start or 0.0, np.inf if end is None else end
     file.seek(0)

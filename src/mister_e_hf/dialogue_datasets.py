@@ -20,12 +20,13 @@ _FIELDS = ("speech_embeddings", "text_embeddings", "speech_mask", "text_mask", "
 _LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
 
 
-def check_dialogues(dataset: Any, name: str):
+def check_dialogues(dataset: Any, name: str, config: Any):
     r"""
-    Whether a model can be trained on this dataset.
+    Whether a model of this configuration can be trained on this dataset.
 
     Raises:
-        InputError: if it has no length and index, is empty, or its first item has no labels.
+        InputError: if it has no length and index, is empty, or its first item has no labels, or vectors of another width than
+            the model takes.
     """
     if isinstance(dataset, IterableDataset | Mapping) or not (
         hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
@@ -50,6 +51,12 @@ def check_dialogues(dataset: Any, name: str):
             f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index per turn; "
             "read_corpus takes them from label names given as label2id"
         )
+    for size, width in config.to_dict().items():
+        field = f"{size.removesuffix('_dim')}s"
+        if size.endswith("_embedding_dim") and field in item:
+            found = field_of(item, field, f"{name}: its first dialogue").shape[1:]
+            if width is not None and len(found) == 1 and found[0] != width:
+                raise InputError(f"{name}: '{field}' have width {found[0]}, but the model expects {size} = {width}")
 
 
 def dialogue_lengths(dataset: Any) -> np.ndarray:

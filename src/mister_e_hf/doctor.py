@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from .dialogue_vectors import MODALITIES
 from .errors import short
 from .hub import checkpoint_files
+from .plain_text import count_of
 from .stored_stages import load_encoder, load_model
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -71,4 +72,4 @@ def _device() -> str:
         return ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
     if torch.backends.mps.is_available():
         return "Apple's GPU"
-    return f"the CPU ({torch.get_num_threads()} threads)"
+    return f"the CPU ({count_of(torch.get_num_threads(), 'thread')})"

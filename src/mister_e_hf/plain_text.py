@@ -43,6 +43,11 @@ def for_csv(value: object) -> object:
     return f"'{value}" if runs else value
 
 
+def count_of(number: int, thing: str) -> str:
+    """`1 turn`, `2,000 turns`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def _visible(character: str) -> str:
     return f"\\u{ord(character):04x}"  # as JSON spells it, so that lines of JSON stay what they are
 

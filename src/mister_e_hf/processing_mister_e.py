@@ -231,13 +231,11 @@ class MisterEProcessor:
             pooled[row, :length] = True if whole else torch.tensor(own)
         if cut:
             self.num_truncated += cut
-            logger.warning(
-                f"{cut} texts are longer than {self.limit} tokens and were cut ({self.num_truncated} so far)"
-            )
+            logger.warning(f"Texts truncated to {self.limit} tokens: {cut} ({self.num_truncated} so far)")
         if unknown:
             self.num_unknown += unknown
             logger.warning(
-                f"The tokenizer knows no word of {unknown} texts ({self.num_unknown} so far): their vectors say nothing of what was said"
+                f"Texts of which the tokenizer knows no word: {unknown} ({self.num_unknown} so far); their vectors do not depend on what was said"
             )
         return BatchFeature({"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled})
 

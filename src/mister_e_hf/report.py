@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from .errors import MissingLibraryError
 from .files import write_atomically, write_json
 from .report_tables import Table, stage_tables
 from .significance import DRAWS
@@ -44,13 +45,13 @@ def write_report(out: str | Path) -> Path:
         the path of `report.html`.
 
     Raises:
-        ImportError: without matplotlib, with what to install.
+        MissingLibraryError: without matplotlib, with what to install.
         FileNotFoundError, ValueError: if the folder holds no study, or one that does not fit together; see [`read_study`].
     """
     try:
         from .report_figures import table_figures, to_svg
     except ImportError:
-        raise ImportError("A report needs matplotlib: pip install 'mister-e-hf[plot]'") from None
+        raise MissingLibraryError("A report needs matplotlib: pip install matplotlib") from None
     out = Path(out)
     study = read_study(out)
     sections = report_sections(study)

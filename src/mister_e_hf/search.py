@@ -153,7 +153,9 @@ def format_trials(scored: dict[str, list[dict[str, Any]]]) -> str:
     lines = []
     for name, trials in scored.items():
         for trial in trials:
-            settings = ", ".join(f"{field} {value}" for field, value in trial["settings"].items()) or "as it stands"
+            settings = (
+                ", ".join(f"{field} {value}" for field, value in trial["settings"].items()) or "the recipe's own"
+            )
             score = "failed" if trial["weighted_f1"] is None else f"{100 * trial['weighted_f1']:.2f}"
             lines.append(f"{name:20} {score:>7}  {settings}")
     return "\n".join(lines)

@@ -322,7 +322,7 @@ def _gradio():
         import gradio
         import matplotlib  # noqa: F401  (asked for here, not at the first press)
     except ImportError as error:
-        raise MissingLibraryError("The page needs gradio and matplotlib: pip install 'mister-e-hf[serve]'") from error
+        raise MissingLibraryError("The page needs gradio and matplotlib: pip install gradio matplotlib") from error
     return gradio
 
 

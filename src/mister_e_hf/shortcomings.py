@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from .plain_text import count_of
+
 FEWEST_TURNS = 100  # for a temperature: one fitted to fewer says more about those turns than about the model
 FEWEST_DIALOGUES = (
     10  # for intervals: resampling so few dialogues repeats them more than it says how others would differ
@@ -37,15 +39,11 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
     turns = sum(classes.get("validation", {}).values())
     if 0 < turns < FEWEST_TURNS:
         yield (
-            f"validation has {_count(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no temperature is fitted to "
+            f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no temperature is fitted to "
             f"fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
         )
     if 0 < dialogues.get("test", 0) < FEWEST_DIALOGUES:
         yield (
-            f"test has {_count(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals over resampled dialogues are "
+            f"test has {count_of(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals over resampled dialogues are "
             "too narrow to be relied on."
         )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -13,8 +13,8 @@ from .configuration_mister_e import EXPERTS
 from .metrics import scored_turns
 
 KNEW_LABELS = (
-    "The vectors come from encoders that were trained on the labels of train, so turns that a fold leaves out were not unknown to them: "
-    "scores on folds will be too good. Those on test are not affected."
+    "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of held-out turns, so "
+    "scores on folds are inflated. Scores on test are not affected."
 )
 
 FULL, MAJORITY = "full", "majority_vote"

@@ -50,7 +50,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
         from matplotlib.patches import Patch
         from matplotlib.text import Text
     except ImportError:
-        raise MissingLibraryError("A plot needs matplotlib: pip install 'mister-e-hf[plot]'") from None
+        raise MissingLibraryError("A plot needs matplotlib: pip install matplotlib") from None
     if not turns:
         raise InputError("There is no turn to draw")
     for number, turn in enumerate(turns, first):

@@ -118,9 +118,9 @@ class MisterETrainer(EpochTrainer):
         Raises:
             InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be standardised.
         """
-        check_dialogues(self.train_dataset, "train_dataset")
+        check_dialogues(self.train_dataset, "train_dataset", self.model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
-            check_dialogues(self.eval_dataset, "eval_dataset")
+            check_dialogues(self.eval_dataset, "eval_dataset", self.model.config)
         if self.args.standardize and not checkpoint:
             self._standardize()
         with few_threads(self.model, self.args.device):

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..chatter import hide_unnamed_bars
 from ..errors import InputError, short
+from ..plain_text import count_of
 from .output import Failure, pairs, say, write_line
 
 
@@ -112,7 +113,7 @@ def _predict(arguments: argparse.Namespace):
     with contextlib.closing(lines):
         if arguments.out:
             count = write_predictions(lines, labels, arguments.out)
-            say(f"{count} turns in {arguments.out}", turns=count, out=arguments.out)
+            say(f"{count_of(count, 'turn')} in {arguments.out}", turns=count, out=arguments.out)
         else:
             _print_predictions(lines, arguments.json or not sys.stdout.isatty())
 
@@ -241,4 +242,4 @@ def _doctor(arguments: argparse.Namespace):
         hide_unnamed_bars()
         report(examine(arguments.folder))
     if bad := [finding for finding in findings if not finding["good"]]:
-        raise Failure(f"{len(bad)} of {len(findings)} findings are marked BAD above", status=2)
+        raise Failure(f"{count_of(len(bad), 'finding')} of {len(findings)} marked BAD above", status=2)

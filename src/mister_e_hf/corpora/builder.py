@@ -89,7 +89,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         # Links stay as they are: a file from the Hub's cache is a link, and what it leads to has no suffix.
         folder = None if data_dir is None else Path(os.path.abspath(Path(data_dir).expanduser()))
         if folder is not None and not folder.exists():
-            raise FileNotFoundError(f"No {self.title} at '{folder}'")
+            raise FileNotFoundError(f"{self.title}: '{folder}' does not exist")
         self._check_settings(settings)
         digest = sources.fingerprint(self.source_files(folder, settings), folder)
         if folder is not None:

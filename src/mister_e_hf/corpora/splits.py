@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..plain_text import count_of
 from .schema import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,10 @@ def draw_splits(
     """A split for each dialogue, by a hash of its name, so that one more dialogue moves hardly any other."""
     if len(dialogues) < 3:
         if shares[0] < 1:
-            logger.warning("%d dialogues are too few for three splits; all are train", len(dialogues))
+            logger.warning(
+                "Three splits need three dialogues or more; all turns of the %s are train",
+                count_of(len(dialogues), "dialogue"),
+            )
         return dict.fromkeys(dialogues, "train")
     ranked = sorted(dialogues, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode()).digest())
     sizes = [max(1, round(share * len(ranked))) if share else 0 for share in shares]
