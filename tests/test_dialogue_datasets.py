@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from transformers import TrainingArguments
 
-from mister_e_hf import DialogueCollator, DialogueVectors, MisterETrainer
+from mister_e_hf import DialogueCollator, DialogueVectors, MisterEConfig, MisterETrainer
 from mister_e_hf.corpora.demo import LABELS, demo_corpus
 from mister_e_hf.dialogue_datasets import (
     _BLOCK_ROWS,
@@ -199,7 +199,9 @@ def test_a_dialogue_of_another_width_is_named():
 
 @pytest.mark.parametrize("name", ["speech_embedding", "Speech_Embeddings", "speech_features"])
 def test_fields_under_a_misspelt_name_are_refused(name):
+    width = item()["speech_embeddings"].shape[1]
+    config = MisterEConfig(speech_embedding_dim=width, text_embedding_dim=item()["text_embeddings"].shape[1])
     dataset = [item(speech_embeddings=None) | {name: torch.zeros(2, 3)}]
     with pytest.raises(InputError, match=f"field '{name}' of its items is not read; rename it to 'speech_embeddings'"):
-        check_dialogues(dataset, "train_dataset")
-    check_dialogues([item(speaker=["a", "b"], sentiment=[0, 1])], "train_dataset")
+        check_dialogues(dataset, "train_dataset", config)
+    check_dialogues([item(speaker=["a", "b"], sentiment=[0, 1])], "train_dataset", config)
