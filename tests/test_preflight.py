@@ -135,6 +135,17 @@ def test_a_model_that_no_memory_holds_is_refused(demo, tmp_path, monkeypatch):
         preflight.check_run(recipe_of(demo), tmp_path)
 
 
+@pytest.mark.parametrize("place", ["file/run", "corpus"])
+def test_a_folder_that_cannot_be_written_to_is_found_by_a_dry_run(demo, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    recipe = recipe_of(demo)
+    output = Path(recipe.corpus_path()) / "run" if place == "corpus" else tmp_path / place
+    with pytest.raises(ValueError, match="run'.* (is a file|is an input|lies in)"):
+        preflight.check_run(recipe, output)
+    with pytest.raises(ValueError, match="section 'model': num_attention_heads"):
+        preflight.check_run(recipe_of(demo, "--model.num_attention_heads", "7"), tmp_path / "run")
+
+
 def test_a_dry_run_takes_a_step_of_each_stage_and_leaves_nothing(demo, tmp_path, capsys):
     command = ["train", str(RECIPE), *words(demo), "--output_dir", str(tmp_path / "run"), "--dry_run"]
     assert cli.main([*command, "--json"]) == 0

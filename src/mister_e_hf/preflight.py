@@ -12,6 +12,7 @@ from transformers import AutoModel
 from . import progress
 from .dialogue_vectors import MODALITIES, SPLITS
 from .errors import InputError, short
+from .files import check_output_folder
 from .metrics import SCORES
 from .recipe import Recipe
 from .run_folder import read_results
@@ -55,6 +56,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
         InputError: naming section and field, or split, for what would end a run later.
     """
     check_seeds(seeds)
+    check_output_folder(output_dir, [recipe.corpus_path()])
     recipe = Recipe(recipe.to_dict(), recipe.source)
     recipe.training_arguments(output_dir, seeds[0])  # first, for it starts the process group, where there is one
     found = vector_modalities(recipe.corpus_path())

@@ -16,7 +16,7 @@ from .configuration_mister_e import MisterEConfig
 from .corpus_labels import corpus_labels
 from .dialogue_vectors import MODALITIES, DialogueVectors
 from .embedding import RECORD
-from .errors import InputError, short
+from .errors import InputError, short, unwrapped
 from .folds import validation_by_group
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
@@ -220,7 +220,7 @@ class Recipe:
         try:
             return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
         except Exception as error:  # the config's checks raise errors of several kinds
-            raise InputError(f"{self.source}: section 'model': {error}") from error
+            raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
 
     def model(self) -> PreTrainedModel:
         """A new model of that configuration."""

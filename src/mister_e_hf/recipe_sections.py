@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from .baselines import BASELINES, baseline_config
 from .configuration_mister_e import MisterEConfig
 from .configuration_utterance_encoder import UtteranceEncoderConfig
-from .errors import InputError, short
+from .errors import InputError, short, unwrapped
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_mister_e import MisterEProcessor
 from .trainer import MisterETrainingArguments
@@ -168,7 +168,7 @@ class EncoderSettings:
                 f"{self.source}: {section}.backbone '{self.fields['backbone']}' could not be loaded: {error}"
             ) from error
         except (ValueError, StrictDataclassError) as error:
-            raise InputError(f"{self.source}: section '{section}': {error}") from error
+            raise InputError(f"{self.source}: section '{section}': {unwrapped(error)}") from error
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
         try:

@@ -64,7 +64,6 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
     Returns:
         the summary of stage 2.
     """
-    check_output_folder(output_dir, [recipe.corpus_path()])
     output_dir, plan = Path(output_dir), check_run(recipe, output_dir, seeds)
     recipe, corpus, modalities = plan.recipe, plan.corpus, plan.modalities
     if corpus is None:
