@@ -178,12 +178,15 @@ def checkpoint_files(folder: str | Path) -> dict[str, int]:
     return {name: path.stat().st_size for name, path in _pushed(Path(folder)).items()}
 
 
-def card_claims(folder: str | Path) -> dict[str, Any]:
-    """What the metadata of the folder's card says to everybody: `model_name`, `license`, `base_model`, `scores`."""
-    path = Path(folder) / "README.md"
-    if not path.is_file():
+def card_claims(contents: Mapping[str, Path | bytes]) -> dict[str, Any]:
+    """
+    What the metadata of the card among [`pushed_contents`] says to everybody: `model_name`, `license`, `base_model`,
+    `scores`; empty without a card.
+    """
+    card = contents.get("README.md")
+    if card is None:
         return {}
-    data = _card(path).data
+    data = (ModelCard(card.decode()) if isinstance(card, bytes) else _card(card)).data
     scores = [
         f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
         for found in data.eval_results or ()

@@ -11,7 +11,7 @@ def add_evidence(commands, shared: argparse.ArgumentParser):
     study = argparse.ArgumentParser(add_help=False, parents=[shared])
     study.add_argument("recipe", help="YAML file, or name, of a recipe of a MiSTER-E model")
     study.add_argument("--out", required=True, help="the study's folder")
-    study.add_argument("--folds", type=int, default=4, help="of the development data (default: 4)")
+    study.add_argument("--folds", type=int, default=4, help="number of folds of the development data (default: 4)")
     study.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
     study.set_defaults(takes_fields=True)
     rest = "Every further --field value overrides the recipe's."
@@ -19,16 +19,16 @@ def add_evidence(commands, shared: argparse.ArgumentParser):
         "search",
         parents=[study],
         epilog=rest,
-        help="settings of MiSTER-E and the baselines, as many trials each, on folds of the development data",
+        help="random hyper-parameter search with the same budget for every model, on folds of the development data",
     )
-    search.add_argument("--trials", type=int, default=8, help="of each system, the recipe's own first (default: 8)")
+    search.add_argument("--trials", type=int, default=8, help="trials per model, the recipe's own first (default: 8)")
     search.add_argument("--systems", nargs="+", metavar="NAME", help="which to search (default: all)")
     search.set_defaults(run=_search)
     ablate = commands.add_parser(
         "ablate",
         parents=[study],
         epilog=rest,
-        help="a recipe's variants and baselines, on folds of the development data; what is finished is not run again",
+        help="run an ablation study: a recipe's variants and baselines, on folds of the development data (resumes)",
     )
     ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
     ablate.add_argument("--variants", nargs="+", metavar="NAME", help="which to run (default: all)")
@@ -36,7 +36,7 @@ def add_evidence(commands, shared: argparse.ArgumentParser):
         "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
     )
     ablate.set_defaults(run=_ablate)
-    report = commands.add_parser("report", parents=[shared], help="tables and pictures of ablation studies")
+    report = commands.add_parser("report", parents=[shared], help="tables and plots of ablation studies")
     report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
     report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
     report.set_defaults(run=_report)

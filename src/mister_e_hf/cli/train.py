@@ -41,21 +41,23 @@ def add_stages(commands, shared: argparse.ArgumentParser):
     encoder.add_argument("--modality", choices=["speech", "text"], required=True)
     encoder.add_argument("--seed", type=int, default=0)
     encoder.set_defaults(run=_train_encoder)
-    embed = commands.add_parser("embed", parents=[common], epilog=rest, help="a corpus's vectors by trained encoders")
+    embed = commands.add_parser(
+        "embed", parents=[common], epilog=rest, help="make a corpus's vectors with trained encoders"
+    )
     embed.add_argument("--out", help="where the vectors go (default: OUTPUT_DIR/vectors)")
     embed.add_argument(
         "--bad_audio",
         choices=["error", "missing"],
         default="error",
-        help="sound that cannot be used: stop, or go without it",
+        help="what to do with audio that cannot be used",
     )
-    embed.add_argument("--num_workers", type=int, default=0, help="processes that decode sound ahead of the model")
+    embed.add_argument("--num_workers", type=int, default=0, help="processes that decode audio ahead of the model")
     embed.add_argument("--token_budget", type=int, default=8192, help="largest batch of text, in tokens")
-    embed.add_argument("--second_budget", type=float, default=120.0, help="largest batch of sound, in seconds")
+    embed.add_argument("--second_budget", type=float, default=120.0, help="largest batch of audio, in seconds")
     embed.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="of the computation (default: bfloat16 on a GPU made for it)",
+        help="computation dtype (default: bfloat16 on a GPU made for it)",
     )
     embed.set_defaults(run=_embed)
 
