@@ -169,7 +169,11 @@ def test_the_commands_make_a_report(demo_folder, study, capsys):
     words = [str(DEMO), "--corpus", str(demo_folder), *SHORT, "--seeds", "0", "--folds", "2", "--variants", *VARIANTS]
     assert cli.main(["ablate", *words, "--out", str(study)]) == 0
     assert "runs are finished already" in capsys.readouterr().err
-    assert cli.main(["report", str(study)]) == 0
+    assert cli.main(["ablate", *words, "--out", str(study), "--quiet", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert (json.loads(shown.out), shown.err) == ({"folder": str(study), "failed": []}, "")
+    assert cli.main(["report", str(study), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"files": [str(study / "report.html")]}
     assert "logistic regression" in (study / "report.md").read_text()
     assert cli.main(["ablate", *words, "--out", str(study), "--learning_rate", "1"]) == 2
     assert "other settings: recipe" in capsys.readouterr().err

@@ -1,20 +1,17 @@
 """What commands show: named lines and one bar on standard error, results on standard output, and nothing else."""
 
 import contextlib
-import io
 import json
+import logging
+import warnings
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from mister_e_hf import cli, progress
-from mister_e_hf.cli.output import printing, say
+from mister_e_hf import progress
+from mister_e_hf.cli.output import Failure, printing, say
 from mister_e_hf.epoch_lines import EpochLines
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+from terminal import Terminal
 
 
 def training(tmp_path, **given):
@@ -90,7 +87,39 @@ def test_json_is_one_object_and_quiet_keeps_the_result(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_every_command_can_be_quiet_and_answer_in_json(capsys):
-    assert cli.main(["doctor", "--json", "--quiet"]) == 0
-    found = json.loads(capsys.readouterr().out)["findings"]
-    assert all(one["good"] for one in found) and any(one["finding"].startswith("torch ") for one in found)
+def test_a_result_that_shows_a_failure_is_json_too(capsys):
+    with pytest.raises(Failure), printing(as_json=True):
+        say("one is bad", findings=[False])
+        raise Failure("1 of 1 is bad")
+    assert capsys.readouterr().out == '{"findings": [false]}\n'
+
+
+def test_one_bar_at_a_time_and_messages_above_it():
+    with contextlib.redirect_stderr(Terminal()) as terminal, printing():
+        with progress.bar("vectors", 3, "turns"), progress.bar("another", 2, "runs") as inner:
+            inner.update()
+            logging.getLogger("mister_e_hf.corpora").warning("a file is odd\x1b[2J")
+            warnings.warn("a library's own", UserWarning, stacklevel=1)
+    shown = terminal.getvalue()
+    assert "another" not in shown and "a library" not in shown
+    assert "\rwarning: a file is odd\\u001b[2J\n" in shown.replace(" ", " ").replace("\x1b[K", "")
+
+
+def test_a_log_file_hears_of_what_takes_long_and_has_no_bars(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.bar("vectors", 100, "turns") as bar:
+        for _ in range(100):
+            now[0] += 1.0
+            bar.update()
+    with progress.quiet(), progress.bar("vectors", 1, "turns") as bar:
+        now[0] += 100
+        bar.update()
+    assert capsys.readouterr().err.splitlines() == [f"vectors: {done} of 100 turns" for done in (10, 30, 70)]
+
+
+def test_processes_of_one_launch_report_once(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    with printing():
+        progress.line("a step")
+    assert capsys.readouterr().err == ""

@@ -55,6 +55,8 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
     shown = capsys.readouterr()
     assert "4 of 4 runs are finished already" in shown.err
     assert f"training.learning_rate {rate}" in shown.out
+    assert cli.main([*command, "--systems", "logistic_regression", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"trials": found, "folder": str(out)}
     assert cli.main([*command, "--systems", "bc-lstm"]) == 2
     assert "Unknown system 'bc-lstm'" in capsys.readouterr().err
     (out / "search.json").unlink()
