@@ -80,6 +80,7 @@ def search(
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
     check_same(out / "search.yaml", record, "a search", "--out")
     earlier = _earlier_trials(out / "search.json")
+    out.mkdir(parents=True, exist_ok=True)
     write_yaml(out / "search.yaml", record)
     if vectors_knew_labels(recipe):
         logger.warning(KNEW_LABELS)
