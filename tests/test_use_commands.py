@@ -172,6 +172,19 @@ def test_evaluate_names_what_is_wrong(run, command, tmp_path):
     assert status == 2 and "dev" in error
 
 
+def test_labels_that_a_model_does_not_know_are_named_before_anything_is_embedded(run, command, tmp_path):
+    table = (
+        "dialogue_id,order,text,emotion,split\na,0,Well.,bored,train\nb,0,So.,bored,validation\nc,0,No.,bored,test\n"
+    )
+    (tmp_path / "calls").mkdir()
+    (tmp_path / "calls" / "metadata.csv").write_text(table)
+    out, vectors = tmp_path / "corpus", tmp_path / "vectors"
+    assert command("corpus", "folder", "--data_dir", tmp_path / "calls", "--out", out)[0] == 0
+    status, _, error = command("evaluate", run, "--corpus", out, "--vectors", vectors)
+    assert status == 2 and "the label 'bored', which is none of the model's labels" in error
+    assert not vectors.exists()
+
+
 # push
 
 

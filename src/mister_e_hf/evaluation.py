@@ -22,7 +22,7 @@ from .processing_mister_e import MisterEProcessor
 from .recipe import CorpusSettings
 from .stored_stages import has_encoder, load_encoder, load_model
 from .trainer import MisterETrainer, MisterETrainingArguments
-from .utterances import load_dialogues
+from .utterances import Utterances, load_dialogues
 from .vectors import holds_vectors, read_corpus
 from .yaml_files import read_yaml
 
@@ -90,6 +90,7 @@ def evaluate_checkpoint(
                 raise InputError(f"'{source}' has no split '{split}'; it has {', '.join(dialogues)}")
             if vectors is None:  # kept vectors serve for the other splits, too
                 dialogues = datasets.DatasetDict({split: dialogues[split]})
+            Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before the work of embedding
             source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
         data = read(source)
         data.check({name: getattr(config, f"{name}_embedding_dim") for name in MODALITIES})

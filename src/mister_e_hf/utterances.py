@@ -204,8 +204,9 @@ class Utterances(torch.utils.data.Dataset):
         for number, name in enumerate(names):
             if (given == number).any() and name not in label2id:
                 raise InputError(
-                    f"The corpus has the label {name!r}, which is none of the model's labels {list(label2id)}; name those of "
-                    "the corpus with --corpus.labels, or leave corpus.labels out of the recipe"
+                    f"The corpus has the label {name!r}, which is none of the model's labels {list(label2id)}. To "
+                    "train on it, name its labels with --corpus.labels, or leave corpus.labels out of the recipe; a trained "
+                    "model can only be scored on the labels that it knows"
                 )
             labels[given == number] = label2id.get(name, IGNORE_INDEX)
         return labels

@@ -21,7 +21,7 @@ def add_stages(commands, shared: argparse.ArgumentParser):
     )
     common.add_argument("--output_dir", help="where the run goes (default: runs/NAME-OF-THE-RECIPE)")
     common.set_defaults(takes_fields=True)
-    rest = "Every further --field value overrides the recipe's, e.g. --learning_rate 1e-4 --text_encoder.tuning full."
+    rest = "Every further --field value overrides the recipe's, e.g. --corpus FOLDER --learning_rate 1e-4 --text_encoder.tuning full."
     train = commands.add_parser(
         "train", parents=[common], epilog=rest, help="train a recipe: encoders, vectors, MiSTER-E"
     )
