@@ -58,7 +58,8 @@ def test_the_ending_says_the_format(predict, table, model):
     expected = list(lines)
     for ending in ("jsonl", "csv", "tsv", "parquet"):
         out = table.with_suffix(f".out.{ending}")
-        assert predict(table, "--out", out) == (0, f"3 turns in {out}\n", "")
+        status, printed, error = predict(table, "--out", out)
+        assert (status, printed) == (0, f"3 turns in {out}\n") and "no word: 1 (1 so far)" in error
         if ending == "jsonl":
             assert [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] == expected
             continue

@@ -115,7 +115,11 @@ def test_a_log_file_hears_of_what_takes_long_and_has_no_bars(capsys, monkeypatch
     with progress.quiet(), progress.bar("vectors", 1, "turns") as bar:
         now[0] += 100
         bar.update()
-    assert capsys.readouterr().err.splitlines() == [f"vectors: {done} of 100 turns" for done in (10, 30, 70)]
+    with progress.bar("predicting", None, "vectors") as bar:  # how many there are is not known
+        now[0] += 10.0
+        bar.update(8)
+    notes = [f"vectors: {done} of 100 turns" for done in (10, 30, 70)]
+    assert capsys.readouterr().err.splitlines() == [*notes, "predicting: 8 vectors"]
 
 
 def test_processes_of_one_launch_report_once(capsys, monkeypatch):

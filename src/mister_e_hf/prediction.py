@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import progress
 from .errors import InputError, short
 from .subtitles import SUBTITLES, read_subtitles
 from .text_files import read_text, split_lines, text_of_name
@@ -158,11 +159,13 @@ def check_device(device: str):
 
 
 def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
-    for name, turns in dialogues:
-        found = erc({"dialogue_id": name, "utterances": turns})
-        for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
-            known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
-            yield {"dialogue": name, "turn": number, **known, **answer}
+    with progress.bar("predicting", None, "vectors") as bar:
+        erc._encoders.on_vectors = bar.update
+        for name, turns in dialogues:
+            found = erc({"dialogue_id": name, "utterances": turns})
+            for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
+                known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
+                yield {"dialogue": name, "turn": number, **known, **answer}
 
 
 def _recording(source: Path, segments: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:

@@ -44,14 +44,19 @@ def write(text: str):
     tqdm.write(text, file=sys.stderr)
 
 
-def bar(title: str, total: int, unit: str, shown: bool = True) -> "Bar":
+def above_bars() -> contextlib.AbstractContextManager[None]:
+    """Around what is printed to standard output: on a terminal a bar that is being drawn stays below it."""
+    return tqdm.external_write_mode(file=sys.stdout)
+
+
+def bar(title: str, total: int | None, unit: str, shown: bool = True) -> "Bar":
     """
     A bar with a name, which is erased when it is closed. It is not drawn while another one is. Where there is no
     terminal, a step that takes long is reported in a line now and then.
 
     Args:
         title: of the step.
-        total: how many of the unit there are.
+        total: how many of the unit there are; None where that is not known.
         unit: in the plural.
         shown: without it nothing is shown.
     """
@@ -72,7 +77,7 @@ def bar(title: str, total: int, unit: str, shown: bool = True) -> "Bar":
 class Notes:
     """As a bar, for a log file: a line after ten seconds, after twenty more, forty more, and so on."""
 
-    def __init__(self, title: str, total: int, unit: str):
+    def __init__(self, title: str, total: int | None, unit: str):
         self.title, self.total, self.unit, self.n = title, total, unit, 0
         self._wait = _FIRST_NOTE
         self._next = time.monotonic() + self._wait
@@ -83,7 +88,8 @@ class Notes:
         if now >= self._next:
             self._wait *= 2
             self._next = now + self._wait
-            line(f"{self.title}: {self.n:,} of {self.total:,} {self.unit}")
+            share = "" if self.total is None else f" of {self.total:,}"
+            line(f"{self.title}: {self.n:,}{share} {self.unit}")
 
     def refresh(self):
         """Nothing is drawn."""

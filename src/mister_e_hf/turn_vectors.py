@@ -66,6 +66,7 @@ class TurnEncoders:
                 f"transcriber must be a recognition model's name or pipeline, got {short(repr(transcriber))}"
             )
         self.model, self.transcriber, self.pairs = model, transcriber, dict(encoders)
+        self.on_vectors: Callable[[int], Any] | None = None  # called with how many were made, as they are
         for modality, pair in self.pairs.items():
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
@@ -156,6 +157,8 @@ class TurnEncoders:
                     )
             vectors[modality][rows] = found
             present[modality][rows] = True
+            if self.on_vectors is not None:
+                self.on_vectors(len(rows))
 
     def has(self, modality: str) -> bool:
         """Whether there is an encoder, loaded or beside the model."""

@@ -73,7 +73,8 @@ def write_line(text: str):
     Print, at once, without what a terminal would obey. What the output is piped to may have read enough: no reason to leave the work half done.
     """
     try:
-        print(for_terminal(text, lines=True), flush=True)
+        with progress.above_bars():
+            print(for_terminal(text, lines=True), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
