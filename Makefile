@@ -7,6 +7,7 @@ TEST := python -m pytest -m 'not slow' -n auto --dist loadfile
 
 # The stamp is remade whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing the dependencies into $(VENV): a minute, or several on a slow line"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

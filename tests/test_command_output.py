@@ -93,6 +93,20 @@ def test_each_command_reports_in_its_own_words(command, places, tmp_path, capsys
     assert wanted <= set(json.loads(printed))
 
 
+def test_a_second_run_says_what_it_skips(places, capsys, own_cache):
+    run = places["run"]
+    words = [f"{run}/training.yaml", "--corpus", f"{run}/demo/corpus", "--output_dir", str(run)]
+    status, _, shown = call(["train", *words], capsys)
+    lines = [line.rpartition("\r")[2] for line in shown.split("\n")]  # what stays of bars
+    assert status == 0 and [line.partition(" earlier")[0] for line in lines if " earlier" in line] == [
+        "speech encoder: trained",
+        "text encoder: trained",
+        "vectors: embedded",
+        "MiSTER-E, seed 0: trained",
+    ]
+    assert all(" earlier" in line or line.startswith("warning: ") for line in lines if line.strip())
+
+
 def test_predictions_are_lines_of_json(places, capsys):
     words = ["predict", f"{places['run']}/demo/recordings/test", "--model", str(places["run"])]
     for more in (["--json"], ["--quiet", "--json"], ["--quiet"]):  # where output is not a terminal without it, too

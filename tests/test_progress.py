@@ -14,15 +14,16 @@ from mister_e_hf.epoch_lines import EpochLines
 from terminal import Terminal
 
 
-def training(tmp_path, **given):
-    """A training's callback, fed as the Trainer feeds it: two epochs of three steps."""
+def training(tmp_path, done=0, **given):
+    """A training's callback, fed as the Trainer feeds it: two epochs of three steps, of which some are done."""
     arguments = TrainingArguments(
         str(tmp_path), report_to="none", use_cpu=True, metric_for_best_model="weighted_f1", **given
     )
     state, control = TrainerState(max_steps=6, num_train_epochs=2), TrainerControl()
+    state.global_step, state.epoch = 3 * done, float(done)
     callback = EpochLines("text encoder")
     callback.on_train_begin(arguments, state, control)
-    for epoch in (1, 2):
+    for epoch in range(1 + done, 3):
         for _ in range(3):
             state.global_step += 1
             callback.on_step_end(arguments, state, control)
@@ -42,6 +43,8 @@ def test_a_line_for_each_epoch(tmp_path, capsys):
         "text encoder, epoch 1 of 2: loss 0.5, validation weighted F1 40.00\n"
         "text encoder, epoch 2 of 2: loss 0.25, validation weighted F1 80.00\n",
     )
+    training(tmp_path, done=1, eval_strategy="epoch")
+    assert capsys.readouterr().err.startswith("text encoder: resuming from epoch 1\ntext encoder, epoch 2 of 2: ")
     training(tmp_path)
     assert capsys.readouterr().err == "text encoder, epoch 1 of 2: loss 0.5\ntext encoder, epoch 2 of 2: loss 0.25\n"
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
+from . import progress
 from .audio import AudioError, load_audio
 from .corpora.provenance import Provenance
 from .corpora.publishing import table_files
@@ -25,6 +26,8 @@ from .processing_mister_e import MisterEProcessor
 from .transcripts import has_words
 
 logger = logging.getLogger(__name__)
+
+_LARGE = 200e6  # bytes of tables that take long to read for the first time
 
 
 def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.DatasetDict:
@@ -76,6 +79,9 @@ def _read_folder(folder: Path) -> datasets.DatasetDict:
     for path in tables:
         files.setdefault(re.split("[-.]", path.name)[0], []).append(glob.escape(str(path.absolute())))
     # Not the folder itself: where its card names the tables, datasets takes one folder for another of the same name.
+    size = sum(path.stat().st_size for path in tables)
+    if size > _LARGE:
+        progress.line(f"reading the corpus '{folder}', {size / 1e9:.1f} GB")
     with reading(folder, "a corpus folder"):
         corpus = datasets.load_dataset("parquet", data_files=files)
     for data in corpus.values():
@@ -84,6 +90,7 @@ def _read_folder(folder: Path) -> datasets.DatasetDict:
 
 
 def _read_hub(name: str) -> datasets.DatasetDict:
+    progress.line(f"reading '{name}' from the Hub")
     try:
         return datasets.load_dataset(name)
     except Exception as error:

@@ -55,10 +55,6 @@ def _write_values():
         write_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
 
 
-def wants_json() -> bool:
-    return _values is not None
-
-
 def say(text: str, /, **values: Any):
     """A part of the result: its text, or with `--json` its values, by name, in the one object that is printed in the end."""
     if _values is None:
