@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 
 from ..errors import InputError, short
+from ..progress import line
 from .archives import DAMAGED, unpack
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, DownloadError, published
 from .schema import LABELS
@@ -69,6 +70,7 @@ class Meld(CorpusBuilder):
         return [*_tables(folder).values(), *(path for found in _clips(folder).values() for path in found.values())]
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
+        line(f"downloading {self.title}, 10 GB, unless it was downloaded earlier ({self.archive_url})")
         try:
             archive = dl_manager.download(self.archive_url)
         except Exception as error:  # aiohttp's, httpx's, the Hub's
