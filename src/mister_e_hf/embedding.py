@@ -175,7 +175,7 @@ def _write_missing(
     state.wait_for_everyone()
     if missing:
         turns = sum(_num_turns(corpus[split], rows) for split, _, _, rows in missing)
-        report(f"vectors: {turns:,} turns embedded ({folder})")
+        report(f"vectors: {turns:,} turns embedded")
 
 
 def _is_whole(vectors: Path, table: Path) -> bool:
