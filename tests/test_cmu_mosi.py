@@ -244,7 +244,7 @@ def test_what_decodes_fastest_is_taken(tmp_path, table):
     write_video(clip(table, "c7UH_rxdZv4", 2).with_suffix(".mp4"), 0.8)
     flat = table / "flat" / "c7UH_rxdZv4_2.flac"
     flat.parent.mkdir()
-    soundfile.write(flat, 0.1 * np.ones(4000), RATE)
+    soundfile.write(flat, 0.1 * np.sin(np.arange(4000) / 9), RATE)
     found = turns(prepare(tmp_path, table))
     assert found["c7UH_rxdZv4_1"]["audio"]["path"] == str(clip(table, "c7UH_rxdZv4", 1))
     assert found["c7UH_rxdZv4_2"]["audio"]["path"] == str(flat) and found["c7UH_rxdZv4_2"]["duration"] == 0.25

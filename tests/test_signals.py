@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -42,3 +43,15 @@ def test_a_forked_process_ends_where_it_is(number):
             finally:
                 os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
+
+
+def test_a_child_ends_however_early_it_is_told_to():
+    """A signal that comes right after a fork, before Python goes on, must not be lost: a pool would wait for the child for ever."""
+    with _ends_as_interrupted():
+        for _ in range(100):
+            child = os.fork()
+            if not child:
+                time.sleep(60)
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

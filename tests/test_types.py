@@ -57,7 +57,7 @@ def checked(tmp_path_factory) -> str:
 
 
 def test_every_public_name_has_a_type(checked):
-    revealed = re.findall(r'Revealed type is "(.*)"', checked)
+    revealed = re.findall(r'Revealed type is "(.*)"', checked.replace("builtins.", ""))  # which mypy 1 spells out
     assert len(revealed) == len(mister_e_hf.__all__) + 2, checked
     for name, kind in zip(mister_e_hf.__all__, revealed, strict=False):
         assert kind != "Any" and kind.startswith(("def (", "Overload(")), (name, kind)

@@ -127,16 +127,31 @@ def _interrupt(number, frame):
     raise KeyboardInterrupt
 
 
+def _ours() -> set[int]:
+    """The signals that end a command as Ctrl-C does, while one runs."""
+    numbers = {getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)}
+    return {number for number in numbers if signal.getsignal(number) is _interrupt}
+
+
+def _before_fork():
+    # Python drops a signal that reaches a process between its fork and the next function.
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ours())
+
+
+def _after_fork():
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
 def _end_at_once():
     """A process that was forked, such as one of a pool, ends where it stands when its parent says so."""
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is _interrupt:
-            signal.signal(number, signal.SIG_DFL)
+    for number in _ours():
+        signal.signal(number, signal.SIG_DFL)
+    _after_fork()
 
 
+_forking = threading.local()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_at_once)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_end_at_once)
 
 
 def _end_process_group():
