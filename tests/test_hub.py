@@ -20,12 +20,8 @@ STAGE_2 = (
     "loading",
     "losses",
     "modeling_mister_e",
+    "remote_code",
     "turns",
-    "hub",
-    "model_card",
-    "licences",
-    "plain_text",
-    "yaml_files",
 )
 STAGE_1 = (
     "configuration_utterance_encoder",

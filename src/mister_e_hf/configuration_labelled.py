@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .errors import InputError, reading, short
+from .remote_code import CarriesCode, write_code
 
 # What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
 _TRANSFORMERS_KEYS = {
@@ -35,7 +36,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 _LOADED_BY = {"mister_e": "MisterEModel", "mister_e_utterance_encoder": "UtteranceEncoder (an encoder of stage 1)"}
 
 
-class LabelledConfig(PreTrainedConfig):
+class LabelledConfig(CarriesCode, PreTrainedConfig):
     """A configuration with `id2label` and `class_weights` whose fields are checked; each subclass is a strict dataclass."""
 
     @classmethod
@@ -134,6 +135,12 @@ class LabelledConfig(PreTrainedConfig):
                 f"labels hold {int(labels[wrong][0])}; the model has {self.num_labels} classes, 0 to {self.num_labels - 1}, and {_IGNORED} is where "
                 "nothing is scored"
             )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` needs without this package."""
+        (name,) = write_code(save_directory, type(self))
+        self.auto_map = {**(getattr(self, "auto_map", None) or {}), "AutoConfig": name}
+        super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

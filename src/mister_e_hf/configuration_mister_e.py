@@ -138,6 +138,3 @@ class MisterEConfig(LabelledConfig):
     def validate_experts(self):
         if not self.experts or set(self.experts) - set(EXPERTS) or len(set(self.experts)) != len(self.experts):
             raise InputError(f"experts must be a choice of {list(EXPERTS)}, got {self.experts}")
-
-
-MisterEConfig.register_for_auto_class()

@@ -142,6 +142,3 @@ def _named_dtype(field: str, given: Any) -> Any:
     if given is not None and name not in DTYPES:
         raise InputError(f"backbone_config.{field} must be one of {', '.join(DTYPES)}, got {short(repr(given), 80)}")
     return name if isinstance(given, str) else given
-
-
-UtteranceEncoderConfig.register_for_auto_class()

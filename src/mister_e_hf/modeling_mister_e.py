@@ -8,7 +8,6 @@ H hidden, A attention width, C classes, E experts in the order speech, text, fus
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, initialization
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from .configuration_mister_e import TASK, MisterEConfig
-from .errors import InputError
+from .errors import InputError, MissingLibraryError
 from .loading import ACCESS_OPTIONS, explained, refuse_misfits, require_config, settle
 from .losses import IGNORE_INDEX, focal_terms
+from .remote_code import CarriesCode, write_code
 from .turns import DialogueCache, TurnLayout
 
 logger = logging.get_logger(__name__)
 
 _PIPELINE = "ConversationEmotionPipeline"
+_PIPELINE_FILE = Path(__file__).with_name("pipeline_mister_e.py")
 
 
 @dataclass
@@ -267,7 +267,7 @@ class ExpertGate(nn.Module):
         return scores.masked_fill(~available, -torch.inf).softmax(-1)
 
 
-class MisterEPreTrainedModel(PreTrainedModel):
+class MisterEPreTrainedModel(CarriesCode, PreTrainedModel):
     """Any model of a dialogue's speech and text vectors: its first weights, the checks of its inputs, and its checkpoint folder."""
 
     config_class = MisterEConfig
@@ -395,6 +395,27 @@ class MisterEPreTrainedModel(PreTrainedModel):
                 )
         return (model, info) if wants_info else model
 
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.save_pretrained`], with the code of the model and of the pipeline:
+        `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` needs no more.
+        """
+        if kwargs.get("is_main_process", True):
+            starts = [type(self)] + ([_PIPELINE_FILE] if _PIPELINE_FILE.is_file() else [])
+            name, *pipeline = write_code(save_directory, *starts)
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
+            for file in pipeline:
+                self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
+        hub = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs
+        }
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            vars(self.config).pop("custom_pipelines", None)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
     def push_to_hub(
         self,
         repo_id: str,
@@ -403,8 +424,16 @@ class MisterEPreTrainedModel(PreTrainedModel):
         token: str | bool | None = None,
         revision: str | None = None,
     ) -> str:
-        """Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id."""
-        from .hub import push_model
+        """
+        Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id.
+
+        Raises:
+            ImportError: for a model loaded with the code of its checkpoint where this package is not installed.
+        """
+        try:
+            from mister_e_hf.hub import push_model
+        except ImportError as error:
+            raise MissingLibraryError("Pushing a model needs the package: pip install mister-e-hf") from error
 
         return push_model(self, repo_id, commit_message, token, private, revision)
 
@@ -547,27 +576,6 @@ class MisterEModel(MisterEPreTrainedModel):
             )
         return past.layout(real)
 
-    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
-        r"""
-        As [`~transformers.PreTrainedModel.save_pretrained`], with the code of the pipeline, which
-        `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` then needs alone.
-        """
-        code = Path(__file__).with_name("pipeline_mister_e.py")
-        if code.is_file():
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            for path in (code, *map(Path, get_relative_import_files(code))):
-                shutil.copyfile(path, Path(save_directory) / path.name)
-            self.config.custom_pipelines = {TASK: {"impl": f"{code.stem}.{_PIPELINE}", "pt": ["AutoModel"]}}
-        hub = {
-            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs
-        }
-        try:
-            super().save_pretrained(save_directory, *args, **kwargs)
-        finally:
-            vars(self.config).pop("custom_pipelines", None)
-        if push_to_hub:
-            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
-
 
 def expert_availability(
     experts: list[str] | tuple[str, ...], speech_mask: torch.Tensor, text_mask: torch.Tensor
@@ -575,7 +583,3 @@ def expert_availability(
     """Which experts have their modality at each turn: masks (...) -> (..., E). The fusion expert always counts."""
     masks = {"speech": speech_mask, "text": text_mask, "fusion": torch.ones_like(speech_mask)}
     return torch.stack([masks[name] for name in experts], dim=-1)
-
-
-# What register_for_auto_class("AutoModel") does, but that loads every Auto class, and with them the baselines, which build on this file.
-MisterEModel._auto_class = "AutoModel"

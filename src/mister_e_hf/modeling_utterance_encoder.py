@@ -27,6 +27,7 @@ from .errors import InputError, short
 from .loading import ACCESS_OPTIONS, check_weights, differences, explained, refuse_misfits, require_config, settle
 from .losses import focal_loss
 from .pooling import UtterancePooling
+from .remote_code import CarriesCode, write_code
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class UtteranceEncoderOutput(ModelOutput):
     embeddings: torch.Tensor | None = None
 
 
-class UtteranceEncoder(PreTrainedModel):
+class UtteranceEncoder(CarriesCode, PreTrainedModel):
     r"""
     A pretrained backbone; one of its hidden states, or a learned mixture of them; LayerNorm; pooling over the utterance's own positions;
     a linear layer to the vector; ReLU, dropout, head. Padding, and what a row is batched with, change nothing.
@@ -293,6 +294,9 @@ class UtteranceEncoder(PreTrainedModel):
             )
             save_adapter(save_directory, self.backbone, self.config, inner)
         self.config.backbone_config.dtype = self.backbone.dtype
+        if kwargs.get("is_main_process", True):
+            (name,) = write_code(save_directory, type(self))
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
         super().save_pretrained(save_directory, *args, state_dict=self.trained_state(state_dict), **kwargs)
 
     def _get_files_timestamps(self, working_dir):
@@ -394,6 +398,3 @@ class UtteranceEncoder(PreTrainedModel):
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
             set_adapter_state(self.backbone, self.config, read_adapter(folder))
-
-
-UtteranceEncoder.register_for_auto_class("AutoModel")

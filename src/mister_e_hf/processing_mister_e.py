@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 import transformers  # the Auto classes when they are used: loading them registers what stands here
 from transformers import BatchFeature
-from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
 from .backbone_kinds import check_kind, longest_text
 from .errors import InputError, reading, short
 from .loading import read_json, require
 from .processor_files import PARTS, backbone_beside, check_settings, load_parts
+from .remote_code import CarriesCode, write_code
 from .transcripts import transcript
 
 logger = logging.get_logger(__name__)
@@ -27,13 +26,12 @@ SAMPLING_RATE = 16_000
 CONFIG_NAME = "processor_config.json"
 
 _WORTH_PADDING, _LIKE = 8, 0.8
-_MODULE = "processing_mister_e"
 _HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _MEL_MARGIN = 4  # frames behind the last one attended to, that its convolutions see
 _HOP = 160  # samples a mel frame
 
 
-class MisterEProcessor:
+class MisterEProcessor(CarriesCode):
     r"""
     Prepares the turns of one modality as its backbone expects them.
 
@@ -323,12 +321,8 @@ class MisterEProcessor:
             for name in ("modality", "backbone_type", "prompt", "max_tokens", "window_seconds", "trailing_silence")
         }
         # Where AutoProcessor looks, with this package and, by the code that goes along, without it.
-        settings |= {
-            "processor_class": type(self).__name__,
-            "auto_map": {"AutoProcessor": f"{_MODULE}.{type(self).__name__}"},
-        }
-        for file in (__file__, *get_relative_import_files(__file__)):
-            shutil.copyfile(file, folder / Path(file).name)
+        (name,) = write_code(folder, type(self))
+        settings |= {"processor_class": type(self).__name__, "auto_map": {"AutoProcessor": name}}
         (folder / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -361,11 +355,6 @@ class MisterEProcessor:
             raise OSError(f"A file of the processor in '{Path(path).parent}' is damaged: {short(error)}") from error
         with reading(path, "the settings of a processor"):
             return _bounded(cls(**settings, **parts), backbone_beside(path, settings["backbone_type"]))
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoProcessor"):
-        """What AutoProcessor asks of a processor whose code came with its files."""
-        cls._auto_class = auto_class
 
 
 def packed_batches(sizes: Sequence[float], budget: float, most: int) -> Iterator[list[int]]:
