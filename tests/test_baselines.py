@@ -1,7 +1,7 @@
 import json
-import sys
 import math
 import pathlib
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -376,7 +376,7 @@ def test_a_loaded_model_is_bit_equal_to_the_saved(name, make_batch, tmp_path):
     model.save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.iterdir() if path.suffix != ".py"}
     assert files == {"config.json", "model.safetensors"}
-    assert (tmp_path / Path(sys.modules[type(model).__module__].__file__).name).is_file()  # its code
+    assert (tmp_path / pathlib.Path(sys.modules[type(model).__module__].__file__).name).is_file()  # its code
     batch = make_batch(LENGTHS, model.config, dtype=torch.float32, absent=0.3)
     for load in (AutoModel.from_pretrained, baseline_model(name).from_pretrained):
         again = load(tmp_path).eval()

@@ -18,6 +18,11 @@ class CarriesCode:
     def register_for_auto_class(cls, auto_class: str | None = None):
         """transformers calls this for a class that it loaded from a checkpoint's code. Nothing is to be registered: the code is saved anyway."""
 
+    def _get_files_timestamps(self, working_dir) -> dict:
+        # With push_to_hub=True, what is in a folder before transformers saves there counts as pushed already.
+        times = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in times.items() if not name.endswith(".py")}
+
 
 def write_code(folder: str | Path, *starts: type | Path) -> list[str]:
     r"""
