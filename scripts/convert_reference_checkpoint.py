@@ -2,8 +2,8 @@
 
 import argparse
 
-from mister_e_hf.convert import convert_reference_checkpoint
-from mister_e_hf.hub import save_checkpoint
+from mister_e_hf.hub.checkpoint import save_checkpoint
+from mister_e_hf.models.mister_e.convert_reference import convert_reference_checkpoint
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mister_e_hf.chatter import calm_libraries, hide_unnamed_bars
-from mister_e_hf.errors import InputError
-from mister_e_hf.plain_text import for_terminal
-from mister_e_hf.progress import close_bars
+from mister_e_hf.base.chatter import calm_libraries, hide_unnamed_bars
+from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.plain_text import for_terminal
+from mister_e_hf.base.progress import close_bars
 
 ABOUT = """\
 MiSTER-E on a generated corpus: 260 dialogues of tones and invented words. Nothing is downloaded, and no GPU is needed.
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def run(folder: Path, fields: list[str]):
-    from mister_e_hf.demo import run_demo
+    from mister_e_hf.training.demo import run_demo
 
     hide_unnamed_bars()
     show(folder, run_demo(folder, "demo-recordings", tuple(fields)))
@@ -50,7 +50,7 @@ def run(folder: Path, fields: list[str]):
 
 def show(folder: Path, summary: dict[str, Any]):
     """The scores, a dialogue, and what to try next."""
-    from mister_e_hf.experiment import format_results
+    from mister_e_hf.training.experiment import format_results
 
     scores = {name: 100 * block["weighted_f1"]["mean"] for name, block in summary["test"].items()}
     mixture = scores.pop("mixture")

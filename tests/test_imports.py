@@ -11,49 +11,61 @@ from safetensors.torch import save_file
 
 import mister_e_hf
 from mister_e_hf import UtteranceEncoder
-from tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
+from support.tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
 
 PACKAGE = Path(mister_e_hf.__file__).parent
+ROOT = Path(__file__).parents[1]
+# The folders of the package. Each imports itself and those before it, nothing after it.
+ROOMS = (
+    "base",
+    "media",
+    "corpora",
+    "vectors",
+    "hub",
+    "evaluation",
+    "encoders",
+    "models",
+    "inference",
+    "training",
+    "studies",
+    "cli",
+)
 # The files that go to the Hub with a model.
+SHARED = ("base.errors", "base.configuration_labelled", "base.losses", "base.remote_code", "hub.loading")
 STAGE_1 = (
-    "errors",
-    "configuration_labelled",
-    "configuration_utterance_encoder",
-    "modeling_utterance_encoder",
-    "backbones",
-    "backbone_kinds",
-    "backbone_trial",
-    "adapters",
-    "pooling",
-    "loading",
-    "losses",
-    "remote_code",
+    *SHARED,
+    "encoders.configuration_utterance_encoder",
+    "encoders.modeling_utterance_encoder",
+    "encoders.backbones",
+    "encoders.backbone_kinds",
+    "encoders.backbone_trial",
+    "encoders.adapters",
+    "encoders.pooling",
 )
 STAGE_2 = (
-    "errors",
-    "configuration_labelled",
-    "configuration_mister_e",
-    "modeling_mister_e",
-    "loading",
-    "losses",
-    "remote_code",
-    "turns",
+    *SHARED,
+    "models.turns",
+    "models.mister_e.configuration_mister_e",
+    "models.mister_e.modeling_mister_e",
 )
+PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files", "media.transcripts")
 PIPELINE = (
-    "pipeline_mister_e",
-    "stored_stages",
-    "processing_mister_e",
-    "processor_files",
-    "transcripts",
-    "audio",
-    "audio_layout",
-    "audio_objects",
-    "subtitles",
-    "text_files",
-    "raw_turns",
-    "turn_vectors",
-    "transcripts",
+    *PROCESSOR,
+    "inference.pipeline_conversation_emotion",
+    "inference.stored_stages",
+    "inference.raw_turns",
+    "inference.turn_vectors",
+    "media.audio",
+    "media.audio_layout",
+    "media.audio_objects",
+    "media.subtitles",
+    "media.text_files",
 )
+
+
+def names_of(*modules: str) -> set[str]:
+    """Of files, as they lie beside weights."""
+    return {module.rpartition(".")[2] for module in modules}
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:
@@ -105,8 +117,8 @@ ORDERS = {
     "before AutoProcessor": "import mister_e_hf; from transformers import AutoProcessor, AutoModel",
     "after AutoProcessor": "from transformers import AutoProcessor, AutoModel; import mister_e_hf",
     "after the model": "from mister_e_hf import MisterEModel; from transformers import AutoModel",
-    "after a baseline": "from mister_e_hf.baselines.sdt import SdtModel; from transformers import AutoModel",
-    "after a baseline by name": "from mister_e_hf import baselines; baselines.baseline_model('mult'); from transformers import AutoModel",
+    "after a baseline": "from mister_e_hf.models.baselines.sdt import SdtModel; from transformers import AutoModel",
+    "after a baseline by name": "from mister_e_hf.models import baselines; baselines.baseline_model('mult'); from transformers import AutoModel",
     "after the encoder": "from mister_e_hf import UtteranceEncoder; from transformers import AutoModel",
 }
 # Each order in a process of its own, forked where all that transformers builds on is loaded already and it itself is not.
@@ -130,7 +142,7 @@ for name, order in json.loads(sys.argv[1]).items():
             assert type(AutoConfig.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoderConfig
             assert type(AutoModel.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoder
             assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_1))) is mister_e_hf.UtteranceEncoder
-            from mister_e_hf.baselines import BASELINES, baseline_model
+            from mister_e_hf.models.baselines import BASELINES, baseline_model
             for name in BASELINES:
                 config = AutoConfig.for_model(f"erc_{name}", speech_embedding_dim=2, text_embedding_dim=2)
                 assert type(AutoModel.from_config(config)) is baseline_model(name)
@@ -231,8 +243,8 @@ def assert_works_without_the_package(folder, model, batch, modules, tmp_path, vi
 def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
     model = tiny_model(dtype=torch.float32)
     batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
-    assert {path.stem for path in saved.glob("*.py")} == {*STAGE_2, *STAGE_1, *PIPELINE}
-    assert_works_without_the_package(saved, model, batch, STAGE_2, tmp_path)
+    assert {path.stem for path in saved.glob("*.py")} == names_of(*STAGE_2, *STAGE_1, *PIPELINE)
+    assert_works_without_the_package(saved, model, batch, names_of(*STAGE_2), tmp_path)
 
 
 @pytest.mark.parametrize(("tuning", "visible"), [("full", ""), ("lora", "peft accelerate")])
@@ -240,13 +252,8 @@ def test_encoder_works_where_only_torch_and_transformers_are_installed(saved_enc
     """And peft, where LoRA is."""
     folder, encoder = saved_encoder(tuning)
     batch = tiny_batch(tmp_path / "base", "bert") | {"labels": torch.tensor([0, 2, 1])}
-    assert {path.stem for path in folder.glob("*.py")} == {
-        *STAGE_1,
-        "processing_mister_e",
-        "processor_files",
-        "transcripts",
-    }
-    assert_works_without_the_package(folder, encoder, batch, STAGE_1, tmp_path, visible)
+    assert {path.stem for path in folder.glob("*.py")} == names_of(*STAGE_1, *PROCESSOR)
+    assert_works_without_the_package(folder, encoder, batch, names_of(*STAGE_1), tmp_path, visible)
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -289,14 +296,14 @@ def file_of(module: str) -> Path:
 
 
 def reached(module: str) -> tuple[set[str], set[str]]:
-    """What a module imports, itself or by way of others of ours. Not by way of `hub`: a push needs the package, and tries for it."""
+    """What a module imports, itself or by way of others of ours. Not what a push needs: that tries for the whole package."""
     outside, ours, waiting = set(), set(), {module}
     while waiting:
         current = waiting.pop()
         ours.add(current)
         more_outside, more_ours = imports(file_of(current))
         outside |= more_outside
-        waiting |= more_ours - ours - {"hub"}
+        waiting |= more_ours - ours - {"hub.checkpoint"}
     return outside, ours
 
 
@@ -308,85 +315,115 @@ MODULES = sorted(
 
 
 def test_walk_sees_imports():
-    assert imports(PACKAGE / "modeling_mister_e.py") == (
-        {"torch", "transformers"},
-        {"configuration_mister_e", "errors", "loading", "losses", "turns", "remote_code", "hub"},
-    )
-    assert reached("modeling_mister_e")[1] == set(STAGE_2)
-    assert "peft" in imports(PACKAGE / "adapters.py")[0]  # inside a function
-    assert {"losses", "collator", "hub"} <= imports(PACKAGE / "trainer.py")[1]
-    assert "datasets" in imports(PACKAGE / "hub_datasets.py")[0]  # inside a function
-    assert {*STAGE_1, *STAGE_2} < set(MODULES) and "corpora.demo" in MODULES
+    model = imports(file_of("models.mister_e.modeling_mister_e"))
+    assert model[0] == {"torch", "transformers"}
+    assert {"models.mister_e.configuration_mister_e", "base.losses", "models.turns", "hub.checkpoint"} <= model[1]
+    assert "peft" in imports(file_of("encoders.adapters"))[0]  # inside a function
+    assert {"base.losses", "vectors.collator"} <= imports(file_of("training.dialogue_trainer"))[1]
+    assert "datasets" in imports(file_of("corpora.hub_datasets"))[0]  # inside a function
+    assert {*STAGE_1, *STAGE_2, *PIPELINE} < set(MODULES)
 
 
-@pytest.mark.parametrize("module", ["losses", "turns"])
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name])
+def test_rooms_import_one_way(module):
+    room = module.partition(".")[0]
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    imported = {name.partition(".")[0] for name in reached_directly(module)}
+    assert imported <= {*allowed}
+
+
+def reached_directly(module: str) -> set[str]:
+    # The push of a model tries for the package; see `reached`.
+    return {name for name in imports(file_of(module))[1] if name in MODULES}
+
+
+def test_every_folder_is_a_room():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    flat = {path.name for path in PACKAGE.glob("*.py")}
+    assert flat == {"__init__.py", "__main__.py", "_registration.py"}
+
+
+SIZES = {"src": 400, "scripts": 400, "tests": 600}
+TO_BE_SPLIT = set(
+    """
+score_tables modeling_mister_e processing_utterance_encoder stage2
+test_modeling_mister_e test_pipeline test_recipe test_audio test_iemocap test_utterance_trainer test_meld test_store test_utterance_encoder
+""".split()
+)
+
+
+@pytest.mark.parametrize("folder", SIZES)
+def test_no_file_is_too_long_to_be_read(folder):
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert lines and not {
+        str(path.relative_to(ROOT)): n
+        for path, n in lines.items()
+        if n > SIZES[folder] and path.stem not in TO_BE_SPLIT
+    }
+
+
+@pytest.mark.parametrize("module", ["base.losses", "models.turns"])
 def test_losses_and_turns_import_torch_alone(module):
-    assert reached(module) == ({"torch"}, {module} | ({"errors"} if module == "turns" else set()))
+    assert reached(module) == ({"torch"}, {module} | ({"base.errors"} if module == "models.turns" else set()))
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("configuration_")])
+CONFIGURATIONS = [name for name in MODULES if name.rpartition(".")[2].startswith("configuration")]
+
+
+@pytest.mark.parametrize("module", CONFIGURATIONS)
 def test_configurations_do_not_import_torch(module):
     outside, ours = reached(module)
     assert outside <= {"transformers", "huggingface_hub"}
-    assert all(name.startswith("configuration_") or name in ("errors", "remote_code") for name in ours)
+    assert ours <= {*CONFIGURATIONS, "base.errors", "base.remote_code"}
 
 
-def test_model_imports_torch_and_transformers_alone():
-    outside, ours = reached("modeling_mister_e")
+MODELS = [name for name in MODULES if name.startswith("models.") and name != "models.mister_e.convert_reference"]
+
+
+@pytest.mark.parametrize("module", MODELS)
+def test_models_import_torch_and_transformers_alone(module):
+    outside, ours = reached(module)
     assert outside <= {
         "torch",
         "transformers",
         "huggingface_hub",
         "safetensors",
     }  # the last two come with transformers
-    assert ours == set(STAGE_2)
+    assert ours <= {*SHARED, *MODELS}
 
 
-BASELINE_MODULES = [name for name in MODULES if name.partition(".")[0] == "baselines"]
+def test_model_reaches_the_files_that_travel():
+    assert reached("models.mister_e.modeling_mister_e")[1] == set(STAGE_2)
 
 
-@pytest.mark.parametrize("module", BASELINE_MODULES)
-def test_baselines_import_what_the_model_does(module):
-    outside, ours = reached(module)
-    assert outside <= {"torch", "transformers", "huggingface_hub", "safetensors"}
-    assert ours <= {*STAGE_2, *BASELINE_MODULES}
-
-
-def test_baselines_configurations_do_not_import_torch():
-    assert reached("baselines") == (set(), {"baselines", "errors"})
-    outside, ours = reached("baselines.configuration")
-    assert outside <= {"transformers", "huggingface_hub"}
-    assert ours == {"baselines.configuration", "configuration_labelled", "errors", "remote_code"}
+def test_the_list_of_baselines_loads_nothing():
+    assert reached("models.baselines") == (set(), {"models.baselines", "base.errors"})
 
 
 def test_pipeline_needs_no_corpus_and_no_trainer():
-    outside, ours = reached("pipeline_mister_e")
+    outside, ours = reached("inference.pipeline_conversation_emotion")
     assert not {"datasets", "pyarrow", "accelerate", "sklearn", "scipy"} & outside
-    assert ours == {*PIPELINE, *STAGE_1, "turns"}
+    assert ours == {*PIPELINE, *STAGE_1, "models.turns"}
 
 
 def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
-    outside, ours = reached("modeling_utterance_encoder")
+    outside, ours = reached("encoders.modeling_utterance_encoder")
     assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "peft", "regex"}
     assert [path.stem for path in PACKAGE.rglob("*.py") if "peft" in imports(path)[0]] == ["adapters"]
     assert ours == set(STAGE_1)
-    assert reached("backbones") == ({"torch", "transformers"}, {"backbones", "backbone_kinds", "errors"})
 
 
 def test_processor_needs_no_model_and_no_corpus():
-    outside, ours = reached("processing_mister_e")
+    outside, ours = reached("encoders.processing_utterance_encoder")
     assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
-    own = {"processing_mister_e", "processor_files", "transcripts"}
-    assert ours == {*own, "backbone_kinds", "errors", "loading", "remote_code"}
+    assert ours == {*PROCESSOR, "encoders.backbone_kinds", "base.errors", "hub.loading", "base.remote_code"}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.partition(".")[0] == "corpora"])
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("corpora.")])
 def test_corpora_never_import_torch(module):
     outside, ours = reached(module)
     assert not {"torch", "transformers", "safetensors"} & outside
-    shared = {"audio", "audio_layout", "audio_objects", "errors", "files", "licences", "plain_text", "progress"}
-    shared |= {"text_files", "subtitles"}
-    assert all(name.partition(".")[0] == "corpora" for name in ours - shared)
+    assert {name.partition(".")[0] for name in ours} <= {"base", "media", "corpora"}
 
 
 def imports_at_the_top(path: Path) -> set[str]:
@@ -404,11 +441,11 @@ def imports_at_the_top(path: Path) -> set[str]:
 
 
 def test_audio_imports_little():
-    assert reached("audio") == (
+    assert reached("media.audio") == (
         {"av", "numpy", "soundfile", "soxr"},
-        {"audio", "audio_layout", "audio_objects", "errors"},
+        {"media.audio", "media.audio_layout", "media.audio_objects", "base.errors"},
     )
-    assert imports_at_the_top(PACKAGE / "audio.py") == {"numpy", "soundfile", "soxr"}
+    assert imports_at_the_top(file_of("media.audio")) == {"numpy", "soundfile", "soxr"}
 
 
 def test_the_command_line_imports_what_a_command_needs_when_it_runs():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mister_e_hf.text_files import mend_controls, read_text, split_lines, text_of_name
+from mister_e_hf.media.text_files import mend_controls, read_text, split_lines, text_of_name
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]

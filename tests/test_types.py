@@ -13,7 +13,7 @@ import torch
 import mister_e_hf
 from mister_e_hf import DialogueCollator, Recipe, read_corpus
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
-from small_encoders import tiny_encoder, write_backbone
+from support.small_encoders import tiny_encoder, write_backbone
 
 SOURCE = Path(mister_e_hf.__file__).parents[1]
 # Of other libraries mypy reads what a configuration is made of, and nothing else: torch alone would take a minute.
@@ -62,7 +62,10 @@ def test_every_public_name_has_a_type(checked):
     for name, kind in zip(mister_e_hf.__all__, revealed, strict=False):
         assert kind != "Any" and kind.startswith(("def (", "Overload(")), (name, kind)
         assert "->" in kind and (name[0].islower() or kind.endswith(f".{name}")), (name, kind)
-    assert revealed[-2:] == ["mister_e_hf.recipe.Recipe", "dict[str, mister_e_hf.dialogue_vectors.DialogueVectors]"]
+    assert revealed[-2:] == [
+        "mister_e_hf.training.recipe.Recipe",
+        "dict[str, mister_e_hf.vectors.dialogue_vectors.DialogueVectors]",
+    ]
 
 
 def test_a_misspelt_field_of_a_configuration_is_found(checked):

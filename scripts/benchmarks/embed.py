@@ -23,9 +23,9 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, Whisper
 from transformers.utils import logging
 
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
-from mister_e_hf.embedding import embed_turns
-from mister_e_hf.processing_mister_e import packed_batches
-from mister_e_hf.utterances import Utterances
+from mister_e_hf.encoders.embedding import embed_turns
+from mister_e_hf.encoders.processing_utterance_encoder import packed_batches
+from mister_e_hf.encoders.utterances import Utterances
 
 LABELS = {0: "joy", 1: "anger"}
 WORDS = (

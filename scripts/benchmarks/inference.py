@@ -17,7 +17,7 @@ import torch
 
 from embed import plain_loop, write_backbones
 from mister_e_hf import ConversationEmotionPipeline, MisterEConfig, MisterEModel, MisterEProcessor, UtteranceEncoder
-from mister_e_hf.turns import DialogueCache
+from mister_e_hf.models.turns import DialogueCache
 
 WIDTH = 384
 WORDS = "you know what they said about it when we came home".split()

@@ -13,9 +13,9 @@ import sys
 def _register_config():
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
-    from .baselines import BASELINES, baseline_config
-    from .configuration_mister_e import MisterEConfig
-    from .configuration_utterance_encoder import UtteranceEncoderConfig
+    from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
+    from .models.baselines import BASELINES, baseline_config
+    from .models.mister_e.configuration_mister_e import MisterEConfig
 
     for config in (MisterEConfig, UtteranceEncoderConfig, *map(baseline_config, BASELINES)):
         if config.model_type not in CONFIG_MAPPING:
@@ -25,9 +25,9 @@ def _register_config():
 def _register_model():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 
-    from .baselines import BASELINES, baseline_model
-    from .modeling_mister_e import MisterEModel
-    from .modeling_utterance_encoder import UtteranceEncoder
+    from .encoders.modeling_utterance_encoder import UtteranceEncoder
+    from .models.baselines import BASELINES, baseline_model
+    from .models.mister_e.modeling_mister_e import MisterEModel
 
     for model in (MisterEModel, UtteranceEncoder, *map(baseline_model, BASELINES)):
         if model.config_class not in MODEL_MAPPING:
@@ -37,8 +37,8 @@ def _register_model():
 def _register_processor():
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING, AutoProcessor
 
-    from .configuration_utterance_encoder import UtteranceEncoderConfig
-    from .processing_mister_e import MisterEProcessor
+    from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
+    from .encoders.processing_utterance_encoder import MisterEProcessor
 
     if UtteranceEncoderConfig not in PROCESSOR_MAPPING:
         AutoProcessor.register(UtteranceEncoderConfig, MisterEProcessor)
@@ -48,10 +48,10 @@ def _register_pipeline():
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .configuration_mister_e import TASK
+    from .models.mister_e.configuration_mister_e import TASK
 
     # By name: the class itself is made from what is being loaded here.
-    implementation = f"{__package__}.pipeline_mister_e.ConversationEmotionPipeline"
+    implementation = f"{__package__}.inference.pipeline_conversation_emotion.ConversationEmotionPipeline"
     known = {"impl": implementation, "pt": (AutoModel,), "type": "multimodal"}
     PIPELINE_REGISTRY.supported_tasks.setdefault(TASK, known)
 

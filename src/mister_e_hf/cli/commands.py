@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Iterator, Sequence
 
 from .. import __version__
-from ..errors import InputError, short
-from ..installation import check_installation
-from ..plain_text import for_terminal
-from ..progress import close_bars
+from ..base.errors import InputError, short
+from ..base.installation import check_installation
+from ..base.plain_text import for_terminal
+from ..base.progress import close_bars
 from .corpus import add_corpus
 from .output import Failure, in_its_words, printing
 from .study import add_evidence

@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 
-from ..text_files import text_of_name
+from ..media.text_files import text_of_name
 from .output import pairs, say
 
 
@@ -88,9 +88,9 @@ def _corpus(arguments: argparse.Namespace):
     import mister_e_hf
 
     from ..corpora.publishing import check_pushable, push_corpus
+    from ..corpora.shortcomings import shortcomings
     from ..corpora.store import check_replaceable, described, write_corpus
     from ..corpora.summary import format_summary, summarize
-    from ..shortcomings import shortcomings
 
     builder_class = getattr(mister_e_hf, arguments.builder)
     if arguments.push_to_hub:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .. import progress
-from ..chatter import calm_libraries
-from ..errors import InputError
-from ..plain_text import for_terminal
+from ..base import progress
+from ..base.chatter import calm_libraries
+from ..base.errors import InputError
+from ..base.plain_text import for_terminal
 
 # With --json the values of the result so far, by name; None where its text is printed.
 _values: dict[str, Any] | None = None

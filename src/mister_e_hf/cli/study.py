@@ -2,8 +2,8 @@
 
 import argparse
 
-from ..chatter import hide_unnamed_bars
-from ..progress import line
+from ..base.chatter import hide_unnamed_bars
+from ..base.progress import line
 from .output import Failure, say
 
 
@@ -43,8 +43,8 @@ def add_evidence(commands, shared: argparse.ArgumentParser):
 
 
 def _search(arguments: argparse.Namespace):
-    from ..recipe import Recipe
-    from ..search import format_trials, search
+    from ..studies.search import format_trials, search
+    from ..training.recipe import Recipe
 
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
@@ -57,8 +57,8 @@ def _search(arguments: argparse.Namespace):
 
 
 def _ablate(arguments: argparse.Namespace):
-    from ..ablation import ablate
-    from ..recipe import Recipe
+    from ..studies.ablation import ablate
+    from ..training.recipe import Recipe
 
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
@@ -70,9 +70,9 @@ def _ablate(arguments: argparse.Namespace):
 
 
 def _report(arguments: argparse.Namespace):
-    from ..files import check_output
-    from ..report import write_report
-    from ..results_page import write_results
+    from ..base.files import check_output
+    from ..studies.report.page import write_report
+    from ..studies.report.results_page import write_results
 
     if arguments.results:
         check_output(arguments.results, arguments.studies)

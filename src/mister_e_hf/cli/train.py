@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..chatter import hide_unnamed_bars
+from ..base.chatter import hide_unnamed_bars
 from .output import say, say_once
 
 
@@ -63,7 +63,7 @@ def add_stages(commands, shared: argparse.ArgumentParser):
 
 
 def _init(arguments: argparse.Namespace):
-    from ..recipe_init import described, init_recipe
+    from ..training.recipe_init import described, init_recipe
 
     path, recipe = init_recipe(arguments.corpus, arguments.out)
     found = described(recipe)
@@ -74,7 +74,7 @@ def _init(arguments: argparse.Namespace):
 def _recipe(arguments: argparse.Namespace):
     from pathlib import Path
 
-    from ..recipe import Recipe
+    from ..training.recipe import Recipe
 
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
@@ -82,8 +82,8 @@ def _recipe(arguments: argparse.Namespace):
 
 
 def _train(arguments: argparse.Namespace):
-    from ..experiment import format_results
-    from ..stages import train
+    from ..training.experiment import format_results
+    from ..training.stages import train
 
     recipe, folder = _recipe(arguments)
     if arguments.threads is not None:
@@ -95,8 +95,8 @@ def _train(arguments: argparse.Namespace):
 
 
 def _use_threads(count: int):
-    from ..errors import InputError
-    from ..threads import use_threads
+    from ..base.errors import InputError
+    from ..training.threads import use_threads
 
     if not 1 <= count <= 1024:
         raise InputError(f"--threads must be a whole number from 1 to 1,024, got {count}")
@@ -104,15 +104,15 @@ def _use_threads(count: int):
 
 
 def _dry_run(recipe, folder, seeds: list[int]):
-    from ..dry_run import dry_run, format_costs
+    from ..training.dry_run import dry_run, format_costs
 
     costs = dry_run(recipe, folder, seeds)
     say_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
 
 
 def _train_encoder(arguments: argparse.Namespace):
-    from ..encoder_experiment import train_encoder
-    from ..stages import encoder_folder
+    from ..training.encoder_experiment import train_encoder
+    from ..training.stages import encoder_folder
 
     recipe, folder = _recipe(arguments)
     folder = encoder_folder(folder, arguments.modality)
@@ -124,7 +124,7 @@ def _train_encoder(arguments: argparse.Namespace):
 def _embed(arguments: argparse.Namespace):
     import torch
 
-    from ..stages import embed
+    from ..training.stages import embed
 
     recipe, folder = _recipe(arguments)
     names = ("bad_audio", "num_workers", "token_budget", "second_budget")

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..chatter import hide_unnamed_bars
-from ..errors import InputError, short
-from ..plain_text import count_of
+from ..base.chatter import hide_unnamed_bars
+from ..base.errors import InputError, short
+from ..base.plain_text import count_of
 from .output import Failure, pairs, say, write_line
 
 
@@ -95,12 +95,12 @@ def add_use(commands, shared: argparse.ArgumentParser):
 
 
 def _predict(arguments: argparse.Namespace):
-    from ..prediction import check_model, check_source, check_transcriber, predict_dialogues
-    from ..prediction_output import check_format, write_predictions
+    from ..inference.predict import check_model, check_source, check_transcriber, predict_dialogues
+    from ..inference.prediction_output import check_format, write_predictions
 
     columns = dict(pairs(arguments.columns)) if arguments.columns else None
     if arguments.out:
-        from ..files import check_output
+        from ..base.files import check_output
 
         check_format(arguments.out)
         check_output(arguments.out, [arguments.input, arguments.segments, arguments.model, arguments.transcriber])
@@ -119,7 +119,7 @@ def _predict(arguments: argparse.Namespace):
 
 
 def _print_predictions(lines: Iterator[dict[str, Any]], as_json: bool):
-    from ..prediction_output import json_line, turn_table
+    from ..inference.prediction_output import json_line, turn_table
 
     if as_json:
         ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
@@ -132,34 +132,34 @@ def _print_predictions(lines: Iterator[dict[str, Any]], as_json: bool):
 
 
 def _plot(arguments: argparse.Namespace):
-    from ..timeline import plot_lines
+    from ..inference.timeline import plot_lines
 
     path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
     say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}", file=str(path), dialogue=name)
 
 
 def _serve(arguments: argparse.Namespace):
-    from ..prediction import check_device, check_model, check_transcriber
+    from ..inference.predict import check_device, check_model, check_transcriber
 
     check_model(arguments.model, arguments.revision)
     check_transcriber(arguments.transcriber)
     if arguments.device is not None:
         check_device(arguments.device)
     hide_unnamed_bars()
-    from ..serve import serve
+    from ..inference.serve import serve
 
     options = {name: getattr(arguments, name) for name in ("transcriber", "device", "revision")}
     serve(arguments.model, arguments.host, arguments.port, **options)
 
 
 def _evaluate(arguments: argparse.Namespace):
-    from ..prediction import check_model
+    from ..inference.predict import check_model
 
     check_model(arguments.model, arguments.revision)
     hide_unnamed_bars()
-    from ..evaluation import evaluate_checkpoint
-    from ..experiment import format_results, summarize
-    from ..files import check_output, write_json
+    from ..base.files import check_output, write_json
+    from ..training.evaluate import evaluate_checkpoint
+    from ..training.experiment import format_results, summarize
 
     options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
     if arguments.out:
@@ -175,8 +175,8 @@ def _evaluate(arguments: argparse.Namespace):
 
 
 def _push(arguments: argparse.Namespace):
-    from ..hub import card_claims, check_repository, checkpoint_files, push_checkpoint, pushed_contents
-    from ..stored_stages import load_model
+    from ..hub.checkpoint import card_claims, check_repository, checkpoint_files, push_checkpoint, pushed_contents
+    from ..inference.stored_stages import load_model
 
     base_models = dict(pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
     if unknown := set(base_models) - {"speech", "text"}:
@@ -208,9 +208,9 @@ def _listed(value) -> str:
 
 
 def _convert(arguments: argparse.Namespace):
-    from ..convert import convert_reference_checkpoint
-    from ..files import check_output_folder
-    from ..hub import save_checkpoint
+    from ..base.files import check_output_folder
+    from ..hub.checkpoint import save_checkpoint
+    from ..models.mister_e.convert_reference import convert_reference_checkpoint
 
     folder = check_output_folder(arguments.folder, [arguments.weights])
     if folder.is_dir() and any(folder.iterdir()):
@@ -224,7 +224,7 @@ def _convert(arguments: argparse.Namespace):
 
 
 def _doctor(arguments: argparse.Namespace):
-    from ..installation import examine_installation
+    from ..base.installation import examine_installation
 
     findings = []
 
@@ -235,7 +235,7 @@ def _doctor(arguments: argparse.Namespace):
 
     report(examine_installation())
     try:
-        from ..doctor import examine
+        from ..inference.doctor import examine
     except ImportError as error:
         report([(False, f"the libraries cannot be imported: {short(error)}")])
     else:

@@ -8,7 +8,7 @@ import tarfile
 import zlib
 from pathlib import Path
 
-from ..errors import InputError, short
+from ..base.errors import InputError, short
 
 DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
 

@@ -14,10 +14,10 @@ import datasets
 import multiprocess
 import pyarrow as pa
 
-from .. import audio
-from ..errors import InputError
-from ..progress import bar, line
-from . import sources
+from ..base.errors import InputError
+from ..base.progress import bar, line
+from ..corpora import sources
+from ..media import audio
 from .provenance import Provenance
 from .schema import SPLITS, dialogue_features
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import datasets
 
-from ..errors import InputError
-from ..text_files import read_text, split_lines
+from ..base.errors import InputError
+from ..media.text_files import read_text, split_lines
 from .builder import CorpusBuilder, Dialogues, published
 from .schema import LABELS
 from .sources import read_table, require_columns

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import InputError, short
+from ..base.errors import InputError, short
 
 # The names under which a table of turns may hold a field, in order of preference.
 TURN_COLUMNS = {

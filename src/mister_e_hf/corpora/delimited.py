@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import InputError, short
-from ..text_files import read_text
+from ..base.errors import InputError, short
+from ..media.text_files import read_text
 from .columns import listed
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ ABSENT_SHARE = 0.02
 
 def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
     r"""
-    Generate the corpus, a table per split in the form that [`~mister_e_hf.dialogue_vectors.DialogueVectors`] reads.
+    Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.dialogue_vectors.DialogueVectors`] reads.
 
     Args:
         seed: same seed, same corpus.

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ..audio import SAMPLING_RATE
-from ..progress import bar
+from ..base.progress import bar
+from ..media.audio import SAMPLING_RATE
 from .demo import ABSENT_SHARE, LABELS, draw_emotions, draw_patterns
 
 SPLIT_SIZES = {"train": 160, "validation": 40, "test": 60}

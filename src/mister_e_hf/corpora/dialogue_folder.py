@@ -11,9 +11,9 @@ from typing import Any
 
 import datasets
 
-from .. import audio
-from ..errors import InputError, short
-from ..text_files import text_of_name
+from ..base.errors import InputError, short
+from ..media import audio
+from ..media.text_files import text_of_name
 from .builder import CorpusBuilder, CorpusConfig, Dialogues
 from .columns import TURN_COLUMNS, listed
 from .labels import unify_labels, written

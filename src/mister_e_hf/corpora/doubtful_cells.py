@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InputError, short
+from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import datasets
 
-from ..errors import InputError, short
-from ..text_files import read_text, split_lines
+from ..base.errors import InputError, short
+from ..media.text_files import read_text, split_lines
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
 from .schema import LABELS
 

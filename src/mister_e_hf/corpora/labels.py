@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import InputError, short
+from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import datasets
 
-from ..errors import InputError, short
-from ..progress import line
+from ..base.errors import InputError, short
+from ..base.progress import line
 from .archives import DAMAGED, unpack
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, DownloadError, published
 from .schema import LABELS

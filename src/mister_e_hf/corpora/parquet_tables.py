@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import soundfile
 
-from ..errors import InputError, reading, short
+from ..base.errors import InputError, reading, short
 from .columns import listed
 from .delimited import MOST_COLUMNS, Row
 

@@ -9,8 +9,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import InputError, reading
-from ..licences import PUBLISHED
+from ..base.errors import InputError, reading
+from .licences import PUBLISHED
 
 METADATA_KEY = b"mister_e_corpus"  # in a table's schema, so that the licence is known wherever the table goes
 

@@ -17,9 +17,9 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from ..errors import InputError
-from ..licences import PUBLISHED
-from ..plain_text import for_markdown, for_terminal
+from ..base.errors import InputError
+from ..base.plain_text import for_markdown, for_terminal
+from .licences import PUBLISHED
 from .provenance import Provenance
 from .schema import SPLITS
 from .summary import format_summary, summarize

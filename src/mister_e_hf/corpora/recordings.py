@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..errors import InputError, short
-from ..subtitles import SUBTITLES
+from ..base.errors import InputError, short
+from ..media.subtitles import SUBTITLES
 
 MEDIA = (
     *(

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import audio
-from ..errors import InputError, short
-from ..text_files import mend_controls, read_text, text_of_name
+from ..base.errors import InputError, short
+from ..media import audio
+from ..media.text_files import mend_controls, read_text, text_of_name
 from .columns import listed, match_columns
 from .delimited import MOST_COLUMNS, Row, delimited_rows
 from .parquet_tables import MOST_CHARACTERS, SoundInTable, parquet_rows, sound_in_table

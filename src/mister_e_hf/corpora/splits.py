@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..plain_text import count_of
+from ..base.plain_text import count_of
 from .schema import SPLITS
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import audio
-from ..errors import InputError
-from ..progress import bar
+from ..base.errors import InputError
+from ..base.progress import bar
+from ..media import audio
 from .provenance import METADATA_KEY, Provenance
 from .publishing import corpus_card, table_files
 from .schema import SPLITS

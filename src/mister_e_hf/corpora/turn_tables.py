@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, short
-from ..subtitles import SUBTITLES, read_subtitles
-from ..text_files import text_of_name
+from ..base.errors import InputError, short
+from ..media.subtitles import SUBTITLES, read_subtitles
+from ..media.text_files import text_of_name
 from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
 from .doubtful_cells import check_cell, check_turns
 from .parquet_tables import Nested, encoded, texts_of

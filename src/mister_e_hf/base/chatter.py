@@ -1,0 +1,83 @@
+"""What other libraries say and draw that a user of a command cannot act on, and how this package's warnings are shown."""
+
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+from ..base import progress
+from .plain_text import for_terminal
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+@contextlib.contextmanager
+def calm_libraries() -> Iterator[None]:
+    """
+    Until the block ends, other libraries show errors alone, and no bar but that of a download on a terminal; this
+    package's warnings are lines of their own. `PYTHONWARNINGS` and the variables of the libraries are obeyed where
+    they are set.
+    """
+    handler = _Lines()
+    logger = logging.getLogger(_PACKAGE)
+    with warnings.catch_warnings(), _variables(), _bars_of_datasets():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+def hide_unnamed_bars():
+    """Where transformers is used: no bar for each weights file that it reads or writes. Downloads keep theirs."""
+    from transformers.utils import logging
+
+    logging.set_tqdm_hook(lambda factory, words, options: logging.EmptyTqdm(*words, **options))
+
+
+class _Lines(logging.Handler):
+    """Warnings of this package, each above a bar that is being drawn."""
+
+    def __init__(self):
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord):
+        progress.write(f"{record.levelname.lower()}: {for_terminal(record.getMessage())}")
+
+
+@contextlib.contextmanager
+def _variables() -> Iterator[None]:
+    """Libraries that are not imported yet read these variables when they are."""
+    wanted = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }
+    if not progress.shows_bars():
+        wanted["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    wanted = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _bars_of_datasets() -> Iterator[None]:
+    """The same where it is imported already, as in a program that calls a command."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

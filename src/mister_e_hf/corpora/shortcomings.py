@@ -1,0 +1,49 @@
+"""What of a corpus is too little for its scores to mean what they seem to."""
+
+from collections.abc import Iterator, Mapping
+
+from ..base.plain_text import count_of
+
+FEWEST_TURNS = 100  # for a temperature: one fitted to fewer says more about those turns than about the model
+FEWEST_DIALOGUES = (
+    10  # for intervals: resampling so few dialogues repeats them more than it says how others would differ
+)
+_NAMED = 20  # classes in a sentence
+_CONSEQUENCE = {
+    "train": "it cannot be learned",
+    "validation": "the choice of an epoch does not see it",
+    "test": "it has no score, and macro F1 is the mean over the others",
+}
+
+
+def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int]) -> Iterator[str]:
+    r"""
+    What of a corpus is too little for its scores to mean what they seem to.
+
+    Args:
+        classes: labelled turns of each class, by split.
+        dialogues: by split.
+
+    Yields:
+        a sentence each; nothing for a corpus without any label.
+    """
+    if not any(any(counts.values()) for counts in classes.values()):
+        return
+    for split in (split for split in _CONSEQUENCE if split in classes):
+        counts = classes[split]
+        if not any(counts.values()):
+            yield f"{split} has no labelled turn."
+        elif absent := [name for name, count in counts.items() if not count]:
+            more = f" and {len(absent) - _NAMED:,} others" if len(absent) > _NAMED else ""
+            yield f"{split} has no turn of {', '.join(absent[:_NAMED])}{more}: {_CONSEQUENCE[split]}."
+    turns = sum(classes.get("validation", {}).values())
+    if 0 < turns < FEWEST_TURNS:
+        yield (
+            f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no temperature is fitted to "
+            f"fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
+        )
+    if 0 < dialogues.get("test", 0) < FEWEST_DIALOGUES:
+        yield (
+            f"test has {count_of(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals over resampled dialogues are "
+            "too narrow to be relied on."
+        )

@@ -1,0 +1,176 @@
+"""LoRA (Hu et al. 2022) inside a backbone and in its files, with peft's own functions.
+
+transformers' methods for adapters refuse releases of peft that work, so they are not used. The files are ordinary ones of peft, in a folder of
+their own: beside config.json, transformers would take an adapter_config.json for the whole model.
+"""
+
+import copy
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import regex  # transformers requires it; unlike re, it can stop
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils import cached_file
+
+from ..base.errors import InputError, MissingLibraryError
+from ..hub.loading import check_kinds, differences
+from .configuration_utterance_encoder import UtteranceEncoderConfig
+
+ADAPTER = "adapter"
+
+_NAME = "default"
+_WEIGHTS = "adapter_model.safetensors"
+_SECONDS = 5.0  # for matching all names of modules, which takes milliseconds
+
+
+def has_adapter(backbone: nn.Module) -> bool:
+    """Whether LoRA's layers are in place."""
+    return hasattr(backbone, "peft_config")
+
+
+def add_adapter(backbone: nn.Module, config: UtteranceEncoderConfig):
+    r"""
+    Put LoRA's layers, which alone are then trained, in float32 into a backbone.
+
+    Raises:
+        InputError: if `lora_target_modules` matches no module, or none that LoRA can change, or cannot be matched in bounded time.
+        MissingLibraryError: without peft.
+    """
+    peft = _peft()
+    reached = _reached(backbone, config.lora_targets)
+    if not reached:
+        raise InputError(
+            f"lora_target_modules '{config.lora_targets}' matches no module of the {backbone.config.model_type} backbone"
+        )
+    if backbone.config.model_type == "wavlm" and any(".attention." in name for name in reached):
+        raise InputError(
+            "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
+        )
+    settings = peft.LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        # The names found rather than the pattern: peft would match that without a limit on time.
+        target_modules="|".join(map(re.escape, reached)),
+        revision=config.backbone_revision,
+    )
+    try:
+        peft.inject_adapter_in_model(settings, backbone, _NAME)
+    except ValueError as error:
+        raise InputError(
+            f"lora_target_modules '{config.lora_targets}' matches modules that LoRA cannot change: {error}"
+        ) from error
+    backbone._hf_peft_config_loaded = True  # what transformers goes by, in gradient checkpointing for one
+    for name, parameter in backbone.named_parameters():
+        if "lora_" in name and parameter.device.type != "meta":
+            parameter.data = parameter.data.float()
+
+
+def adapter_state(
+    backbone: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """LoRA's weights, or those of a state dict of the backbone's, under the names that their file has without its prefix."""
+    # No embedding layer is saved with it: to see whether one should be, peft would ask the Hub for the base model.
+    return _peft().get_peft_model_state_dict(backbone, state_dict=state_dict, save_embedding_layers=False)
+
+
+def set_adapter_state(backbone: nn.Module, config: UtteranceEncoderConfig, state: Mapping[str, torch.Tensor]):
+    r"""
+    Take the weights of an adapter's file.
+
+    Raises:
+        InputError: naming the weights that are missing, unexpected or of another shape.
+    """
+    state = {name.removeprefix(_prefix(config)): tensor for name, tensor in state.items()}
+    if listed := differences(state, adapter_state(backbone)):
+        raise InputError(
+            f"The adapter does not fit this configuration ({listed}). Load it with the config.json it was saved with."
+        )
+    _peft().set_peft_model_state_dict(backbone, state, adapter_name=_NAME)
+
+
+def save_adapter(
+    folder: str | os.PathLike,
+    backbone: nn.Module,
+    config: UtteranceEncoderConfig,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+):
+    """Write LoRA's weights, or those of a state dict of the backbone's, and settings to `adapter/` in the folder."""
+    folder = os.path.join(folder, ADAPTER)
+    os.makedirs(folder, exist_ok=True)
+    state = adapter_state(backbone, state_dict)
+    save_file(
+        {f"{_prefix(config)}{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        os.path.join(folder, _WEIGHTS),
+        metadata={"format": "pt"},
+    )
+    settings = copy.deepcopy(backbone.peft_config[_NAME])
+    settings.base_model_name_or_path = config.backbone
+    settings.inference_mode = True
+    settings.target_modules = config.lora_targets
+    if inside := _prefix(config).removeprefix("base_model.model."):
+        settings.target_modules = f"{re.escape(inside)}({config.lora_targets})"
+    settings.save_pretrained(folder)
+
+
+def read_adapter(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The weights that `save_adapter` wrote."""
+    return _load(os.path.join(folder, ADAPTER, _WEIGHTS))
+
+
+def fetch_adapter(name: str | os.PathLike, hub: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    r"""
+    The same from a folder or from the Hub.
+
+    Raises:
+        OSError: if there is none.
+    """
+    subfolder = "/".join(part for part in (hub.get("subfolder") or "", ADAPTER) if part)
+    options = {**hub, "subfolder": subfolder, "_raise_exceptions_for_missing_entries": False}
+    path = cached_file(name, _WEIGHTS, **options)
+    if path is None:
+        raise OSError(
+            f"'{name}' says that it was trained with LoRA, but has no {subfolder}/{_WEIGHTS}; save or push it whole"
+        )
+    return _load(path)
+
+
+def _load(path: str) -> dict[str, torch.Tensor]:
+    check_kinds(path)
+    return load_file(path)
+
+
+def _prefix(config: UtteranceEncoderConfig) -> str:
+    """Where the backbone is in the model that its name loads: of Whisper it is the encoder."""
+    return "base_model.model." + ("encoder." if config.backbone_config.model_type == "whisper" else "")
+
+
+def _reached(backbone: nn.Module, pattern: str) -> list[str]:
+    names = [name for name, _ in backbone.named_modules()]
+    end = time.monotonic() + _SECONDS
+    try:
+        compiled = regex.compile(pattern)
+        return [name for name in names if compiled.fullmatch(name, timeout=max(1e-3, end - time.monotonic()))]
+    except TimeoutError as error:
+        raise InputError(
+            f"lora_target_modules '{pattern}' takes more than {_SECONDS:.0f} seconds to match: repeat nothing that is repeated already"
+        ) from error
+    except (regex.error, RecursionError) as error:
+        raise InputError(f"lora_target_modules '{pattern}' is not a regular expression: {error}") from error
+
+
+def _peft():
+    try:
+        import peft
+    except ImportError as error:
+        if error.name != "peft":
+            raise MissingLibraryError(
+                f"LoRA needs peft, and the one installed cannot be imported: {error}. pip install -U peft"
+            ) from error
+        raise MissingLibraryError("LoRA needs peft: pip install peft") from None
+    return peft

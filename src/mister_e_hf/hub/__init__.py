@@ -1,0 +1,1 @@
+"""A checkpoint folder: written, described, loaded, pushed."""

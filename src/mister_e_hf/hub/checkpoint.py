@@ -1,0 +1,301 @@
+"""The checkpoint folder: writing it and pushing it."""
+
+import contextlib
+import copy
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..base.errors import InputError, reading, short
+from ..base.yaml_files import read_yaml
+from .loading import check_weight_files, is_local, read_json
+from .model_card import REPOSITORY, model_card
+
+logger = logging.get_logger(__name__)
+
+# Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
+PUSHED_FILES = [
+    "config.json",
+    "model.safetensors",
+    "*.py",
+    "README.md",
+    "training.yaml",
+    "results.json",
+    "confusion.png",
+]
+# Of an encoder: its code stands once, beside stage 2's, where remote code is looked up.
+ENCODER_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+]
+_ENCODERS = ("speech_encoder", "text_encoder")
+
+
+def save_checkpoint(
+    folder: str | Path,
+    model: PreTrainedModel,
+    recipe: dict | None = None,
+    results: dict | None = None,
+    encoders: Mapping[str, Path] | None = None,
+) -> Path:
+    r"""
+    Write a model's checkpoint folder: weights, configuration, the code that loads it without this package, the recipe that made
+    it and a card made from its results. Each file is replaced whole.
+
+    Args:
+        folder: made where it is not there; other files in it stay.
+        model: the trained model.
+        recipe: goes to `training.yaml`; without it, one that stands there stays.
+        results: as `results.json` holds them, for the card.
+        encoders: folders of stage 1's encoders by modality; each becomes `speech_encoder/` or `text_encoder/`.
+    """
+    folder = Path(folder)
+    unfinished = folder / ".unfinished-model"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    model.save_pretrained(unfinished)
+    if recipe is not None:
+        (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    has_picture = (folder / "confusion.png").is_file()
+    card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_picture)
+    (unfinished / "README.md").write_text(str(card), encoding="utf-8")
+    for modality, source in (encoders or {}).items():
+        _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
+    for name in _ENCODERS:
+        if (unfinished / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+    # config.json last: with it the folder counts as a model
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        os.replace(path, folder / path.name)
+    unfinished.rmdir()
+    return folder
+
+
+def _copy_encoder(source: Path, folder: Path, name: str):
+    for path in _matching(source, ENCODER_FILES):
+        target = folder / name / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)  # one file of many gigabytes is enough; in the cache it is behind a link
+        except OSError:
+            shutil.copyfile(path, target)
+    for path in source.glob("*.py"):
+        shutil.copyfile(path, folder / path.name)
+
+
+def _matching(folder: Path, names: list[str]) -> list[Path]:
+    return [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
+
+
+def push_checkpoint(
+    folder: str | Path,
+    repo_id: str,
+    commit_message: str | None = None,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    base_models: Mapping[str, str] | None = None,
+) -> str:
+    r"""
+    Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id.
+
+    Args:
+        base_models: by modality, the Hub id of the encoder's base model, recorded in place of a folder of this machine.
+
+    Raises:
+        InputError: if nobody else could load an encoder, since its base model is a folder of this machine; if the recipe or the card cannot be
+            read; or if the Hub cannot be reached.
+        OSError: naming the weights that are missing or damaged.
+    """
+    contents, api = pushed_contents(folder, base_models), HfApi(token=token)
+    with _reaching_the_hub():
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if "README.md" in contents:  # the folder on disk cannot know where it goes
+            card = contents["README.md"]
+            card = card if isinstance(card, bytes) else card.read_bytes()
+            contents["README.md"] = card.replace(REPOSITORY.encode(), repo_id.encode())
+        api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in contents.items()],
+            commit_message=commit_message or "Add MiSTER-E checkpoint",
+            revision=revision,
+        )
+    return repo_id
+
+
+def check_repository(repo_id: str):
+    """Whether a repository can have that name; InputError where it cannot."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"'{short(repo_id)}' cannot be the name of a repository: expected ORG/NAME ({short(error)})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _reaching_the_hub() -> Iterator[None]:
+    try:
+        yield
+    except HfHubHTTPError:  # it was reached, and says why not
+        raise
+    except Exception as error:
+        # By name: which library speaks HTTP depends on the version of huggingface_hub.
+        if {"TransportError", "ConnectionError", "Timeout"} & {kind.__name__ for kind in type(error).__mro__}:
+            raise InputError(f"The Hub cannot be reached, so nothing was pushed ({short(error)})") from error
+        raise
+
+
+def checkpoint_files(folder: str | Path) -> dict[str, int]:
+    """The files of a checkpoint folder that a push sends, and how many bytes each has here."""
+    return {name: path.stat().st_size for name, path in _pushed(Path(folder)).items()}
+
+
+def card_claims(contents: Mapping[str, Path | bytes]) -> dict[str, Any]:
+    """
+    What the metadata of the card among [`pushed_contents`] says to everybody: `model_name`, `license`, `base_model`,
+    `scores`; empty without a card.
+    """
+    card = contents.get("README.md")
+    if card is None:
+        return {}
+    data = (ModelCard(card.decode()) if isinstance(card, bytes) else _card(card)).data
+    scores = [
+        f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
+        for found in data.eval_results or ()
+    ]
+    return {**{name: data.get(name) for name in ("model_name", "license", "base_model")}, "scores": scores}
+
+
+def _card(path: Path) -> ModelCard:
+    with reading(path, "a model card"):
+        return ModelCard.load(path)
+
+
+def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = None) -> dict[str, Path | bytes]:
+    """What a push sends, by name: a file as it is, or its content where a path of this machine is left out of it. See [`push_checkpoint`]."""
+    paths, base_models = _pushed(Path(folder)), base_models or {}
+    check_weight_files(folder)
+    contents: dict[str, Path | bytes] = dict(paths)
+    recipe = read_yaml(paths["training.yaml"]) if "training.yaml" in paths else {}
+    if not isinstance(recipe, dict):
+        raise InputError(f"'{paths['training.yaml']}' must hold sections, got {short(repr(recipe), 80)}")
+    stored = copy.deepcopy(recipe)
+    for name in _ENCODERS:
+        modality = name.partition("_")[0]
+        if f"{name}/config.json" in paths:
+            check_weight_files(folder, name)
+        else:
+            if modality in base_models:
+                raise InputError(f"'{folder}' has no {name}/ whose base model could be '{base_models[modality]}'")
+            continue
+        config = read_json(paths[f"{name}/config.json"])
+        if config.get("tuning") == "lora" and f"{name}/adapter/adapter_model.safetensors" not in paths:
+            raise InputError(f"'{folder}/{name}' has no adapter/adapter_model.safetensors; save the encoder again")
+        backbone = config.get("backbone")
+        local = isinstance(backbone, str) and is_local(backbone)
+        given = base_models.get(modality)
+        if local and given is None and config.get("tuning") != "full" and not config.get("save_backbone"):
+            raise InputError(
+                f"The base model of {name}/ is a folder of this machine, '{backbone}', which nobody else can load. Name the same model on the Hub with "
+                f"--base_model {modality}=ORGANISATION/NAME, or save the encoder with save_backbone=True."
+            )
+        if local or given is not None:
+            public = given or Path(backbone).name
+            config |= {"backbone": public, "backbone_revision": None}
+            if isinstance(config.get("backbone_config"), dict) and "_name_or_path" in config["backbone_config"]:
+                config["backbone_config"] |= {"_name_or_path": public}
+            contents[f"{name}/config.json"] = _json(config)
+            adapter = f"{name}/adapter/adapter_config.json"
+            if adapter in paths:
+                contents[adapter] = _json(read_json(paths[adapter]) | {"base_model_name_or_path": public})
+            if isinstance(recipe.get(name), dict) and "backbone" in recipe[name]:
+                recipe[name] |= {"backbone": public, "backbone_revision": None}
+    corpus = recipe.get("corpus")
+    if isinstance(corpus, dict) and isinstance(corpus.get("path"), str) and is_local(corpus["path"]):
+        corpus["path"] = Path(corpus["path"]).name
+    if recipe != stored:
+        contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
+    if base_models and "README.md" in paths:
+        card = _card(paths["README.md"])
+        named = card.data.base_model or ()
+        named = [named] if isinstance(named, str) else named
+        card.data.base_model = sorted({*map(str, named), *base_models.values()})
+        contents["README.md"] = str(card).encode()
+    return contents
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _pushed(folder: Path) -> dict[str, Path]:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"'{folder}' is not a checkpoint folder: it has no config.json")
+    paths = _matching(folder, PUSHED_FILES)
+    for name in _ENCODERS:
+        paths += _matching(folder / name, ENCODER_FILES)
+    return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
+    """Push a model as a checkpoint folder, with the recipe, results and encoders that it was loaded with; returns the repository's id."""
+    source = _source(model)
+    with tempfile.TemporaryDirectory() as folder:
+        recipe, results, encoders = None, None, {}
+        if source is not None and (source / "training.yaml").is_file():
+            recipe = read_yaml(source / "training.yaml")
+        if source is not None:
+            for name in {"results.json", "confusion.png"} & {path.name for path in source.iterdir()}:
+                shutil.copyfile(source / name, Path(folder) / name)
+            if (source / "results.json").is_file():
+                results = read_json(source / "results.json")
+            encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
+        save_checkpoint(folder, model, recipe, results, encoders)
+        if not encoders:
+            logger.warning(
+                f"'{repo_id}' gets no encoders, so a pipeline on it takes vectors alone: the model was "
+                + (
+                    "not loaded from a checkpoint folder"
+                    if source is None
+                    else f"loaded from '{source}', which has none"
+                )
+                + ". `mister-e push` sends a whole folder."
+            )
+        return push_checkpoint(folder, repo_id, *options)
+
+
+def _source(model: PreTrainedModel) -> Path | None:
+    """The folder that a model was loaded from; of one from the Hub, what is beside its weights."""
+    name = model.config._name_or_path
+    if not name or Path(name).is_dir():
+        return Path(name) if name else None
+    files = ["training.yaml", "results.json", "confusion.png", *(f"{encoder}/*" for encoder in _ENCODERS)]
+    return Path(snapshot_download(name, allow_patterns=files, **getattr(model, "hub_options", {})))

@@ -1,0 +1,1 @@
+"""Raw dialogues become emotions."""

@@ -1,0 +1,210 @@
+"""Recordings and tables of turns in, lines of emotions out: what `mister-e predict` does."""
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..base import progress
+from ..base.errors import InputError, short
+from ..media.subtitles import SUBTITLES, read_subtitles
+from ..media.text_files import read_text, split_lines, text_of_name
+
+logger = logging.getLogger(__name__)
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)  # of a model on the Hub
+_SPEAKER = re.compile(r"([^:]{1,40}):\s+(\S.*)")
+
+
+def predict_dialogues(
+    source: str | Path,
+    model: str,
+    segments: str | Path | None = None,
+    columns: dict[str, str] | None = None,
+    revision: str | None = None,
+    device: str | None = None,
+    **options: Any,
+) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    r"""
+    Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder
+    or table as [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order`
+    in the order of its rows.
+
+    Args:
+        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; a `.txt`
+            file; or a folder, table or subtitle file.
+        model: checkpoint folder or id on the Hub.
+        segments: SRT or WebVTT file with the turns of the recording.
+        columns: the table's own names of the fields.
+        revision: branch, tag or commit of the model.
+        device: to run on; by default the first accelerator.
+        options: of [`ConversationEmotionPipeline`].
+
+    Returns:
+        the classes of the model; and an iterator over the turns in order, each a dictionary of `dialogue`, `turn`,
+        what is known of `start`, `end` and `text`, and what the pipeline gives. Closing it removes its temporary
+        files.
+
+    Raises:
+        FileNotFoundError: if there is no such source.
+        InputError: for a source, model or device that cannot be used, before anything is loaded; later naming dialogue
+            and turn.
+    """
+    source = Path(source)
+    segments = check_source(source, segments, columns)
+    check_model(model, revision)
+    # before anything heavy is imported
+    from transformers import pipeline
+
+    from ..models.mister_e.configuration_mister_e import TASK
+    from .stored_stages import load_model
+
+    if device is not None:
+        check_device(device)
+    options = {name: value for name, value in options.items() if value is not None}
+    loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
+    erc = pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
+    if segments is not None:
+        dialogues = _recording(source, segments)
+    else:
+        dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns)
+    return list(loaded.config.id2label.values()), _predicted(erc, dialogues)
+
+
+def check_source(
+    source: str | Path, segments: str | Path | None = None, columns: dict[str, str] | None = None
+) -> Path | None:
+    r"""
+    The subtitle file with the turns of a recording: the one given, or the one of its name beside it; None for a folder
+    or table.
+
+    Raises:
+        FileNotFoundError: if the source or the subtitle file is not there.
+        InputError: if a recording has no subtitle file, or several; for subtitles or columns beside what does not take
+            them.
+    """
+    from ..corpora.recordings import MEDIA, files_in, recording_of
+
+    source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
+    if columns and _is_transcript(source):
+        raise InputError(f"--columns are of a table, and '{source}' is a transcript")
+    if segments is None and not (source.is_file() and source.suffix.lower() in MEDIA):
+        return None
+    if not source.is_file() or source.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet", ".txt", *SUBTITLES):
+        raise InputError(f"--segments are the turns of a recording, and '{source}' is not one")
+    if columns:
+        raise InputError(f"--columns are of a table, and '{source}' is a recording")
+    if segments is not None:
+        if not Path(segments).is_file():
+            raise FileNotFoundError(f"No subtitles at '{segments}'")
+        return Path(segments)
+    subtitles = [path for path in files_in(source.parent) if path.suffix.lower() in SUBTITLES]
+    found = [path for path in subtitles if recording_of(path, [source])]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"'{source}' has several subtitle files beside it ({names}); choose one with --segments")
+    if not found:
+        raise InputError(
+            f"'{source}' is a recording, and a recording needs its turns: --segments {source.stem}.srt, or a subtitle file of that name beside it"
+        )
+    return found[0]
+
+
+def check_model(model: str | Path, revision: str | None = None):
+    r"""
+    Raises:
+        InputError: for what can be neither a checkpoint folder nor an id on the Hub, and for a revision of a folder.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"--revision is of a model on the Hub, and '{model}' is a folder")
+        if not (path / "config.json").is_file():
+            raise InputError(f"'{model}' is not a checkpoint: it has no config.json")
+        return
+    if path.exists():
+        raise InputError(f"'{model}' is a file; expected a checkpoint folder, or an id on the Hub")
+    if not _ID.fullmatch(str(model)) or Path(str(model).partition("/")[0]).is_dir():
+        raise InputError(f"There is no checkpoint folder '{model}'")
+
+
+def check_transcriber(transcriber: str | None):
+    r"""
+    Raises:
+        InputError: for what can be neither a model's folder nor an id on the Hub.
+    """
+    if transcriber is None or Path(transcriber).is_dir():
+        return
+    if Path(transcriber).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", transcriber, re.ASCII):
+        raise InputError(f"--transcriber: there is no model '{transcriber}'; expected a folder, or an id on the Hub")
+
+
+def check_device(device: str):
+    r"""
+    Raises:
+        InputError: for what is not a device of this machine, with those that are.
+    """
+    import torch
+
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        kind, count = torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
+        there += [kind, *(f"{kind}:{number}" for number in range(count))]
+    if str(device) not in there:
+        raise InputError(f"--device '{device}': this machine has {', '.join(there)}")
+
+
+def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
+    with progress.bar("predicting", None, "vectors") as bar:
+        erc._encoders.on_vectors = bar.update
+        for name, turns in dialogues:
+            found = erc({"dialogue_id": name, "utterances": turns})
+            for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
+                known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
+                yield {"dialogue": name, "turn": number, **known, **answer}
+
+
+def _recording(source: Path, segments: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    yield text_of_name(source.name), [{"audio": str(source)} | cue for cue in read_subtitles(segments)]
+
+
+def _is_transcript(source: Path) -> bool:
+    return source.is_file() and source.suffix.lower() == ".txt"
+
+
+def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    lines = [line.strip() for line in split_lines(read_text(source)) if line.strip()]
+    if not lines:
+        raise InputError(f"'{source}' has no turns; expected one in each line")
+    spoken = [_SPEAKER.fullmatch(line) for line in lines]
+    if len(lines) > 1 and all(spoken):
+        names = sorted({found[1] for found in spoken})
+        logger.warning(
+            "'%s': what is before the first colon of each line is taken for the speaker: %s",
+            source,
+            short(", ".join(names), 100),
+        )
+        lines = [found[2] for found in spoken]
+    yield text_of_name(source.stem), [{"text": line} for line in lines]
+
+
+def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    from ..corpora.dialogue_folder import DialogueFolder  # needs datasets, which one recording does not
+    from ..corpora.sources import stored_sound
+
+    with tempfile.TemporaryDirectory() as cache:
+        builder = DialogueFolder(source, columns=columns, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache)
+        for dialogues in builder.read(Path(builder.config.data_dir)).values():
+            for dialogue in dialogues:
+                turns = dialogue["utterances"]
+                yield (
+                    dialogue["dialogue_id"],
+                    [
+                        turn | {"audio": None if turn["audio"] is None else stored_sound(turn["audio"])}
+                        for turn in turns
+                    ],
+                )

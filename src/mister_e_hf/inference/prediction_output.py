@@ -1,0 +1,153 @@
+"""Predicted turns as a file, by the ending of its name, as lines of JSON, and as a table on a terminal."""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import InputError
+from ..base.files import write_atomically
+from ..base.plain_text import for_csv, for_terminal
+
+FIELDS = {"dialogue": "string", "turn": "int64", "start": "float64", "end": "float64"}
+FIELDS |= {"text": "string", "label": "string", "score": "float64"}
+
+_AT_ONCE = 10_000  # rows of a Parquet row group
+_NARROWEST = 20  # columns of a terminal for the text of a turn
+# What ends a line for some readers though JSON allows it within one, what a terminal may obey, and half of a surrogate
+# pair.
+_NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+Lines = Iterable[Mapping[str, Any]]
+
+
+def check_format(path: str | Path) -> str:
+    r"""
+    The format of a file: the ending of its name, `.jsonl` where there is none.
+
+    Raises:
+        InputError: for another ending.
+    """
+    ending = Path(path).suffix.lower() or ".jsonl"
+    if ending not in _WRITERS:
+        raise InputError(f"'{path}' must end in one of {', '.join(_WRITERS)}, which says its format")
+    return ending
+
+
+def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> int:
+    r"""
+    Write predicted turns, the file whole or not at all.
+
+    JSON lines hold all that was found. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label
+    and score, and one of each class's probability under the name of the class, empty where `top_k` left it out.
+
+    Args:
+        lines: as [`predict_dialogues`] gives them.
+        labels: the classes.
+        path: the file.
+
+    Returns:
+        how many turns were written.
+
+    Raises:
+        InputError: for a name with another ending than `.csv`, `.tsv`, `.jsonl`, `.json`, `.ndjson` or `.parquet`.
+        OSError: naming the file, if it cannot be written.
+    """
+    write, count = _WRITERS[check_format(path)], 0
+
+    def counted() -> Iterator[Mapping[str, Any]]:
+        nonlocal count
+        for line in lines:
+            count += 1
+            yield line
+
+    write_atomically(path, lambda partial: write(counted(), list(labels), partial))
+    return count
+
+
+def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
+    """
+    One line whatever its texts hold: what readers or terminals take for more than a character is escaped. A number
+    that is not finite raises.
+    """
+    text = json.dumps(line, ensure_ascii=ascii_only, allow_nan=False)
+    return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def turn_table(turns: Sequence[Mapping[str, Any]], width: int = 80) -> str:
+    r"""
+    The turns of one dialogue for a terminal.
+
+    Args:
+        turns: of [`predict_dialogues`], at least one.
+        width: of the terminal; longer texts are cut, which `…` shows.
+    """
+    timed = any(turn.get("start") is not None or turn.get("end") is not None for turn in turns)
+    longest = max(len("emotion"), *(len(for_terminal(turn["label"])) for turn in turns))
+    rows = [("turn", *(("start", "end") if timed else ()), "emotion".ljust(longest), "score", "text")]
+    for turn in turns:
+        times = [f"{turn[name]:.2f}" if turn.get(name) is not None else "" for name in ("start", "end")]
+        text = for_terminal(" ".join((turn.get("text") or "").split()))
+        label = for_terminal(turn["label"]).ljust(longest)
+        rows.append((str(turn["turn"]), *(times if timed else ()), label, f"{turn['score']:.2f}", text))
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+    room = max(_NARROWEST, width - sum(widths) - 2 * len(widths))
+    shown = [f"dialogue {for_terminal(turns[0]['dialogue'])}"]
+    for *cells, text in rows:
+        text = text if len(text) <= room else f"{text[: room - 1]}…"
+        cells = [cell.rjust(size) for cell, size in zip(cells, widths, strict=True)]
+        shown.append("  ".join([*cells, text]).rstrip())
+    return "\n".join(shown)
+
+
+def _write_json_lines(lines: Lines, labels: list[str], path: Path):
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(json_line(line) + "\n")
+
+
+def _write_delimited(delimiter: str) -> Callable[[Lines, list[str], Path], None]:
+    def write(lines: Lines, labels: list[str], path: Path):
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+            table.writerow(map(for_csv, _columns(labels)))
+            for line in lines:
+                table.writerow("" if cell is None else for_csv(cell) for cell in _cells(line, labels))
+
+    return write
+
+
+def _write_parquet(lines: Lines, labels: list[str], path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = [*FIELDS.values(), *["float64"] * len(labels)]
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in zip(_columns(labels), kinds, strict=True)])
+    with pq.ParquetWriter(path, schema) as table:
+        rows = []
+
+        def write():
+            columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)]
+            table.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            rows.clear()
+
+        for line in lines:
+            rows.append(_cells(line, labels))
+            if len(rows) == _AT_ONCE:
+                write()
+        write()
+
+
+def _columns(labels: list[str]) -> list[str]:
+    return [*FIELDS, *(f"{label} (class)" if label in FIELDS else label for label in labels)]
+
+
+def _cells(line: Mapping[str, Any], labels: list[str]) -> list[Any]:
+    return [line.get(name) for name in FIELDS] + [line["scores"].get(label) for label in labels]
+
+
+_WRITERS = {".jsonl": _write_json_lines, ".json": _write_json_lines, ".ndjson": _write_json_lines}
+_WRITERS |= {".csv": _write_delimited(","), ".tsv": _write_delimited("\t"), ".parquet": _write_parquet}

@@ -1,0 +1,262 @@
+"""What users, tables and data sets give for a dialogue -> its turns, each field checked, nothing passed over."""
+
+import difflib
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..base.errors import InputError, short
+from ..media.audio_objects import as_array
+from ..media.subtitles import read_subtitles
+from ..media.transcripts import transcript
+
+_TURN = ("audio", "sampling_rate", "start", "end", "text", "speech_embedding", "text_embedding")
+_OTHERS = ("utterance_id", "speaker", "emotion", "sentiment", "duration")  # of a corpus's rows: not read here
+_AUDIO = ("path", "bytes", "array", "sampling_rate")
+_RECORDING = ("audio", "segments", "sampling_rate")
+_ROW = ("utterances", "dialogue_id")
+# What others call a field.
+_SYNONYMS = {
+    "text": "transcript transcription sentence utterance words content message caption subtitle",
+    "audio": "path file filename file_name wav sound speech recording raw array bytes waveform clip video",
+    "start": "begin from onset start_time starttime start_seconds",
+    "end": "stop to offset end_time endtime end_seconds",
+    "sampling_rate": "sample_rate samplerate sr rate",
+    "speech_embedding": "speech_features speech_vector audio_embedding audio_features",
+    "text_embedding": "text_features text_vector embedding",
+    "segments": "subtitles srt vtt cues turns",
+    "utterances": "turns dialogue conversation messages",
+    "array": "raw samples data waveform",
+    "path": "file filename file_name audio",
+}
+_HOW = 'a list of turns, such as [{"text": "You did what?"}, {"audio": "2.wav", "text": "Never."}]'
+
+
+@dataclass
+class Turn:
+    """One turn as it was given. `name` says where it was, for messages, and `dialogue` in which."""
+
+    name: str
+    dialogue: str
+    audio: Any = None
+    sampling_rate: int | None = None
+    start: float | None = None
+    end: float | None = None
+    text: str | None = None
+    speech_embedding: Any = None
+    text_embedding: Any = None
+    transcribed: bool = False
+
+
+def is_dialogue(inputs: Any) -> bool:
+    """Whether it is one dialogue rather than many."""
+    if isinstance(inputs, Mapping):
+        return True
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
+        return not {"segments", "utterances"} & set(inputs[0])
+    return False
+
+
+def split_slice(inputs: Any) -> Any:
+    """
+    A slice of a `datasets.Dataset`, which is a dictionary of columns, as a list of its rows; anything else as it is.
+    """
+    columns = isinstance(inputs, Mapping) and inputs.get("utterances")
+    if isinstance(columns, list) and columns and not any(isinstance(turns, Mapping) for turns in columns):
+        return _rows(inputs, "the slice")
+    return inputs
+
+
+def check_dialogues(inputs: Any):
+    r"""
+    Raises:
+        InputError: for what is not something to take dialogues from, with what is.
+    """
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], str | os.PathLike):
+        raise InputError(
+            f"Expected a dialogue, {_HOW}; got a list of strings, which may be texts or paths: "
+            f'{short(repr(inputs[0]), 60)} is {{"text": ...}} or {{"audio": ...}}'
+        )
+    if isinstance(inputs, str | bytes | np.ndarray | torch.Tensor) or not _is_iterable(inputs):
+        raise InputError(
+            f"Expected a dialogue, {_HOW}, or many of them; got {type(inputs).__name__}. One recording: "
+            '{"audio": path, "segments": [(start, end), ...]}'
+        )
+
+
+def _is_iterable(inputs: Any) -> bool:
+    try:
+        iter(inputs)  # also what is indexed from 0 on, as transformers' own data sets are
+    except TypeError:
+        return False
+    return True
+
+
+def read_dialogue(inputs: Any, name: str) -> list[Turn]:
+    r"""
+    The turns of one dialogue: a list of them, a row of a corpus, or a recording with its segments.
+
+    Raises:
+        InputError: naming dialogue, turn and field.
+    """
+    if isinstance(inputs, Mapping) and "utterances" in inputs:
+        _refuse_unknown(inputs, _ROW, name)
+        if inputs.get("dialogue_id") is not None:
+            name = f"dialogue '{short(inputs['dialogue_id'], 60)}'"
+        inputs = inputs["utterances"]
+        if isinstance(inputs, Mapping) and "segments" not in inputs:
+            inputs = _rows(inputs, f"{name}, utterances")
+    if isinstance(inputs, Mapping):
+        inputs = _stretches(inputs, name)
+    inputs = getattr(inputs, "messages", inputs)  # what transformers makes of turns that look like those of a chat
+    if not isinstance(inputs, list | tuple) or not all(isinstance(turn, Mapping) for turn in inputs):
+        raise InputError(
+            f"{name} must be a list of turns, each a dictionary with audio, text or both; got {inputs!r:.80}"
+        )
+    if not inputs:
+        raise InputError(f"{name} has no turns")
+    return [read_turn(turn, f"{name}, turn {number}", name) for number, turn in enumerate(inputs)]
+
+
+def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
+    r"""
+    One turn; text that shows nothing counts as missing.
+
+    Raises:
+        InputError: naming turn and field.
+    """
+    if not isinstance(given, Mapping):
+        raise InputError(f'{name} must be a dictionary such as {{"text": "Never."}}; got {given!r:.80}')
+    _refuse_unknown(given, _TURN, name, also=_OTHERS)
+    turn = Turn(name, dialogue, **{field: given[field] for field in _TURN if field in given})
+    turn.text = _text(turn.text, name)
+    for field in ("sampling_rate", "start", "end"):
+        value = getattr(turn, field)
+        if value is not None and (not isinstance(value, Real) or isinstance(value, bool | np.bool_)):
+            raise InputError(f"{name}: {field} must be a number or None, got {value!r:.80}")
+    turn.audio = _audio(turn.audio, turn.sampling_rate, name)
+    if turn.audio is None and (turn.start is not None or turn.end is not None) and "utterance_id" not in given:
+        raise InputError(f"{name} has start or end, but no audio")
+    if isinstance(turn.audio, np.ndarray):
+        if turn.sampling_rate is None:
+            raise InputError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
+        if not math.isfinite(turn.sampling_rate) or turn.sampling_rate != int(turn.sampling_rate):
+            raise InputError(f"{name}: sampling_rate must be a whole number of Hz, got {turn.sampling_rate}")
+    return turn
+
+
+def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
+    r"""
+    A vector (width,) in float32.
+
+    Raises:
+        InputError: for another shape, and for numbers that are not finite or too large to compute with.
+    """
+    array = as_array(given, name)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
+    if array.shape != (width,):
+        raise InputError(f"{name} must have shape ({width},), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity")
+    with np.errstate(over="ignore"):
+        numbers = array.astype(np.float32)
+        if not np.isfinite(numbers @ numbers):
+            raise InputError(
+                f"{name} has numbers up to {np.abs(array).max():.3g}, which are too large to compute with in 32 bits"
+            )
+    return torch.from_numpy(numbers)
+
+
+def _refuse_unknown(given: Mapping, known: Sequence[str], name: str, also: Sequence[str] = ()):
+    for field in given:
+        if field not in known and field not in also:
+            nearest = _nearest(field, known)
+            hint = f"; did you mean '{nearest}'?" if nearest else f"; known are {', '.join(known)}"
+            raise InputError(f"{name} has the unknown field {field!r:.60}{hint}")
+
+
+def _nearest(field: Any, known: Sequence[str]) -> str | None:
+    """The known field that was probably meant: spelled otherwise, called otherwise, or mistyped."""
+    plain = str(field)[:60].strip().lower().replace(" ", "_").replace("-", "_")
+    for name in known:
+        if plain == name or plain in _SYNONYMS.get(name, "").split():
+            return name
+    return next(iter(difflib.get_close_matches(plain, known, n=1)), None)
+
+
+def _rows(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """A dictionary of lists as a list of dictionaries."""
+    lengths = {field: len(values) if isinstance(values, list) else None for field, values in columns.items()}
+    if None in lengths.values() or len(set(lengths.values())) != 1:
+        raise InputError(f"{name} must be lists of equal length by field, got the lengths {lengths}")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    if isinstance(recording.get("text"), list):
+        raise InputError(
+            f"{name}: a dictionary of lists is not a dialogue; give {_HOW}. With datasets: "
+            "[row for row in dataset] in place of a slice"
+        )
+    if set(recording) - set(_RECORDING) or not {"audio", "segments"} <= set(recording):
+        meant = {field: _nearest(field, _RECORDING + _ROW) for field in recording if field not in _RECORDING}
+        hints = [f"{field!r:.60} may be '{nearest}'" for field, nearest in meant.items() if nearest]
+        raise InputError(
+            f"{name}: a recording is a dictionary with audio, segments and, for an array, sampling_rate; got "
+            f"{short(sorted(map(str, recording)))}. One turn alone is a list of one turn"
+            + "".join(f"; {hint}" for hint in hints)
+        )
+    segments = recording["segments"]
+    if isinstance(segments, str | os.PathLike):
+        try:
+            segments = read_subtitles(segments)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
+    if not isinstance(segments, Iterable) or isinstance(segments, Mapping):
+        raise InputError(
+            f"{name}: segments must be the path of an SRT or WebVTT file, or a list; got {segments!r:.80}"
+        )
+    # Once for all turns, not once for each.
+    rate = recording.get("sampling_rate")
+    whole = {"audio": _audio(recording["audio"], rate, name), "sampling_rate": rate}
+    turns = []
+    for number, segment in enumerate(segments):
+        if isinstance(segment, list | tuple) and len(segment) in (2, 3):
+            segment = dict(zip(("start", "end", "text"), segment, strict=False))
+        if not isinstance(segment, Mapping) or not {"start", "end"} <= set(segment):
+            raise InputError(
+                f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got {segment!r:.80}"
+            )
+        if own := {"audio", "sampling_rate"} & set(segment):
+            raise InputError(
+                f"{name}, segment {number} has {' and '.join(sorted(own))} of its own, beside the recording's"
+            )
+        turns.append(whole | dict(segment))
+    return turns
+
+
+def _text(text: Any, name: str) -> str | None:
+    if text is not None and not isinstance(text, str):
+        raise InputError(f"{name}: text must be a string or None, got {text!r:.80}")
+    return transcript(text, name)
+
+
+def _audio(audio: Any, rate: float | None, name: str) -> Any:
+    """Lists and tensors as arrays; None where a dictionary of `datasets` is empty."""
+    if isinstance(audio, Mapping):
+        _refuse_unknown(audio, _AUDIO, f"{name}: audio")
+        if all(audio.get(part) is None for part in ("path", "bytes", "array")):
+            return None
+        if None not in (rate, audio.get("sampling_rate")) and audio["sampling_rate"] != rate:
+            raise InputError(f"{name} has two sampling rates, {rate} and in audio {audio['sampling_rate']}")
+        if audio.get("array") is not None:
+            audio = dict(audio) | {"array": as_array(audio["array"], f"{name}: audio")}
+        return audio
+    return as_array(audio, f"{name}: audio") if isinstance(audio, list | np.ndarray | torch.Tensor) else audio

@@ -1,0 +1,167 @@
+"""Plot of a dialogue's emotions: a colour, a hatch and a word per turn along time, the gate's weights below."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..base.errors import InputError, MissingLibraryError, short
+from ..base.files import check_output, write_atomically
+from ..base.plain_text import for_plot
+from .predicted_turns import check_gates, check_turn, read_predictions
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; then the same with hatches.
+_COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
+_HATCHES = ["", "///", "...", "xxx"]
+# The colour that people expect of an emotion, where the dialogue's emotions leave it free.
+_EXPECTED = {
+    "#D55E00": "anger angry ang frustration frustrated fru mad",
+    "#999999": "neutral neu none",
+    "#F0E442": "joy happy happiness hap joyful positive",
+    "#0072B2": "sadness sad negative depressed",
+    "#009E73": "disgust disgusted dis",
+    "#CC79A7": "fear fearful fea scared anxious",
+    "#E69F00": "excited excitement exc",
+    "#56B4E9": "surprise surprised sur calm peaceful",
+}
+_GREYS = {"speech": "0.85", "text": "0.55", "fusion": "0.25"}
+_INCHES, _DPI = 11.0, 150
+_CHARACTER, _LINE = 0.085, 0.13  # inches that a letter of the size used is wide, and high
+_LETTERS, _NAMES = 30, 40  # of a label, and labels in the legend, that are shown
+
+
+def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
+    r"""
+    Draw one dialogue.
+
+    Args:
+        turns: what the pipeline gives for a dialogue, where known with `start` and `end` in seconds. Where every turn
+            has them the axis is time, else the number of the turn.
+        first: number of the first turn.
+
+    Returns:
+        a `matplotlib.figure.Figure`. A bar is as high as its emotion is probable; words stand where they fit.
+
+    Raises:
+        ImportError: without matplotlib, with what to install.
+        InputError: if there is no turn, or for one that is not as the pipeline gives it, naming turn and field.
+    """
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+        from matplotlib.text import Text
+    except ImportError:
+        raise MissingLibraryError("A plot needs matplotlib: pip install matplotlib") from None
+    if not turns:
+        raise InputError("There is no turn to draw")
+    for number, turn in enumerate(turns, first):
+        check_turn(turn, f"Turn {number}")
+    check_gates(turns, lambda number: f"Turn {number + first}")
+    timed = all(turn.get("start") is not None and turn.get("end") is not None for turn in turns)
+    numbers = [turn.get("turn", number) for number, turn in enumerate(turns, first)]
+    starts = [turn["start"] if timed else number - 0.5 for number, turn in zip(numbers, turns, strict=True)]
+    widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
+    experts = list(turns[0]["gate"])
+    styles = _styles({label for turn in turns for label in (*turn["scores"], turn["label"])})
+    figure = Figure(figsize=(_INCHES, 4.4), dpi=_DPI, layout="constrained")
+    emotions, gate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+
+    outline = "white" if len(turns) <= 200 else "none"
+    highest, span = (1.05, max(start + width for start, width in zip(starts, widths, strict=True)) - min(starts))
+    for start, width, turn in zip(starts, widths, turns, strict=True):
+        style, label = styles[turn["label"]], for_plot(turn["label"], _LETTERS)
+        emotions.bar(start, turn["score"], width, align="edge", edgecolor=outline, linewidth=0.5, gid="turn", **style)
+        room = 0.8 * _INCHES * width / span
+        upright = len(label) * _CHARACTER > room
+        if room > _LINE:
+            emotions.text(
+                start + width / 2,
+                turn["score"] + 0.02,
+                label,
+                ha="center",
+                va="bottom",
+                rotation=90 * upright,
+                fontsize=8,
+            )
+            highest = max(highest, turn["score"] + (0.06 * len(label) if upright else 0.1))
+    emotions.set_ylim(0, highest)
+    emotions.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    emotions.margins(x=0.01)
+    emotions.set_ylabel("probability")
+    shown = sorted({turn["label"] for turn in turns})
+    names = [for_plot(label, _LETTERS) for label in shown[:_NAMES]]
+    patches = [Patch(edgecolor="white", **styles[label]) for label in shown[:_NAMES]]
+    if len(shown) > _NAMES:
+        names.append(f"and {len(shown) - _NAMES} more")
+        patches.append(Patch(facecolor="none"))
+    legend = figure.legend(
+        patches, ["-"] * len(names), loc="outside upper center", ncols=min(len(names), 8), frameon=False
+    )
+    _name(legend, names)
+
+    below = [0.0] * len(turns)
+    for expert in experts:
+        weights = [turn["gate"][expert] for turn in turns]
+        grey = _GREYS.get(expert, "0.7")
+        gate.bar(starts, weights, widths, bottom=below, align="edge", color=grey, edgecolor=outline, linewidth=0.5)
+        below = [low + weight for low, weight in zip(below, weights, strict=True)]
+    gate.set_ylim(0, 1)
+    gate.set_ylabel("gate weight")
+    gate.set_xlabel("time, seconds" if timed else "turn")
+    patches = [Patch(color=_GREYS.get(expert, "0.7")) for expert in experts]
+    legend = gate.legend(patches, ["-"] * len(experts), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _name(legend, [for_plot(expert, _LETTERS) for expert in experts])
+    for text in figure.findobj(Text):
+        text.set_usetex(False)  # whatever this machine's settings are
+    return figure
+
+
+def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | None = None) -> tuple[Path, str, int]:
+    r"""
+    Draw one dialogue of the JSON lines that `mister-e predict` writes.
+
+    Args:
+        path: the lines.
+        out: the picture; its suffix (png, svg, pdf) is its format. By default the lines' name with `.png`.
+        dialogue: which one; by default the first.
+
+    Returns:
+        the picture's path, the dialogue's name, and how many dialogues the file holds.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        InputError: naming line and field, for a line that is not such; if there is no such dialogue; for a plot that
+            cannot be written there.
+    """
+    path = Path(path)
+    out = path.with_suffix(".png") if out is None else Path(out)
+    if out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"'{out}' must end in .png, .svg or .pdf, which says its format")
+    check_output(out, [path])
+    dialogues = read_predictions(path)
+    name = next(iter(dialogues)) if dialogue is None else dialogue
+    if name not in dialogues:
+        raise InputError(f"'{path}' has no dialogue '{name}'; it has {short(', '.join(list(dialogues)[:10]))}")
+    figure = timeline_figure(dialogues[name])
+    write_atomically(out, lambda partial: figure.savefig(partial, format=out.suffix[1:].lower()))
+    return out, name, len(dialogues)
+
+
+def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """A colour and hatch for each label, the same ones whatever their order."""
+    looks = [(colour, hatch) for hatch in _HATCHES for colour in _COLOURS]
+    expected = {name: colour for colour, names in _EXPECTED.items() for name in names.split()}
+    labels, taken = sorted(labels), {}
+    for label in labels:
+        colour = expected.get(label.strip().lower())
+        if colour is not None and (colour, "") not in taken.values():
+            taken[label] = colour, ""
+    free = [look for look in looks if look not in taken.values()]
+    for number, label in enumerate(label for label in labels if label not in taken):
+        taken[label] = free[number % len(free)]
+    return {label: {"facecolor": colour, "hatch": hatch} for label, (colour, hatch) in taken.items()}
+
+
+def _name(legend, names: list[str]):
+    """Given before, names that begin with an underscore would be left out."""
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)

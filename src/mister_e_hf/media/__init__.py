@@ -1,0 +1,1 @@
+"""Audio, subtitle and text files, read into arrays and turns."""

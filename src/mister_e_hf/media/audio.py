@@ -1,0 +1,387 @@
+"""Any sound file or array -> mono 16 kHz float32.
+
+soundfile reads what libsndfile knows (WAV, FLAC, OGG, Opus, MP3, AIFF, ...); any other container (MP4, M4A, WebM, ...) goes through
+PyAV, the extra `av`, and so does what was written to a pipe and does not say its length. A file is read in blocks and only between
+`start` and `end`, so that memory is bounded by the stretch asked for, whatever the file's length, rate and number of channels.
+"""
+
+import contextlib
+import functools
+import io
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ..base.errors import short
+from .audio_layout import NO_END, examine, rest_behind, says_length, text_at_the_start, without_tags
+from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
+
+logger = logging.getLogger(__name__)
+
+SAMPLING_RATE = 16_000
+MAX_SECONDS = 600.0
+
+_BLOCK_VALUES = 1 << 20
+_RATES = (1_000, 768_000)
+_SILENCE = 2.0**-15  # one step of 16-bit sound
+_LOUDEST = 4.0  # of full scale; what is beyond is of another scale
+_CANCELLED = 0.1  # of the loudest channel, what their sum must reach: one channel alone reaches all of it
+# What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run over.
+_TOLERANCE = 0.5
+_RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
+_JITTER = 0.1  # seconds by which the times of frames may be off before they tell of a gap or an overlap
+
+
+def load_audio(
+    source: Any,
+    sampling_rate: int | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    max_seconds: float = MAX_SECONDS,
+    name: str | None = None,
+) -> np.ndarray:
+    r"""
+    Read sound as mono 16 kHz float32. Channels are averaged; resampling is soxr's, high quality.
+
+    Args:
+        source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`, floating-point
+            samples from -1 to 1, or integers of their width; or what `datasets` gives: a dictionary `{"path": ..., "bytes": ...}` or
+            `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object with `get_all_samples`).
+        sampling_rate: of an array, a whole number of Hz.
+        start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default all.
+        max_seconds: the longest stretch taken, in seconds.
+        name: what to call the sound in messages where it is no file.
+
+    Returns:
+        (S,) float32, S samples of 1/16000 second.
+
+    Raises:
+        AudioError: a `ValueError` that says what is wrong with which file. Nothing is cut: a file that ends before its header or
+            `end` says, by more than half a second, or in which something follows the audio that was found, is an error too; and so are
+            samples beyond four times full scale, and channels that cancel each other.
+        ValueError: if the arguments make no sense.
+    """
+    check_stretch(start, end, max_seconds)
+    source, sampling_rate, name = resolve(source, sampling_rate, name)
+    if hasattr(source, "get_all_samples"):
+        name = name or "audio decoder"
+        array, sampling_rate, _ = resolve(*decode(source, start, end, max_seconds, name), name)
+        return _finish(
+            _array_blocks(array, sampling_rate, None, None, max_seconds, name), name, start, end, max_seconds
+        )
+    if isinstance(source, np.ndarray):
+        name = name or "array"
+        blocks = _array_blocks(source, sampling_rate, start, end, max_seconds, name)
+        return _finish(blocks, name, start, end, max_seconds)
+    if isinstance(source, bytes | bytearray | memoryview):
+        label, file, size = name or "sound given as bytes", io.BytesIO(source), len(source)
+    else:
+        path = Path(os.fspath(source))
+        label = f"'{path}'"
+        try:
+            if not path.is_file():  # nor opened: a pipe would wait, a device has no end
+                there = " (it is a folder, pipe or device)" if path.exists() else ""
+                raise AudioError(f"There is no sound file {label}{there}")
+            file, size = path.open("rb"), path.stat().st_size
+        except (OSError, ValueError) as error:
+            if isinstance(error, AudioError):
+                raise
+            raise AudioError(f"{label} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    with file:
+        if size == 0:
+            raise AudioError(f"{label} is empty (0 bytes)")
+        file = without_tags(file)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        return _finish(_file_blocks(file, label, size, start, end, max_seconds), label, start, end, max_seconds)
+
+
+def encode_flac(samples: np.ndarray) -> bytes:
+    """
+    Mono 16 kHz samples (S,) as the content of a 16-bit FLAC file; sound of 16 bits comes back bit-equal. Where the peak is above
+    full scale, all is scaled down to it rather than clipped.
+    """
+    peak = float(np.abs(samples).max(initial=0.0))
+    file = io.BytesIO()
+    soundfile.write(file, samples / peak if peak > 1 else samples, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _check_rate(rate: int, label: str):
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
+
+
+@functools.lru_cache(1024)  # a recording is read once for each of its turns
+def _remark(text: str):
+    logger.warning("%s", text)
+
+
+# Blocks: (rate, samples (S, channels) of the stretch), one after another.
+
+
+def _finish(blocks: Iterator, label: str, start: float | None, end: float | None, max_seconds: float) -> np.ndarray:
+    """Average the channels of the blocks, resample to 16 kHz and check the whole."""
+    stream, parts, read, rate = None, [], 0, SAMPLING_RATE
+    peak, level, channels = 0.0, 0.0, 1
+    lowest, highest = np.inf, -np.inf
+    for rate, block in blocks:
+        _check_rate(rate, label)
+        read, channels = read + len(block), block.shape[1]
+        if read > max_seconds * rate:
+            raise AudioError(too_long(label, read / rate, max_seconds, at_least=True))
+        if not np.isfinite(block).all():
+            raise AudioError(f"{label} holds NaN or infinity")
+        peak = max(peak, float(block.max()), -float(block.min()))
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"{label} has samples of {peak:.6g}, and full scale is 1: they are of another scale. Divide what was made from 16-bit "
+                "samples by 32768, or give it as int16"
+            )
+        block = _mono(block)
+        lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
+        level = max(highest, -lowest)
+        if rate != SAMPLING_RATE:
+            stream = stream or soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
+            block = stream.resample_chunk(block)
+        parts.append(block)
+    if stream is not None:
+        parts.append(stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+    stretch = (
+        ""
+        if start is None and end is None
+        else f" between {start or 0:g} s and {'its end' if end is None else f'{end:g} s'}"
+    )
+    if read == 0:
+        raise AudioError(f"{label} holds no samples{stretch}")
+    if end is not None and read / rate < end - (start or 0.0) - _TOLERANCE:
+        raise AudioError(
+            f"{label} ends at {(start or 0.0) + read / rate:.2f} s, but the stretch asked for at {end:g} s"
+        )
+    samples = np.concatenate(parts)
+    if peak > _SILENCE and level * channels < _CANCELLED * peak:
+        raise AudioError(
+            f"{label} is silent{stretch} once its {channels} channels are averaged: they cancel each other, though one has a peak of "
+            f"{peak:.3g}. Give one channel alone"
+        )
+    if not len(samples) or np.abs(samples).max() <= _SILENCE:
+        quiet = f": its peak is {peak:.2g} of full scale 1; if it was meant to be louder, it is of another scale"
+        raise AudioError(f"{label} is silent{stretch}{quiet * (peak > 0)}")
+    if read > 1 and highest - lowest <= _SILENCE:
+        raise AudioError(f"{label} is silent{stretch}: all its samples are {highest:.3g}")
+    return samples
+
+
+def _mono(block: np.ndarray) -> np.ndarray:
+    """(S, channels) -> (S,)"""
+    return np.ascontiguousarray(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1), dtype=np.float32)
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    """Integers of any width to -1 ... 1; of 8 bits without sign, silence is 128."""
+    if samples.dtype.kind == "f":
+        return samples
+    full = 2.0 ** (8 * samples.dtype.itemsize - 1)
+    return samples / full - (samples.dtype.kind == "u")
+
+
+def _array_blocks(
+    array: np.ndarray, rate: int, start: float | None, end: float | None, max_seconds: float, label: str
+) -> Iterator:
+    _check_rate(rate, label)
+    array = np.atleast_2d(array)[:, round((start or 0.0) * rate) : None if end is None else round(end * rate)]
+    frames = array.shape[1]
+    if frames > max_seconds * rate:
+        raise AudioError(too_long(label, frames / rate, max_seconds))
+    wide, peak, low = array.dtype.kind == "i" and array.dtype.itemsize > 2, 0, False
+    step = _BLOCK_VALUES // max(1, array.shape[0]) + 1
+    for begin in range(0, frames, step):
+        block = array[:, begin : begin + step].T
+        if wide:
+            peak, low = max(peak, int(block.max()), -int(block.min())), low or bool((block & 255).any())
+        yield rate, _scaled(block)
+    # What was shifted up to the width of its integers has zeros below; true samples of 32 bits are not so quiet.
+    if low and peak <= 2 ** (8 * array.dtype.itemsize - 9):
+        raise AudioError(
+            f"{label} has samples of at most {peak} as {array.dtype}, whose full scale is {2 ** (8 * array.dtype.itemsize - 1)}: it would "
+            "be nearly silent. Give samples of 16 bits as int16, and shift those of 24 bits up by 8 in int32"
+        )
+
+
+def _file_blocks(file, label: str, size: int, start: float | None, end: float | None, max_seconds: float) -> Iterator:
+    sound, reason = None, "its header does not say its length"
+    try:
+        sound = soundfile.SoundFile(file)
+    except MemoryError:
+        raise
+    except Exception as error:  # of libsndfile; or a TypeError, of whatever is called .raw
+        reason = short(getattr(error, "error_string", error))
+    if sound is not None:
+        seconds = sound.frames / max(1, sound.samplerate) if sound.frames != NO_END else 0.0
+        layout = examine(file, size, seconds, end is None or end >= seconds)
+        _judge(layout, label)
+        if layout.streams > 1:
+            sound, reason = None, f"it has {layout.streams} streams side by side"
+    if sound is None or not says_length(file, size, sound):
+        yield from _container_blocks(file, label, size, reason, start, end, max_seconds)
+        return
+    with sound:
+        rate = sound.samplerate
+        _check_rate(rate, label)
+        first = round((start or 0.0) * rate)
+        stop = sound.frames if end is None else min(sound.frames, round(end * rate))
+        if stop - first > max_seconds * rate:
+            raise AudioError(too_long(label, (stop - first) / rate, max_seconds))
+        if first >= sound.frames > 0:
+            raise AudioError(
+                f"{label} lasts {sound.frames / rate:.2f} s; the stretch asked for starts at {first / rate:g} s"
+            )
+        # soundfile seeks after every block, and MP3 is wrong for some frames after a seek.
+        run_up = round(_RUN_UP * rate) if sound.subtype.startswith("MPEG") else 0
+        position = first if sound.seekable() else 0
+        try:
+            while position < stop:
+                before = min(run_up, position)
+                if sound.seekable():
+                    sound.seek(position - before)
+                count = before + min(_BLOCK_VALUES // sound.channels + 1, stop - position)
+                block = sound.read(count, dtype="float32", always_2d=True)[before:]
+                if not len(block):
+                    break
+                wanted = block[max(0, first - position) :]
+                position += len(block)
+                if len(wanted):
+                    yield rate, wanted
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{label} is corrupt: {error}") from error
+        if stop - position > _TOLERANCE * rate:
+            raise AudioError(
+                f"{label} is cut off: {(stop - position) / rate:.2f} s that its header promises are not there"
+            )
+        if (
+            sound.format in ("FLAC", "MP3")
+            and position == sound.frames
+            and (problem := rest_behind(file, size, position / rate))
+        ):
+            raise AudioError(f"{label} {problem}")
+
+
+def _judge(layout, label: str):
+    if layout.problem:
+        raise AudioError(f"{label} {layout.problem}")
+    if layout.remark:
+        _remark(f"{label} {layout.remark}")
+
+
+def _container_blocks(
+    file, label: str, size: int, reason: str, start: float | None, end: float | None, max_seconds: float
+) -> Iterator:
+    try:
+        import av
+    except ImportError:
+        raise AudioError(
+            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip install av"
+        ) from None
+    from_second, to_second = start or 0.0, np.inf if end is None else end
+    file.seek(0)
+    with contextlib.ExitStack() as stack:
+        try:
+            # A playlist or manifest must not make the decoder open other files or addresses.
+            container = stack.enter_context(
+                av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
+            )
+        except Exception as error:  # FFmpeg's, and PyAV's own about what FFmpeg found
+            if isinstance(error, MemoryError) and not isinstance(
+                error, av.FFmpegError
+            ):  # its own is about a size in the file
+                raise
+            raise AudioError(
+                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}{text_at_the_start(file)}"
+            ) from error
+        _judge(examine(file, size, (container.duration or 0) / av.time_base), label)
+        tracks = container.streams.audio
+        if not tracks:
+            raise AudioError(f"{label} has no sound track")
+        track = container.streams.best("audio") or tracks[0]  # as players choose: the one that is marked as default
+        if len(tracks) > 1:
+            _remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
+        if track.codec_context is None:
+            raise AudioError(f"{label} has sound of a codec that PyAV does not know")
+        # Times count from the beginning of the whole; the sound track may begin later than the picture.
+        origin = (container.start_time or 0) / av.time_base
+        length = None
+        if track.frames and track.duration:  # else FFmpeg guesses the length
+            length = float(((track.start_time or 0) + track.duration) * track.time_base) - origin
+        if length is not None and min(to_second, length) - from_second > max_seconds:
+            raise AudioError(too_long(label, min(to_second, length) - from_second, max_seconds))
+        if length is not None and from_second >= length:
+            raise AudioError(f"{label} lasts {length:.2f} s; the stretch asked for starts at {from_second:g} s")
+        rate = reached = None
+        for time, rate_now, block in _decoded(av, container, track, origin, from_second, label):
+            if rate is None:
+                rate = rate_now
+                position, stop = round(from_second * rate), NO_END if end is None else round(end * rate)
+            elif rate_now != rate:
+                raise AudioError(f"{label} changes its sampling rate from {rate} to {rate_now} Hz on the way")
+            at = reached or 0 if time is None else round(time * rate)
+            if reached is not None and abs(at - reached) <= _JITTER * rate:
+                at = reached
+            if reached is not None and reached - at > _TOLERANCE * rate:
+                raise AudioError(
+                    f"{label}: its times go back from {reached / rate:.2f} s to {at / rate:.2f} s, as if several files stood one after "
+                    "another. Split them"
+                )
+            if reached is not None and at - reached > _TOLERANCE * rate and position < min(at, stop):
+                _remark(f"{label} has no audio from {reached / rate:.2f} s to {at / rate:.2f} s; silence is put there")
+            reached = at + len(block)
+            if min(at, stop) - position > MAX_SECONDS * rate:
+                raise AudioError(f"{label} has no audio from {position / rate:.2f} s to {min(at, stop) / rate:.2f} s")
+            while position < min(at, stop):
+                gap = np.zeros((min(at, stop, position + _BLOCK_VALUES) - position, 1), dtype=np.float32)
+                position += len(gap)
+                yield rate, gap
+            block = block[max(0, position - at) : max(0, stop - at)]
+            position += len(block)
+            if len(block):
+                yield rate, block
+            if position >= stop:
+                return
+        if length is not None and reached is not None and reached / rate < min(to_second, length) - _TOLERANCE:
+            raise AudioError(f"{label} is cut off: it holds {reached / rate:.2f} s of {length:.2f} s")
+
+
+# Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.
+def _decoded(av, container, track, origin: float, from_second: float, label: str) -> Iterator:
+    """Time, rate and samples (S, channels) of each frame that ends after `from_second`."""
+    sought, time = from_second > _RUN_UP, -np.inf
+    try:
+        if sought:
+            # Where it cannot be done, reading from the beginning leads there, too.
+            with contextlib.suppress(av.FFmpegError, OverflowError):
+                container.seek(int((from_second - _RUN_UP + origin) / track.time_base), stream=track)
+        for packet in container.demux(track):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                if sought and time is not None and time < from_second:
+                    continue  # a seek may lead into the middle of a frame
+                raise
+            for frame in frames:
+                time, rate = None if frame.time is None else frame.time - origin, frame.sample_rate
+                if time is None or (from_second - time) * rate < frame.samples:
+                    if frame.format.is_planar and frame.layout.nb_channels > 7:
+                        # PyAV looks for the end of a frame's planes by a null that only up to seven have behind them.
+                        (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
+                    samples = frame.to_ndarray()
+                    samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)
+                    yield time, rate, _scaled(samples)
+    except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
+            raise
+        raise AudioError(f"{label} is corrupt: {short(error)}") from error

@@ -1,0 +1,1 @@
+"""Stage 2: the vectors of a dialogue become emotions."""

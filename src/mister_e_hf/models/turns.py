@@ -1,0 +1,207 @@
+"""The real turns of a padded batch as flat rows, so that padding takes part in nothing; and the next turns of a dialogue that goes on.
+
+Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at least one real turn, A attention width, P past turns.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ..base.errors import InputError
+
+
+class TurnLayout:
+    r"""
+    Where each real turn of a batch stands. A dialogue's real turns are neighbours of one another in their order,
+    whatever padding stands before, between or behind them.
+
+    Args:
+        attention_mask (`torch.BoolTensor` of shape `(B, T)`): true where the turn is real; at least one must be.
+    """
+
+    def __init__(self, attention_mask: torch.Tensor):
+        self.shape = attention_mask.shape
+        device = attention_mask.device
+        self.index = attention_mask.flatten().nonzero().squeeze(1)  # [N] into the B * T positions
+        lengths = attention_mask.sum(1)
+        lengths = lengths[lengths > 0]
+        self.count = len(self.index)
+        self.num_dialogues = len(lengths)
+        self.dialogue = torch.repeat_interleave(torch.arange(self.num_dialogues, device=device), lengths)  # [N]
+        starts = lengths.cumsum(0) - lengths
+        self.position = torch.arange(self.count, device=device) - starts[self.dialogue]  # [N] within the dialogue
+        self.lengths = lengths  # [B']
+        self.longest = int(lengths.max())
+
+    def flatten(self, values: torch.Tensor) -> torch.Tensor:
+        """(B, T, ...) -> (N, ...)"""
+        return values.flatten(0, 1)[self.index]
+
+    def unflatten(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, ...) -> (B, T, ...), zero at padding."""
+        flat = rows.new_zeros(self.shape[0] * self.shape[1], *rows.shape[1:])
+        return flat.index_copy(0, self.index, rows).unflatten(0, self.shape)
+
+    def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
+        """The rows (N, ...) of the turns `offset` turns later in the same dialogue, zero where there is none: (N, ...)."""
+        if not offset:
+            return rows
+        target = self.position + offset
+        inside = (target >= 0) & (target < self.lengths[self.dialogue])
+        own = torch.arange(self.count, device=self.index.device)
+        # the row behind the last is zero
+        return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, 1))[torch.where(inside, own + offset, self.count)]
+
+    @property
+    def is_rectangular(self) -> bool:
+        """Whether all dialogues have the same number of real turns, so that `pad` pads nothing."""
+        return self.count == self.num_dialogues * self.longest
+
+    def pad(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, ...) -> (B', longest, ...), padded at the end with zeros."""
+        if self.is_rectangular:
+            return rows.unflatten(0, (self.num_dialogues, self.longest))
+        padded = rows.new_zeros(self.num_dialogues * self.longest, *rows.shape[1:])
+        padded = padded.index_copy(0, self.dialogue * self.longest + self.position, rows)
+        return padded.unflatten(0, (self.num_dialogues, self.longest))
+
+    def unpad(self, padded: torch.Tensor) -> torch.Tensor:
+        """(B', longest, ...) -> (N, ...), the inverse of `pad`."""
+        rows = padded.flatten(0, 1)
+        return rows if self.is_rectangular else rows[self.dialogue * self.longest + self.position]
+
+    def packing(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """
+        The order in which a recurrence reads the rows: all first turns, then all second turns, ..., longer dialogues
+        first. Returns the order (N,), its inverse (N,) and how many dialogues each step reads (on the CPU, as
+        [`~torch.nn.utils.rnn.PackedSequence`] wants it).
+        """
+        rank = torch.empty_like(self.lengths)
+        rank[self.lengths.argsort(descending=True, stable=True)] = torch.arange(self.num_dialogues, device=rank.device)
+        order = (self.position * self.num_dialogues + rank[self.dialogue]).argsort()
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(self.count, device=order.device)
+        return order, inverse, torch.bincount(self.position, minlength=self.longest).cpu()
+
+    def recur(self, recurrence: nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
+        """Run a recurrence over each dialogue's own turns: (N, D) -> (N, H)."""
+        order, inverse, batch_sizes = self._packing
+        packed, _ = recurrence(PackedSequence(rows[order], batch_sizes))
+        return packed.data[inverse]
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        num_heads: int,
+        causal: bool,
+        dropout: float,
+        module: nn.Module,
+        slopes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Scaled dot-product attention within each dialogue, to all its turns or to those up to one's own: (N, A) each -> (N, A). With `slopes`
+        (num_heads,), a score is less by the head's slope for every turn that lies between the two.
+        """
+
+        def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
+            return self.pad(rows).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+        mask = None
+        place = torch.arange(self.longest, device=self.index.device)
+        # Padding stands at the end, where causal attention never looks back to; only real turns are read off again.
+        if not causal and not self.is_rectangular:
+            mask = (place < self.lengths[:, None])[:, None, None, :]
+        if slopes is not None:
+            mask = _distance_bias(slopes, place, place, (place <= place[:, None]) if causal else mask)
+        attended = F.scaled_dot_product_attention(
+            heads(query),
+            heads(key),
+            heads(value),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal and slopes is None,
+        )
+        return self.unpad(attended.transpose(1, 2).flatten(2))
+
+    @property
+    def _packing(self):
+        if not hasattr(self, "_packing_cache"):
+            self._packing_cache = self.packing()
+        return self._packing_cache
+
+
+def _distance_bias(
+    slopes: torch.Tensor, query_place: torch.Tensor, key_place: torch.Tensor, seen: torch.Tensor | None
+) -> torch.Tensor:
+    """What is added to the scores (..., heads, Tq, Tk) of attention: less with the distance, and nothing is left where `seen` is false."""
+    distance = (query_place[:, None] - key_place).abs()
+    bias = -slopes[:, None, None] * distance
+    return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
+
+
+class DialogueCache:
+    r"""
+    What a causal model keeps of the past turns of one dialogue: of each convolution the inputs its last taps still need, of each recurrence its
+    state, of each attention its keys and values. The last grow with the number of past turns P, 8 A fusion_num_layers numbers each; the others do not.
+    """
+
+    def __init__(self):
+        self.num_turns = 0
+        self._kept: dict[Any, Any] = {}
+
+    def copy(self) -> "DialogueCache":
+        """The same past, which then goes its own way: nothing that is kept is ever changed in place."""
+        other = DialogueCache()
+        other.num_turns, other._kept = self.num_turns, self._kept
+        return other
+
+    def layout(self, attention_mask: torch.Tensor) -> "NextTurns":
+        """Of the next turns (1, T), all of them real."""
+        if attention_mask.shape[0] != 1 or not attention_mask.all():
+            raise InputError(
+                f"A cache is of one dialogue, whose next turns must all be real; got attention_mask {attention_mask.tolist()}"
+            )
+        return NextTurns(attention_mask, self._kept)
+
+    def add(self, turns: "NextTurns"):
+        """They are past from now on."""
+        self._kept = self._kept | turns.found
+        self.num_turns += turns.count
+
+
+class NextTurns(TurnLayout):
+    """Turns of one dialogue behind those that a [`DialogueCache`] knows: they see the past, and what later ones need of them is `found`."""
+
+    def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any]):
+        super().__init__(attention_mask)
+        self.past, self.found = past, {}
+
+    def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
+        if not offset:
+            return rows
+        before = self.past.get((module, offset))
+        both = torch.cat([rows.new_zeros(-offset, *rows.shape[1:]) if before is None else before, rows])
+        self.found[module, offset] = both[len(rows) :]
+        return both[: len(rows)]
+
+    def recur(self, recurrence: nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
+        output, self.found[recurrence] = recurrence(rows, self.past.get(recurrence))
+        return output
+
+    def attend(self, query, key, value, num_heads, causal, dropout, module, slopes=None):
+        if module in self.past:
+            key, value = (torch.cat(both) for both in zip(self.past[module], (key, value), strict=True))
+        self.found[module] = key, value
+        # The last of the new turns sees everything, the one before it all but that, and so on.
+        seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
+        if slopes is not None:
+            place = torch.arange(len(key), device=key.device)
+            seen = _distance_bias(slopes, place[-len(query) :], place, seen)
+        query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(0, 1) for rows in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        return attended.transpose(0, 1).flatten(1)

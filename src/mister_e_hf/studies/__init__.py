@@ -1,0 +1,1 @@
+"""Many runs: is one model better than another, and why?"""

@@ -1,0 +1,185 @@
+"""The pictures of a study's report, drawn from the records of its tables, as SVG to stand in a page.
+
+They are small, so that a telephone shows them one under another, and told apart by lines, marks and hatches as well as by greys.
+"""
+
+import html
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from ...evaluation.confusion_figure import confusion_figure
+from ...models.mister_e.configuration_mister_e import EXPERTS
+from .score_tables import Record, Table
+
+_SIZE = (4.8, 3.4)
+_LINES = [
+    ("-", "o", "0"),
+    ("--", "s", "0.35"),
+    ("-.", "^", "0.15"),
+    (":", "D", "0.5"),
+    ((0, (5, 1, 1, 1, 1, 1)), "v", "0.3"),
+]
+_EXPERTS = {"speech": ("0.92", ""), "text": ("0.75", "///"), "fusion": ("0.45", "..")}
+_AXES = {
+    "speech removed": "share of turns without speech",
+    "text removed": "share of turns without text",
+    "both removed": "share of turns without speech and text",
+    "noise": "noise, standard deviations",
+    "start cut": "share of the dialogue's first turns cut off",
+}
+
+
+def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
+    """The pictures of a table, each with its caption; most tables have none."""
+    if not table.records:
+        return
+    if table.name == "confusion":
+        names = [record["true"] for record in table.records]
+        counts = np.array([[record[name] for name in names] for record in table.records])
+        yield (
+            "True emotion by row. A cell is as dark as its share of the row, and says its turns, pooled over seeds.",
+            confusion_figure(counts, names),
+        )
+    elif table.name in ("gate_by_emotion", "gate_by_right_expert"):
+        yield f"{table.title}: mean weight of each expert.", _gate(table.records)
+    elif table.name == "reliability":
+        yield "Accuracy by confidence; on the diagonal probabilities mean what they say.", _reliability(table.records)
+    elif table.name == "robustness":
+        for curve in dict.fromkeys(record["curve"] for record in table.records):
+            records = [record for record in table.records if record["curve"] == curve]
+            yield f"{curve.capitalize()}: weighted F1 with 95 % intervals.", _robustness(records, curve)
+    elif table.name == "learning":
+        losses = {"loss": "train, all terms", "eval_loss": "held out, focal terms"}
+        scores = {"eval_weighted_f1": "mixture"} | {f"eval_{name}_weighted_f1": f"{name} expert" for name in EXPERTS}
+        for caption, kinds, unit in (
+            ("Loss by epoch: mean and range over runs.", losses, "loss"),
+            ("Held-out weighted F1 by epoch: mean and range over runs.", scores, "weighted F1, per cent"),
+        ):
+            shown = {kind: name for kind, name in kinds.items() if kind in table.records[0]}
+            if shown:
+                yield caption, _learning(table.records, shown, unit)
+
+
+def to_svg(figure: Figure, name: str, label: str) -> str:
+    """
+    The figure as an `<svg>` element with words as words, whose ids begin with `name` so that a page can hold several, and which says
+    `label` to those who do not see it. It refers to nothing outside of itself.
+    """
+    buffer = io.BytesIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
+    return text
+
+
+def _axes(xlabel: str, ylabel: str):
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend(figure: Figure, columns: int = 2):
+    figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
+
+
+def _gate(records: list[Record]) -> Figure:
+    figure, axes = _axes("mean gate weight", "")
+    figure.set_figheight(1.3 + 0.34 * len(records))
+    places, left = np.arange(len(records)), np.zeros(len(records))
+    for expert, (grey, hatch) in _EXPERTS.items():
+        weights = np.array([record[expert] for record in records])
+        axes.barh(places, weights, left=left, color=grey, hatch=hatch, edgecolor="black", linewidth=0.6, label=expert)
+        left += weights
+    axes.set_yticks(places, [record["group"] for record in records])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    _legend(figure, 3)
+    return figure
+
+
+def _reliability(records: list[Record]) -> Figure:
+    figure, axes = _axes("mean confidence, per cent", "accuracy, per cent")
+    axes.plot([0, 100], [0, 100], color="0.6", linewidth=1)
+    for (line, mark, grey), state in zip(_LINES, dict.fromkeys(r["probabilities"] for r in records), strict=False):
+        points = [(record["confidence"], record["accuracy"]) for record in records if record["probabilities"] == state]
+        xs, ys = 100 * np.array(points).T
+        filled = grey if mark == "o" else "white"
+        axes.plot(xs, ys, linestyle=line, marker=mark, color=grey, markerfacecolor=filled, markersize=5, label=state)
+    least = 100 * min(min(record["confidence"], record["accuracy"]) for record in records)
+    axes.set_xlim(max(0, least - 5), 101)
+    axes.set_ylim(max(0, least - 5), 101)
+    _legend(figure)
+    return figure
+
+
+def _robustness(records: list[Record], curve: str) -> Figure:
+    figure, axes = _axes(_AXES.get(curve, "level"), "weighted F1, per cent")
+    systems = list(dict.fromkeys(record["system"] for record in records))
+    levels = [record["level"] for record in records]
+    apart = 0.006 * (max(levels) - min(levels))
+    for number, (system, (line, mark, grey)) in enumerate(zip(systems, _LINES, strict=False)):
+        own = [record for record in records if record["system"] == system]
+        level = np.array([record["level"] for record in own])
+        mean, low, high = (
+            100 * np.array([record[key] for record in own])
+            for key in ("weighted_f1", "weighted_f1_low", "weighted_f1_high")
+        )
+        axes.errorbar(
+            level + (2 * number - len(systems) + 1) * apart,
+            mean,
+            yerr=np.maximum([mean - low, high - mean], 0),
+            linestyle=line,
+            marker=mark,
+            color=grey,
+            markerfacecolor=grey if mark == "o" else "white",
+            markersize=5,
+            capsize=3,
+            linewidth=1.3,
+            label=system.replace("_", " "),
+        )
+    uncut = [r for r in records if r["system"] == systems[0] and r["uncut"] is not None]
+    if uncut:
+        line, mark, grey = _LINES[3]
+        points = [[record["level"] for record in uncut], [100 * record["uncut"] for record in uncut]]
+        axes.plot(
+            *points,
+            linestyle=line,
+            marker=mark,
+            color=grey,
+            markersize=4,
+            label=f"{systems[0]}, same turns, nothing cut off",
+        )
+    _legend(figure, 1 if uncut else 2)
+    return figure
+
+
+def _learning(records: list[Record], kinds: dict[str, str], unit: str) -> Figure:
+    figure, axes = _axes("epoch", unit)
+    factor = 100 if "per cent" in unit else 1
+    for (kind, name), (line, mark, grey) in zip(kinds.items(), _LINES, strict=False):
+        known = [record for record in records if record[kind] is not None]
+        epochs = [record["epoch"] for record in known]
+        mean, low, high = (
+            factor * np.array([record[key] for record in known]) for key in (kind, f"{kind}_low", f"{kind}_high")
+        )
+        axes.fill_between(epochs, low, high, color=grey, alpha=0.12, linewidth=0)
+        every = max(1, len(known) // 8)
+        axes.plot(epochs, mean, linestyle=line, marker=mark, markevery=every, color=grey, markersize=4, label=name)
+    _legend(figure)
+    return figure

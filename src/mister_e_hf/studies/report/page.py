@@ -1,0 +1,217 @@
+"""The report of an ablation study: one page that opens anywhere, the same as Markdown, as JSON, and as CSV tables."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ...base.errors import MissingLibraryError
+from ...base.files import write_atomically, write_json
+from ...evaluation.significance import DRAWS
+from ..study import KNEW_LABELS, Study
+from ..study_reader import read_study
+from .score_tables import Table, stage_tables
+
+STAGE_TITLES = {"final": "Test", "development": "Development"}
+_TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+@dataclass
+class Section:
+    """One stage's part of the report."""
+
+    stage: str
+    tables: list[Table]
+
+    @property
+    def title(self) -> str:
+        return STAGE_TITLES[self.stage]
+
+    @property
+    def gaps(self) -> list[str]:
+        return [f"{self.title}: {table.title}: {table.gap}" for table in self.tables if table.gap]
+
+
+def write_report(out: str | Path) -> Path:
+    r"""
+    Write `report.html`, `report.md`, `report.json` and `tables/STAGE-TABLE.csv` into a study's folder.
+
+    Everything is of the final stage where test was scored, else of development, whose scores are always there.
+
+    Returns:
+        the path of `report.html`.
+
+    Raises:
+        MissingLibraryError: without matplotlib, with what to install.
+        FileNotFoundError, ValueError: if the folder holds no study, or one that does not fit together; see [`read_study`].
+    """
+    try:
+        from .figures import table_figures, to_svg
+    except ImportError:
+        raise MissingLibraryError("A report needs matplotlib: pip install matplotlib") from None
+    out = Path(out)
+    study = read_study(out)
+    sections = report_sections(study)
+    pictures = {}
+    for section in sections:
+        for table in section.tables:
+            anchor = f"{section.stage}-{table.name}"
+            pictures[anchor] = [
+                (caption, to_svg(figure, f"{anchor}-{number}", caption))
+                for number, (caption, figure) in enumerate(table_figures(table))
+            ]
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        study=study, sections=sections, pictures=pictures, method=method(study), provenance=provenance(study)
+    )
+    (out / "tables").mkdir(exist_ok=True)
+    for section in sections:
+        for table in section.tables:
+            write_atomically(
+                out / "tables" / f"{section.stage}-{table.name}.csv", lambda path, table=table: _csv(path, table)
+            )
+    write_json(out / "report.json", _as_json(study, sections))
+    for name, text in {"report.md": _markdown(study, sections), "report.html": page}.items():
+        write_atomically(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    return out / "report.html"
+
+
+def report_sections(study: Study) -> list[Section]:
+    """The latest stage with everything that is behind its scores; then development, where that is another."""
+    stages = [study.latest] + [stage for stage in study.stages.values() if stage is not study.latest]
+    return [Section(stage.name, list(stage_tables(study, stage, stage is study.latest))) for stage in stages]
+
+
+def method(study: Study) -> list[str]:
+    """How the scores were made, a paragraph a string."""
+    settings, paragraphs = study.settings, []
+    seeds = ", ".join(map(str, settings["seeds"]))
+    if "development" in study.stages:
+        chosen = _any_result(study, "development", "best_epoch")
+        paragraphs.append(
+            f"Development: train and validation together are parted into {settings['folds']} folds by {settings.get('fold_by', 'dialogue')}. "
+            f"Each seed ({seeds}) is trained once per fold without it and then predicts it, so that every turn is predicted once by a model that "
+            "was not trained on its dialogue; a seed's score is that of all these predictions together. Settings were chosen on these folds, so the scores are "
+            "a little too good, and p-values on them describe and do not prove. "
+            + (f"{KNEW_LABELS} " if settings.get("vectors_knew_labels") else "")
+            + (
+                "The epoch is chosen within each run."
+                if chosen
+                else "The last epoch is taken: none is chosen on the turns that are scored."
+            )
+        )
+    if "final" in study.stages:
+        chosen = _any_result(study, "final", "best_epoch")
+        paragraphs.append(
+            f"Test: each seed ({seeds}) is trained on train and predicts test once. "
+            + (
+                "The epoch is the one with the best weighted F1 on validation. "
+                if chosen
+                else "The last epoch is taken. "
+            )
+            + (
+                f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
+                if study.frozen
+                else ""
+            )
+        )
+    elif study.frozen:
+        paragraphs.append(f"Every variant was frozen on {study.frozen['date']}; no run on test is finished.")
+    else:
+        paragraphs.append("Test has not been touched.")
+    paragraphs += [
+        "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % percentile intervals of the bootstrap "
+        f"({DRAWS:,} draws): a draw takes dialogues with replacement and, independently, seeds with replacement, the same ones for every system, so that "
+        "differences are paired (Efron and Tibshirani 1993). Few seeds tell little of their own spread, so an interval over them is rather too narrow.",
+        "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / (1 + R)), two-sided. Holm's correction "
+        "(1979) is over the ablations and over the baselines separately. Weighted F1 is what is tested. Two systems are compared over the seeds that both have.",
+    ]
+    return paragraphs
+
+
+def provenance(study: Study) -> dict[str, str]:
+    """Where the numbers come from, by heading."""
+    settings, frozen = study.settings, study.frozen or {}
+    found = {"recipe": settings.get("recipe_name") or "not named"}
+    if frozen:
+        found["frozen"] = f"{frozen.get('date', 'on an unknown day')}, commit {frozen.get('git_commit') or 'unknown'}"
+    for stage in study.stages.values():
+        runs = [run for system in stage.systems.values() for runs in system.results for run in runs]
+        for heading, values in {
+            "commit": {run.get("git_commit") or "unknown" for run in runs},
+            "versions": {
+                ", ".join(f"{name} {version}" for name, version in run.get("versions", {}).items()) for run in runs
+            },
+        }.items():
+            found[f"{heading} of {STAGE_TITLES[stage.name].lower()} runs"] = (
+                "; ".join(sorted(filter(None, values))) or "unknown"
+            )
+    for split, fingerprint in settings.get("data_fingerprints", {}).items():
+        found[f"fingerprint of {split}"] = fingerprint
+    for modality in ("speech", "text"):
+        found[f"{modality} vectors"] = (settings.get("vectors") or {}).get(modality) or "source not recorded"
+    return found
+
+
+def markdown_table(table: Table) -> str:
+    """Its cells; or why it has none."""
+    if table.gap:
+        return f"Not made: {table.gap}."
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.cells()]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _any_result(study: Study, stage: str, field: str) -> bool:
+    systems = study.stages[stage].systems.values()
+    return any(run.get(field) is not None for system in systems for runs in system.results for run in runs)
+
+
+def _markdown(study: Study, sections: list[Section]) -> str:
+    return "\n\n".join(_markdown_parts(study, sections)) + "\n"
+
+
+def _markdown_parts(study: Study, sections: list[Section]) -> Iterator[str]:
+    yield f"# Ablation study, {study.corpus}"
+    yield "The pictures are in `report.html`, the numbers of every table in `report.json` and `tables/`."
+    for section in sections:
+        yield f"## {section.title}"
+        for table in section.tables:
+            yield f"### {table.title}"
+            yield table.note
+            yield markdown_table(table)
+    yield "## How the scores were made"
+    yield from method(study)
+    yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
+    yield "## What is missing"
+    gaps = [gap for section in sections for gap in section.gaps]
+    yield "\n".join(f"- {line}" for line in [*gaps, *study.problems]) or "Nothing."
+
+
+def _as_json(study: Study, sections: list[Section]) -> dict[str, Any]:
+    return {
+        "corpus": study.corpus,
+        "provenance": provenance(study),
+        "method": method(study),
+        "stages": {
+            section.stage: {
+                table.name: {"title": table.title, "note": table.note, "gap": table.gap, "records": table.records}
+                for table in section.tables
+            }
+            for section in sections
+        },
+        "missing": [gap for section in sections for gap in section.gaps] + study.problems,
+    }
+
+
+def _csv(path: Path, table: Table):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(
+            file, fieldnames=list(table.records[0]) if table.records else ["gap"], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(table.records or [{"gap": table.gap}])

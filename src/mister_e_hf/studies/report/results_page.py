@@ -1,0 +1,86 @@
+"""RESULTS.md: the scores of several studies on one page, and the block of it that the README repeats."""
+
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from ...base.errors import InputError
+from ...base.files import check_output, write_atomically
+from ...corpora.licences import published_of_name
+from ..study import Study
+from ..study_reader import read_study
+from .page import STAGE_TITLES, markdown_table, method, provenance
+from .score_tables import StageScores, ablation_table, split_table
+from .score_tables import main_table as stage_main_table
+
+_START, _END = "<!-- main table -->", "<!-- end of the main table -->"
+
+
+def write_results(outs: list[str | Path], path: str | Path) -> Path:
+    r"""
+    Write the main and the ablation tables of several studies into one Markdown file, with how and of what they were made.
+
+    Args:
+        outs: the studies' folders, in the order of the page.
+        path: the file.
+
+    Returns:
+        its path.
+
+    Raises:
+        InputError: if the file cannot be written, or lies in the folder of a study.
+        FileNotFoundError, ValueError: if a folder holds no study, or one that does not fit together; see [`read_study`].
+    """
+    path = check_output(path, outs)
+    studies = [read_study(out) for out in outs]
+    if not studies:
+        raise InputError("No study was given, so there are no results to write")
+    text = "\n\n".join(_parts(studies)) + "\n"
+    write_atomically(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"))
+    return path
+
+
+def main_table(studies: list[Study]) -> str:
+    """Each corpus's full model, experts and baselines, between two comments by which [`main_table_in`] finds the block."""
+    parts = [_START]
+    for study in studies:
+        recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()
+        for suffix, scores in _views(study):
+            parts.append(f"{study.corpus}, {stage}{suffix} (recipe `{recipe}`):")
+            parts.append(markdown_table(stage_main_table(scores, suffix)))
+    return "\n\n".join([*parts, _END])
+
+
+def main_table_in(text: str) -> str | None:
+    """The block that [`main_table`] made, where a page has it."""
+    found = re.search(f"{re.escape(_START)}.*?{re.escape(_END)}", text, flags=re.DOTALL)
+    return found and found.group()
+
+
+def _views(study: Study) -> Iterator[tuple[str, StageScores]]:
+    for suffix, labels in study.latest.views().items():
+        yield suffix, StageScores(study, study.latest, labels)
+
+
+def _parts(studies: list[Study]) -> Iterator[str]:
+    yield "# Results"
+    yield f"Written on {date.today().isoformat()} by `mister-e report`, from the predictions of every run. F1 in per cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
+    yield main_table(studies)
+    for study in studies:
+        yield f"## {study.corpus}"
+        for suffix, scores in _views(study):
+            splits = [split_table(scores, suffix)] if scores.names("split") and study.latest.name == "final" else []
+            for table in [ablation_table(scores, suffix), *splits]:
+                yield f"### {table.title}"
+                yield table.note
+                yield markdown_table(table)
+        yield f"### How the scores of {study.corpus} were made"
+        yield from method(study)
+        yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
+        yield "### Who can remake them"
+        published = published_of_name(study.corpus)
+        yield "Whoever has the corpus." if published is None else published.remaking
+        if study.problems:
+            yield "### What is missing"
+            yield "\n".join(f"- {problem}" for problem in study.problems)

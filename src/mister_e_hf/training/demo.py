@@ -1,0 +1,77 @@
+"""All stages on a generated corpus, from sound and words to a table of results: offline, in a few minutes on two cores."""
+
+import csv
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModel,
+    BertConfig,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    set_seed,
+)
+
+from ..base.progress import line
+from ..corpora.demo_recordings import write_demo_recordings
+from ..corpora.dialogue_folder import DialogueFolder
+from ..corpora.store import write_corpus
+from .recipe import Recipe
+from .stages import train
+
+
+def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", overrides: tuple[str, ...] = ()) -> dict:
+    r"""
+    Generate recordings, make a corpus of them, train tiny encoders from nothing, embed, train stage 2.
+
+    Beside the checkpoint folder, `output_dir` gets `demo/` with the recordings, the corpus and the untrained backbones.
+
+    Returns:
+        the summary of stage 2.
+    """
+    output_dir = Path(output_dir)
+    made = output_dir / "demo"
+    torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where the cores are busy
+    if (made / "corpus").is_dir():
+        line(f"corpus: generated earlier ({made / 'corpus'})")
+    else:
+        recordings = write_demo_recordings(made / "recordings")
+        builder = DialogueFolder(recordings, cache_dir=str(made / "cache"))
+        builder.download_and_prepare()
+        corpus = builder.as_dataset()
+        write_corpus(corpus, made / "corpus", embed_audio=True, name="demo", license="apache-2.0")
+        line(f"corpus: {sum(map(len, corpus.values()))} dialogues generated ({made / 'corpus'})")
+    if not (made / "backbones").is_dir():
+        write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
+    words = ["--corpus", str(made / "corpus"), *overrides]
+    for modality in ("speech", "text"):
+        words += [f"--{modality}_encoder.backbone", str(made / "backbones" / modality)]
+    return train(Recipe.load(recipe, words), output_dir)
+
+
+def write_demo_backbones(folder: Path, metadata: Path):
+    """A tiny Whisper and a tiny BERT with random weights, as pretrained models would lie there, and a tokenizer of the lines' words."""
+    set_seed(0)
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+    rest = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8, "vocab_size": 8}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    speech = AutoModel.from_config(WhisperConfig(num_mel_bins=40, **sizes, **rest, **tokens))
+    with metadata.open(newline="", encoding="utf-8") as file:
+        lines = [row["text"] for row in csv.DictReader(file)]
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(lines, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    text = AutoModel.from_config(
+        BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=64, **sizes)
+    )
+    partial = folder.with_name(".unfinished-backbones")
+    speech.save_pretrained(partial / "speech")
+    WhisperFeatureExtractor(feature_size=40).save_pretrained(partial / "speech")
+    text.save_pretrained(partial / "text")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
+        partial / "text"
+    )
+    partial.rename(folder)

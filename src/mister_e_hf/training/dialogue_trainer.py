@@ -1,0 +1,282 @@
+"""Trains MiSTER-E, or any model of its inputs and outputs, on dialogues."""
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import EvalPrediction
+from transformers.trainer_utils import IntervalStrategy
+
+from ..base.errors import InputError
+from ..base.losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
+from ..evaluation.metrics import SCORES, emotion_scores
+from ..hub.checkpoint import push_checkpoint, save_checkpoint
+from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
+from ..vectors.collator import DialogueCollator
+from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics
+from ..vectors.dialogue_vectors import DialogueVectors
+from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric, softmax
+from .threads import few_threads
+
+
+@dataclass
+class MisterETrainingArguments(EpochTrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with the weights of MiSTER-E's loss terms and the defaults of its training: evaluate and
+    save each epoch, keep the best epoch by validation weighted F1, batches of like length.
+
+    Args:
+        contrastive_weight (`float`, defaults to 2.0): factor of the contrastive term; 0 leaves it out.
+        contrastive_temperature (`float`, defaults to 1.0): its tau.
+        consistency_weight (`float`, defaults to 0.1): factor of the consistency term; 0 leaves it out.
+        standardize (`bool`, defaults to `True`):
+            before the first step, fit the model's mean and standard deviation of each vector dimension on the training turns.
+    """
+
+    contrastive_weight: float = field(default=2.0, metadata={"help": "Factor of the contrastive term."})
+    contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of the contrastive term."})
+    consistency_weight: float = field(default=0.1, metadata={"help": "Factor of the consistency term."})
+    standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
+
+    def __post_init__(self):
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(self, name, None):
+                raise InputError(f"{name} is of encoders alone; set it in an encoder's section training")
+        super().__post_init__()
+
+
+def check_training(config: Any, arguments: MisterETrainingArguments, own_metrics: bool = True):
+    r"""
+    Whether a model of this configuration can be trained with these arguments; with `own_metrics` they choose the epoch by one of this
+    trainer's scores.
+
+    Raises:
+        InputError: if a loss term has a weight but the model lacks the experts that it needs, or there is no such score.
+    """
+    experts = getattr(config, "experts", None)
+    if experts is not None and arguments.contrastive_weight and "fusion" not in experts:
+        raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
+    if experts is not None and arguments.consistency_weight and len(experts) < 2:
+        raise InputError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
+    if own_metrics:
+        check_metric(arguments, (*SCORES, *(f"{expert}_weighted_f1" for expert in experts or ())))
+
+
+class MisterETrainer(EpochTrainer):
+    r"""
+    [`~transformers.Trainer`] for dialogues: adds the contrastive and consistency terms to the model's focal loss, logs every term by
+    name, compares contrastive states across processes, and writes checkpoints that appear whole or not at all.
+
+    The model may be [`MisterEModel`] or any whose output has `loss` and `logits` alone; the two terms are then left out. `eval_loss` is
+    the model's own focal loss, since the contrastive term depends on what a dialogue is batched with.
+
+    Args:
+        model, args, callbacks, ...: as the Trainer's; `args` of [`MisterETrainingArguments`].
+        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`: those of
+            [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither is needed for `predict`.
+
+    Raises:
+        InputError: if a term has a weight but the model lacks the experts it needs, or `args` are of another class.
+    """
+
+    def __init__(self, model=None, args: MisterETrainingArguments | None = None, **kwargs):
+        if args is None:
+            args = MisterETrainingArguments("trainer_output")
+        if not isinstance(args, MisterETrainingArguments):
+            raise InputError(
+                f"MisterETrainer needs MisterETrainingArguments, got {type(args).__name__}; they take the same fields and more"
+            )
+        if kwargs.get("eval_dataset") is None and args.eval_strategy != "no":
+            if kwargs.get("train_dataset") is not None:
+                raise InputError(
+                    "no eval_dataset: give one, or set eval_strategy='no' and load_best_model_at_end=False to keep the last epoch"
+                )
+            args = copy.copy(args)  # to predict alone
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
+        kwargs.setdefault("data_collator", DialogueCollator())
+        super().__init__(model=model, args=args, **kwargs)
+        self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        check_training(self.model.config, self.args, own_metrics)
+
+    @property
+    def title(self) -> str:
+        return f"{getattr(self.model, 'title', 'MiSTER-E')}, seed {self.args.seed}"
+
+    # Data
+
+    def _train(self, checkpoint, **kwargs):
+        """
+        As the Trainer's `train`. Starting afresh, it first fits the model's standardisation, if asked.
+
+        Raises:
+            InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be standardised.
+        """
+        check_dialogues(self.train_dataset, "train_dataset", self.model.config)
+        if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
+            check_dialogues(self.eval_dataset, "eval_dataset", self.model.config)
+        if self.args.standardize and not checkpoint:
+            self._standardize()
+        with few_threads(self.model, self.args.device):
+            self.threads = torch.get_num_threads()
+            return super()._train(checkpoint, **kwargs)
+
+    def _standardize(self):
+        data = self.train_dataset
+        for name in self.train_dataset[0]:
+            modality = name.removesuffix("_embeddings")
+            module = getattr(self.model, f"{modality}_input", None)
+            if modality == name or module is None:
+                continue
+            own = isinstance(data, DialogueVectors)
+            found = data.statistics(modality) if own else dataset_statistics(data, modality)
+            if found is None:
+                raise InputError(f"train_dataset: no turn has {modality}, so its vectors cannot be standardised")
+            module.set_statistics(*found)
+
+    # Loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        processes = self.accelerator.num_processes
+        # In evaluation a batch's loss is its own mean, whatever the other processes hold.
+        num_items_in_batch = num_items_in_batch if model.training else None
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        loss = outputs["loss"]
+        if model.training:
+            terms = self._further_terms(outputs, inputs["labels"], num_items_in_batch)
+            loss = loss + sum(getattr(self.args, f"{name}_weight") * value for name, value in terms.items())
+            self.watch(focal=outputs["loss"], **terms, loss=loss)
+            self._note_terms(outputs, inputs["labels"], num_items_in_batch, terms)
+            # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
+            loss = loss * processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _experts(self) -> list[str]:
+        return list(getattr(self.model.config, "experts", []))
+
+    def _further_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> dict[str, torch.Tensor]:
+        terms = {}
+        if self.args.contrastive_weight and getattr(outputs, "speech_states", None) is not None:
+            terms["contrastive"] = self._contrastive(outputs, labels, num_items)
+        if self.args.consistency_weight and len(self._experts()) > 1:
+            available = expert_availability(self._experts(), outputs.speech_mask, outputs.text_mask)
+            terms["consistency"] = consistency_loss(outputs.expert_logits, available, labels, num_items)
+        return terms
+
+    def _contrastive(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> torch.Tensor:
+        scored = labels != IGNORE_INDEX
+        speech, text = outputs.speech_mask & scored, outputs.text_mask & scored
+        states = torch.cat([outputs.speech_states[speech], outputs.text_states[text]])
+        state_labels = torch.cat([labels[speech], labels[text]])
+        options = {"temperature": self.args.contrastive_temperature, "num_items": num_items}
+        if self.accelerator.num_processes == 1:
+            return contrastive_loss(states, state_labels, **options)
+        counts = self.accelerator.gather(torch.tensor([len(states)], device=states.device)).tolist()
+        longest = max(*counts, 1)
+        padded = states.new_zeros(longest, states.shape[1]).index_copy(
+            0, torch.arange(len(states), device=states.device), states
+        )
+        all_states = _GatherWithGradient.apply(padded)
+        padded_labels = torch.nn.functional.pad(state_labels, (0, longest - len(states)), value=IGNORE_INDEX)
+        all_labels = self.accelerator.gather(padded_labels).split(longest)
+        return contrastive_loss(
+            states,
+            state_labels,
+            candidates=torch.cat([part[:count] for part, count in zip(all_states, counts, strict=True)]),
+            candidate_labels=torch.cat([part[:count] for part, count in zip(all_labels, counts, strict=True)]),
+            anchor_offset=sum(counts[: self.accelerator.process_index]),
+            **options,
+        )
+
+    @torch.no_grad()
+    def _note_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items, terms: dict[str, torch.Tensor]):
+        if not self._term_sums:  # the first batch since the last log, or since a run was gone on with
+            self._steps_at_last_log = self.state.global_step
+        for name, value in terms.items():
+            self._term_sums[f"{name}_loss"] += value.detach()
+        if self._experts():
+            config = self.model.config
+            available = expert_availability(config.experts, outputs.speech_mask, outputs.text_mask)
+            weights = self.accelerator.unwrap_model(self.model).class_weights(outputs.logits)
+            focal = focal_terms(
+                outputs.logits, outputs.expert_logits, available, labels, config.focal_gamma, weights, num_items
+            )
+            for name, value in zip(["mixture", *config.experts], focal, strict=True):
+                self._term_sums[f"{name}_focal_loss"] += value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
+        if "loss" in logs and self._term_sums:
+            steps = max(self.state.global_step - self._steps_at_last_log, 1)
+            names = sorted(self._term_sums)
+            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
+            self._term_sums.clear()
+        super().log(logs, start_time)
+
+    _steps_at_last_log = 0
+
+    # Evaluation
+
+    def evaluation_loop(self, *arguments, **kwargs):
+        with few_threads(self.model, self.args.device):
+            return super().evaluation_loop(*arguments, **kwargs)
+
+    def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scalar scores of the mixture, and weighted F1 of each expert's own logits."""
+        outputs = prediction.predictions
+        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        scored = prediction.label_ids != IGNORE_INDEX
+        names = [self.model.config.id2label[index] for index in range(logits.shape[-1])]
+        labels = prediction.label_ids[scored]
+        scores = emotion_scores(labels, softmax(logits[scored]), names)
+        scores.pop("f1_per_class")
+        for number, expert in enumerate(self._experts()):
+            expert_scores = emotion_scores(labels, softmax(outputs[1][scored][:, number]), names)
+            scores[f"{expert}_weighted_f1"] = expert_scores["weighted_f1"]
+        return scores
+
+    # The Hub
+
+    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
+        """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
+        if not self.is_world_process_zero():
+            return ""
+        save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        return self.push_folder(commit_message, token, kwargs.get("revision"))
+
+    def push_folder(
+        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
+        return push_checkpoint(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+        )
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Every process's rows (M, H) -> (processes, M, H). `Accelerator.gather` would lose the gradient of the others' losses."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]

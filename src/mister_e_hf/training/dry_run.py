@@ -1,0 +1,189 @@
+"""A step of each stage of a run: what memory and time it will take. Nothing is written where the run goes."""
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+from transformers import Trainer, TrainerCallback, set_seed
+
+from ..base import progress
+from ..encoders.utterances import Utterances, turns_of_dialogues
+from .dialogue_trainer import MisterETrainer
+from .epoch_trainer import EpochTrainingArguments
+from .preflight import Plan, check_run, encoder_folder
+from .recipe import Recipe
+from .run_folder import peak_memory, read_results
+from .utterance_trainer import UtteranceTrainer
+
+# What a step of a stage is tried with, in place of what the recipe says.
+_ONE_STEP: dict[str, Any] = {
+    "max_steps": 2,
+    "train_sampling_strategy": "sequential",
+    "eval_strategy": "no",
+    "eval_on_start": False,
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_patience": None,
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "warmup_steps": 0,
+    "report_to": "none",
+    "push_to_hub": False,
+    "disable_tqdm": True,
+}
+
+
+def dry_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> list[dict[str, Any]]:
+    r"""
+    Build and check what a run needs ([`~mister_e_hf.training.preflight.check_run`]), and take two steps of each stage that is not finished: one with
+    the longest turns or dialogues, which tells the memory, and one with those of middle length, which tells the time.
+
+    Returns:
+        for each stage `stage`, `seconds_a_step`, `steps`, `hours` (training, evaluation, and making the vectors) and `peak_memory_bytes`, of the
+        process so far.
+
+    Raises:
+        InputError: for what would end the run later.
+    """
+    plan = check_run(recipe, output_dir, seeds)
+    costs = []
+    with tempfile.TemporaryDirectory() as folder, progress.quiet():
+        for modality in plan.modalities:
+            if read_results(encoder_folder(output_dir, modality)) is None:
+                costs.append(_encoder_cost(plan, modality, folder))
+        costs.append(_conversation_cost(plan, folder, len(seeds)))
+    return costs
+
+
+def format_costs(costs: Sequence[dict[str, Any]]) -> str:
+    """A table of a row per stage, and the hours to the end."""
+    lines = [f"{'stage':16} {'seconds a step':>15} {'steps':>9} {'hours':>9} {'peak memory':>12}"]
+    for cost in costs:
+        memory = "" if cost["peak_memory_bytes"] is None else f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"
+        lines.append(
+            f"{cost['stage']:16} {cost['seconds_a_step']:15.3f} {cost['steps']:9,} {cost['hours']:9.2f} {memory:>12}"
+        )
+    return "\n".join([*lines, f"{sum(cost['hours'] for cost in costs):.2f} hours to the end"])
+
+
+class _Clock(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._start = _now()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seconds.append(_now() - self._start)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _order(lengths: np.ndarray, count: int) -> list[int]:
+    """As many of the longest as a step takes, then as many of middle length."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    middle = max((len(order) - count) // 2, 0)
+    chosen = [*order[:count], *order[middle : middle + count]]
+    return [int(index) for index in np.resize(chosen, 2 * count)]
+
+
+def _encoder_cost(plan: Plan, modality: str, folder: str) -> dict[str, Any]:
+    settings = plan.recipe.encoder(modality)
+    label2id = {label: index for index, label in enumerate(plan.recipe.corpus.labels)}
+    turns = {
+        split: Utterances(plan.corpus[split], modality, label2id, labelled_only=True)
+        for split in ("train", "validation")
+    }
+    real = settings.training_arguments(folder, 0)
+    arguments = dataclasses.replace(settings, training=settings.training | _ONE_STEP).training_arguments(folder, 0)
+    set_seed(0)
+    model, processor = settings.model(label2id), settings.processor()
+    count = _items_a_step(real)
+    order = _order(turns["train"].lengths, count)
+    trainer = UtteranceTrainer(model, arguments, processor, train_dataset=Subset(turns["train"], order))
+    step, turn = _measure(trainer, Subset(turns["train"], order[count:]))
+    steps = _steps(real, len(turns["train"]))
+    others = sum(len(Utterances(data, modality)) for data in plan.corpus.values())
+    epochs = steps / max(_steps(real, len(turns["train"]), 1), 1)
+    seconds = (1 + settings.folds) * (steps * step + epochs * len(turns["validation"]) * turn) + others * turn
+    return _cost(f"{modality} encoder", step, steps * (1 + settings.folds), seconds)
+
+
+def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
+    recipe = Recipe(plan.recipe.to_dict(), plan.recipe.source)
+    real = recipe.training_arguments(folder, 0)
+    recipe.sections["training"] |= _ONE_STEP
+    arguments = recipe.training_arguments(folder, 0)
+    if plan.corpus is None:
+        data = recipe.read_corpus()
+        lengths, validation, train = data["train"].lengths, data["validation"].num_turns, data["train"]
+    else:
+        lengths = turns_of_dialogues(plan.corpus["train"])
+        validation, train = int(turns_of_dialogues(plan.corpus["validation"]).sum()), None
+    count = _items_a_step(real)
+    order = _order(lengths, count)
+    model = recipe.model()
+    if train is None:  # the vectors are not made yet, and any take as long
+        chosen = [_random_dialogue(model.config, plan.modalities, int(lengths[index])) for index in order]
+    else:
+        chosen = Subset(train, order)
+    trainer = MisterETrainer(model, arguments, train_dataset=chosen, eval_dataset=chosen)
+    step, dialogue = _measure(trainer, Subset(chosen, range(count, 2 * count)))
+    steps = _steps(real, len(lengths))
+    epochs = steps / max(_steps(real, len(lengths), 1), 1)
+    turn = dialogue / max(float(np.mean([lengths[index] for index in order[count:]])), 1)
+    return _cost(
+        getattr(model, "title", "MiSTER-E"), step, steps * runs, runs * (steps * step + epochs * validation * turn)
+    )
+
+
+def _random_dialogue(config: Any, modalities: Sequence[str], length: int) -> dict[str, torch.Tensor]:
+    item = {f"{name}_embeddings": torch.randn(length, getattr(config, f"{name}_embedding_dim")) for name in modalities}
+    return item | {"labels": torch.randint(len(config.id2label), (length,))}
+
+
+def _measure(trainer: Trainer, data: Any) -> tuple[float, float]:
+    """Seconds of a training step, the second one, and of an item in evaluation."""
+    clock = _Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    start = _now()
+    trainer.predict(data)
+    return clock.seconds[-1], (_now() - start) / len(data)
+
+
+def _items_a_step(arguments: EpochTrainingArguments) -> int:
+    """Items that one process takes for one step."""
+    return arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+
+
+def _steps(arguments: EpochTrainingArguments, items: int, epochs: float | None = None) -> int:
+    """Steps of a training, or of so many of its epochs."""
+    if epochs is None and arguments.max_steps > 0:
+        return arguments.max_steps
+    batches = math.ceil(items / (arguments.per_device_train_batch_size * arguments.world_size))
+    per_epoch = math.ceil(batches / arguments.gradient_accumulation_steps)
+    return math.ceil(per_epoch * (arguments.num_train_epochs if epochs is None else epochs))
+
+
+def _cost(stage: str, step: float, steps: int, seconds: float) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "seconds_a_step": step,
+        "steps": steps,
+        "hours": seconds / 3600,
+        "peak_memory_bytes": peak_memory(),
+    }

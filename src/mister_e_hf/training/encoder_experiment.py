@@ -1,0 +1,171 @@
+"""One recipe, one modality and one seed -> an encoder's folder and its results."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import set_seed
+
+from ..base.errors import InputError
+from ..base.files import check_output_folder, sync_folder, write_json, writing
+from ..base.processes import own_folder, report
+from ..base.yaml_files import read_yaml
+from ..encoders.modeling_utterance_encoder import UtteranceEncoder
+from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..encoders.utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
+from ..evaluation.metrics import bootstrap_intervals, emotion_scores
+from .epoch_trainer import softmax
+from .recipe import EncoderSettings, Recipe
+from .run_folder import best_epoch, claim_run, provenance, read_results
+from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
+
+
+def train_encoder(
+    recipe: Recipe, modality: str, output_dir: str | Path, seed: int = 0, corpus: datasets.DatasetDict | None = None
+) -> dict[str, Any]:
+    r"""
+    Train the recipe's encoder of one modality, choosing the epoch on validation; test is scored once.
+
+    Writes to `output_dir` the encoder, its processor and `results.json`. A finished run is not run again; one that was killed goes on.
+    With `folds` in the recipe's section, an encoder for each fold of the training dialogues comes first, trained without it.
+
+    Args:
+        recipe: with a section `speech_encoder` or `text_encoder`.
+        modality: `"speech"` or `"text"`.
+        output_dir: of this encoder alone.
+        seed: of the new weights, dropout and the order of utterances.
+        corpus: the recipe's corpus, where it was read already.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        ValueError: if the recipe has no such section, `output_dir` holds another run, or the corpus does not fit.
+    """
+    output_dir = Path(output_dir)
+    check_output_folder(output_dir, [recipe.corpus_path() if corpus is None else None])
+    settings = recipe.encoder(modality)
+    arguments = settings.training_arguments(output_dir, seed)
+    corpus = load_dialogues(recipe.corpus_path()) if corpus is None else load_dialogues(corpus)
+    label2id = {name: index for index, name in enumerate(recipe.corpus.labels)}
+
+    def turns(split: str, dialogues: np.ndarray | None = None) -> Utterances:
+        return Utterances(corpus[split], modality, label2id, labelled_only=True, dialogues=dialogues)
+
+    splits = {split: turns(split) for split in ("train", "validation", "test") if split in corpus}
+    for split in ("train", "validation"):
+        if not len(splits.get(split, ())):
+            raise InputError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
+    described = settings.to_dict()
+    described.pop("folds", None)  # more encoders, and no other one
+    record = {
+        "encoder": described,
+        "labels": recipe.corpus.labels,
+        "seed": seed,
+        "corpus": {split: corpus_fingerprint(corpus[split]) for split in splits},
+    }
+    if settings.folds:
+        folds = folds_of_dialogues(len(corpus["train"]), settings.folds)
+        for fold, folder in enumerate(fold_folders(output_dir, settings.folds)):
+            parts = {"train": turns("train", folds != fold), "validation": splits["validation"]}
+            parts["held_out"] = turns("train", folds == fold)
+            title = f"{modality} encoder, fold {fold + 1} of {settings.folds}"
+            fold_arguments = settings.training_arguments(folder, seed)
+            _train(title, settings, fold_arguments, parts, label2id, record | {"fold": fold})
+    return _train(f"{modality} encoder", settings, arguments, splits, label2id, record)
+
+
+def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
+    """Where the encoders lie that were trained without one fold of the training dialogues each."""
+    return [Path(output_dir) / "folds" / f"{fold}-of-{folds}" for fold in range(folds)]
+
+
+def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
+    """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
+    trained_on = read_yaml(folder / "run.yaml")["corpus"]["train"]
+    if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
+        raise InputError(
+            f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "
+            "has others; set folds to 0 to embed it by the encoder of all of them"
+        )
+
+
+def _train(
+    title: str,
+    settings: EncoderSettings,
+    arguments: UtteranceTrainingArguments,
+    splits: dict[str, Utterances],
+    label2id: dict[str, int],
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    """Train on `train`, choose on `validation`, score every other split; encoder, processor and results go to the run's folder."""
+    output_dir = Path(arguments.output_dir)
+    model = processor = None
+    if read_results(output_dir) is None:
+        # Before the folder is claimed, which a recipe that has to be mended could not take back.
+        set_seed(arguments.seed)
+        model, processor = settings.model(label2id), settings.processor()
+    with own_folder(output_dir):
+        if claim_run(output_dir, record):
+            results = read_results(output_dir)
+            report(f"{title}: trained earlier, {_in_short(results)} ({output_dir})")
+            return results
+        results = _run(title, settings, arguments, splits, model, processor)
+        report(f"{title}: trained, {_in_short(results)} ({output_dir})")
+        return results
+
+
+def _in_short(results: dict[str, Any]) -> str:
+    return f"validation weighted F1 {100 * results['validation']['weighted_f1']:.2f}"
+
+
+def _run(
+    title: str,
+    settings: EncoderSettings,
+    arguments: UtteranceTrainingArguments,
+    splits: dict[str, Utterances],
+    model: UtteranceEncoder,
+    processor: MisterEProcessor,
+) -> dict[str, Any]:
+    output_dir = Path(arguments.output_dir)
+    trainer = UtteranceTrainer(
+        model, arguments, processor, title, train_dataset=splits["train"], eval_dataset=splits["validation"]
+    )
+    trainer.resume()
+    results: dict[str, Any] = {
+        "seed": arguments.seed,
+        "modality": settings.modality,
+        "best_epoch": best_epoch(trainer),
+        "parameters": model.num_parameters(),
+        "trained_parameters": model.num_parameters(only_trainable=True),
+        "embedding_dim": model.config.embedding_dim,
+        **provenance(arguments.device),
+    }
+    for split, data in splits.items():
+        if split != "train" and len(data):
+            results[split] = _score(trainer, data)
+    if trainer.is_world_process_zero():
+        with writing(output_dir):
+            model.save_pretrained(output_dir)
+            processor.save_pretrained(output_dir)
+            sync_folder(output_dir)
+        results["fingerprint"] = model.fingerprint()
+        write_json(output_dir / "results.json", results)
+    trainer.accelerator.wait_for_everyone()
+    return results
+
+
+def _score(trainer: UtteranceTrainer, data: Utterances) -> dict[str, Any]:
+    prediction = trainer.predict(data)
+    probabilities = softmax(logits_of(prediction.predictions))
+    scores = emotion_scores(prediction.label_ids, probabilities, trainer.label_names_in_order)
+    dialogues = data.dialogues()
+    scores["intervals"] = bootstrap_intervals(prediction.label_ids, probabilities, dialogues)
+    return scores
+
+
+def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> tuple[UtteranceEncoder, MisterEProcessor]:
+    """An encoder and its processor from a folder that `train_encoder` wrote."""
+    return UtteranceEncoder.from_pretrained(folder).to(device), MisterEProcessor.from_pretrained(folder)

@@ -1,0 +1,329 @@
+"""What the trainers of both stages share: defaults of a run, and checkpoints that are there whole or not at all."""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import scipy.special
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from ..base.errors import InputError, short
+from ..base.files import UNFINISHED, sync, writing
+from ..evaluation.metrics import SCORES
+from ..vectors.collator import LikeLengthSampler
+from ..vectors.dialogue_datasets import dialogue_lengths
+from .checkpoints import damage, finished_checkpoints, newest_whole, remove, seal
+from .epoch_lines import EpochLines
+from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class EpochTrainingArguments(TrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] with other defaults: evaluate and save each epoch, keep the best epoch by validation weighted F1, batches
+    of like length.
+
+    Args:
+        early_stopping_patience (`int`, *optional*):
+            stop after this many epochs without a better validation score.
+    """
+
+    early_stopping_patience: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate on validation."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
+    metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
+    greater_is_better: bool | None = field(
+        default=None, metadata={"help": "Whether more of it is better; by default what the metric says."}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Early stopping goes on counting after a resume."}
+    )
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of like length."})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Dialogues have no columns."})
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Without it as verbosity says."})
+    hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
+
+    def __post_init__(self):
+        for each in fields(self):
+            if each.name not in FIELDS and each.name not in TrainingArguments.__dataclass_fields__:
+                continue  # a subclass's own
+            if each.name == "accelerator_config" and self.accelerator_config == AcceleratorConfig():
+                continue  # what transformers makes of the default
+            check_field(each.name, getattr(self, each.name), type(self))
+        check_together(self)
+        check_launcher(self)
+        self._choose_direction()
+        super().__post_init__()
+        if self.n_gpu > 1:
+            raise InputError(
+                f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
+                "choose one with CUDA_VISIBLE_DEVICES"
+            )
+        if self.fp16 and self.device.type == "cpu":
+            raise InputError("fp16 has no effect on a CPU; leave it out, or use bf16")
+
+    def _choose_direction(self):
+        """transformers takes every metric but a loss for one of which more is better, and a plateau for one of a loss."""
+        better = greater_is_better(self.metric_for_best_model)
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = better
+        known = not better or (self.metric_for_best_model or "").removeprefix("eval_").endswith(SCORES)
+        if known and self.greater_is_better not in (None, better):
+            kept = f"the worst epoch by '{self.metric_for_best_model}' would be kept"
+            if self.greater_is_better:  # which was the default of the other metrics
+                raise InputError(f"greater_is_better is true, but {kept}, since less of it is better; leave it out")
+            logger.warning("greater_is_better is false, so %s, since more of it is better", kept)
+        if self.lr_scheduler_type == "reduce_lr_on_plateau":
+            mode = "max" if self.greater_is_better else "min"
+            if (self.lr_scheduler_kwargs or {}).get("mode", mode) != mode:
+                raise InputError(
+                    f"lr_scheduler_kwargs: mode must be '{mode}' with metric_for_best_model '{self.metric_for_best_model}'"
+                )
+            self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": mode}
+
+
+def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
+    """Whether the metric that chooses an epoch is one of these scores, or the loss; InputError where it is not."""
+    chosen = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
+    if chosen not in (*scores, "loss"):
+        raise InputError(f"metric_for_best_model must be one of {', '.join((*scores, 'loss'))}, got '{short(chosen)}'")
+
+
+class EpochTrainer(Trainer):
+    """
+    [`~transformers.Trainer`] with batches of like length, early stopping by its arguments, checkpoints that appear whole or not at all, and
+    an error as soon as a loss or a weight is not finite.
+    """
+
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(EpochLines(self.title))
+        if self.args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+        self._not_finite = FirstSteps()
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a line of its progress."""
+        return "model"
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return LikeLengthSampler(dialogue_lengths(dataset), self.args.train_batch_size * self.args.world_size, seed)
+
+    def _get_eval_sampler(self, eval_dataset):
+        # Predictions come back in the order of the dataset.
+        return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
+    # Resuming
+
+    def resume(self) -> Path | None:
+        """Train from the newest whole checkpoint in the output folder, or from the start; returns the checkpoint."""
+        checkpoint = self._newest_whole()
+        self._train(checkpoint)
+        return checkpoint
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        r"""
+        As the Trainer's; `True` resumes from the newest checkpoint that is whole.
+
+        Raises:
+            InputError: if the checkpoint to resume from is missing or not whole, or a loss or weight is not finite.
+        """
+        if resume_from_checkpoint is True:
+            checkpoint = self._newest_whole()
+            if checkpoint is None:
+                raise InputError(f"'{self.args.output_dir}' holds no whole checkpoint to resume from")
+        elif checkpoint := Path(resume_from_checkpoint) if resume_from_checkpoint else None:
+            if not checkpoint.is_dir():
+                raise InputError(f"There is no checkpoint '{checkpoint}' to resume from")
+            if problem := damage(checkpoint):
+                raise InputError(f"'{checkpoint}' is not whole ({problem}); resume from an earlier checkpoint")
+        return self._train(checkpoint, **kwargs)
+
+    def _newest_whole(self) -> Path | None:
+        found = [None]
+        if self.args.process_index == 0:
+            checkpoint, problems = newest_whole(self.args.output_dir, self.args.load_best_model_at_end)
+            found = [checkpoint]
+            for problem in problems:
+                logger.warning("'%s': %s", self.args.output_dir, problem)
+            if problems:
+                start = f"resuming from {checkpoint.name}" if checkpoint else "training starts from the beginning"
+                logger.warning("'%s': %s", self.args.output_dir, start)
+        return broadcast_object_list(found)[0]
+
+    def _train(self, checkpoint: Path | None, **kwargs):
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
+        return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+
+    def _init_training_state(self, *arguments, **kwargs):
+        found = super()._init_training_state(*arguments, **kwargs)
+        # where the run's folder is now
+        best = self._checkpoint(self.state.best_global_step)
+        self.state.best_model_checkpoint = str(best) if self.state.best_global_step and best.is_dir() else None
+        return found
+
+    # Checkpoints
+
+    def _checkpoint(self, step: int | None) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
+
+    def _save_checkpoint(self, model, trial):
+        """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
+        output_dir, args = Path(self._get_output_dir(trial)), self.args
+        folder = f"checkpoint-{self.state.global_step}"
+        unfinished = output_dir / UNFINISHED / folder
+        args.output_dir = str(output_dir / UNFINISHED)
+        try:
+            with writing(unfinished):
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)  # half of it would keep a full disk full
+            raise
+        finally:
+            args.output_dir = str(output_dir)
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            with writing(unfinished):
+                # which checkpoint is best its step says, in whatever folder the run lies
+                self.state.best_model_checkpoint = None
+                self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
+                seal(unfinished)
+            if (output_dir / folder).exists():
+                remove(output_dir / folder)
+            os.replace(unfinished, output_dir / folder)
+            sync(output_dir)
+            self._delete_old_checkpoints(args.save_total_limit)
+            shutil.rmtree(output_dir / UNFINISHED)
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self._checkpoint(self.state.best_global_step))
+        self.accelerator.wait_for_everyone()
+
+    def _delete_old_checkpoints(self, kept: int | None):
+        checkpoints = finished_checkpoints(self.args.output_dir)
+        for checkpoint in checkpoints[: len(checkpoints) - kept] if kept is not None else []:
+            if checkpoint != self._checkpoint(self.state.best_global_step):
+                remove(checkpoint)
+
+    def _finalize_training(self, *arguments, **kwargs):
+        """As the Trainer's, which deletes all but the best checkpoint where one is to be kept; here each is renamed first."""
+        self._check_finite(weights=True)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            found = super()._finalize_training(*arguments, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save and self.state.best_model_checkpoint is not None and limit == 1:
+            self._delete_old_checkpoints(0)
+            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
+        return found
+
+    # Losses and weights that are not finite
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        self.watch(loss=found[0] if return_outputs else found)
+        return found
+
+    def watch(self, **terms: torch.Tensor):
+        """Terms of the loss, by name: training ends with an error that names the first step at which one was not finite."""
+        if self.model.training:
+            self._not_finite.note(self.state.global_step + 1, terms)
+
+    def _maybe_log_save_evaluate(self, *arguments, **kwargs):
+        control = self.control
+        # On an accelerator the check would wait for the device at each step.
+        if self.args.world_size == 1 and self.args.device.type == "cpu":
+            self._check_finite(weights=control.should_save)
+        elif control.should_log or control.should_evaluate or control.should_save:
+            self._check_finite(weights=control.should_save)
+        super()._maybe_log_save_evaluate(*arguments, **kwargs)
+
+    def _check_finite(self, weights: bool):
+        found = self._not_finite.first()
+        if found is not None:
+            step, term = found
+            found = step, "the loss" if term == "loss" else f"the loss's term {term}"
+        elif weights:
+            found = next(
+                (
+                    (self.state.global_step, f"the weight {name}")
+                    for name, parameter in self.model.named_parameters()
+                    if parameter.requires_grad and not parameter.detach().isfinite().all()
+                ),
+                None,
+            )
+        if self.args.world_size > 1:  # all processes end together
+            found = next(filter(None, gather_object([found])), None)
+        if found is not None:
+            step, what = found
+            raise InputError(
+                f"Training ended at step {step}: {what} is not finite (NaN or infinity). Lower learning_rate or set "
+                "max_grad_norm, and check the range of the input"
+            )
+
+
+class FirstSteps:
+    """The first step at which each of some values was not finite, noted on their device without waiting for it."""
+
+    def __init__(self):
+        self._steps: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def note(self, step: int, values: Mapping[str, torch.Tensor]):
+        for name, value in values.items():
+            value = value.detach()
+            earlier = self._steps.get(name)
+            if earlier is None:
+                earlier = torch.full((), _NO_STEP, device=value.device)
+            self._steps[name] = torch.where(value.isfinite().all(), earlier, earlier.clamp(max=step))
+
+    def first(self) -> tuple[int, str] | None:
+        """The earliest of these steps and what it was; terms come before their sum if they were noted before it."""
+        if not self._steps:
+            return None
+        steps = torch.stack(list(self._steps.values())).tolist()
+        step = min(steps)
+        return None if step == _NO_STEP else (step, list(self._steps)[steps.index(step)])
+
+
+_NO_STEP = 2**62
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    r"""
+    Probabilities over the last axis, in float64.
+
+    Raises:
+        InputError: if a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "The model's logits are not finite (NaN or infinity): its weights are damaged, or its input is too large"
+        )
+    return scipy.special.softmax(logits.astype(np.float64), axis=-1)

@@ -1,0 +1,216 @@
+"""A checkpoint folder and a corpus -> scores: those that the run stored, again, or those of any other corpus."""
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import PreTrainedModel
+
+from ..base.errors import InputError, reading, short
+from ..base.yaml_files import read_yaml
+from ..encoders.embedding import embed_corpus
+from ..encoders.modeling_utterance_encoder import UtteranceEncoder
+from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..encoders.utterances import Utterances, load_dialogues
+from ..hub.loading import find_file, read_json
+from ..inference.stored_stages import has_encoder, load_encoder, load_model
+from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
+from ..vectors.store import holds_vectors, read_corpus
+from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
+from .experiment import predict, probabilities, score
+from .recipe import CorpusSettings
+
+_COLUMNS = ("label_column", "score_column")
+
+
+def evaluate_checkpoint(
+    model: str | Path,
+    corpus: str | Path | None = None,
+    split: str = "test",
+    vectors: str | Path | None = None,
+    batch_size: int | None = None,
+    use_cpu: bool = False,
+    revision: str | None = None,
+) -> dict[str, Any]:
+    r"""
+    Score a checkpoint on one split of a corpus.
+
+    Args:
+        model: a checkpoint folder, or its id on the Hub.
+        corpus: vectors, or a corpus of dialogues, which the folder's encoders then embed; by default the one it was trained on.
+        split: which split to score.
+        vectors: where vectors that have to be made are kept, those of the other splits too; by default nowhere.
+        batch_size: dialogues of a batch; by default as in training's evaluation.
+        use_cpu: even where there is a GPU.
+        revision: branch, tag or commit on the Hub.
+
+    Returns:
+        `scores`, by `mixture` and expert, as `results.json` holds them; `corpus`, what was scored; and `as_stored`, whether the scores are those
+        that it holds for the same split of the same data, None where it holds none. Sums over another number of threads round in another way, so calibration may differ by 1e-6.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint or no corpus.
+        InputError: naming file and field of the checkpoint that cannot be; if its scores are not finite; if the corpus does not fit the model, or
+            has audio and transcripts and the checkpoint no encoders.
+    """
+    hub = {} if revision is None else {"revision": revision}
+    if Path(split).name != split or split in ("", ".", ".."):
+        raise InputError(f"--split takes the name of a split, such as test; got '{split}'")
+    loaded = load_model(model, **hub)
+    config = loaded.config
+    recipe, stored = _recipe(model, hub), _results(model, hub)
+    settings = recipe["corpus"]
+    source = corpus or settings.get("path")
+    if source is None:
+        raise InputError(f"'{model}' does not record its training corpus; pass --corpus")
+    columns = {} if corpus else {name: settings[name] for name in _COLUMNS if settings.get(name)}
+    fingerprint = stored["data_fingerprints"].get(split)
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def read(folder: str | Path) -> DialogueVectors:
+            return read_corpus(folder, config.label2id, splits=(split,), **columns)[split]
+
+        if corpus is None and not Path(source).expanduser().exists():
+            source = _found_again(model, source, lambda folder: read(folder).fingerprint() == fingerprint) or source
+        if corpus is None and not _may_exist(source):
+            raise InputError(
+                f"'{model}' was trained on '{source}', a path on the machine and in the folder where it was trained, and there are no such "
+                "vectors here; pass --corpus"
+            )
+        scored = str(source)
+        if not holds_vectors(source):
+            dialogues = load_dialogues(source)
+            if split not in dialogues:
+                raise InputError(f"'{source}' has no split '{split}'; it has {', '.join(dialogues)}")
+            if vectors is None:  # kept vectors serve for the other splits, too
+                dialogues = datasets.DatasetDict({split: dialogues[split]})
+            Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before the work of embedding
+            source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
+        data = read(source)
+        data.check({name: getattr(config, f"{name}_embedding_dim") for name in MODALITIES})
+        batch = batch_size or recipe["training"].get("per_device_eval_batch_size", 8)
+        output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
+        _refuse_not_finite(model, output, data)
+        names = list(config.id2label.values())
+        scores = score(probabilities(output, config.calibration_temperature), data, names)
+        same = fingerprint == data.fingerprint()
+    agrees = _agree(scores, stored[split]) if same and split in stored else None
+    return {"scores": scores, "corpus": scored, "as_stored": agrees}
+
+
+def _found_again(model: str | Path, path: str, same: Callable[[Path], bool]) -> Path | None:
+    """A relative path, seen from the folder where the run was trained, which lies above it; only the very data counts."""
+    if Path(path).is_absolute() or not Path(model).is_dir():
+        return None
+    folder = Path(model).resolve()
+    for place in (folder, *folder.parents):
+        if (place / path).is_dir() and holds_vectors(place / path):
+            with contextlib.suppress(FileNotFoundError, InputError):
+                if same(place / path):
+                    return place / path
+    return None
+
+
+def _may_exist(source: str | Path) -> bool:
+    """Whether there is such a folder, or it may be the id of a dataset on the Hub."""
+    return Path(source).expanduser().is_dir() or bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)))
+
+
+def _refuse_not_finite(model: str | Path, output: dict[str, np.ndarray], data: DialogueVectors):
+    for name, values in output.items():
+        wrong = ~np.isfinite(values).all(axis=1)
+        if wrong.any():
+            row = int(wrong.argmax())
+            dialogue = data.dialogue_ids[int(np.searchsorted(data.offsets, row, side="right")) - 1]
+            raise InputError(
+                f"'{model}' gives NaN or infinity ({name}) for {int(wrong.sum())} of {len(wrong)} turns, the first of them in dialogue "
+                f"'{dialogue}': its weights are broken, or the vectors are not of the kind that it was trained on"
+            )
+
+
+def _recipe(model: str | Path, hub: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What is needed here of the recipe that a checkpoint stores, checked."""
+    path = find_file(model, "training.yaml", hub)
+    if path is None:
+        return {"corpus": {}, "training": {}}
+    with reading(path, "a recipe"):
+        found = read_yaml(path) or {}
+        if not isinstance(found, dict):
+            raise InputError(f"expected sections with fields, got {short(repr(found), 80)}")
+        recipe = {name: found.get(name) or {} for name in ("corpus", "training")}
+        for name, section in recipe.items():
+            if not isinstance(section, dict):
+                raise InputError(f"section '{name}' must hold fields, got {short(repr(section), 80)}")
+        known = {field.name for field in dataclasses.fields(CorpusSettings)}
+        if unknown := sorted(map(str, set(recipe["corpus"]) - known)):
+            raise InputError(f"section 'corpus' has the unknown field '{unknown[0]}'; expected {', '.join(known)}")
+        for name in ("path", *_COLUMNS):
+            if not isinstance(recipe["corpus"].get(name), str | None):
+                raise InputError(f"corpus.{name} must be a text, got {short(repr(recipe['corpus'][name]), 80)}")
+        batch = recipe["training"].get("per_device_eval_batch_size", 8)
+        if not isinstance(batch, int) or batch < 1:
+            raise InputError(f"training.per_device_eval_batch_size must be at least 1, got {short(repr(batch), 80)}")
+    return recipe
+
+
+def _results(model: str | Path, hub: dict[str, Any]) -> dict[str, Any]:
+    path = find_file(model, "results.json", hub)
+    stored = {} if path is None else read_json(path)
+    stored.setdefault("data_fingerprints", {})
+    for name, value in stored.items():
+        if name in ("data_fingerprints", "validation", "test") and not isinstance(value, dict):
+            raise InputError(f"'{path}': {name} must be an object, got {short(repr(value), 80)}")
+    return stored
+
+
+def scoring_trainer(
+    model: PreTrainedModel, output_dir: str | Path, batch_size: int = 8, use_cpu: bool = False
+) -> MisterETrainer:
+    """A trainer that only predicts, `batch_size` dialogues at a time."""
+    arguments = MisterETrainingArguments(
+        str(output_dir),
+        per_device_eval_batch_size=batch_size,
+        use_cpu=use_cpu,
+        contrastive_weight=0.0,  # nothing is trained, and the model may lack the experts of these terms
+        consistency_weight=0.0,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return MisterETrainer(model, arguments)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(_agree(one[name], other[name]) for name in one)
+        )
+    if one is None or other is None:  # the F1 of a class without a turn
+        return one is other
+    try:
+        return bool(np.allclose(one, other, rtol=0, atol=1e-6))
+    except (TypeError, ValueError):  # words, or another number of classes
+        return False
+
+
+def _encoders(model: str | Path, config, hub: dict[str, Any]) -> dict[str, tuple[UtteranceEncoder, MisterEProcessor]]:
+    found = {
+        modality: load_encoder(model, modality, getattr(config, f"{modality}_embedding_dim"), **hub)
+        for modality in MODALITIES
+        if has_encoder(model, modality, **hub)
+    }
+    if not found:
+        raise InputError(
+            f"'{model}' has no speech_encoder/ and no text_encoder/, so it scores corpora of vectors alone; this one holds audio and transcripts"
+        )
+    return found

@@ -1,0 +1,291 @@
+"""One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
+
+import importlib.util
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from accelerate import PartialState
+from sklearn.metrics import confusion_matrix
+from transformers import set_seed
+
+from ..base.errors import InputError
+from ..base.files import (
+    check_output_folder,
+    file_digest,
+    sync_folder,
+    write_atomically,
+    write_json,
+    write_table,
+    writing,
+)
+from ..base.processes import own_folder, report
+from ..evaluation.calibration import fit_temperature
+from ..evaluation.confusion_figure import confusion_figure
+from ..evaluation.metrics import (
+    IGNORE_INDEX,
+    bootstrap_intervals,
+    emotion_scores,
+    expected_calibration_error,
+    scored_turns,
+)
+from ..hub.checkpoint import save_checkpoint
+from ..vectors.corpus_facts import corpus_facts
+from ..vectors.dialogue_vectors import DialogueVectors
+from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
+from .epoch_trainer import softmax
+from .preflight import check_seeds
+from .recipe import Recipe
+from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
+
+logger = logging.getLogger(__name__)
+
+
+def run_experiment(
+    recipe: Recipe,
+    output_dir: str | Path,
+    seed: int,
+    corpus: dict[str, DialogueVectors] | None = None,
+    encoders: Mapping[str, Path] | None = None,
+) -> dict:
+    r"""
+    Train one seed of a recipe, choosing the epoch on validation, and score test once.
+
+    Writes to `output_dir` the checkpoint folder, `predictions.parquet` and `results.json`. A finished run is not run again; one that
+    was killed goes on from its last whole checkpoint.
+
+    Args:
+        recipe: what to train on what and how.
+        output_dir: of this run alone.
+        seed: of the initial weights, dropout and the order of dialogues.
+        corpus: the recipe's corpus, where it was read already.
+        encoders: folders, by modality, of the encoders that made the vectors; they become part of the checkpoint folder.
+
+    Returns:
+        what `results.json` holds.
+
+    Raises:
+        ValueError: if `output_dir` holds a run of another recipe, or the corpus does not fit.
+    """
+    output_dir = Path(output_dir)
+    check_output_folder(output_dir, [recipe.corpus_path()])
+    arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, where there is one
+    corpus = _read_corpus(recipe) if corpus is None else corpus
+    fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
+    record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
+    with own_folder(output_dir):
+        if claim_run(output_dir, record):
+            results = read_results(output_dir)
+            report(f"{recipe.title()}, seed {seed}: trained earlier, {_in_short(results)} ({output_dir})")
+            return results
+        results = _run(recipe, arguments, corpus, fingerprints, encoders)
+        report(f"{recipe.title()}, seed {seed}: trained, {_in_short(results)} ({output_dir})")
+        return results
+
+
+def _in_short(results: dict[str, Any]) -> str:
+    return f"validation weighted F1 {100 * results['validation']['mixture']['weighted_f1']:.2f}"
+
+
+def _run(
+    recipe: Recipe,
+    arguments: MisterETrainingArguments,
+    corpus: dict[str, DialogueVectors],
+    fingerprints: dict[str, str],
+    encoders: Mapping[str, Path] | None,
+) -> dict[str, Any]:
+    output_dir = Path(arguments.output_dir)
+    trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
+    _check_unchanged(corpus, fingerprints)
+    results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
+    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
+    outputs, config = (
+        {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
+        trainer.model.config,
+    )
+    config.calibration_temperature = fit_temperature(outputs["validation"]["mixture"], corpus["validation"].labels)
+    results["calibration"] = {"temperature": config.calibration_temperature}
+    tables = []
+    for split, output in outputs.items():
+        predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
+        results[split] = score(predictions, data, list(config.id2label.values()))
+        results["calibration"][f"{split} without it"] = _calibration(probabilities(output)["mixture"], data)
+        tables.append(prediction_table(predictions, data, config.id2label))
+    if trainer.is_world_process_zero():
+        write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
+        results["digests"] = digests(output_dir)
+        _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
+        with writing(output_dir):
+            save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
+            sync_folder(output_dir)
+        write_json(output_dir / "results.json", results)
+        if arguments.push_to_hub:
+            trainer.push_folder()  # with the card made from these results
+    trainer.accelerator.wait_for_everyone()
+    return results
+
+
+def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
+    """The recipe's corpus, with a warning for each thing that it has too little of."""
+    corpus = recipe.read_corpus()
+    if PartialState().is_main_process:
+        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)["shortcomings"]:
+            logger.warning("%s", sentence)
+    return corpus
+
+
+def _check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
+    """Test is scored on what was trained for: vectors are mapped from their files, which may be written to meanwhile."""
+    for name, data in corpus.items():
+        if data.fingerprint() != fingerprints[name]:
+            raise InputError(
+                f"{name}: the vectors were changed while they were trained on, so nothing was scored. Train again, to another --output_dir"
+            )
+
+
+def train_model(
+    recipe: Recipe, arguments: MisterETrainingArguments, train: DialogueVectors, validation: DialogueVectors
+) -> tuple[MisterETrainer, dict[str, Any]]:
+    """A trained model, in its trainer, and what is to be said of its training. A run that was killed goes on from its last whole checkpoint."""
+    set_seed(arguments.seed)
+    trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
+    start = time.perf_counter()
+    resumed = trainer.resume()
+    seconds = time.perf_counter() - start
+    return trainer, {
+        "best_epoch": best_epoch(trainer),
+        "epochs": trainer.state.epoch,
+        "training_seconds": None if resumed else round(seconds, 1),
+        "peak_memory_bytes": peak_memory(),
+        "threads": trainer.threads,
+        "parameters": trainer.model.num_parameters(),
+        "history": learning_history(trainer),
+        **provenance(arguments.device),
+    }
+
+
+def run_seeds(
+    recipe: Recipe, output_dir: str | Path, seeds: list[int], encoders: Mapping[str, Path] | None = None
+) -> dict:
+    """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
+    if recipe.sections["training"].get("push_to_hub"):
+        raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
+    check_seeds(seeds)
+    recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
+    corpus = _read_corpus(recipe)
+    runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]
+    summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
+    summary["validation"] = summarize([run["validation"] for run in runs])
+    if PartialState().is_main_process:
+        write_json(Path(output_dir) / "summary.json", summary)
+    return summary
+
+
+def summarize(runs: list[dict]) -> dict:
+    """Mean and sample standard deviation over runs of each scalar score, by output."""
+    summary = {}
+    for name, block in runs[0].items():
+        summary[name] = {"num_utterances": block["num_utterances"]}
+        for metric, value in block.items():
+            if isinstance(value, float):
+                values = [run[name][metric] for run in runs]
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                summary[name][metric] = {"mean": statistics.fmean(values), "sd": spread}
+    return summary
+
+
+def predict(trainer: MisterETrainer, data: DialogueVectors) -> dict[str, np.ndarray]:
+    """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
+    outputs = trainer.predict(data).predictions
+    logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+    real = np.arange(logits.shape[1]) < data.lengths[:, None]
+    found = {"mixture": logits[real]}
+    if others:
+        expert_logits, gate_weights = others
+        for number, expert in enumerate(trainer.model.config.experts):
+            found[expert] = expert_logits[real][:, number]
+        found["gate_weights"] = gate_weights[real]
+    return found
+
+
+def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
+    """What [`predict`] gives with probabilities in place of logits, the mixture's at a temperature."""
+    return {
+        name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
+        for name, values in outputs.items()
+    }
+
+
+def digests(output_dir: Path) -> dict[str, str]:
+    """Hashes of what a finished run says of itself beside its results, so that a report sees where a file was changed later."""
+    return {name: file_digest(output_dir / name) for name in ("run.yaml", "predictions.parquet")}
+
+
+def _draw(confusion: list[list[int]], label_names: list[str], path: Path):
+    """For the card; without matplotlib it goes without."""
+    if importlib.util.find_spec("matplotlib"):
+        write_atomically(path, lambda partial: confusion_figure(confusion, label_names).savefig(partial, format="png"))
+
+
+def _calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    scored = data.labels != IGNORE_INDEX
+    name = "expected_calibration_error"
+    return {
+        name: expected_calibration_error(data.labels[scored], mixture[scored]),
+        "interval": bootstrap_intervals(data.labels, mixture, dialogues)[name],
+    }
+
+
+def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+    """
+    Scores of the mixture, with intervals and its confusion matrix, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
+    given with the turns left out whose score is zero or missing, as `... without zeros`.
+    """
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    scores = {}
+    for suffix, labels in scored_turns(data.labels, data.scores).items():
+        for name, probabilities in predictions.items():
+            if name != "gate_weights":
+                scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
+        mixture, scored = predictions["mixture"], labels != IGNORE_INDEX
+        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, mixture, dialogues)
+        classes = range(len(label_names))
+        counts = confusion_matrix(labels[scored], mixture[scored].argmax(-1), labels=classes)
+        scores[f"mixture{suffix}"]["confusion"] = counts.tolist()
+    return scores
+
+
+def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+    """A row for each turn of the split: who is who, what was right, and all that was predicted."""
+    columns = {
+        "split": [data.name] * data.num_turns,
+        "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
+        "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
+        "label": [id2label.get(int(label)) for label in data.labels],
+        "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
+        "probabilities": predictions["mixture"].tolist(),
+    }
+    if data.scores is not None:
+        columns["score"] = pa.array(data.scores, from_pandas=True)
+    for name, values in predictions.items():
+        if name != "mixture":
+            columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
+    return pa.table(columns)
+
+
+def format_results(summary: dict, split: str = "test") -> str:
+    """A table of weighted and macro F1 of a split, per cent, mean ± standard deviation over seeds."""
+    lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
+    for name, block in summary[split].items():
+        cells = []
+        for metric in ("weighted_f1", "macro_f1"):
+            mean, spread = block[metric]["mean"], block[metric]["sd"]
+            cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
+        lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
+    return "\n".join(lines)

@@ -1,0 +1,204 @@
+"""What a run of all stages needs, built and checked before the first step of the first one."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from transformers import AutoModel
+
+from ..base import progress
+from ..base.errors import InputError, short
+from ..base.files import check_output_folder
+from ..encoders.utterances import UtteranceCollator, Utterances, load_dialogues
+from ..evaluation.metrics import SCORES
+from ..vectors.dialogue_vectors import MODALITIES, SPLITS
+from ..vectors.store import vector_modalities
+from .dialogue_trainer import check_training
+from .epoch_trainer import check_metric
+from .recipe import Recipe
+from .run_folder import read_results
+
+
+def encoder_folder(output_dir: str | Path, modality: str) -> Path:
+    """Where a run keeps the encoder of a modality."""
+    return Path(output_dir) / "encoders" / modality
+
+
+@dataclass
+class Plan:
+    r"""
+    What a run does.
+
+    Args:
+        recipe: as it is trained on this corpus.
+        modalities: those whose encoders are trained and make the vectors; none for a corpus of vectors.
+        corpus: the dialogues; None for a corpus of vectors.
+    """
+
+    recipe: Recipe
+    modalities: list[str]
+    corpus: datasets.DatasetDict | None = None
+
+
+def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> Plan:
+    r"""
+    Build and check everything that the stages of a run need. What a corpus lacks is left out of the recipe, and that is reported.
+
+    Args:
+        recipe: it is not changed.
+        output_dir: of the run. Encoders that were finished there are not built again.
+        seeds: of stage 2.
+
+    Raises:
+        InputError: naming section and field, or split, for what would end a run later.
+    """
+    check_seeds(seeds)
+    check_output_folder(output_dir, [recipe.corpus_path()])
+    recipe = Recipe(recipe.to_dict(), recipe.source)
+    recipe.training_arguments(output_dir, seeds[0])  # first, for it starts the process group, where there is one
+    found = vector_modalities(recipe.corpus_path())
+    if found:
+        _leave_out(
+            recipe, [modality for modality in MODALITIES if modality not in found], "the corpus has no vectors of"
+        )
+        check_conversation_model(recipe, output_dir)
+        return Plan(recipe, [])
+    corpus = load_dialogues(recipe.corpus_path())
+    modalities, lacking = _keep_encoders(recipe, corpus)
+    if not modalities:
+        raise InputError(
+            f"{recipe.source}: no speech_encoder and no text_encoder that this corpus can train, so nothing makes vectors"
+        )
+    _leave_out(recipe, lacking, "nothing makes vectors of")
+    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
+    for modality in modalities:
+        recipe.set(f"model.{modality}_embedding_dim", recipe.encoder(modality).config(label2id).embedding_dim)
+    check_conversation_model(recipe, output_dir)
+    _check_splits(recipe, corpus, modalities)
+    with progress.bar("checking the encoders", len(modalities), "encoders") as bar:
+        for modality in modalities:
+            _check_encoder(recipe, modality, corpus, encoder_folder(output_dir, modality))
+            bar.update()
+    return Plan(recipe, modalities, corpus)
+
+
+def check_seeds(seeds: Sequence[int]):
+    """InputError where a seed appears twice, whose runs would be counted as two, or cannot be one."""
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seeds: expected whole numbers from 0 to {2**32 - 1:,}, got {seed}")
+        if list(seeds).count(seed) > 1:
+            raise InputError(f"seeds: {seed} appears twice; a seed gives the same run each time")
+
+
+def named_encoders(recipe: Recipe) -> list[str]:
+    """The modalities that the recipe has an encoder for."""
+    return [modality for modality in MODALITIES if recipe.sections.get(f"{modality}_encoder")]
+
+
+def with_turns(modalities: Sequence[str], corpus: datasets.DatasetDict) -> list[str]:
+    """Those of the modalities that a turn of the corpus has; the others are reported."""
+    kept = [name for name in modalities if any(len(Utterances(data, name)) for data in corpus.values())]
+    for name in modalities:
+        if name not in kept:
+            progress.line(f"{name} encoder: skipped, no turn has {name}")
+    return kept
+
+
+def _keep_encoders(recipe: Recipe, corpus: datasets.DatasetDict) -> tuple[list[str], list[str]]:
+    """
+    The modalities whose encoder the model needs and the corpus can train, and those that nothing can make vectors of. The other encoders'
+    sections leave the recipe.
+    """
+    kept, lacking = [], [modality for modality in MODALITIES if modality not in named_encoders(recipe)]
+    for modality in named_encoders(recipe):
+        if "train" in corpus and not len(_labelled(recipe, corpus, "train", modality)):
+            lacking.append(modality)
+            reason = f"no labelled turn of train has {modality}"
+        elif modality not in recipe.modalities_used():
+            reason = "no expert of the model uses it"
+        else:
+            kept.append(modality)
+            continue
+        progress.line(f"{modality} encoder: skipped, {reason}")
+        recipe.drop_encoder(modality)
+    return kept, lacking
+
+
+def _labelled(recipe: Recipe, corpus: datasets.DatasetDict, split: str, modality: str) -> Utterances:
+    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
+    return Utterances(corpus[split], modality, label2id, labelled_only=True)
+
+
+def _leave_out(recipe: Recipe, absent: list[str], reason: str):
+    if absent and (changes := recipe.leave_out(absent)):
+        progress.line(f"{reason} {' and '.join(absent)}: {changes}")
+
+
+def check_conversation_model(recipe: Recipe, output_dir: str | Path):
+    """InputError where the model or its training cannot be what the recipe says."""
+    config, arguments = recipe.model_config(), recipe.training_arguments(output_dir, 0)
+    try:
+        check_training(config, arguments)
+    except InputError as error:
+        raise InputError(f"{recipe.source}: section 'training': {error}") from error
+    with torch.device("meta"):
+        needed = 4 * sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+    there = _memory()
+    if there is not None and needed > there:
+        raise InputError(
+            f"{recipe.source}: section 'model': its weights alone take {needed / 2**30:,.0f} GiB, this machine has "
+            f"{there / 2**30:,.0f} GiB; lower hidden_size or the number of layers"
+        )
+
+
+def _memory() -> int | None:
+    """Bytes of main memory, where the system says."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return None
+
+
+def _check_splits(recipe: Recipe, corpus: datasets.DatasetDict, modalities: list[str]):
+    for split in SPLITS:
+        if split not in corpus:
+            raise InputError(
+                f"The corpus has no dialogues in {split}; it has {', '.join(corpus)}, and all three are needed"
+            )
+        for modality in modalities if split == "validation" else ():
+            if not len(_labelled(recipe, corpus, split, modality)):
+                raise InputError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
+        if not any(len(_labelled(recipe, corpus, split, modality)) for modality in modalities):
+            raise InputError(f"{split}: no turn has a label")
+
+
+def _check_encoder(recipe: Recipe, modality: str, corpus: datasets.DatasetDict, folder: Path):
+    """Its arguments, and unless it is finished the encoder itself, on two turns."""
+    settings, section = recipe.encoder(modality), f"{recipe.source}: section '{modality}_encoder'"
+    arguments = settings.training_arguments(folder, 0)
+    try:
+        check_metric(arguments, SCORES)
+    except InputError as error:
+        raise InputError(f"{recipe.source}: section '{modality}_encoder.training': {error}") from error
+    if settings.folds and not 2 <= settings.folds <= len(corpus["train"]):
+        raise InputError(f"{section}: folds must be from 2 to {len(corpus['train'])}, the dialogues of train")
+    if read_results(folder) is not None:
+        return
+    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
+    model, processor = settings.model(label2id), settings.processor()
+    turns = _labelled(recipe, corpus, "train", modality)
+    items = [turns[int(index)] for index in turns.lengths.argsort(kind="stable")[:2]]
+    try:
+        batch = UtteranceCollator(processor)(items)
+        with torch.no_grad():
+            model.to(arguments.device)(**{name: value.to(arguments.device) for name, value in batch.items()})
+    except InputError as error:
+        raise InputError(f"{section}: {error}") from error
+    except Exception as error:  # whatever a backbone raises for what it does not take
+        raise InputError(
+            f"{section}: '{settings.fields['backbone']}' could not read two turns: {type(error).__name__}: {short(error)}"
+        ) from error

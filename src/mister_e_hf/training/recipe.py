@@ -1,0 +1,367 @@
+"""A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModel, PreTrainedModel
+
+from ..base.configuration_labelled import LabelledConfig
+from ..base.errors import InputError, short, unwrapped
+from ..base.yaml_files import read_yaml
+from ..encoders.embedding import RECORD
+from ..models.baselines import BASELINES, TRAINING, baseline_config
+from ..models.mister_e.configuration_mister_e import MisterEConfig
+from ..vectors.corpus_labels import corpus_labels
+from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
+from ..vectors.folds import validation_by_group
+from ..vectors.store import read_corpus
+from .dialogue_trainer import MisterETrainingArguments
+from .recipe_fields import as_typed, fits, nearest, read_word, type_name
+from .recipe_files import find_recipe
+from .recipe_sections import (
+    BASELINE_SECTIONS,
+    CONFIGS,
+    CORPUS_FIELDS,
+    ENCODER_SECTIONS,
+    MODEL_FIELDS,
+    NOT_IN_A_RECIPE,
+    SECTIONS,
+    TRAINING_FIELDS,
+    CorpusSettings,
+    EncoderSettings,
+)
+from .training_fields import check_field
+from .utterance_trainer import UtteranceTrainingArguments
+
+
+class Recipe:
+    r"""
+    What to train on what and how, one section each.
+
+    Args:
+        sections: `model` (fields of [`MisterEConfig`], or of the configuration that its `model_type` names), `corpus` (of [`CorpusSettings`])
+            and `training` (of [`MisterETrainingArguments`]); for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
+            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]); and
+            `baselines`, sections `model` and `training` by a baseline's name, where it is not to be as [`Recipe.baseline`] has it.
+
+    Raises:
+        ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
+    """
+
+    def __init__(self, sections: dict[str, dict[str, Any]], source: str = "recipe"):
+        self.source = source
+        if not isinstance(sections, dict):
+            raise InputError(f"{source}: expected the sections {list(SECTIONS)}, got {short(repr(sections))}")
+        self.sections = {name: {} for name in SECTIONS}
+        for section, values in self._one_level(copy.deepcopy(sections)).items():
+            if section not in self.fields():
+                raise self._unknown_section(section)
+            self._check_holds(section, values, "fields and values")
+            if section in BASELINE_SECTIONS:
+                self.sections[section] = {}  # that it is named says something already
+            # the model's type first, for its fields depend on it
+            for field, value in sorted((values or {}).items(), key=lambda item: item[0] != "model_type"):
+                self.set(f"{section}.{field}", value)
+
+    def _one_level(self, sections: dict[str, Any]) -> dict[str, Any]:
+        """Sections that stand in others, under their dotted names."""
+        for section in [name for name in sections if name in ENCODER_SECTIONS and isinstance(sections[name], dict)]:
+            if "training" in sections[section]:
+                sections[f"{section}.training"] = sections[section].pop("training")
+        baselines = sections.pop("baselines", None)
+        self._check_holds("baselines", baselines, "names of baselines")
+        for name, parts in (baselines or {}).items():
+            if name not in BASELINES:
+                raise InputError(f"{self.source}: unknown baseline '{name}'{nearest(name, BASELINES)}")
+            self._check_holds(f"baselines.{name}", parts, "the sections model and training")
+            sections |= {
+                f"baselines.{name}.{part}": values for part, values in ({"model": {}} | (parts or {})).items()
+            }
+        return sections
+
+    def _check_holds(self, section: str, values: Any, what: str):
+        if values is not None and not isinstance(values, dict):
+            raise InputError(f"{self.source}: section '{section}' must hold {what}, got {short(repr(values))}")
+
+    def _unknown_section(self, section: Any) -> ValueError:
+        return InputError(
+            f"{self.source}: unknown section '{section}'{nearest(section, [*self.fields(), 'baselines'])}"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Recipe({self.source!r})\n{yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)}".rstrip()
+        )
+
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Name and type of the fields of each section; those of the model depend on its type."""
+        model = MODEL_FIELDS[self.sections["model"].get("model_type", MisterEConfig.model_type)]
+        stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": TRAINING_FIELDS}
+        return stage_2 | ENCODER_SECTIONS | BASELINE_SECTIONS
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        r"""
+        Read a recipe file.
+
+        Args:
+            path: a YAML file, or the name of a recipe of this package; see [`~mister_e_hf.training.recipe_files.find_recipe`].
+            overrides: command-line words, `--learning_rate 1e-4`, `--model.causal`, `--corpus=PATH`; see [`Recipe.override`].
+        """
+        path = find_recipe(path)
+        sections = read_yaml(path)
+        recipe = cls(sections, source=str(path))
+        recipe.override(overrides)
+        corpus = recipe.sections["corpus"]
+        named = any(re.match(r"--(corpus\.)?vectors\b", word) for word in overrides)
+        if not named and corpus.get("vectors") and (Path(corpus.get("path") or "").expanduser() / RECORD).is_file():
+            del corpus[
+                "vectors"
+            ]  # an encoder of this package made them, not what made those of the recipe's own corpus
+        return recipe
+
+    def set(self, name: str, value: Any, words: Sequence[str] = ()):
+        """
+        Set one field, by `section.field`, or by the field's name alone where only one section has it. Where the
+        command-line words that the value was read from are given, they are taken as they are, or as a list, where the value does not fit.
+        """
+        section, field = self._place(name)
+        if section.rpartition(".")[2] == "training" and field in NOT_IN_A_RECIPE:
+            raise InputError(f"{self.source}: training.{field} does not belong in a recipe: {NOT_IN_A_RECIPE[field]}")
+        hint = self.fields()[section][field]
+        choices = [value, list(words)] if len(words) > 1 else [value, *words, *([[value], [*words]] if words else [])]
+        fitting = [typed for choice in choices if fits(typed := as_typed(choice, hint), hint)]
+        if not fitting:
+            quotes = "; quote it if it is a name" if isinstance(value, bool | int) and fits("", hint) else ""
+            raise InputError(
+                f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got {short(repr(value))}{quotes}"
+            )
+        if section.rpartition(".")[2] == "training":
+            arguments = UtteranceTrainingArguments if section in ENCODER_SECTIONS else MisterETrainingArguments
+            try:
+                check_field(field, fitting[0], arguments)
+            except InputError as error:
+                raise InputError(f"{self.source}: section '{section}': {error}") from error
+        if field == "model_type":
+            foreign = [name for name in self.sections["model"] if name not in MODEL_FIELDS[fitting[0]]]
+            if foreign:
+                raise InputError(
+                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
+                )
+        self.sections.setdefault(section, {})[field] = fitting[0]
+
+    def _place(self, name: str) -> tuple[str, str]:
+        """Section and field of a name."""
+        section, _, field = name.rpartition(".")
+        all_fields = self.fields()
+        if not section:
+            homes = [home for home in SECTIONS if field in all_fields[home]]
+            if not homes:
+                known = [known for home in SECTIONS for known in all_fields[home]]
+                raise InputError(f"{self.source}: unknown field '{field}'{nearest(field, known)}")
+            if len(homes) > 1:
+                raise InputError(f"{self.source}: '{field}' may be {' or '.join(f'{home}.{field}' for home in homes)}")
+            section = homes[0]
+        if section not in all_fields:
+            raise self._unknown_section(section)
+        if field not in all_fields[section]:
+            raise InputError(
+                f"{self.source}: section '{section}' has no field '{field}'{nearest(field, all_fields[section])}"
+            )
+        return section, field
+
+    def override(self, words: Sequence[str]):
+        """
+        Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML. Of a
+        field that is given again the last value counts, as on any command line. `--text_encoder none` leaves a section of stage 1 out.
+        """
+        words = list(words)
+        while words:
+            word = words.pop(0)
+            if not word.startswith("--") or word == "--":
+                raise InputError(f"Expected --field value, got '{word}'")
+            name, equals, text = word[2:].partition("=")
+            given = [text] if equals else []
+            while not equals and words and not words[0].startswith("--"):
+                given.append(words.pop(0))
+            values = [read_word(each, name) for each in given]
+            if name in ENCODER_SECTIONS and "." not in name:
+                self._leave_out(name, given)
+            else:
+                value = values if len(values) > 1 else values[0] if values else True
+                self.set("corpus.path" if name == "corpus" else name, value, given)
+
+    def _leave_out(self, section: str, given: list[str]):
+        if given not in (["none"], ["null"]):
+            raise InputError(
+                f"--{section} takes none alone, which leaves the section out; its fields are --{section}.backbone, ..."
+            )
+        self.drop_encoder(section.partition("_")[0])
+
+    @property
+    def corpus(self) -> CorpusSettings:
+        """The section, with the corpus's own labels where it names none; from then on the recipe states them."""
+        given = self.sections["corpus"]
+        if given.get("path") and not given.get("labels"):
+            given["labels"] = corpus_labels(given["path"], given.get("label_column", CorpusSettings.label_column))
+        settings = CorpusSettings(**given)
+        settings.check(self.source)
+        return settings
+
+    def model_config(self) -> LabelledConfig:
+        """The model's configuration, its classes those of the corpus section."""
+        fields = dict(self.sections["model"])
+        config_class = CONFIGS[fields.pop("model_type", MisterEConfig.model_type)]
+        try:
+            return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
+        except Exception as error:  # the config's checks raise errors of several kinds
+            raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
+
+    def model(self) -> PreTrainedModel:
+        """A new model of that configuration."""
+        return AutoModel.from_config(self.model_config())
+
+    def title(self) -> str:
+        """What the model is called."""
+        with torch.device("meta"):
+            return getattr(self.model(), "title", "MiSTER-E")
+
+    def baseline(self, name: str) -> "Recipe":
+        r"""
+        The recipe of a baseline on the same corpus of vectors. Its model has the widths, clipping and class weights of this recipe's, its training is this
+        recipe's with the rate and length that suit it ([`~mister_e_hf.models.baselines.TRAINING`]), and what the section `baselines` says of either goes
+        before.
+
+        Args:
+            name: one of [`~mister_e_hf.models.baselines.BASELINES`].
+        """
+        model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
+        shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip", "class_weights")
+        model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
+        # of a push there is one model, and the loss has no such terms
+        own = {
+            field: value
+            for field, value in self.sections["training"].items()
+            if not field.startswith(("hub_", "push_"))
+        }
+        without = {"contrastive_weight": 0.0, "consistency_weight": 0.0}
+        return Recipe(
+            {
+                "model": {"model_type": baseline_config(name).model_type, **model},
+                "corpus": self.sections["corpus"],
+                "training": own | TRAINING[name] | training | without,
+            },
+            f"{self.source}, baseline {name}",
+        )
+
+    def value(self, name: str) -> Any:
+        """What a field of the model or of training comes to, by `section.field`: what the recipe says, or the default."""
+        section, _, field = name.partition(".")
+        if field in self.sections[section]:
+            return self.sections[section][field]
+        return getattr(self.model_config() if section == "model" else MisterETrainingArguments, field)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
+        """A copy with these fields set, by `section.field`."""
+        changed = Recipe(self.to_dict(), self.source)
+        for field, value in changes.items():
+            changed.set(field, value)
+        return changed
+
+    def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
+        try:
+            return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
+        except Exception as error:  # transformers' own checks raise errors of several kinds
+            raise InputError(f"{self.source}: section 'training': {short(error)}") from error
+
+    def read_corpus(self) -> dict[str, DialogueVectors]:
+        """The corpus's splits, checked against the model's configuration."""
+        corpus, config = self.corpus, self.model_config()
+        splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
+        if corpus.validation_group is not None:
+            splits |= validation_by_group(splits, corpus.group_pattern, corpus.validation_group)
+        widths = {"speech": config.speech_embedding_dim, "text": config.text_embedding_dim}
+        for data in splits.values():
+            data.check(widths)
+            if not (data.labels >= 0).any():
+                raise InputError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
+        parts = "experts" if hasattr(config, "experts") else "modalities"
+        for modality in widths:
+            present = splits["train"].present.get(modality)
+            if modality in getattr(config, parts) and (present is None or not present.any()):
+                raise InputError(
+                    f"train: no turn has {modality}, so nothing can be learned from it; leave it out of model.{parts}"
+                )
+        return splits
+
+    def modalities_used(self) -> list[str]:
+        """The modalities that the model reads."""
+        config = self.model_config()
+        experts = getattr(config, "experts", None)
+        if experts is None:
+            return list(config.modalities)
+        return [modality for modality in MODALITIES if modality in experts or "fusion" in experts]
+
+    def leave_out(self, absent: Sequence[str]) -> str:
+        r"""
+        Leave out what needs vectors of modalities that nothing has: their experts, and the loss terms that need those.
+
+        Returns:
+            what was changed, in words; empty where nothing was.
+        """
+        config, changes = self.model_config(), {}
+        if not hasattr(config, "experts"):
+            kept = [modality for modality in config.modalities if modality not in absent]
+            changes["model.modalities"] = kept
+        else:
+            kept = [modality for modality in MODALITIES if modality not in absent]
+            kept = [modality for modality in kept if modality in config.experts] or kept
+            changes["model.experts"] = kept
+            changes["training.contrastive_weight"] = 0.0
+            if len(kept) < 2:
+                changes["training.consistency_weight"] = 0.0
+        changes = {name: value for name, value in changes.items() if self.value(name) != value}
+        for name, value in changes.items():
+            self.set(name, value)
+        return ", ".join(
+            f"{name} is {' '.join(value) if isinstance(value, list) else f'{value:g}'}"
+            for name, value in changes.items()
+        )
+
+    def drop_encoder(self, modality: str):
+        """Leave the section of an encoder out."""
+        for section in (f"{modality}_encoder", f"{modality}_encoder.training"):
+            self.sections.pop(section, None)
+
+    def corpus_path(self) -> str:
+        """Where the corpus lies, as it was given."""
+        if self.corpus.path is None:
+            raise InputError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
+        return self.corpus.path
+
+    def encoder(self, modality: str) -> "EncoderSettings":
+        """The section of one modality's encoder."""
+        section = f"{modality}_encoder"
+        if not self.sections.get(section, {}).get("backbone"):
+            raise InputError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
+        return EncoderSettings(
+            self.source,
+            modality,
+            copy.deepcopy(self.sections[section]),
+            copy.deepcopy(self.sections.get(f"{section}.training", {})),
+        )
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        sections = copy.deepcopy(self.sections)
+        for name in [name for name in sections if "." in name]:
+            *above, own = name.split(".")
+            place = sections
+            for each in above:
+                place = place.setdefault(each, {})
+            place[own] = sections.pop(name)
+        return sections

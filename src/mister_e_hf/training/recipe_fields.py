@@ -1,0 +1,76 @@
+"""Values of a recipe's fields: read from YAML or a word of the command line, and checked against the field's type."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from ..base.yaml_files import parse_yaml
+
+_TRUTHS = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's, where nothing but a truth value is taken
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a field of this type takes the value; a whole number is a float too, a truth value is not a number."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(fits(value, option) for option in parts)
+    if kind is Literal:
+        return any(value == option and type(value) is type(option) for option in parts)
+    if isinstance(value, bool):
+        return kind is bool
+    if not isinstance(value, (int, float) if kind is float else kind):
+        return False
+    if parts and isinstance(value, Mapping):
+        return all(fits(name, parts[0]) and fits(each, parts[1]) for name, each in value.items())
+    return all(fits(each, parts[0]) for each in value) if parts and isinstance(value, list | tuple) else True
+
+
+def as_typed(value: Any, hint: Any) -> Any:
+    """The value as a field of this type takes it: YAML reads `1e-5`, without a point, as a word, and so `yes`."""
+    if fits(value, hint):
+        return value
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        read = (as_typed(value, option) for option in parts)
+        return next((each for each in read if fits(each, hint)), value)
+    if isinstance(value, str) and kind is float:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    if isinstance(value, str) and kind is bool:
+        return _TRUTHS.get(value.lower(), value)
+    if isinstance(value, list) and kind is list and parts:
+        return [as_typed(each, parts[0]) for each in value]
+    if isinstance(value, dict) and kind is dict and parts:
+        return {name: as_typed(each, parts[1]) for name, each in value.items()}
+    return value
+
+
+def read_word(word: str, field: str) -> Any:
+    r"""
+    What a word of the command line stands for: a value in YAML, else the word as it is.
+
+    Args:
+        field: for messages.
+
+    Raises:
+        InputError: if the word opens a list or mapping that is not valid YAML.
+    """
+    if word[:1] not in "[{\"'" and (set(":#&*!|>%@`") & set(word) or word == ""):
+        return word  # a path, name or pattern, of which YAML would leave out a part
+    return parse_yaml(word, f"--{field}: '{word}'")
+
+
+def type_name(hint: Any) -> str:
+    """A type as a reader knows it."""
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: what may have been meant."""
+    found = difflib.get_close_matches(str(name)[:100], known, n=1)
+    return f". Did you mean '{found[0]}'?" if found else f". Known: {', '.join(sorted(known))}"

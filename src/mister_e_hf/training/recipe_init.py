@@ -1,0 +1,122 @@
+"""A recipe for a corpus as it is: its labels, the modalities that it has, and the widths of its vectors where it holds any."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..base.errors import InputError
+from ..base.files import write_text
+from ..encoders.utterances import Utterances, load_dialogues
+from ..vectors.corpus_facts import class_counts
+from ..vectors.corpus_labels import corpus_labels
+from ..vectors.dialogue_vectors import MODALITIES, SPLITS
+from ..vectors.store import holds_vectors, read_corpus
+from .recipe import Recipe
+from .recipe_files import find_recipe
+
+BASE = "own-small"  # sizes and rates
+
+
+def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path, Recipe]:
+    r"""
+    Write a recipe that trains on a corpus.
+
+    Args:
+        corpus: a corpus folder, of dialogues or of vectors, or the id of a Hub dataset.
+        out: the YAML file; by default the corpus's name with `.yaml`, in the current folder.
+
+    Returns:
+        the file and the recipe.
+
+    Raises:
+        FileExistsError: if the file exists.
+        FileNotFoundError, InputError: if there is no such corpus, or it lacks a split, labels in one, or labelled turns with text or audio.
+    """
+    path = Path(out or f"{Path(corpus).expanduser().absolute().name}.yaml")
+    if path.exists():
+        raise FileExistsError(f"'{path}' exists and is not overwritten; choose another --out, or remove it")
+    _check_is_corpus(corpus)
+    sections = yaml.safe_load(find_recipe(BASE).read_text(encoding="utf-8"))
+    labels = corpus_labels(corpus)
+    widths = _widths(corpus, labels)
+    for modality in MODALITIES:
+        width = widths.get(modality)
+        if width is not None or modality not in widths:
+            sections.pop(f"{modality}_encoder")  # its vectors are there, or there is nothing to make them from
+        if width is not None:
+            sections["model"][f"{modality}_embedding_dim"] = width
+        elif modality not in widths:
+            sections["model"].pop(f"{modality}_embedding_dim")
+    if len(widths) == 1:
+        sections["model"]["experts"] = list(widths)
+    sections["corpus"] = {"path": str(corpus), "labels": labels}
+    recipe = Recipe(sections, str(path))
+    recipe.model_config()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, _header(path, widths) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
+    return path, recipe
+
+
+def _check_is_corpus(corpus: str | Path):
+    folder = Path(corpus).expanduser()
+    if folder.is_file() or (folder.is_dir() and not any(folder.glob("*.parquet"))):
+        name = folder.absolute().stem
+        raise InputError(
+            f"'{corpus}' is not a corpus folder, which holds train.parquet, validation.parquet and test.parquet. Make one of recordings "
+            f"or tables first: mister-e corpus folder --data_dir {corpus} --out corpora/{name}, then: mister-e init corpora/{name}"
+        )
+
+
+def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
+    """The modalities that labelled turns of every split have; the width of a modality's vectors, None where encoders are to make them."""
+    label2id = {name: index for index, name in enumerate(labels)}
+    if holds_vectors(corpus):
+        splits = read_corpus(corpus, label2id)
+        for split, counts in class_counts(splits, labels).items():
+            _check_labelled(split, sum(counts.values()))
+        train = splits["train"]
+        return {name: train.vectors[name].width for name in train.vectors if train.present[name].any()}
+    dialogues = load_dialogues(corpus)
+    if missing := [split for split in SPLITS if split not in dialogues]:
+        raise InputError(
+            f"'{corpus}' has no split {', '.join(missing)}, which training needs. With ten dialogues or more `mister-e corpus folder` makes all "
+            "three (--split_shares); or give the table a column `split`"
+        )
+    turns = {
+        modality: [len(Utterances(dialogues[split], modality, label2id, labelled_only=True)) for split in SPLITS]
+        for modality in MODALITIES
+    }
+    for number, split in enumerate(SPLITS):
+        _check_labelled(split, max(counts[number] for counts in turns.values()))
+    return {
+        modality: None for modality, counts in turns.items() if all(counts[:2])
+    }  # what its encoder is trained and chosen on
+
+
+def _check_labelled(split: str, turns: int):
+    if not turns:
+        raise InputError(
+            f"{split}: no turn with a label has text or audio, so there is nothing to learn from or to score"
+        )
+
+
+def _header(path: Path, widths: dict[str, int | None]) -> str:
+    encoders = [modality for modality, width in widths.items() if width is None]
+    lines = [f"mister-e train {path}"]
+    if encoders:
+        lines += [
+            "The encoders are small and English; for other languages take, for example, openai/whisper-tiny and",
+            "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.",
+        ]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """What was written, in few words: labels, and by modality the encoder or the width of its vectors."""
+    model, sections = recipe.sections["model"], recipe.sections
+    found = {"labels": recipe.corpus.labels}
+    for modality in model.get("experts") or MODALITIES:
+        backbone = sections.get(f"{modality}_encoder", {}).get("backbone")
+        found[modality] = backbone or f"vectors of width {model[f'{modality}_embedding_dim']}"
+    return found

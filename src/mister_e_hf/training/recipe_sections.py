@@ -1,0 +1,180 @@
+"""The sections of a recipe: their fields with types, and what the sections of the corpus and of an encoder come to."""
+
+import contextlib
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from ..base.errors import InputError, short, unwrapped
+from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
+from ..encoders.modeling_utterance_encoder import UtteranceEncoder
+from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..models.baselines import BASELINES, baseline_config
+from ..models.mister_e.configuration_mister_e import MisterEConfig
+from .dialogue_trainer import MisterETrainingArguments
+from .utterance_trainer import UtteranceTrainingArguments
+
+
+@dataclasses.dataclass
+class CorpusSettings:
+    r"""
+    The `corpus` section of a recipe.
+
+    Args:
+        path: folder, Hub dataset id; see [`~mister_e_hf.vectors.store.read_corpus`].
+        name: what to call it in a model card.
+        labels: class names in the order of the model's class indices; by default the corpus's own ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]).
+        label_column: the table's column of labels.
+        score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
+            turns left out whose score is zero or missing.
+        vectors: what made the vectors, by modality, in words; a study's results say it.
+        group_pattern: regular expression; what it finds in a dialogue's id is the dialogue's group (IEMOCAP's session), and folds of the
+            development data are made of whole groups. By default each dialogue is a group.
+        validation_group: make this group validation, and of all other dialogues of train and validation train.
+    """
+
+    path: str | None = None
+    name: str | None = None
+    labels: list[str] = dataclasses.field(default_factory=list)
+    label_column: str = "labels"
+    score_column: str | None = None
+    vectors: dict[str, str] | None = None
+    group_pattern: str | None = None
+    validation_group: str | None = None
+
+    def check(self, source: str):
+        """InputError, naming the recipe, where labels or patterns are not what they must be."""
+        if not all(isinstance(label, str) and label.strip() for label in self.labels):
+            raise InputError(f"{source}: corpus.labels must be names, none of them empty; got {short(self.labels)}")
+        if not self.labels:
+            raise InputError(
+                f"{source}: no labels: give a corpus, whose own are then taken (--corpus), or name them (--corpus.labels)"
+            )
+        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
+            raise InputError(
+                f"{source}: corpus.labels must name two classes or more, each once; got {short(self.labels)}"
+            )
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise InputError(
+                f"{source}: corpus.group_pattern '{short(self.group_pattern)}' is not a regular expression: {error}"
+            ) from error
+
+
+CONFIGS = {config.model_type: config for config in (MisterEConfig, *map(baseline_config, BASELINES))}
+MODEL_FIELDS = {
+    model_type: {"model_type": Literal[tuple(CONFIGS)], **config.own_fields()}
+    for model_type, config in CONFIGS.items()
+}
+CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
+TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
+# A recipe is the same for every run of it, is stored with each and pushed.
+NOT_IN_A_RECIPE = {
+    "output_dir": "pass --output_dir",
+    "resume_from_checkpoint": "a run that was killed resumes from its own folder",
+    "seed": "pass --seeds",
+    "hub_token": "set HF_TOKEN in the environment, or log in",
+}
+SECTIONS = ("model", "corpus", "training")
+# Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
+_PROCESSOR_FIELDS = {
+    "prompt": str | None,
+    "max_tokens": int,
+    "window_seconds": float | None,
+    "trailing_silence": float | None,
+}
+_ENCODER_FIELDS = {
+    **{
+        name: hint
+        for name, hint in UtteranceEncoderConfig.own_fields().items()
+        if name not in ("modality", "backbone_config")
+    },
+    **_PROCESSOR_FIELDS,
+    "dtype": Literal["float32", "bfloat16", "float16"],
+    "folds": int | None,
+}
+_ENCODER_TRAINING_FIELDS = {
+    field.name: field.type for field in dataclasses.fields(UtteranceTrainingArguments) if field.init
+}
+ENCODER_SECTIONS = {
+    "speech_encoder": _ENCODER_FIELDS,
+    "speech_encoder.training": _ENCODER_TRAINING_FIELDS,
+    "text_encoder": _ENCODER_FIELDS,
+    "text_encoder.training": _ENCODER_TRAINING_FIELDS,
+}
+BASELINE_SECTIONS = {
+    f"baselines.{name}.{part}": fields
+    for name in BASELINES
+    for part, fields in (("model", baseline_config(name).own_fields()), ("training", TRAINING_FIELDS))
+}
+
+
+@dataclasses.dataclass
+class EncoderSettings:
+    """What a recipe says of one encoder: its own fields and those of its training."""
+
+    source: str
+    modality: str
+    fields: dict[str, Any]
+    training: dict[str, Any]
+
+    @property
+    def folds(self) -> int:
+        """Into how many folds the training dialogues are parted for cross-fitted vectors; 0 for none."""
+        return self.fields.get("folds") or 0
+
+    def config(self, label2id: dict[str, int]) -> UtteranceEncoderConfig:
+        """The encoder's configuration, but for its backbone's own."""
+        own = {
+            name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds", "dtype")
+        }
+        with self._naming_itself():
+            return UtteranceEncoderConfig(modality=self.modality, label2id=label2id, **own)
+
+    def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
+        """A new encoder around the pretrained backbone."""
+        own = {name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds")}
+        backbone, revision, dtype = (
+            own.pop("backbone"),
+            own.pop("backbone_revision", None),
+            own.pop("dtype", "float32"),
+        )
+        labels = {index: label for label, index in label2id.items()}
+        with self._naming_itself():
+            return UtteranceEncoder.from_backbone(
+                backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
+            )
+
+    def processor(self) -> MisterEProcessor:
+        given = {name: value for name, value in self.fields.items() if name in _PROCESSOR_FIELDS}
+        with self._naming_itself():
+            return MisterEProcessor.from_backbone(
+                self.fields["backbone"], self.modality, self.fields.get("backbone_revision"), **given
+            )
+
+    @contextlib.contextmanager
+    def _naming_itself(self):
+        """Errors say which section they come from."""
+        section = f"{self.modality}_encoder"
+        try:
+            yield
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{self.source}: {section}.backbone '{self.fields['backbone']}' could not be loaded: {error}"
+            ) from error
+        except (ValueError, StrictDataclassError) as error:
+            raise InputError(f"{self.source}: section '{section}': {unwrapped(error)}") from error
+
+    def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
+        try:
+            return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
+        except Exception as error:  # transformers' own checks raise errors of several kinds
+            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {short(error)}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"modality": self.modality, **self.fields, "training": self.training}

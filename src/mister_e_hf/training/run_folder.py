@@ -1,0 +1,111 @@
+"""A run's own folder: what it is a run of, whether it is finished, and what it says of itself."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import Trainer
+
+from ..base.errors import InputError, reading
+from ..base.files import write_yaml
+from ..base.records import check_same
+from .checkpoints import finished_checkpoints
+
+_VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
+
+
+def claim_run(output_dir: Path, record: dict) -> bool:
+    r"""
+    Whether the run in this folder is finished; a new one is noted down.
+
+    Raises:
+        InputError: if it is a run of something else, naming the fields that differ, or its `run.yaml` or `results.json` is damaged.
+    """
+    run = output_dir / "run.yaml"
+    with PartialState().main_process_first():
+        finished = read_results(output_dir) is not None
+        if run.is_file():
+            check_same(run, record, "a run", "--output_dir")
+        elif finished or finished_checkpoints(output_dir):
+            raise InputError(
+                f"'{output_dir}' holds a run without a run.yaml. Choose another --output_dir, or remove it."
+            )
+        else:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_yaml(run, record)
+    return finished
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    r"""
+    What a finished run says of itself; None if none is finished.
+
+    Raises:
+        InputError: if `results.json` is damaged.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        return None
+    with reading(path, "the results of a run"):
+        results = json.loads(path.read_text(encoding="utf-8") or "null")
+    if not isinstance(results, dict):
+        raise InputError(
+            f"'{path}' does not hold the results of a run: it is empty or damaged. Remove it, and the same command scores the run again."
+        )
+    return results
+
+
+def best_epoch(trainer: Trainer) -> float | None:
+    """The epoch that validation chose; None where the last one counts."""
+    if not trainer.args.load_best_model_at_end:
+        return None
+    best = trainer.state.best_global_step
+    return next((entry["epoch"] for entry in trainer.state.log_history if entry["step"] == best), None)
+
+
+def learning_history(trainer: Trainer) -> list[dict[str, float]]:
+    """An entry per epoch of a training that logs by epoch: the loss, its terms, and `eval_...` of validation."""
+    epochs: dict[float, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "eval_loss" in entry:
+            epochs.setdefault(entry["epoch"], {}).update(entry)
+    left_out = ("step", "learning_rate", "time", "per_second")
+    return [{name: value for name, value in entry.items() if not name.endswith(left_out)} for entry in epochs.values()]
+
+
+def peak_memory() -> int | None:
+    """The most that this process has held so far, in bytes: on its GPU where it has one, else in main memory (None where that cannot be told)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def provenance(device: Any) -> dict[str, Any]:
+    """Commit and versions that a run was made with."""
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": str(device)}
+    return {"git_commit": git_commit(), "versions": versions}
+
+
+def git_commit() -> str | None:
+    """Commit of the source tree that this package runs from, with a mark when it was changed; None outside of one."""
+
+    def git(*words: str) -> str | None:
+        try:
+            call = subprocess.run(
+                ["git", "-C", Path(__file__).parent, *words], capture_output=True, encoding="utf-8", timeout=10
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return call.stdout.strip() if call.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", __file__) else None
+    return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")

@@ -1,0 +1,97 @@
+"""All stages in turn: encoders, their vectors, the conversation model; what is done already is not done again."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..base.errors import InputError
+from ..base.files import check_output_folder
+from ..encoders.embedding import RECORD, embed_corpus
+from ..encoders.utterances import load_dialogues
+from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
+from .experiment import run_experiment, run_seeds, summarize
+from .preflight import check_run, encoder_folder, named_encoders, with_turns
+from .recipe import Recipe
+from .run_folder import read_results
+
+
+def embed(
+    recipe: Recipe,
+    output_dir: str | Path,
+    out: str | Path | None = None,
+    corpus: datasets.DatasetDict | None = None,
+    **options: Any,
+) -> Path:
+    r"""
+    Vectors of the recipe's corpus by the encoders in `output_dir`, to `out` (by default `output_dir/vectors`).
+
+    Raises:
+        FileNotFoundError: if an encoder that the recipe names was not trained yet.
+        ValueError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
+    """
+    check_output_folder(out or output_dir, [recipe.corpus_path() if corpus is None else None])
+    if not named_encoders(recipe):
+        raise InputError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
+    source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
+    modalities = with_turns(named_encoders(recipe), source)
+    if not modalities:
+        raise InputError(f"{recipe.source}: no turn of the corpus has {' or '.join(named_encoders(recipe))}")
+    encoders, fold_encoders = {}, {}
+    for modality in modalities:
+        folder, folds = encoder_folder(output_dir, modality), recipe.encoder(modality).folds
+        for each in (folder, *fold_folders(folder, folds)):
+            if not (each / "results.json").is_file():
+                raise FileNotFoundError(
+                    f"No trained encoder of {modality} in '{each}'; train it first (mister-e train-encoder)"
+                )
+        encoders[modality] = load_encoder(folder)
+        if folds:
+            check_same_corpus(folder, source)
+            fold_encoders[modality] = [load_encoder(each)[0] for each in fold_folders(folder, folds)]
+    out = out or Path(output_dir) / "vectors"
+    options.setdefault("use_cpu", bool(recipe.sections["training"].get("use_cpu")))
+    return embed_corpus(source, encoders, out, fold_encoders=fold_encoders, **options)
+
+
+def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
+    r"""
+    From a corpus of dialogues to a checkpoint folder with every stage; from a corpus of vectors, stage 2 alone. All of it is built and checked
+    before the first step ([`~mister_e_hf.training.preflight.check_run`]).
+
+    Returns:
+        the summary of stage 2.
+    """
+    output_dir, plan = Path(output_dir), check_run(recipe, output_dir, seeds)
+    recipe, corpus, modalities = plan.recipe, plan.corpus, plan.modalities
+    if corpus is None:
+        modalities = _makers(recipe.corpus_path(), output_dir)
+    else:
+        for modality in modalities:
+            train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
+        recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
+    # Of vectors that this run's encoders made, the recipe cannot know the origin.
+    stated = recipe.sections["corpus"].pop("vectors", None) or {}
+    if others := {name: text for name, text in stated.items() if name not in modalities}:
+        recipe.sections["corpus"]["vectors"] = others
+    encoders = {modality: encoder_folder(output_dir, modality) for modality in modalities}
+    for modality, folder in encoders.items():
+        recipe.set(f"model.{modality}_embedding_dim", read_results(folder)["embedding_dim"])
+    if len(seeds) > 1:
+        return run_seeds(recipe, output_dir, list(seeds), encoders)
+    return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], encoders=encoders)["test"]])}
+
+
+def _makers(vectors: str, output_dir: Path) -> list[str]:
+    """The modalities whose vectors the encoders in `output_dir` made, and no other ones."""
+    record = Path(vectors).expanduser() / RECORD
+    if not record.is_file():
+        return []
+    made = json.loads(record.read_text(encoding="utf-8"))["encoders"]
+    return [
+        modality
+        for modality, fingerprint in made.items()
+        if (results := read_results(encoder_folder(output_dir, modality))) and results["fingerprint"] == fingerprint
+    ]

@@ -1,0 +1,103 @@
+"""Trains an utterance encoder on labelled turns."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from transformers import EvalPrediction
+
+from ..base.losses import IGNORE_INDEX
+from ..encoders.modeling_utterance_encoder import UtteranceEncoder
+from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..encoders.utterances import UtteranceCollator
+from ..evaluation.metrics import SCORES, emotion_scores
+from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric, softmax
+
+
+@dataclass
+class UtteranceTrainingArguments(EpochTrainingArguments):
+    r"""
+    [`EpochTrainingArguments`] for stage 1.
+
+    Args:
+        head_learning_rate (`float`, *optional*): of all but the backbone, which starts from nothing; by default `learning_rate`.
+    """
+
+    head_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of all but the backbone."})
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Number of epochs."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "Layers above the chosen one, and a backbone's own heads, are not used."}
+    )
+
+
+class UtteranceTrainer(EpochTrainer):
+    """[`EpochTrainer`] for [`UtteranceEncoder`]: checkpoints of what is trained, and a learning rate of its own for what starts from nothing."""
+
+    def __init__(
+        self,
+        model: UtteranceEncoder,
+        args: UtteranceTrainingArguments,
+        processor: MisterEProcessor,
+        title: str | None = None,
+        **kwargs,
+    ):
+        self._title = title
+        kwargs.setdefault("data_collator", UtteranceCollator(processor))
+        own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
+        super().__init__(model=model, args=args, **kwargs)
+        if own_metrics:
+            check_metric(self.args, SCORES)
+        self.processor = processor
+
+    def get_train_dataloader(self):
+        evaluation, self.data_collator = self.data_collator, UtteranceCollator(self.processor, random_crop=True)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = evaluation
+
+    def create_optimizer(self, *arguments, **kwargs):
+        optimizer = super().create_optimizer(*arguments, **kwargs)
+        rate = self.args.head_learning_rate
+        if rate is not None:
+            backbone = {
+                id(parameter) for name, parameter in self.model.named_parameters() if name.startswith("backbone.")
+            }
+            for group in list(optimizer.param_groups):
+                heads = [parameter for parameter in group["params"] if id(parameter) not in backbone]
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) in backbone]
+                options = {name: value for name, value in group.items() if name not in ("params", "lr")}
+                if heads:
+                    optimizer.add_param_group({"params": heads, "lr": rate} | options)
+            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
+    def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        scored = prediction.label_ids != IGNORE_INDEX
+        scores = emotion_scores(
+            prediction.label_ids[scored], softmax(logits_of(prediction.predictions)[scored]), self.label_names_in_order
+        )
+        scores.pop("f1_per_class")
+        return scores
+
+    @property
+    def title(self) -> str:
+        return self._title or f"{self.model.config.modality} encoder"
+
+    @property
+    def label_names_in_order(self) -> list[str]:
+        labels = self.model.config.id2label
+        return [labels[index] for index in range(len(labels))]
+
+    # The model's own files hold what was trained alone, which the Trainer's loading does not know.
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        self.accelerator.unwrap_model(model or self.model).load_trained_weights(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        self.accelerator.unwrap_model(self.model).load_trained_weights(self.state.best_model_checkpoint)
+
+
+def logits_of(predictions) -> np.ndarray:
+    return predictions[0] if isinstance(predictions, tuple) else predictions

@@ -1,0 +1,271 @@
+"""A corpus of dialogues as vectors: one table per split with a row per dialogue, and one vector per turn and modality.
+
+Two forms are read. In both a row of the table has `dialogue_id`, `utterance_ids`, a label column, and where they are known
+`texts`, `has_audio` and `has_text`.
+
+- `train.parquet` with the vectors as list columns `speech_features` and `text_features`; any `datasets` dataset of that form.
+- `train.parquet` without them and `train.safetensors` beside it, with tensors of those names of shape (N, D), the split's turns
+  one after another in the table's order. They are memory-mapped. `write_vectors` writes this form.
+
+In place of `utterance_ids`, `labels` and so on, a row may have `utterances`, as the corpora of this package do
+(`corpora/schema.py`); its emotion is then read as `labels`, its sentiment score as `sentiment`.
+
+Either may be cut into shards (`train-00000-of-00002.parquet`), as the Hub does. Letters: n dialogues, N turns of the split,
+D vector width.
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .dialogue_datasets import mean_and_deviation
+from ..base.errors import InputError
+from ..base.files import OpenedFile
+from ..base.plain_text import for_terminal
+from .tables import TurnColumns
+
+MODALITIES = ("speech", "text")
+SPLITS = ("train", "validation", "test")
+_CHECK_ROWS = 65536
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class VectorColumn:
+    """
+    The vectors of one modality, (N, D), as one or several tensors after one another; a tensor may be memory-mapped.
+
+    Args:
+        chunks: the tensors.
+        files: which file each of them is mapped from; reading from one that was written to since is an `InputError`.
+    """
+
+    def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile] = ()):
+        self.chunks, self.files = chunks, files
+        self.starts = np.cumsum([0, *map(len, chunks)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __repr__(self) -> str:
+        return f"VectorColumn(num_rows={len(self)}, width={self.width}, dtype={self.chunks[0].dtype})"
+
+    @property
+    def width(self) -> int:
+        return self.chunks[0].shape[1]
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Rows `start` to `stop`, in the stored dtype."""
+        parts, chunk = [], int(np.searchsorted(self.starts, start, side="right")) - 1
+        while start < stop:
+            first = int(self.starts[chunk])
+            if self.files:
+                self.files[chunk].check()
+            part = self.chunks[chunk][start - first : stop - first]
+            parts.append(part)
+            start, chunk = start + len(part), chunk + 1
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The rows in blocks of bounded size, each with the number of its first row."""
+        for start in range(0, len(self), _CHECK_ROWS):
+            yield start, self.rows(start, min(start + _CHECK_ROWS, len(self)))
+
+
+class DialogueVectors(torch.utils.data.Dataset):
+    r"""
+    One split, as a map-style dataset whose item is one dialogue: a dictionary of `speech_embeddings` (T, Ds),
+    `text_embeddings` (T, Dt), `speech_mask`, `text_mask` (T,) and `labels` (T,). A modality that the corpus does not have is
+    left out of the item.
+
+    Args:
+        table (`pyarrow.Table`): a row per dialogue, as the module's description says.
+        label2id (`dict[str, int]`, *optional*): class index of each label name; without it no turn is labelled. It is kept as an attribute.
+        label_column: labels as names, or as class indices (null or -100: not labelled).
+        score_column: a column of real-valued scores to keep beside the labels.
+        vectors (`dict[str, VectorColumn]`, *optional*): the vectors by modality, where the table does not hold them.
+        name: what to call the split in messages.
+
+    Raises:
+        ValueError: naming dialogue and field, if the table is not of the form.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        label2id: Mapping[str, int] | None = None,
+        label_column: str = "labels",
+        score_column: str | None = None,
+        vectors: dict[str, VectorColumn] | None = None,
+        name: str = "train",
+    ):
+        turns = TurnColumns(table, name)
+        for column in (label_column if label2id else None, score_column):
+            if column is not None:
+                turns.require(column)
+        self.name, self.label2id = name, label2id
+        self.dialogue_ids, self.utterance_ids = turns.dialogue_ids, turns.utterance_ids
+        self.lengths, self.offsets = turns.lengths, turns.offsets
+        self.labels = turns.labels(label_column, label2id) if label2id else None
+        self.scores = turns.scores(score_column) if score_column else None
+        self.vectors, self.present = {}, {}
+        for modality, flag in zip(MODALITIES, ("has_audio", "has_text"), strict=True):
+            column = f"{modality}_features"
+            present = turns.flags(flag) if flag in turns.names else np.ones(self.num_turns, dtype=bool)
+            if vectors and modality in vectors:
+                if column in turns.names:
+                    raise InputError(f"{name}: {column} are given twice, in the table and as tensors beside it")
+                check_vectors(name, column, vectors[modality].chunks)
+                if len(vectors[modality]) != self.num_turns:
+                    raise InputError(
+                        f"{name}: {column} holds {len(vectors[modality])} vectors, but the table {self.num_turns} turns"
+                    )
+                self.vectors[modality] = vectors[modality]
+            elif column in turns.names:
+                matrix, given = turns.vectors(column)
+                self.vectors[modality] = VectorColumn([torch.from_numpy(matrix)])
+                present &= given
+            if modality in self.vectors:
+                self.present[modality] = present
+        if not self.vectors:
+            raise InputError(
+                f"{name}: no vectors. Expected the columns speech_features, text_features or both in the table, or a "
+                f"'{name}.safetensors' with tensors of those names beside it; the table has {turns.names}. Text and sound "
+                "become vectors by encoders, before stage 2 is trained."
+            )
+
+    @property
+    def num_turns(self) -> int:
+        """N"""
+        return int(self.offsets[-1])
+
+    def __len__(self) -> int:
+        return len(self.dialogue_ids)
+
+    def __repr__(self) -> str:
+        labels = "none"
+        if self.labels is not None:
+            counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
+            labels = ", ".join(f"{name} {counts[index]}" for name, index in self.label2id.items())
+        lines = [
+            f"split: {self.name}",
+            f"num_dialogues: {len(self)}",
+            f"num_turns: {self.num_turns}",
+            f"labels: {labels}",
+        ]
+        for modality, column in self.vectors.items():
+            lines.append(f"{modality}: {int(self.present[modality].sum())} vectors of width {column.width}")
+        return "DialogueVectors({\n" + "".join(f"    {for_terminal(line)}\n" for line in lines) + "})"
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        index = range(len(self))[index]
+        start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
+        item = {}
+        for modality, column in self.vectors.items():
+            item[f"{modality}_embeddings"] = column.rows(start, stop)
+            item[f"{modality}_mask"] = torch.from_numpy(self.present[modality][start:stop])
+        if self.labels is not None:
+            item["labels"] = torch.from_numpy(self.labels[start:stop])
+        return item
+
+    def dialogue_of(self, turn: int) -> str:
+        """Id of the dialogue that a turn of the split belongs to."""
+        return self.dialogue_ids[self._row_of(turn)]
+
+    def _row_of(self, turn: int) -> int:
+        return int(np.searchsorted(self.offsets, turn, side="right")) - 1
+
+    def statistics(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (D,) over the turns where the modality is present, in float64."""
+        kept = torch.from_numpy(self.present[modality])
+        found = mean_and_deviation(
+            lambda: ((block, kept[start : start + len(block)]) for start, block in self.vectors[modality].blocks())
+        )
+        if found is None:
+            raise InputError(f"{self.name}: no turn has {modality}, so its vectors cannot be standardised")
+        return found
+
+    def check(self, widths: Mapping[str, int]):
+        """
+        Raise ValueError, naming dialogue and field, where a vector has not the width that the model expects
+        (`widths`, by modality) or a present vector holds NaN or infinity.
+        """
+        for modality, column in self.vectors.items():
+            field = f"{modality}_features"
+            if modality in widths and column.width != widths[modality]:
+                raise InputError(
+                    f"{self.name}: {field} of dialogue '{self.dialogue_ids[0]}' have width {column.width}, but the model "
+                    f"expects {modality}_embedding_dim = {widths[modality]}"
+                )
+            for start, block in column.blocks():
+                # as the model reads them: what is finite in a double may not be so there
+                broken = ~torch.isfinite(block.float()).all(1) & torch.from_numpy(
+                    self.present[modality][start : start + len(block)]
+                )
+                if broken.any():
+                    turn = start + int(broken.nonzero()[0, 0])
+                    row = self._row_of(turn)
+                    dialogue, utterance = self.dialogue_ids[row], self.utterance_ids[row][turn - self.offsets[row]]
+                    raise InputError(
+                        f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN, infinity or numbers beyond float32 "
+                        f"({int(broken.sum())} such vectors in this block). Mark the turn as absent or mend the vector."
+                    )
+
+    def fingerprint(self) -> str:
+        """A hash of the ids, labels, presence and vectors."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.dialogue_ids, self.utterance_ids)).encode())
+        if self.labels is not None:
+            digest.update(self.labels.tobytes())
+        for modality, column in self.vectors.items():
+            digest.update(modality.encode() + self.present[modality].tobytes())
+            for _, block in column.blocks():
+                digest.update(block.contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def check_vectors(where: str, field: str, chunks: Sequence[torch.Tensor]):
+    """InputError where these are not vectors (N, D) of one width of real numbers that torch computes with."""
+    shapes = [tuple(chunk.shape) for chunk in chunks]
+    if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
+        raise InputError(f"{where}: {field} must be (N, D) of one width D, got {shapes}")
+    if strange := {str(chunk.dtype).removeprefix("torch.") for chunk in chunks if chunk.dtype not in _DTYPES}:
+        raise InputError(
+            f"{where}: {field} must be real numbers of 16, 32 or 64 bits, such as float32; got {', '.join(sorted(strange))}"
+        )
+
+
+def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int], name: str) -> DialogueVectors:
+    """
+    A split of other dialogues: those with these numbers, counted through all the splits one after another, in this order. Their vectors are copied.
+    """
+    starts = np.cumsum([0, *map(len, splits)])
+    homes = np.searchsorted(starts, dialogues, side="right") - 1
+    chosen = [(splits[home], int(number - starts[home])) for home, number in zip(homes, dialogues, strict=True)]
+
+    def turns(values: str) -> np.ndarray | None:
+        if getattr(splits[0], values) is None:
+            return None
+        parts = [getattr(data, values)[data.offsets[number] : data.offsets[number + 1]] for data, number in chosen]
+        return np.concatenate(parts)
+
+    new = copy.copy(splits[0])
+    new.name = name
+    new.dialogue_ids = [data.dialogue_ids[number] for data, number in chosen]
+    new.utterance_ids = [data.utterance_ids[number] for data, number in chosen]
+    new.lengths = np.array([data.lengths[number] for data, number in chosen], dtype=np.int64)
+    new.offsets = np.concatenate([[0], np.cumsum(new.lengths)])
+    new.labels, new.scores = turns("labels"), turns("scores")
+    items = [data[number] for data, number in chosen]
+    new.vectors = {
+        modality: VectorColumn([torch.cat([item[f"{modality}_embeddings"] for item in items])])
+        for modality in splits[0].vectors
+    }
+    new.present = {
+        modality: torch.cat([item[f"{modality}_mask"] for item in items]).numpy() for modality in splits[0].vectors
+    }
+    return new

@@ -1,0 +1,209 @@
+"""Corpora of vectors on disk and on the Hub: read, recognised and written, in the form that `dialogue_vectors.py` describes."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .corpus_labels import corpus_labels
+from .dialogue_vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
+from ..base.errors import InputError, reading
+from ..base.files import OpenedFile
+from ..corpora.hub_datasets import load_from_hub
+from .tables import class_names, is_list, is_text, named, with_turn_columns
+
+
+def read_corpus(
+    source,
+    label2id: Mapping[str, int] | None = None,
+    label_column: str = "labels",
+    score_column: str | None = None,
+    splits: tuple[str, ...] = SPLITS,
+) -> dict[str, DialogueVectors]:
+    r"""
+    The splits of a corpus of vectors.
+
+    Args:
+        source: a folder of the form above, the id of a Hub dataset, or a `datasets.DatasetDict`.
+        label2id, label_column, score_column: as [`DialogueVectors`]; without `label2id` the classes are those that the corpus names
+            ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]), where its label column holds names.
+        splits: the splits to read; each must be there.
+
+    Raises:
+        FileNotFoundError: if the folder or a split is missing.
+        ValueError: naming dialogue and field, if a table is not of the form, or a dialogue stands twice.
+    """
+    options = {"label_column": label_column, "score_column": score_column}
+    given: dict[str, tuple] = {}
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        given = {split: _read_folder(Path(source).expanduser(), split) for split in splits}
+    else:
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        for split in splits:
+            if split not in datasets:
+                raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(datasets)}")
+            table = datasets[split].with_format("arrow")[:]
+            table = table.replace_schema_metadata(datasets[split].features.arrow_schema.metadata)
+            given[split] = _with_label_names(table, datasets[split].features, label_column, split), None
+    if label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
+        label2id = {label: index for index, label in enumerate(corpus_labels(source, label_column))}
+    corpus = {
+        split: DialogueVectors(table, label2id, vectors=vectors, name=split, **options)
+        for split, (table, vectors) in given.items()
+    }
+    _check_dialogues_stand_once(corpus)
+    return corpus
+
+
+def _names_labels(table: pa.Table, label_column: str) -> bool:
+    """Whether the turns of a table have labels by name."""
+    if "utterances" in table.column_names and label_column not in table.column_names:
+        table = with_turn_columns(table.slice(0, 1), "labels")
+    if label_column not in table.column_names or not is_list(kind := table[label_column].type):
+        return False
+    kind = kind.value_type
+    return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
+
+
+def holds_vectors(source) -> bool:
+    """Whether a source of [`read_corpus`] holds vectors, rather than sound and words alone."""
+    return bool(vector_modalities(source))
+
+
+def vector_modalities(source) -> list[str]:
+    """The modalities that a source of [`read_corpus`] holds vectors of; none in a corpus of dialogues."""
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        folder = Path(source).expanduser()
+        found = set().union(*map(_columns, folder.glob("*.parquet")), *map(_tensors, folder.glob("*.safetensors")))
+    else:
+        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        found = {name for data in datasets.values() for name in data.column_names}
+    return [modality for modality in MODALITIES if f"{modality}_features" in found]
+
+
+def _tensors(path: Path) -> set[str]:
+    with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
+        return _names(store, path)
+
+
+def _names(store, path: Path) -> set[str]:
+    names = set(store.keys())
+    if other := sorted(names - {f"{modality}_features" for modality in MODALITIES}):
+        raise InputError(f"'{path}' holds a tensor '{other[0]}'; expected speech_features and text_features")
+    return names
+
+
+def _columns(path: Path) -> set[str]:
+    with reading(path, "a Parquet table"):
+        return set(pq.read_schema(path).names)
+
+
+def _with_label_names(table: pa.Table, features, label_column: str, split: str) -> pa.Table:
+    """A dataset's `ClassLabel` integers as their names: the order of its classes need not be the model's."""
+    names = getattr(getattr(features.get(label_column), "feature", None), "names", None)
+    if names is None:
+        return table
+    labels = [named(turns or [], names, f"{split}: '{label_column}'") for turns in table[label_column].to_pylist()]
+    index = table.column_names.index(label_column)
+    return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
+
+
+def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorColumn]]:
+    def files(ending: str) -> list[Path]:
+        shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
+        for path in shards:
+            if (count := path.stem.rpartition("-of-")[2]).isdecimal() and int(count) != len(shards):
+                raise FileNotFoundError(
+                    f"'{folder}' holds {len(shards)} shards '{split}-*.{ending}', but '{path.name}' says {int(count)}"
+                )
+        return [*folder.glob(f"{split}.{ending}"), *shards]
+
+    tables = files("parquet")
+    if not tables:
+        there = sorted(path.name for path in folder.iterdir())
+        raise FileNotFoundError(f"No '{split}.parquet' in '{folder}', which holds {there}")
+    chunks: dict[str, list[torch.Tensor]] = {}
+    opened: dict[str, list[OpenedFile]] = {}
+    for path in files("safetensors"):
+        opened_file = OpenedFile(path)
+        with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
+            for name in sorted(_names(store, path)):
+                tensor = store.get_tensor(name)
+                check_vectors(f"'{path}'", name, [tensor])
+                modality = name.removesuffix("_features")
+                chunks.setdefault(modality, []).append(tensor)
+                opened.setdefault(modality, []).append(opened_file)
+    for modality, parts in chunks.items():
+        check_vectors(f"'{folder}'", f"{modality}_features of split {split}", parts)
+    read = [_read_table(path) for path in tables]
+    with reading(folder, f"a corpus whose shards '{split}-*.parquet' have the same columns"):
+        table = pa.concat_tables(read)
+    return table, {modality: VectorColumn(parts, opened[modality]) for modality, parts in chunks.items()}
+
+
+def _read_table(path: Path) -> pa.Table:
+    """A table but for the sound in its turns, which may be large and is not needed."""
+    with reading(path, "a Parquet table"), pq.ParquetFile(path) as file:
+        columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
+        table = file.read([name for name in columns if not re.match(r"utterances\.\w+\.\w+\.audio\.", name)])
+    try:
+        class_names(table.schema)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+    return table
+
+
+def _check_dialogues_stand_once(corpus: dict[str, DialogueVectors]):
+    seen: dict[str, str] = {}
+    for split, data in corpus.items():
+        for dialogue in data.dialogue_ids:
+            if dialogue in seen:
+                where = f"twice in {split}" if seen[dialogue] == split else f"in {seen[dialogue]} and in {split}"
+                raise InputError(
+                    f"dialogue_id: dialogue '{dialogue}' stands {where}; each must stand once in the corpus"
+                )
+            seen[dialogue] = split
+
+
+def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: torch.Tensor):
+    r"""
+    Write one split: the table, and its vectors in safetensors beside it. Each file appears whole or not at all, the table last.
+
+    Args:
+        folder: made where it is not there.
+        split: `"train"`, `"validation"` or `"test"`.
+        table: a row per dialogue, without vectors.
+        features: `speech_features` (N, Ds), `text_features` (N, Dt), or one of them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    expected = {f"{modality}_features" for modality in MODALITIES}
+    for name, tensor in features.items():
+        if name not in expected or tensor.ndim != 2:
+            raise InputError(
+                f"{split}: expected speech_features and text_features of shape (N, D), got '{name}' of shape "
+                f"{tuple(tensor.shape)}"
+            )
+    # Through the reader, so that nothing is written that cannot be read.
+    data = DialogueVectors(
+        table,
+        vectors={name.removesuffix("_features"): VectorColumn([tensor]) for name, tensor in features.items()},
+        name=split,
+    )
+    _check_dialogues_stand_once({split: data})
+    vectors, rows = folder / f"{split}.safetensors", folder / f"{split}.parquet"
+    partial = folder / f"{split}.partial"
+    rows.unlink(missing_ok=True)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in features.items()}, partial)
+        os.replace(partial, vectors)
+        pq.write_table(table, partial)
+        os.replace(partial, rows)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,284 @@
+"""A table with a row per dialogue -> what its columns say of each turn. Letters: N turns of the split, D vector width."""
+
+import difflib
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from ..base.errors import InputError, short
+from ..base.losses import IGNORE_INDEX
+
+logger = logging.getLogger(__name__)
+
+_LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
+# Columns as other parts and other programs call them; nothing would be read from them.
+_OTHER_NAMES = {
+    **dict.fromkeys(("speechembeddings", "speechvectors", "audiofeatures", "audioembeddings"), "speech_features"),
+    **dict.fromkeys(("textembeddings", "textvectors"), "text_features"),
+    **dict.fromkeys(("hasspeech", "speechmask", "audiomask"), "has_audio"),
+    "textmask": "has_text",
+}
+_COLUMNS = ("dialogue_id", "utterance_ids", "utterances", "speech_features", "text_features", "has_audio", "has_text")
+
+
+class TurnColumns:
+    r"""
+    The columns of one split.
+
+    Args:
+        table (`pyarrow.Table`): a row per dialogue, as `dialogue_vectors.py` describes.
+        name: what to call the split in messages.
+
+    Raises:
+        InputError: naming dialogue and field, if the table is not of the form.
+    """
+
+    def __init__(self, table: pa.Table, name: str):
+        self.name = name
+        self.table = with_turn_columns(table, name) if "utterances" in table.column_names else table
+        self.names = self.table.column_names
+        self._check_names()
+        for column in ("dialogue_id", "utterance_ids"):
+            self.require(column)
+        self.dialogue_ids = self._dialogue_ids(self.table["dialogue_id"])
+        self.utterance_ids = self.table["utterance_ids"]
+        if not is_list(self.utterance_ids.type):
+            raise InputError(f"{name}: 'utterance_ids' must hold one list per dialogue, not {self.utterance_ids.type}")
+        self.utterance_ids = self.utterance_ids.to_pylist()
+        self.lengths = np.array([len(ids or []) for ids in self.utterance_ids], dtype=np.int64)
+        for dialogue, length in zip(self.dialogue_ids, self.lengths, strict=True):
+            if length == 0:
+                raise InputError(f"{name}: dialogue '{dialogue}' has no turns (utterance_ids is empty)")
+        if not self.dialogue_ids:
+            raise InputError(f"{name}: the table has no dialogues")
+        self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._check_utterance_ids()
+
+    @property
+    def num_turns(self) -> int:
+        """N"""
+        return int(self.offsets[-1])
+
+    def require(self, column: str):
+        """InputError where the table does not have the column."""
+        if column not in self.names:
+            raise InputError(f"{self.name}: the table has no column '{column}'; it has {self.names}")
+
+    def _check_names(self):
+        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise InputError(f"{self.name}: the table has two columns '{twice[0]}'")
+        known = {_plain(name): name for name in _COLUMNS} | _OTHER_NAMES
+        for name in self.names:
+            meant = known.get(_plain(name)) or known.get(_plain(name) + "s")
+            if meant is None and is_vectors(self.table[name].type):
+                near = difflib.get_close_matches(_plain(name), known, 1, _LIKE)
+                meant = known[near[0]] if near else None
+            if meant and name not in _COLUMNS and meant not in self.names:
+                raise InputError(
+                    f"{self.name}: the table's column '{name}' is not read; rename it to '{meant}', or drop it"
+                )
+        left = [name for name in self.names if name not in _COLUMNS and is_vectors(self.table[name].type)]
+        if left:
+            logger.warning("%s: the vectors in the columns %s are not read", self.name, short(", ".join(left)))
+
+    def _dialogue_ids(self, column: pa.ChunkedArray) -> list[str]:
+        if pa.types.is_nested(column.type) or pa.types.is_boolean(column.type):
+            raise InputError(f"{self.name}: 'dialogue_id' must hold a name or number, not {column.type}")
+        ids = column.to_pylist()
+        for row, value in enumerate(ids):
+            if value is None or value != value:
+                raise InputError(f"{self.name}: 'dialogue_id' is null in row {row}")
+        return [str(value) for value in ids]
+
+    def _check_utterance_ids(self):
+        kind = self.table["utterance_ids"].type.value_type
+        if pa.types.is_nested(kind) or pa.types.is_boolean(kind):
+            raise InputError(f"{self.name}: 'utterance_ids' must hold a name or number per turn, not {kind}")
+        for dialogue, ids in zip(self.dialogue_ids, self.utterance_ids, strict=True):
+            seen = set()
+            for turn, value in enumerate(ids):
+                if value is None or value != value:
+                    raise InputError(f"{self.name}: dialogue '{dialogue}': 'utterance_ids' is null at turn {turn}")
+                if value in seen:
+                    raise InputError(
+                        f"{self.name}: dialogue '{dialogue}': 'utterance_ids' has '{short(value)}' twice; each must appear once"
+                    )
+                seen.add(value)
+
+    def dialogue_of(self, turn: int) -> str:
+        """Id of the dialogue that a turn of the split belongs to."""
+        return self.dialogue_ids[int(np.searchsorted(self.offsets, turn, side="right")) - 1]
+
+    def flat(self, field: str) -> pa.Array:
+        """A list column's items, one per turn of the split."""
+        column = self.table[field]
+        if not is_list(column.type):
+            raise InputError(f"{self.name}: '{field}' must hold one list per dialogue, not {column.type}")
+        column = column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):
+            column = pa.concat_arrays(column.chunks)
+        lengths = np.array(column.value_lengths().fill_null(0))
+        if not np.array_equal(lengths, self.lengths):
+            row = int(np.flatnonzero(lengths != self.lengths)[0])
+            raise InputError(
+                f"{self.name}: dialogue '{self.dialogue_ids[row]}' has {self.lengths[row]} turns (utterance_ids), but "
+                f"{lengths[row]} entries in '{field}'"
+            )
+        return column.flatten()
+
+    def flags(self, field: str) -> np.ndarray:
+        """Whether it is true of each turn (N,); null is not."""
+        given = self.flat(field)
+        if not pa.types.is_boolean(given.type):
+            raise InputError(f"{self.name}: '{field}' must hold true or false per turn, not {given.type}")
+        return given.fill_null(False).to_numpy(zero_copy_only=False).copy()
+
+    def labels(self, field: str, label2id: Mapping[str, int]) -> np.ndarray:
+        """Class indices (N,), -100 where a turn has no label."""
+        values = self.flat(field)
+        if pa.types.is_floating(values.type):
+            raise InputError(
+                f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices instead."
+            )
+        names = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        if not (is_text(names) or pa.types.is_integer(names) or pa.types.is_null(names)):
+            raise InputError(f"{self.name}: '{field}' must hold a name or a class index per turn, not {values.type}")
+        labels = np.full(self.num_turns, IGNORE_INDEX, dtype=np.int64)
+        indices = set(label2id.values())
+        for turn, value in enumerate(values.to_pylist()):
+            if value is None or value == IGNORE_INDEX:
+                continue
+            if (value not in label2id) if isinstance(value, str) else (value not in indices):
+                raise InputError(
+                    f"{self.name}: dialogue '{self.dialogue_of(turn)}' has the label {value!r} in '{field}', which is none of "
+                    f"the model's labels {dict(label2id)}; name those of the corpus with --corpus.labels, or leave corpus.labels "
+                    "out of the recipe"
+                )
+            labels[turn] = label2id[value] if isinstance(value, str) else value
+        return labels
+
+    def scores(self, field: str) -> np.ndarray:
+        """Real-valued scores (N,), NaN where a turn has none."""
+        values = self.flat(field)
+        kind = values.type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+            raise InputError(
+                f"{self.name}: '{field}' must hold a number per turn, not {kind}; name another score_column"
+            )
+        scores = values.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        if np.isinf(scores).any():
+            turn = int(np.flatnonzero(np.isinf(scores))[0])
+            raise InputError(f"{self.name}: dialogue '{self.dialogue_of(turn)}' has an infinite score in '{field}'")
+        return scores
+
+    def vectors(self, field: str) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors (N, D), and which turns have one (N,)."""
+        turns = self.flat(field)
+        if pa.types.is_null(turns.type):
+            turns = turns.cast(pa.list_(pa.float32()))
+        if not is_list(turns.type) or not (
+            pa.types.is_floating(turns.type.value_type) or pa.types.is_integer(turns.type.value_type)
+        ):
+            raise InputError(f"{self.name}: '{field}' must hold a list of numbers per turn, not {turns.type}")
+        given = np.array(turns.is_valid())
+        widths = np.array(turns.value_lengths().fill_null(0))[given]
+        if not len(widths) or len(set(widths.tolist())) != 1:
+            row = 0 if not len(widths) else int(np.flatnonzero(given)[np.flatnonzero(widths != widths[0])[0]])
+            found = (
+                "is null at every turn" if not len(widths) else f"has vectors of widths {sorted(set(widths.tolist()))}"
+            )
+            raise InputError(f"{self.name}: '{field}' {found} (see dialogue '{self.dialogue_of(row)}')")
+        values = turns.flatten()
+        if not widths[0] or values.null_count:
+            broken = int(np.flatnonzero(np.array(values.is_null()))[0]) // widths[0] if widths[0] else 0
+            row = int(np.flatnonzero(given)[broken])
+            raise InputError(
+                f"{self.name}: '{field}' holds {'vectors with null entries' if widths[0] else 'vectors of width 0'} "
+                f"(see dialogue '{self.dialogue_of(row)}')"
+            )
+        matrix = np.array(values).reshape(-1, widths[0])
+        if not given.all():
+            everywhere = np.zeros((self.num_turns, widths[0]), dtype=matrix.dtype)
+            everywhere[given] = matrix
+            matrix = everywhere
+        return matrix, given
+
+
+def with_turn_columns(table: pa.Table, split: str) -> pa.Table:
+    """The fields of `utterances` as list columns of their own, classes by name."""
+    column = table["utterances"]
+    if not is_list(column.type) or not pa.types.is_struct(column.type.value_type):
+        raise InputError(
+            f"{split}: 'utterances' must hold a list of turns per dialogue, each with fields, not {column.type}"
+        )
+    lengths = np.concatenate([[0], *(np.array(chunk.value_lengths().fill_null(0)) for chunk in column.chunks)])
+    offsets = pa.array(np.cumsum(lengths), pa.int32())
+    turns, kind = [chunk.flatten() for chunk in column.chunks], column.type.value_type
+    fields = {
+        "utterance_ids": "utterance_id",
+        "texts": "text",
+        "speakers": "speaker",
+        "sentiment": "sentiment",
+        "labels": "emotion",
+    }
+    for name, field in fields.items():
+        if kind.get_field_index(field) < 0 or name in table.column_names:
+            continue
+        # Field by field: to join whole turns would copy the sound in them.
+        values = pa.chunked_array([part.field(field) for part in turns], kind.field(field).type).combine_chunks()
+        if field == "emotion" and (names := class_names(table.schema)):  # their order need not be the model's
+            values = pa.array(named(values.to_pylist(), names, f"{split}: 'emotion'"), pa.string())
+        table = table.append_column(name, pa.ListArray.from_arrays(offsets, values))
+    return table.drop_columns("utterances")
+
+
+def class_names(schema: pa.Schema) -> list[str] | None:
+    """
+    The names of the emotions of `utterances`, where `datasets` wrote them into the schema.
+
+    Raises:
+        InputError: if what is written there cannot be read.
+    """
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features", "utterances", "feature", "emotion", "names"):
+            found = found.get(key) or {}
+        if not isinstance(found, dict) and not all(isinstance(name, str) for name in found):
+            raise TypeError("the names of a class must be words")
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"the table's metadata 'huggingface' is damaged ({short(error)})") from error
+    return found or None
+
+
+def named(labels: Iterable[int | None], names: Sequence[str], where: str) -> list[str | None]:
+    """Class indices as names, a negative one as none."""
+    found: list[str | None] = []
+    for label in labels:
+        if label is not None and label >= len(names):
+            raise InputError(f"{where} has the class index {label}, but there are {len(names)} names: {short(names)}")
+        found.append(None if label is None or label < 0 else names[label])
+    return found
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def is_vectors(kind: pa.DataType) -> bool:
+    """Whether it is lists of lists of numbers, one vector a turn."""
+    inner = kind.value_type if is_list(kind) else kind
+    numbers = inner.value_type if is_list(inner) else None
+    return numbers is not None and (pa.types.is_floating(numbers) or pa.types.is_integer(numbers))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _plain(name: str) -> str:
+    """A column's name but for case and punctuation."""
+    return re.sub(r"[\W_]", "", name).lower()

@@ -1,0 +1,68 @@
+"""Training and embedding by two processes at once, started as torchrun does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from mister_e_hf.corpora.store import write_corpus
+from mister_e_hf.encoders.embedding import embed_corpus
+from mister_e_hf.training.encoder_experiment import load_encoder
+from mister_e_hf.training.utterance_trainer import logits_of
+from support.small_encoders import read_lines, tiny_encoder, write_backbone, write_lines
+from training.test_utterance_trainer import CASES, assert_close, gradient, items, trainer_of
+
+ODD = [0, 1, 2, -100, 1, 0, 2]  # labels of a number of turns that two processes cannot share evenly
+SHARD = 8  # turns
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """With the backbones, the encoders, the corpus, and in `two` what two processes made of them."""
+    folder = tmp_path_factory.mktemp("processes")
+    lines = write_lines(folder / "lines", {"train": 12, "validation": 2, "test": 2})
+    write_corpus(read_lines(lines, folder / "cache"), folder / "corpus", embed_audio=True)
+    for modality in ("speech", "text"):
+        for part in tiny_encoder(write_backbone(folder / f"{modality}-backbone", modality), modality):
+            part.save_pretrained(folder / modality)
+    (folder / "two").mkdir()
+    names = ("text-backbone", "two", "corpus", "speech", "text")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [
+        str(Path(__file__).parents[1] / "support" / "distributed_encoders.py"),
+        *(str(folder / name) for name in names),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {"HF_HOME": str(folder / "home")}
+    call = subprocess.run([*command, *words], capture_output=True, text=True, timeout=200, env=environment)
+    assert call.returncode == 0, call.stdout + call.stderr
+    return folder
+
+
+@pytest.mark.parametrize("case", [*CASES, "computed_twice"])
+def test_two_processes_give_the_gradient_of_one(folder, tmp_path, case):
+    alone = gradient(folder / "text-backbone", tmp_path, items(CASES.get(case, CASES["some"])))
+    assert_close(load_file(folder / "two" / f"{case}.safetensors"), alone)
+
+
+def test_two_processes_predict_in_order(folder, tmp_path):
+    prediction = trainer_of(folder / "text-backbone", tmp_path).predict(items(ODD))
+    together = np.load(folder / "two" / "prediction.npz")
+    assert together["labels"].tolist() == ODD
+    np.testing.assert_allclose(together["logits"], logits_of(prediction.predictions), atol=1e-6)
+
+
+def test_two_processes_make_the_same_vectors(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    encoders = {modality: load_encoder(folder / modality) for modality in ("speech", "text")}
+    one = embed_corpus(folder / "corpus", encoders, tmp_path / "one", shard_turns=SHARD)
+    alone, together = (
+        {path.name: path.read_bytes() for path in made.iterdir()} for made in (one, folder / "two" / "vectors")
+    )
+    assert len(alone) > 8
+    assert alone == together

@@ -1,0 +1,877 @@
+import io
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import soxr
+
+from mister_e_hf import load_audio
+from mister_e_hf.media.audio import MAX_SECONDS, SAMPLING_RATE, AudioError, encode_flac
+from support.small_sounds import indexed_first, muxed, noise, piped, sine, written
+
+
+def spectrum_peak(samples: np.ndarray) -> tuple[float, float]:
+    """Frequency in Hz and amplitude of the strongest sine."""
+    window = np.hanning(len(samples))
+    amplitudes = np.abs(np.fft.rfft(samples * window)) * 2 / window.sum()
+    return amplitudes.argmax() * SAMPLING_RATE / len(samples), amplitudes.max()
+
+
+def root_mean_square(samples: np.ndarray) -> float:
+    return float(np.sqrt(np.square(samples, dtype=np.float64).mean()))
+
+
+def shift(part: np.ndarray, whole: np.ndarray, at: int, reach: int = 800) -> int:
+    """How many samples after `at` the part stands in the whole; its edges, which a resampler rings at, do not count."""
+    edge = 200
+    part, whole = part.astype(np.float64), whole.astype(np.float64)
+    window = whole[at + edge - reach : at + len(part) - edge + reach]
+    core = part[edge : edge + len(window) - 2 * reach]
+    energies = np.cumsum(np.pad(np.square(window), (1, 0)))
+    energy = np.square(core).sum()
+    products = np.fft.irfft(np.fft.rfft(window) * np.fft.rfft(core, len(window)).conj(), len(window))
+    distances = energies[len(core) :] - energies[: -len(core)] + energy - 2 * products[: len(energies) - len(core)]
+    assert distances.min() < 0.02 * energy, "it is nowhere there"
+    return int(distances.argmin()) - reach
+
+
+# Formats and rates
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000])
+def test_a_sine_keeps_frequency_amplitude_and_length(rate):
+    samples = load_audio(written(sine(2.0, rate), rate, subtype="FLOAT"))
+    assert samples.dtype == np.float32 and samples.ndim == 1 and samples.flags.c_contiguous
+    assert abs(len(samples) - 32_000) <= 1
+    frequency, amplitude = spectrum_peak(samples)
+    assert frequency == pytest.approx(440, abs=0.5)
+    assert amplitude == pytest.approx(0.5, rel=1e-3)
+    np.testing.assert_allclose(samples[400:31_600], sine(2.0)[0, 400:31_600], atol=1e-3)
+
+
+def test_what_16_khz_cannot_hold_is_filtered_out():
+    both = sine(1.0, 48_000, 1000) + sine(1.0, 48_000, 11_000)
+    np.testing.assert_allclose(load_audio(both, 48_000)[400:-400], sine(1.0, 16_000, 1000)[0, 400:-400], atol=1e-3)
+
+
+EXACT = 2**-15
+FORMATS = {
+    "WAV": {
+        "PCM_16": EXACT,
+        "PCM_24": 2**-23,
+        "PCM_32": 2**-23,
+        "PCM_U8": 2**-7,
+        "FLOAT": 0,
+        "DOUBLE": 0,
+        "ULAW": 0.01,
+        "ALAW": 0.01,
+        "IMA_ADPCM": 0.03,
+        "MS_ADPCM": 0.03,
+        "GSM610": 0.03,
+        "G721_32": 0.03,
+    },
+    "WAVEX": {"PCM_16": EXACT},
+    "RF64": {"PCM_16": EXACT},
+    "W64": {"PCM_16": EXACT},
+    "FLAC": {"PCM_16": EXACT, "PCM_24": 2**-23, "PCM_S8": 2**-7},
+    "AIFF": {"PCM_16": EXACT, "FLOAT": 0},
+    "CAF": {"PCM_16": EXACT, "ALAC_16": EXACT},
+    "AU": {"PCM_16": EXACT},
+    "OGG": {"VORBIS": 0.03, "OPUS": 0.03},
+    "MP3": {"MPEG_LAYER_III": 0.03},
+}
+SOUNDFILE = {f"{form} {subtype}": (form, subtype) for form, subtypes in FORMATS.items() for subtype in subtypes}
+
+
+@pytest.mark.parametrize(("form", "subtype"), SOUNDFILE.values(), ids=SOUNDFILE)
+def test_formats_of_soundfile(tmp_path, form, subtype):
+    sound = noise(3.0)
+    content = written(sound, form=form, subtype=subtype)
+    path = tmp_path / "sound"  # the content tells the format, not the name
+    path.write_bytes(content)
+    whole = load_audio(path)
+    assert abs(len(whole) - 48_000) <= 1_000  # coders fill up their last block
+    assert root_mean_square(whole[:47_000] - sound[0, :47_000]) <= FORMATS[form][subtype]
+    np.testing.assert_array_equal(load_audio(str(path)), whole)
+    np.testing.assert_array_equal(load_audio(content), whole)
+    np.testing.assert_array_equal(load_audio(bytearray(content)), whole)
+    np.testing.assert_array_equal(load_audio(memoryview(content)), whole)
+    np.testing.assert_array_equal(load_audio({"path": str(path), "bytes": None}), whole)
+    np.testing.assert_array_equal(load_audio({"path": "elsewhere.wav", "bytes": content}), whole)
+    apart = 5e-3 if subtype == "OPUS" else 1e-6  # Opus comes close to what it was only after a while
+    np.testing.assert_allclose(load_audio(path, start=1.25, end=2.5), whole[20_000:40_000], atol=apart)
+    np.testing.assert_allclose(load_audio(path, start=2.0), whole[32_000:], atol=apart)
+    np.testing.assert_allclose(load_audio(path, end=0.5), whole[:8_000], atol=apart)
+
+
+CONTAINERS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "M4A": lambda sound: muxed(sound, 48_000),
+    "MP4 with video": lambda sound: muxed(sound, 48_000, video=True),
+    "MP4 in fragments": lambda sound: muxed(sound, 48_000, movflags="frag_keyframe+empty_moov"),
+    "MP4 with the index first": lambda sound: indexed_first(sound, 48_000),
+    "MOV, ALAC": lambda sound: muxed(sound, 48_000, "mov", "alac"),
+    "MOV, PCM": lambda sound: muxed(sound, 48_000, "mov", "pcm_s16le", video=True),
+    "MKV": lambda sound: muxed(sound, 48_000, "matroska", video=True),
+    "WebM": lambda sound: muxed(sound, 48_000, "webm", "libopus"),
+    "AVI": lambda sound: muxed(sound, 48_000, "avi", "libmp3lame", video=True),
+    "TS": lambda sound: muxed(sound, 48_000, "mpegts", video=True),
+    "ADTS": lambda sound: muxed(sound, 48_000, "adts"),
+    "MPEG": lambda sound: muxed(sound, 48_000, "mpeg", "mp2", video=True),
+}
+
+
+@pytest.mark.parametrize("form", CONTAINERS)
+def test_containers(tmp_path, form):
+    sound = noise(6.0, 48_000, channels=2)
+    (tmp_path / "sound").write_bytes(CONTAINERS[form](sound))
+    whole = load_audio(tmp_path / "sound")
+    assert whole.dtype == np.float32 and whole.ndim == 1
+    assert len(whole) == pytest.approx(6 * 16_000, abs=0.05 * 16_000)
+    mean = soxr.resample(sound.mean(axis=0), 48_000, 16_000)
+    offset = shift(whole[16_000:48_000], mean, 16_000)
+    assert abs(offset) < 0.03 * 16_000  # an encoder's delay, where the container does not tell it
+    # Times in a container may be rounded to a millisecond.
+    for start, end in ((0.0, 0.5), (0.7, 1.7), (1.2, 2.2), (1.9, 2.3), (2.6, 3.0), (3.1, 4.3), (4.0, 4.4), (5.0, 5.6)):
+        part = load_audio(tmp_path / "sound", start=start, end=end)
+        assert len(part) == round((end - start) * 16_000)
+        if start:
+            assert abs(shift(part, whole, round(start * 16_000), reach=400)) <= 32
+    rest = load_audio((tmp_path / "sound").read_bytes(), start=5.0)
+    assert len(rest) == pytest.approx(len(whole) - 80_000, abs=48)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
+def test_a_sine_in_mp4(rate):
+    samples = load_audio(muxed(sine(2.0, rate), rate))
+    assert len(samples) == pytest.approx(32_000, abs=1024 * 16_000 / rate)
+    frequency, amplitude = spectrum_peak(samples[4_000:28_000])
+    assert frequency == pytest.approx(440, abs=1)
+    assert amplitude == pytest.approx(0.5, rel=0.03)
+
+
+def test_sound_that_begins_after_the_picture():
+    sound = noise(4.0, 44_100)
+    content = muxed(sound, 44_100, video=True, late=0.7)
+    whole = load_audio(content)
+    assert len(whole) == pytest.approx(4.7 * 16_000, abs=1000)
+    assert np.abs(whole[:10_000]).max() == 0
+    assert abs(shift(whole[16_000:40_000], soxr.resample(sound[0], 44_100, 16_000), 16_000 - 11_200)) <= 400
+    for start, end in ((0.2, 1.2), (0.9, 1.5), (2.5, 3.5), (4.2, 4.6)):
+        part = load_audio(content, start=start, end=end)
+        assert len(part) == round((end - start) * 16_000)
+        np.testing.assert_allclose(part[200:-200], whole[round(start * 16_000) :][: len(part)][200:-200], atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("codec", "step"), [("pcm_u8", 2**-7), ("pcm_s16le", 2**-15), ("pcm_s32le", 2**-23), ("pcm_f32le", 0)]
+)
+def test_samples_of_any_width_in_a_container(codec, step):
+    sound = noise(2.0, channels=2)
+    samples = load_audio(muxed(sound, form="matroska", codec=codec))
+    np.testing.assert_allclose(samples, sound.mean(axis=0), atol=1.1 * step + 1e-6)
+
+
+def test_a_whole_that_does_not_begin_at_zero():
+    sound = noise(4.0)
+    whole = load_audio(muxed(sound, late=0.9))
+    assert len(whole) == pytest.approx(64_000, abs=2_048)
+    assert abs(shift(whole[8_000:40_000], sound[0], 8_000, reach=2_000)) <= 1_024
+    part = load_audio(muxed(sound, late=0.9), start=3.0, end=3.5)
+    assert abs(shift(part, whole, 48_000)) <= 16
+
+
+def test_far_into_a_long_mp4():
+    sound = noise(80.0)
+    content = muxed(sound, video=True)
+    for start in (0.0, 30.0, 79.0):
+        part = load_audio(content, start=start, end=start + 1)
+        assert abs(shift(part, np.pad(sound[0], (0, 1000)), round(start * 16_000), reach=min(400, round(start)))) <= 1
+
+
+# A stretch of MP3 needs the frames before it, too, and so does every block after the first.
+@pytest.mark.parametrize(
+    ("rate", "bit_rate"), [(44_100, 64), (16_000, 24), (8_000, 8)], ids=["44 kHz", "16 kHz", "8 kHz"]
+)
+def test_mp3_is_the_same_in_one_go_in_blocks_and_in_stretches(rate, bit_rate):
+    content = muxed(noise(50.0, rate), rate, "mp3", "libmp3lame", stream_options={"b": f"{bit_rate}k"})
+    samples, _ = soundfile.read(io.BytesIO(content), dtype="float32")
+    whole = soxr.resample(samples, rate, 16_000)
+    np.testing.assert_allclose(load_audio(content), whole, atol=1e-5)
+    for start in (0.0, 0.5, 17.0, 26.5, 47.5):
+        part = load_audio(content, start=start, end=start + 2)
+        expected = whole[round(start * 16_000) : round(start * 16_000) + 32_000]
+        np.testing.assert_allclose(part[200:-200], expected[200:-200], atol=1e-3)
+
+
+def test_mp3_whose_first_frame_does_not_tell_the_length():
+    sound = noise(30.0, 44_100)
+    sound[:, : 5 * 44_100] *= 0.01  # few bits, from which the length would be guessed
+    settings = {"flags": "+qscale", "global_quality": "500"}
+    content = muxed(sound, 44_100, "mp3", "libmp3lame", write_xing="0", stream_options=settings)
+    with soundfile.SoundFile(io.BytesIO(content)) as guess:
+        assert guess.frames < 25 * 44_100
+    whole = load_audio(content)
+    assert len(whole) == pytest.approx(30 * 16_000, abs=1600)
+    part = load_audio(content, start=27.5, end=28.5)
+    assert shift(part, whole, round(27.5 * 16_000)) == 0
+
+
+def test_mp3_with_tags_before_it():
+    content = muxed(sine(3.0), 16_000, "mp3", "libmp3lame", id3v2_version="0")
+    tag = b"ID3\x04\x00\x00" + bytes([0, 2, 78, 32])  # 2 * 128**2 + 78 * 128 + 32 bytes in steps of seven bits
+    tagged = tag + bytes(2 * 128**2 + 78 * 128 + 32) + content
+    np.testing.assert_array_equal(load_audio(tagged), load_audio(content))
+
+
+PIPES = {
+    "WAV": ("wav", "pcm_s16le"),
+    "AIFF": ("aiff", "pcm_s16be"),
+    "AU": ("au", "pcm_s16be"),
+    "FLAC": ("flac", "flac"),
+}
+
+
+@pytest.mark.parametrize("form", PIPES)
+def test_files_written_to_a_pipe_do_not_know_their_length(form):
+    sound = noise(3.0)
+    content = piped(sound, 16_000, *PIPES[form])
+    samples = load_audio(content)
+    np.testing.assert_allclose(samples, sound[0], atol=2**-14)
+    np.testing.assert_allclose(load_audio(content, start=0.5, end=2.5), samples[8_000:40_000], atol=1e-6)
+    np.testing.assert_allclose(load_audio(content, start=2.5, end=3.0), samples[40_000:], atol=1e-6)
+    with pytest.raises(AudioError, match="at most 2 s are taken"):
+        load_audio(content, max_seconds=2)
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, 0x7FFFF024])
+@pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFF000])
+def test_wav_with_a_length_of_nothing_or_of_all(riff, data):
+    content = bytearray(written(noise(3.0)))
+    content[4:8], content[40:44] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    np.testing.assert_array_equal(load_audio(bytes(content)), load_audio(written(noise(3.0))))
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "MP3", "MP4"])
+def test_a_name_says_nothing(tmp_path, form):
+    content = muxed(sine()) if form == "MP4" else written(sine(), form=form)
+    for name in ("a.raw", "a.wav", "a.mp3", "a.txt", "a", "é ö.MP4"):
+        (tmp_path / name).write_bytes(content)
+        np.testing.assert_allclose(load_audio(tmp_path / name), load_audio(content), atol=1e-5)
+
+
+def test_tags_that_are_not_utf8():
+    content = muxed(sine(), title="Caféx")
+    content = content.replace("Caféx".encode(), "Caféxx".encode("latin-1"))
+    np.testing.assert_array_equal(load_audio(content), load_audio(muxed(sine())))
+
+
+# Channels
+
+
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "MP3"])
+def test_channels_are_averaged(form):
+    tones = np.concatenate([sine(1.0, frequency=440, peak=0.4), sine(1.0, frequency=1000, peak=0.8)])
+    samples = load_audio(written(tones, form=form))[: tones.shape[1]]
+    np.testing.assert_allclose(samples[1_000:-1_000], tones.mean(axis=0)[1_000:-1_000], atol=0.06)
+    opposite = np.concatenate([tones[:1], -tones[:1]])
+    if form == "WAV":
+        with pytest.raises(AudioError, match="silent"):
+            load_audio(written(opposite, form=form))
+
+
+@pytest.mark.parametrize("channels", [3, 6, 8, 9, 64, 1024])
+def test_many_channels(channels):
+    sound = noise(0.25, channels=channels)
+    np.testing.assert_allclose(load_audio(written(sound, subtype="FLOAT")), sound.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(load_audio(sound, 16_000), sound.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(("layout", "channels", "family"), [("7.1", 8, "1"), ("hexadecagonal", 16, "255")])
+def test_many_channels_in_planes(layout, channels, family):
+    sound = np.repeat(noise(2.0, 48_000), channels, axis=0)
+    options = {"mapping_family": family}
+    samples = load_audio(muxed(sound, 48_000, "matroska", "libopus", layout=layout, stream_options=options))
+    mean = soxr.resample(sound[0], 48_000, 16_000)
+    assert abs(shift(samples[4_000:24_000], mean, 4_000)) <= 16
+
+
+def test_channels_that_change_on_the_way():
+    mono, stereo = noise(2.0), noise(2.0, channels=2, seed=1)
+    samples = load_audio(muxed(mono, form="adts") + muxed(stereo, form="adts"))
+    assert len(samples) == pytest.approx(64_000, abs=5_000)
+    begin = len(samples) // 2
+    assert abs(shift(samples[begin + 4_000 : begin + 20_000], stereo.mean(axis=0), 4_000, reach=3_000)) <= 2_048
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("rate", [16_000, 16_000.0, np.int64(16_000)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_arrays_of_floats(dtype, rate):
+    sound = noise(1.0, channels=2).astype(dtype)
+    for array in (sound[0], sound[:1], np.asfortranarray(sound[:1]), sound[0, ::-1][::-1]):
+        samples = load_audio(array, rate)
+        assert samples.dtype == np.float32
+        np.testing.assert_array_equal(samples, sound[0].astype(np.float32))
+    np.testing.assert_allclose(load_audio(sound, rate), sound.mean(axis=0, dtype=np.float64), atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_arrays_of_integers(dtype):
+    info = np.iinfo(dtype)
+    array = np.array([info.min, info.min // 2, 0, info.max // 2 + 1, info.max] * 10, dtype=dtype)
+    samples = load_audio(array, 16_000)
+    assert samples.dtype == np.float32
+    np.testing.assert_allclose(samples, [-1, -0.5, 0, 0.5, 1] * 10, atol=2 / 2.0 ** (info.bits - 1) + 1e-7)
+
+
+def test_an_array_is_as_the_file_of_it():
+    sound = noise(2.0, 44_100, channels=2)
+    sixteen = np.round(sound * 32767).astype(np.int16)
+    content = written(sixteen, 44_100)
+    np.testing.assert_allclose(load_audio(sixteen, 44_100), load_audio(content), atol=1e-6)
+    np.testing.assert_allclose(
+        load_audio({"array": sixteen, "sampling_rate": 44_100, "path": None}, start=0.5, end=1.5),
+        load_audio({"path": None, "bytes": content}, start=0.5, end=1.5),
+        atol=1e-6,
+    )
+    np.testing.assert_array_equal(
+        load_audio({"array": [0.5, 0.25] * 100, "sampling_rate": 16_000}), np.float32([0.5, 0.25] * 100)
+    )
+
+
+def test_the_array_is_left_as_it_was():
+    sound = noise(1.0)
+    before = sound.copy()
+    load_audio(sound, 16_000)[:] = 0
+    np.testing.assert_array_equal(sound, before)
+
+
+@pytest.mark.parametrize(
+    ("source", "rate", "message"),
+    [
+        (np.ones(100), None, "needs its sampling_rate"),
+        ({"array": np.ones(100)}, None, "needs its sampling_rate"),
+        (np.ones((100, 2)), 16_000, r"shape \(S,\) or \(channels, S\), got \(100, 2\)"),
+        (np.ones((2, 3, 100)), 16_000, "shape"),
+        (np.float32(1), 16_000, "got float32"),
+        (np.ones(100, complex), 16_000, "got complex128"),
+        (np.ones(100, bool), 16_000, "got bool"),
+        (np.ones(100, np.uint8), 16_000, "got uint8"),
+        (np.array(["a"] * 100), 16_000, "floating point or signed integers"),
+        ([0.5, [0.5]], 16_000, "array cannot be read as an array"),
+        (None, None, "got NoneType"),
+        ({"path": None, "bytes": None}, None, "got NoneType"),
+        ({}, None, "got NoneType"),
+        (17, None, "got int"),
+    ],
+    ids=str,
+)
+def test_what_is_no_sound(source, rate, message):
+    with pytest.raises(ValueError, match=message):
+        load_audio(source, rate)
+
+
+# Stretches
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "OGG", "array"])
+def test_a_stretch_is_a_slice_of_the_whole(rate, form):
+    sound = noise(60.0, rate)
+    source = (sound, rate) if form == "array" else (written(sound, rate, form=form),)
+    whole = load_audio(*source)
+    generator = np.random.default_rng(0)
+    for start, length in zip(generator.integers(0, 570, 12) / 10, generator.integers(2, 30, 12) / 10, strict=True):
+        part = load_audio(*source, start=start, end=start + length)
+        begin = round(start * 16_000)
+        assert len(part) == round(length * 16_000)
+        np.testing.assert_allclose(part[200:-200], whole[begin : begin + len(part)][200:-200], atol=1e-4)
+    np.testing.assert_array_equal(load_audio(*source, start=0), whole)
+    np.testing.assert_array_equal(load_audio(*source, end=60), whole)
+
+
+def test_stretches_join_to_the_whole():
+    content = written(noise(10.0), form="FLAC")
+    edges = [0.0, 0.1, 2.75, 2.8, 7.0, None]
+    parts = [load_audio(content, start=start, end=end) for start, end in zip(edges, edges[1:], strict=False)]
+    np.testing.assert_array_equal(np.concatenate(parts), load_audio(content))
+
+
+@pytest.mark.parametrize("form", ["array", "WAV", "FLAC", "MP3", "OGG", "MP4", "MKV", "FLAC by a pipe"])
+def test_stretches_beyond_the_end(form):
+    sound = noise(3.0)
+    source = {
+        "array": lambda: (sound, 16_000),
+        "MP4": lambda: (muxed(sound),),
+        "MKV": lambda: (muxed(sound, form="matroska"),),
+        "FLAC by a pipe": lambda: (piped(sound, 16_000, "flac", "flac"),),
+    }.get(form, lambda: (written(sound, form=form),))()
+    assert len(load_audio(*source, start=1.0, end=3.4)) == pytest.approx(32_000, abs=2_000)
+    with pytest.raises(AudioError, match=r"THIS.* ends at 3\.\d\d s, but the stretch asked for at 3\.8 s"):
+        load_audio(*source, start=1.0, end=3.8, name="THIS")
+    unknown = form in ("array", "MKV", "FLAC by a pipe")
+    beyond = "holds no samples between" if unknown else r"lasts 3\.\d\d s; the stretch asked for starts at"
+    for start in (3.2, 1e6, 1e300):
+        for end in (None, 2 * start):
+            with pytest.raises(AudioError, match=f"THIS {beyond}"):
+                load_audio(*source, start=start, end=end, name="THIS")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (-1, None),
+        (None, 0),
+        (None, -1),
+        (2, 1),
+        (1, 1),
+        (math.nan, None),
+        (None, math.nan),
+        (math.inf, None),
+        (0, math.inf),
+    ],
+)
+def test_stretches_that_make_no_sense(tmp_path, start, end):
+    with pytest.raises(ValueError, match="0 <= start < end"):
+        load_audio(sine(), 16_000, start=start, end=end)
+    with pytest.raises(ValueError, match="0 <= start < end"):
+        load_audio(tmp_path / "missing.wav", start=start, end=end)
+
+
+# What cannot be used
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Checks that a file, its content and a stretch of it all give an error with these words and the file's name."""
+
+    def refused(content: bytes, message: str, **settings):
+        path = tmp_path / "the file.wav"
+        path.write_bytes(content)
+        with pytest.raises(AudioError, match=rf"the file\.wav.*{message}"):
+            load_audio(path, **settings)
+        with pytest.raises(AudioError, match=f"THIS.*{message}"):
+            load_audio(content, name="THIS", **settings)
+        with pytest.raises(AudioError, match=f"THIS.*{message}"):
+            load_audio({"path": "THIS", "bytes": content}, **settings)
+        with pytest.raises(AudioError, match=f"sound given as bytes.*{message}"):
+            load_audio(content, **settings)
+
+    return refused
+
+
+def test_audio_errors_are_value_errors():
+    assert issubclass(AudioError, ValueError)
+
+
+@pytest.mark.parametrize("name", ["missing.wav", "folder", "missing/a.wav", "a\0b.wav"])
+def test_a_missing_file_is_named(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    for source in (tmp_path / name, str(tmp_path / name), {"path": str(tmp_path / name), "bytes": None}):
+        with pytest.raises(AudioError, match="There is no sound file '.*(missing|folder|a\0b)"):
+            load_audio(source)
+
+
+@pytest.mark.parametrize("stretch", [{}, {"start": 1.0}, {"end": 1.0}, {"start": 1.0, "end": 2.0}])
+def test_empty_sound(refused, stretch):
+    refused(b"", r"is empty \(0 bytes\)", **stretch)
+    for form in ("WAV", "AIFF", "W64", "AU"):
+        refused(written(sine(0), form=form), "holds no samples", **stretch)
+    for array in (np.zeros(0), np.zeros((2, 0)), np.zeros((0, 0))):
+        with pytest.raises(AudioError, match="THIS holds no samples"):
+            load_audio({"array": array, "sampling_rate": 16_000, "path": "THIS"}, **stretch)
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "FLAC", "MP3"])
+@pytest.mark.parametrize("kept", [0.3, 0.8])
+def test_files_that_were_cut_off(refused, form, kept):
+    content = written(noise(10.0), form=form)
+    content = content[: round(kept * len(content))]
+    refused(content, "(is cut off|is corrupt)")
+    refused(content, "(is cut off|is corrupt|lasts)", start=kept * 10 - 1, end=kept * 10 + 1)
+
+
+@pytest.mark.parametrize("form", ["WAV", "AIFF", "W64"])
+def test_cut_off_says_how_much_there_is(form):
+    content = written(sine(10.0), form=form)
+    with pytest.raises(AudioError, match=f"cut off: its header promises {len(content)} bytes, and it has 50000"):
+        load_audio(content[:50_000])
+    np.testing.assert_array_equal(load_audio(content[:-10_000]), load_audio(content)[:-5_000])
+    header = content[: len(content) - 320_000]
+    with pytest.raises(AudioError, match="cut off"):
+        load_audio(header)
+
+
+@pytest.mark.parametrize("video", [False, True])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_mp4_that_was_cut_off(refused, video, kept):
+    sound = noise(10.0)
+    index_last, index_first = muxed(sound, video=video), indexed_first(sound, video=video)
+    refused(index_last[: round(kept * len(index_last))], "is corrupt")
+    cut = index_first[: round(kept * len(index_first))]
+    refused(cut, "(is cut off: it holds|is corrupt)")
+    assert len(load_audio(cut, start=0.5, end=1.5)) == 16_000
+    refused(cut, "(is cut off|is corrupt|holds no samples)", start=8.5, end=9.5)
+
+
+def test_mp4_with_a_hole(refused):
+    content = bytearray(indexed_first(noise(10.0)))
+    begin = round(0.6 * len(content))
+    content[begin : begin + 2000] = bytes(2000)
+    refused(bytes(content), "is corrupt")
+    refused(bytes(content), "is corrupt", start=3.0, end=9.0)
+    np.testing.assert_array_equal(load_audio(bytes(content), end=4.0), load_audio(indexed_first(noise(10.0)), end=4.0))
+    assert len(load_audio(bytes(content), start=8.5, end=9.5)) == 16_000
+
+
+def test_cut_off_mp4_says_how_much_there_is():
+    with tempfile.TemporaryDirectory() as folder:
+        muxed(noise(10.0), form="mov", codec="pcm_s16le", file=f"{folder}/a.mov", movflags="faststart")
+        content = Path(folder, "a.mov").read_bytes()
+    with pytest.raises(AudioError, match=r"THIS is cut off: it holds \d\.\d\d s of 10\.00 s"):
+        load_audio(content[: len(content) // 2], name="THIS")
+    with pytest.raises(AudioError, match=r"THIS is cut off: it holds \d\.\d\d s of 10\.00 s"):
+        load_audio(content[: len(content) // 2], start=2.0, end=9.0, name="THIS")
+    assert len(load_audio(content[:-12_000])) == pytest.approx(160_000, abs=8_000)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\0" * 5000, b"hello, world" * 500, b"RIFF", b"RIFF\0\0\0\0WAVE", b"fLaC", b"ID3"]
+)
+def test_what_is_no_sound_file(refused, content):
+    refused(content, "(is corrupt|has no sound track|holds no samples)")
+
+
+def test_random_bytes_are_refused(refused):
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        refused(b"\x01" + generator.bytes(4000), "(is corrupt|has no sound track|holds no samples)")
+
+
+def test_silence(refused):
+    for form in ("WAV", "FLAC"):
+        refused(written(np.zeros((1, 16_000)), form=form), "is silent$")
+    one_step = np.ones((1, 16_000)) / 2**15
+    refused(written(one_step), "is silent: its peak is 3.1e-05 of full scale 1")
+    refused(
+        written(np.concatenate([sine(), np.zeros((1, 32_000))], axis=1)),
+        "is silent between 1.5 s and 2.5 s",
+        start=1.5,
+        end=2.5,
+    )
+    refused(
+        written(np.concatenate([sine(), np.zeros((1, 32_000))], axis=1)),
+        "is silent between 1.5 s and its end",
+        start=1.5,
+    )
+    assert load_audio(written(2 * one_step * (-1.0) ** np.arange(16_000))).max() == 2**-14
+    with pytest.raises(AudioError, match="array is silent"):
+        load_audio(np.zeros(100), 16_000)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_that_is_not_finite(refused, value, rate, channels):
+    sound = noise(2.0, rate, channels)
+    sound[-1, rate] = value
+    refused(written(sound, rate, subtype="FLOAT"), "holds NaN or infinity")
+    assert len(load_audio(written(sound, rate, subtype="FLOAT"), start=1.5)) == 8_000
+    with pytest.raises(AudioError, match="array holds NaN or infinity"):
+        load_audio(sound, rate)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_sound_beyond_single_precision(rate):
+    for value in (1e300, np.float32(3e38)):
+        with pytest.raises(AudioError, match=r"array has samples of (1e\+300|3e\+38), and full scale is 1"):
+            load_audio(value * np.sign(sine(1.0, rate, 2000)[0]).astype(np.float64), rate)
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2**31 - 1])
+def test_absurd_sampling_rates(refused, rate):
+    refused(written(np.full((1, 5000), 0.5), rate), f"has a sampling rate of {rate} Hz; expected 1000 to 768000")
+    with pytest.raises(AudioError, match=f"array has a sampling rate of {rate} Hz"):
+        load_audio(np.full(5000, 0.5), rate)
+
+
+@pytest.mark.parametrize("rate", [0, -16_000])
+def test_impossible_sampling_rates(refused, rate):
+    with pytest.raises(AudioError, match="sampling rate|no samples"):
+        load_audio(np.full(5000, 0.5), rate)
+    content = bytearray(written(sine()))
+    content[24:28] = rate.to_bytes(4, "little", signed=True)
+    refused(bytes(content), "sampling rate|is corrupt|no samples")
+
+
+@pytest.mark.parametrize("rate", [1_000, 768_000])
+def test_outermost_sampling_rates(rate):
+    samples = load_audio(written(sine(2.0, rate, 100), rate))
+    assert len(samples) == 32_000
+    assert spectrum_peak(samples)[0] == pytest.approx(100, abs=0.5)
+
+
+SOURCES = {
+    "array": lambda sound: sound,
+    "WAV": lambda sound: written(sound),
+    "FLAC": lambda sound: written(sound, form="FLAC"),
+    "OGG": lambda sound: written(sound, form="OGG"),
+    "MP3": lambda sound: written(sound, form="MP3"),
+    "MP4": lambda sound: muxed(sound),
+    "MKV": lambda sound: muxed(sound, form="matroska"),
+}
+
+
+@pytest.mark.parametrize("form", SOURCES)
+def test_the_longest_stretch(form):
+    content = SOURCES[form](noise(5.0))
+    rate = 16_000 if form == "array" else None
+    assert len(load_audio(content, rate, max_seconds=5.2)) == pytest.approx(80_000, abs=2_000)
+    assert len(load_audio(content, rate, max_seconds=math.inf)) == pytest.approx(80_000, abs=2_000)
+    assert len(load_audio(content, rate, start=1.0, end=4.0, max_seconds=3)) == 48_000
+    # What headers say is known at once.
+    lasts = "lasts more than [345]" if form == "MKV" else "lasts [345]"
+    for stretch in ({}, {"start": 1.0}, {"end": 3.5}, {"start": 0.25, "end": 4.0}):
+        with pytest.raises(AudioError, match=rf"THIS {lasts}\.\d s, and at most 3 s are taken"):
+            load_audio(content, rate, max_seconds=3, name="THIS", **stretch)
+
+
+def test_ten_minutes_are_taken():
+    sound = np.zeros(601 * 1000, dtype=np.float32)
+    sound[::7] = 0.5
+    assert MAX_SECONDS == 600
+    assert len(load_audio(sound[: 600 * 1000], 1000)) == 600 * 16_000
+    with pytest.raises(AudioError, match="at most 600 s are taken. Give start and end, or raise max_seconds"):
+        load_audio(sound, 1000)
+
+
+def test_a_video_without_sound(refused, tmp_path):
+    with av.open(str(tmp_path / "video.mp4"), "w") as container:
+        picture = container.add_stream("mpeg4", rate=5)
+        picture.width = picture.height = 16
+        picture.pix_fmt = "yuv420p"
+        for number in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 5)
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode(None))
+    refused((tmp_path / "video.mp4").read_bytes(), "has no sound track")
+
+
+def test_a_codec_that_is_not_known(refused):
+    content = muxed(sine(), form="avi", codec="pcm_s16le")
+    format_of_sound = b"strf" + (16).to_bytes(4, "little")
+    assert content.count(format_of_sound) == 1 or b"strf" in content
+    at = content.rindex(b"strf") + 8
+    refused(content[:at] + b"\x99\x99" + content[at + 2 :], "has sound of a codec that PyAV does not know")
+
+
+def test_a_sampling_rate_that_changes_on_the_way(refused):
+    content = muxed(sine(1.0, 44_100), 44_100, "adts") + muxed(sine(), 16_000, "adts")
+    refused(content, "changes its sampling rate from 44100 to 16000 Hz on the way")
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n",
+    "list.txt": "ffconcat version 1.0\nfile '{}'\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile {}\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_playlists_open_no_other_file(tmp_path, name):
+    (tmp_path / "secret.ts").write_bytes(muxed(sine(), form="mpegts"))
+    path = tmp_path / name
+    path.write_text(PLAYLISTS[name].format("secret.ts"))
+    with path.open("rb") as file, av.open(file) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 10_000  # if nothing forbids it
+    with pytest.raises(AudioError, match=f"{name}' is corrupt, or of no kind"):
+        load_audio(path)
+    path.write_text(PLAYLISTS[name].format(f"file://{tmp_path}/secret.ts"))
+    with pytest.raises(AudioError, match=f"{name}' is corrupt, or of no kind"):
+        load_audio(path)
+
+
+def test_without_pyav_the_error_says_how_to_get_it(refused, monkeypatch):
+    video, flac = muxed(sine()), piped(sine(), 16_000, "flac", "flac")
+    constant, varying = muxed(sine(), 16_000, "mp3", "libmp3lame"), written(sine(), form="MP3")
+    untold = muxed(sine(), 16_000, "mp3", "libmp3lame", write_xing="0")
+    monkeypatch.setitem(sys.modules, "av", None)
+    refused(video, r"\(Format not recognised\.\)\. PyAV .*: pip install av")
+    for content in (flac, untold):
+        refused(content, r"does not say its length\)\. PyAV .*: pip install av")
+    assert (b"Info" in constant) != (b"Xing" in constant) and (b"Info" in varying) != (b"Xing" in varying)
+    for content in (constant, varying, written(sine()), written(sine(), form="FLAC")):
+        assert len(load_audio(content)) == pytest.approx(16_000, abs=2_000)
+
+
+BROKEN = {
+    "WAV": lambda: written(noise(1.0)),
+    "WAV FLOAT": lambda: written(noise(1.0, 22_050, 2), 22_050, subtype="FLOAT"),
+    "FLAC": lambda: written(noise(1.0), form="FLAC"),
+    "OGG": lambda: written(noise(1.0), form="OGG"),
+    "MP3": lambda: written(noise(1.0), form="MP3"),
+    "MP4": lambda: muxed(noise(1.0, 44_100, 2), 44_100, video=True),
+    "MKV": lambda: muxed(noise(1.0), form="matroska", video=True, late=0.4),
+    "ADTS": lambda: muxed(noise(1.0), form="adts"),
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.slow  # a decoder that such a file breaks would take the other tests with it
+@pytest.mark.parametrize("form", BROKEN)
+def test_broken_files_give_finite_sound_or_an_audio_error(form):
+    whole = BROKEN[form]()
+    generator = np.random.default_rng(0)
+    outcomes = {"read": 0, "refused": 0}
+    for attempt in range(250):
+        content = bytearray(whole if attempt % 4 else whole[: generator.integers(1, len(whole))])
+        reach = min(len(content), 300 if attempt % 3 else len(content))
+        for place in generator.integers(reach, size=generator.integers(1, 12)):
+            content[place] = generator.integers(256)
+        if attempt % 5 == 0:
+            begin = generator.integers(len(content))
+            del content[begin : begin + generator.integers(100)]
+        stretch = ({}, {"start": 0.25, "end": 0.75}, {"start": 0.5})[attempt % 3]
+        try:
+            samples = load_audio(bytes(content), name="THIS", **stretch)
+        except AudioError as error:
+            assert "THIS" in str(error)
+            outcomes["refused"] += 1
+        else:
+            assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples)
+            assert np.isfinite(samples).all()
+            outcomes["read"] += 1
+    assert outcomes["refused"] > 5 and (outcomes["read"] > 5 or form == "OGG")  # whose pages have checksums
+
+
+# Memory
+
+MEASURE = """
+import resource, sys
+from mister_e_hf.media.audio import load_audio
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+def read():
+    with open("/proc/self/io") as counters:
+        return int(next(counters).split()[1])
+
+small, large = sys.argv[1:]
+for start in (0, 1):
+    load_audio(small, start=start, end=start + 1)
+before, read_before = peak(), read()
+for start in (0, 1700, 3500):
+    assert len(load_audio(large, start=start, end=start + 1)) == 16000
+print(read() - read_before)
+for stretch in ({}, {"start": 100, "end": 160}):
+    try:
+        load_audio(large, **stretch)
+    except ValueError as error:
+        assert "lasts" in str(error) or "silent" in str(error)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["WAV", "FLAC", "MOV"])
+def test_a_stretch_of_a_long_file_takes_hardly_more_memory_than_of_a_short_one(tmp_path, form):
+    # An hour; of eight channels, where it costs nothing to write.
+    small, large = tmp_path / "small", tmp_path / "large"
+    if form == "WAV":
+        second = noise(1.0, 48_000, 8)
+        small.write_bytes(written(np.tile(second, 3), 48_000))
+        content = written(second, 48_000)
+        header, data = content[: -16 * 48_000], content[-16 * 48_000 :]
+        size = 3600 * len(data)
+        with large.open("wb") as file:  # sparse, but for the stretches of a second
+            file.write(header[:4] + (size + len(header) - 8).to_bytes(4, "little") + header[8:-4])
+            file.write(size.to_bytes(4, "little"))
+            for start in (0, 1700, 3500):
+                file.seek(len(header) + start * len(data))
+                file.write(data)
+            file.truncate(len(header) + size)
+    elif form == "FLAC":
+        small.write_bytes(written(noise(3.0, 8_000), 8_000, "FLAC"))
+        with soundfile.SoundFile(large, "w", 8_000, 1, "PCM_16", format="FLAC") as file:
+            for seed in range(36):
+                file.write(np.tile(noise(10.0, 8_000, seed=seed)[0], 10))
+    else:
+        small.write_bytes(muxed(sine(3.0, 8_000), 8_000, "mov", "pcm_s16le"))
+        large.write_bytes(muxed(np.tile(noise(10.0, 8_000), 360), 8_000, "mov", "pcm_s16le"))
+    command = [sys.executable, "-c", MEASURE, str(small), str(large)]
+    call = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert call.returncode == 0, call.stderr
+    read, memory = map(int, call.stdout.split())
+    assert read < large.stat().st_size / 8
+    if form == "WAV":
+        assert (
+            memory < 60 * 48_000 * 8 * 4 / 2
+        )  # half of what the longer stretch takes before its channels are averaged
+    else:
+        assert memory < 3600 * 8_000 * 4 / 4
+
+
+# FLAC
+
+
+def test_sixteen_bits_come_back_bit_equal():
+    values = np.arange(-(2**15), 2**15, dtype=np.int32).astype(np.int16)
+    samples = load_audio(np.random.default_rng(0).permutation(values), 16_000)
+    content = encode_flac(samples)
+    with soundfile.SoundFile(io.BytesIO(content)) as file:
+        assert (file.format, file.subtype, file.channels, file.samplerate) == ("FLAC", "PCM_16", 1, 16_000)
+        assert np.array_equal(file.read(dtype="int16"), np.round(samples * 2**15).astype(np.int16))
+    assert load_audio(content).tobytes() == samples.tobytes()
+
+
+@pytest.mark.parametrize("peak", [1.0, 1.25, 30.0])
+def test_peaks_above_full_scale_are_scaled_not_clipped(peak):
+    samples = sine(peak=peak)[0]
+    found = load_audio(encode_flac(samples))
+    np.testing.assert_allclose(found, samples / max(1.0, np.abs(samples).max()), atol=2**-14)
+
+
+def test_below_full_scale_nothing_is_scaled():
+    samples = noise(2.0)[0]
+    np.testing.assert_allclose(load_audio(encode_flac(samples)), samples, atol=2**-15)
+
+
+# Real sound
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["dia0_utt0", "dia100_utt1", "dia100_utt5", "dia101_utt0"])
+def test_real_clips(shared_dir: Path, name):
+    path = shared_dir / "data" / "meld_clips" / f"{name}.wav"
+    info = soundfile.info(path)
+    samples = load_audio(path)
+    assert len(samples) == pytest.approx(info.duration * 16_000, abs=2)
+    assert 0.01 < np.abs(samples).max() <= 1.1
+    np.testing.assert_array_equal(load_audio(path.read_bytes()), samples)
+    middle = load_audio(path, start=0.5, end=1.0)
+    np.testing.assert_allclose(middle[200:-200], samples[8_000:16_000][200:-200], atol=1e-3)
+
+
+@pytest.mark.shared
+def test_real_clips_in_a_table(shared_dir: Path):
+    rows = pq.read_table(shared_dir / "data" / "ravdess" / "test.parquet").to_pylist()
+    assert len(rows) == 120
+    for row in rows:
+        samples = load_audio(row["audio"])
+        assert len(samples) == pytest.approx(row["duration"] * 16_000, abs=0.01 * 16_000)
+        assert np.abs(samples).max() > 2**-10

@@ -1,0 +1,46 @@
+"""Stage 1 in several processes: torchrun --nproc_per_node 2 tests/distributed_encoders.py BACKBONE FOLDER CORPUS SPEECH TEXT
+
+Training steps, predictions, and the vectors of a corpus go to the folder. Of a step, turns 0 and 1 fall to the first process, 2 and 3 to the
+second. Of the corpus, the second process is slow to see what is made already, while the first one goes on.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from encoders.test_encoders_in_processes import ODD, SHARD
+from mister_e_hf.encoders.embedding import RECORD, embed_corpus
+from mister_e_hf.training.encoder_experiment import load_encoder
+from training.test_utterance_trainer import CASES, gradient, items, trainer_of
+
+
+def wait(event: str, words: tuple):
+    if event == "open" and str(words[0]).endswith(RECORD):
+        time.sleep(2)
+
+
+if __name__ == "__main__":
+    backbone, folder, corpus, *encoders = map(Path, sys.argv[1:])
+    if os.environ["RANK"] == "1":
+        sys.addaudithook(wait)
+    speech, text = map(load_encoder, encoders)
+    # first, where no trainer has made them one group yet
+    embed_corpus(corpus, {"speech": speech, "text": text}, folder / "vectors", shard_turns=SHARD)
+    assert dist.get_world_size() == 2
+    for name, labels in CASES.items():
+        change = gradient(backbone, folder, items(labels), per_device_train_batch_size=2)
+        save_file(change, folder / f"{name}.safetensors")
+    change = gradient(
+        backbone, folder, items(CASES["some"]), per_device_train_batch_size=2, activation_checkpointing=True
+    )
+    save_file(change, folder / "computed_twice.safetensors")
+    trainer = trainer_of(backbone, folder, per_device_eval_batch_size=2)
+    assert trainer.accelerator.num_processes == 2
+    prediction = trainer.predict(items(ODD))
+    np.savez(folder / "prediction.npz", logits=prediction.predictions[0], labels=prediction.label_ids)
+    dist.destroy_process_group()  # or its threads may abort the process at its exit

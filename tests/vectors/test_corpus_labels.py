@@ -1,0 +1,89 @@
+"""Labels that a recipe does not name are the corpus's own."""
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mister_e_hf import Recipe, write_vectors
+from mister_e_hf.base.errors import InputError
+from mister_e_hf.corpora.store import write_corpus
+from mister_e_hf.vectors.corpus_labels import corpus_labels
+from support.small_corpora import LABELS, read_calls, write_calls
+
+
+@pytest.fixture
+def dialogues(tmp_path, own_cache):
+    corpus = read_calls(write_calls(tmp_path / "calls"), tmp_path / "cache", labels=LABELS)
+    return write_corpus(corpus, tmp_path / "corpus")
+
+
+def vectors(folder, labels, kind=None):
+    for split, dialogue in zip(("train", "validation", "test"), labels, strict=True):
+        table = pa.table(
+            {
+                "dialogue_id": [split],
+                "utterance_ids": [[str(number) for number in range(len(dialogue))]],
+                "labels": pa.array([dialogue], kind),
+            }
+        )
+        write_vectors(folder, split, table, text_features=torch.randn(len(dialogue), 3))
+    return folder
+
+
+def test_a_corpus_of_dialogues_has_its_classes_in_their_order(dialogues):
+    assert corpus_labels(dialogues) == LABELS  # `sad` among them, which no turn has
+    assert corpus_labels(datasets.load_dataset(str(dialogues))) == LABELS
+    recipe = Recipe({"corpus": {"path": str(dialogues)}})
+    assert list(recipe.model_config().id2label.values()) == LABELS
+    assert recipe.to_dict()["corpus"]["labels"] == LABELS  # stored with the run
+    assert Recipe.load("demo", ["--corpus", str(dialogues)]).corpus.labels != LABELS  # what a recipe names counts
+
+
+@pytest.mark.parametrize("kind", [None, pa.list_(pa.dictionary(pa.int8(), pa.string()))])
+def test_vectors_have_the_names_that_occur_in_any_split(tmp_path, kind):
+    folder = vectors(tmp_path / "v", [["joy", None, "anger"], ["calm"], ["joy", "sad"]], kind)
+    assert corpus_labels(folder) == ["anger", "calm", "joy", "sad"]
+    assert Recipe.load("own-small", ["--corpus", str(folder)]).corpus.labels == ["anger", "calm", "joy", "sad"]
+
+
+def test_a_dataset_of_vectors_has_the_names_of_its_classes():
+    features = datasets.Features({"labels": datasets.List(datasets.ClassLabel(names=["b", "a"]))})
+    data = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"labels": [[0, 1]]}, features)})
+    assert corpus_labels(data) == ["b", "a"]
+    named = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"labels": [["b", None], ["a"]]})})
+    assert corpus_labels(named) == ["a", "b"]
+
+
+REFUSED = {
+    "indices": ([[0, 1], [0], [1]], "holds int64, not names"),
+    "none": ([[None, None], [None], [None]], "no turn with a label"),
+    "case": ([["joy", "Joy"], ["joy"], ["joy"]], "'Joy' and 'joy' differ only in case or blanks"),
+    "blanks": ([["very calm", "joy"], ["very  calm"], ["joy "]], "differ only in case or blanks"),
+}
+
+
+@pytest.mark.parametrize(("labels", "message"), REFUSED.values(), ids=REFUSED)
+def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, message):
+    kind = pa.list_(pa.string()) if labels[0][0] is None else None
+    folder = vectors(tmp_path / "v", labels, kind)
+    with pytest.raises(InputError) as error:
+        corpus_labels(folder)
+    assert message in str(error.value) and str(folder) in str(error.value)
+
+
+def test_splits_of_other_labels_are_refused(tmp_path, dialogues):
+    table = pq.read_table(dialogues / "test.parquet")
+    metadata = {key: value.replace(b'"sad"', b'"bored"') for key, value in table.schema.metadata.items()}
+    pq.write_table(table.replace_schema_metadata(metadata), dialogues / "test.parquet")
+    with pytest.raises(InputError, match="different label names: joy, bored, anger; joy, sad, anger"):
+        corpus_labels(dialogues)
+
+
+def test_no_corpus_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no tables of train, validation, test"):
+        corpus_labels(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="No corpus folder at"):
+        corpus_labels(tmp_path / "nowhere")
