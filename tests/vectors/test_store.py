@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from support.arrow_memory import counted_arrow_memory
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe, read_corpus, write_vectors
 from mister_e_hf.corpora import store
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.vectors.store import SPLITS, VectorColumn
+from support.arrow_memory import counted_arrow_memory
 from support.small_corpora import LABELS as CALL_LABELS
 from support.small_corpora import read_calls, write_calls
 

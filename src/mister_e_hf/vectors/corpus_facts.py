@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..corpora.provenance import Provenance
-from .dialogue_vectors import DialogueVectors
 from ..corpora.shortcomings import shortcomings
+from .dialogue_vectors import DialogueVectors
 
 
 def corpus_facts(

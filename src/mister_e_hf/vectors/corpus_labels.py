@@ -8,9 +8,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .dialogue_vectors import SPLITS
 from ..base.errors import InputError, reading
 from ..corpora.hub_datasets import load_from_hub
+from .dialogue_vectors import SPLITS
 
 LABELS_KEY = b"mister_e_labels"  # in a table's schema: all label names in the order of the classes, where the columns do not say
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, Subset
 
-from .collator import field_of
 from ..base.errors import InputError
+from .collator import field_of
 
 Blocks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 _BLOCK_ROWS = 65536

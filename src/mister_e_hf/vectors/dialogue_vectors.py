@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .dialogue_datasets import mean_and_deviation
 from ..base.errors import InputError
 from ..base.files import OpenedFile
 from ..base.plain_text import for_terminal
+from .dialogue_datasets import mean_and_deviation
 from .tables import TurnColumns
 
 MODALITIES = ("speech", "text")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .dialogue_vectors import DialogueVectors, regroup
 from ..base.errors import InputError
+from .dialogue_vectors import DialogueVectors, regroup
 
 
 def development_folds(

@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .corpus_labels import corpus_labels
-from .dialogue_vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
 from ..base.errors import InputError, reading
 from ..base.files import OpenedFile
 from ..corpora.hub_datasets import load_from_hub
+from .corpus_labels import corpus_labels
+from .dialogue_vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
 from .tables import class_names, is_list, is_text, named, with_turn_columns
 
 
