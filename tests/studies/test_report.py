@@ -14,9 +14,9 @@ pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 from mister_e_hf import cli  # noqa: E402
 from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error  # noqa: E402
 from mister_e_hf.studies.report.figures import table_figures  # noqa: E402
-from mister_e_hf.studies.report.page import method, report_sections, write_report  # noqa: E402
+from mister_e_hf.studies.report.page import method, report_sections, stage_tables, write_report  # noqa: E402
 from mister_e_hf.studies.report.results_page import main_table, main_table_in, write_results  # noqa: E402
-from mister_e_hf.studies.report.score_tables import StageScores, ablation_table, stage_tables  # noqa: E402
+from mister_e_hf.studies.report.score_tables import StageScores, ablation_table  # noqa: E402
 from mister_e_hf.studies.study_reader import read_study  # noqa: E402
 from support.small_study import CURVES, fail, remove, rewrite, write_study  # noqa: E402
 
@@ -211,7 +211,7 @@ def test_a_system_equal_to_the_full_model_shows_no_difference(small):
 
 def test_probabilities_before_the_temperature_are_those_of_the_logits(out):
     """The generated logits were divided by 2; their logits over 1 are the same probabilities squared and normalised."""
-    from mister_e_hf.studies.report.score_tables import _states
+    from mister_e_hf.studies.report.model_tables import _states
 
     full = read_study(out).latest.systems["full"]
     squared = full.probabilities.astype(np.float64) ** 2

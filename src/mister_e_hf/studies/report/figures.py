@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from ...evaluation.confusion_figure import confusion_figure
 from ...models.mister_e.configuration_mister_e import EXPERTS
-from .score_tables import Record, Table
+from .cells import Record
+from .table import Table
 
 _SIZE = (4.8, 3.4)
 _LINES = [

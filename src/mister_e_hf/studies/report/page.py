@@ -11,9 +11,18 @@ import jinja2
 from ...base.errors import MissingLibraryError
 from ...base.files import write_atomically, write_json
 from ...evaluation.significance import DRAWS
-from ..study import KNEW_LABELS, Study
+from ..study import FULL, KNEW_LABELS, Stage, Study
 from ..study_reader import read_study
-from .score_tables import Table, stage_tables
+from .model_tables import (
+    calibration_tables,
+    confusion_table,
+    gate_by_emotion_table,
+    gate_by_right_expert_table,
+    robustness_table,
+)
+from .run_tables import cost_table, learning_table, systems_table
+from .score_tables import StageScores, ablation_table, class_table, main_table, split_table
+from .table import Table
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -85,6 +94,28 @@ def report_sections(study: Study) -> list[Section]:
     """The latest stage with everything that is behind its scores; then development, where that is another."""
     stages = [study.latest] + [stage for stage in study.stages.values() if stage is not study.latest]
     return [Section(stage.name, list(stage_tables(study, stage, stage is study.latest))) for stage in stages]
+
+
+def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterator[Table]:
+    """The scores of a stage; with `everything` also what is behind them."""
+    for suffix, labels in stage.views().items():
+        scores = StageScores(study, stage, labels)
+        yield main_table(scores, suffix)
+        yield ablation_table(scores, suffix)
+        if stage.name == "final" and scores.names("split"):
+            yield split_table(scores, suffix)
+        if everything and not suffix:
+            yield class_table(scores)
+    if everything:
+        full = stage.systems.get(FULL)
+        yield confusion_table(study, stage, full)
+        yield gate_by_emotion_table(study, stage, full)
+        yield gate_by_right_expert_table(stage, full)
+        yield from calibration_tables(stage, full)
+        yield robustness_table(study, stage)
+        yield learning_table(full)
+        yield cost_table(study, stage)
+    yield systems_table(study, stage)
 
 
 def method(study: Study) -> list[str]:

@@ -1,0 +1,116 @@
+"""The tables of a study's runs: learning curves, cost, and what is finished."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..study import Stage, Study, System
+from .cells import NOTHING, Record, formatted, mean_and_range, plus_minus, seeds_cell, system_cell
+from .table import NO_FULL, Table
+
+
+def learning_table(full: System | None) -> Table:
+    values: dict[float, dict[str, list[float]]] = {}
+    for run in [run for runs in full.results for run in runs] if full else []:
+        for entry in run.get("history") or []:
+            for name, value in entry.items():
+                if name != "epoch" and isinstance(value, int | float):
+                    values.setdefault(entry["epoch"], {}).setdefault(name, []).append(value)
+    kinds = [name for name in ("loss", "eval_loss") if any(name in found for found in values.values())]
+    kinds += sorted({name for found in values.values() for name in found if name.endswith("weighted_f1")})
+    records = []
+    for epoch, found in sorted(values.items()):
+        record: Record = {"epoch": epoch, "runs": max(map(len, found.values()))}
+        for kind in kinds:
+            drawn = found.get(kind)
+            record[kind] = float(np.mean(drawn)) if drawn else None
+            record[f"{kind}_low"], record[f"{kind}_high"] = (min(drawn), max(drawn)) if drawn else (None, None)
+        records.append(record)
+    columns: dict[str, Callable[[Record], str]] = {
+        "epoch": lambda record: f"{record['epoch']:g}",
+        "runs": lambda record: str(record["runs"]),
+    }
+    columns |= {kind.replace("_", " ").replace("f1", "F1"): mean_and_range(kind) for kind in kinds}
+    gap = None if records else NO_FULL if full is None else "the full model's results.json have no history"
+    return Table(
+        "learning",
+        "Learning curves of the full model",
+        "Mean (least to greatest) over seeds and folds; weighted F1 in per cent, eval on the turns that the run did not train on.",
+        records,
+        columns,
+        gap,
+        long=True,
+    )
+
+
+def cost_table(study: Study, stage: Stage) -> Table:
+    records = []
+    for name in study.settings["variants"]:
+        runs = [run for runs in stage.systems[name].results for run in runs] if name in stage.systems else []
+        record: Record = {"system": name, "runs": len(runs)}
+        for field, summary in (
+            ("parameters", max),
+            ("epochs", max),
+            ("training_seconds", np.mean),
+            ("peak_memory_bytes", max),
+            ("threads", max),
+        ):
+            known = [run[field] for run in runs if run.get(field) is not None]
+            record[field] = float(summary(known)) if known else None
+        known = [run["training_seconds"] for run in runs if run.get("training_seconds") is not None]
+        record["training_seconds_sd"] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+        records.append(record)
+    return Table(
+        "cost",
+        "Cost of one run",
+        "One seed, in development one fold of it. Time: mean ± sample standard deviation over runs, whatever else the machine did; memory: the most that the "
+        "process held, libraries and corpus included.",
+        records,
+        {
+            "system": system_cell,
+            "runs": lambda record: str(record["runs"]),
+            "parameters": lambda record: formatted(record["parameters"], "{:,.0f}"),
+            "epochs": lambda record: formatted(record["epochs"], "{:g}"),
+            "threads": lambda record: formatted(record["threads"], "{:.0f}"),
+            "training, seconds": lambda record: plus_minus(
+                record["training_seconds"], record["training_seconds_sd"], "{:,.1f}"
+            ),
+            "peak memory, MiB": lambda record: formatted(
+                record["peak_memory_bytes"] and record["peak_memory_bytes"] / 2**20, "{:,.0f}"
+            ),
+        },
+    )
+
+
+def systems_table(study: Study, stage: Stage) -> Table:
+    records = []
+    derived = [name for name, system in stage.systems.items() if system.kind == "derived"]
+    about = {name: (about["kind"], about["description"]) for name, about in study.settings["variants"].items()}
+    about |= {name: ("derived", stage.systems[name].description) for name in derived}
+    for name, (kind, description) in about.items():
+        seeds = stage.systems[name].seeds if name in stage.systems else []
+        lacking = [seed for seed in study.settings["seeds"] if seed not in seeds]
+        records.append(
+            {
+                "system": name,
+                "kind": kind,
+                "description": description,
+                "seeds": len(seeds),
+                "planned_seeds": len(study.settings["seeds"]),
+                "seeds_without_a_result": ", ".join(map(str, lacking)),
+            }
+        )
+    return Table(
+        "systems",
+        "What each system is, and which seeds are finished",
+        "A seed counts where all of its folds are finished.",
+        records,
+        {
+            "system": system_cell,
+            "folder": lambda record: NOTHING if record["kind"] == "derived" else record["system"],
+            "kind": lambda record: record["kind"],
+            "what it is": lambda record: record["description"],
+            "seeds": seeds_cell,
+            "seeds without a result": lambda record: record["seeds_without_a_result"] or NOTHING,
+        },
+    )
