@@ -276,7 +276,7 @@ def in_place(path: Path):
 
 @pytest.mark.parametrize("change", [in_place, lambda path: os.truncate(path, 1000)])
 def test_vectors_that_are_written_to_while_they_are_trained_on_end_the_run(corpus, tmp_path, monkeypatch, change):
-    from mister_e_hf.training.epoch_trainer import experiment
+    from mister_e_hf.training import experiment
 
     for split in ("train", "validation", "test"):
         table = pq.read_table(corpus / f"{split}.parquet")

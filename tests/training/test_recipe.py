@@ -11,7 +11,7 @@ from mister_e_hf import MisterEConfig, MisterEModel, Recipe, UtteranceEncoderCon
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
 from mister_e_hf.models import baselines
-from mister_e_hf.training.epoch_trainer import recipe_sections as module
+from mister_e_hf.training import recipe_sections as module
 from support.small_encoders import write_backbone
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "hub_configs").glob("*.yaml"))}

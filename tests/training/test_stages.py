@@ -15,8 +15,8 @@ from transformers import AutoModel, AutoProcessor
 from mister_e_hf import UtteranceEncoder, cli, read_corpus
 from mister_e_hf.encoders.utterances import load_dialogues
 from mister_e_hf.hub.checkpoint import ENCODER_FILES, PUSHED_FILES
+from mister_e_hf.training import stages
 from mister_e_hf.training.encoder_experiment import train_encoder
-from mister_e_hf.training.epoch_trainer import stages
 from mister_e_hf.training.recipe import Recipe
 from support.loopback_hub import loopback_hub
 from support.small_demo import RECIPE, SHORT, run_small_demo
