@@ -1,0 +1,1 @@
+"""A corpus as vectors: read, checked, batched."""
