@@ -336,7 +336,12 @@ def test_results_of_several_studies(out, tmp_path):
     text, studies = path.read_text(), [read_study(out), read_study(mosi)]
     assert main_table_in(text) == main_table(studies)
     tables = [rows[0] for rows in markdown_rows(text)]
-    assert [header[0] for header in tables] == ["system"] * 3 + ["ablation", "split"] + ["ablation"] * 2
+    assert [header[0] for header in tables] == ["system"] * 4 + ["ablation", "split"] + ["ablation"] * 2
+    assert tables[0] == ["system", "IEMOCAP", "CMU-MOSI, development", "CMU-MOSI, development without zeros"]
+    detailed = [{row[0]: row[1] for row in rows} for rows in markdown_rows(text)]
+    for column, table in enumerate(detailed[1:4], start=1):
+        for row in markdown_rows(text)[0][1:]:
+            assert row[column] == table.get(row[0], "–")
     assert "| authors split, described | " in text  # apart, in no other table
     assert text.count("authors split") == 1
     assert "CMU-MOSI, development without zeros" in text and "IEMOCAP, test (recipe `mister-e-iemocap-small`)" in text

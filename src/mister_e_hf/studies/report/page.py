@@ -193,7 +193,11 @@ def markdown_table(table: Table) -> str:
     """Its cells; or why it has none."""
     if table.gap:
         return f"Not made: {table.gap}."
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.cells()]
+    return markdown_lines([list(table.columns), ["---"] * len(table.columns), *table.cells()])
+
+
+def markdown_lines(lines: list[list[str]]) -> str:
+    """A Markdown table of these cells, the second line being the rule below the header."""
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 

@@ -10,7 +10,8 @@ from ...base.files import check_output, write_atomically
 from ...corpora.licences import published_of_name
 from ..study import Study
 from ..study_reader import read_study
-from .page import STAGE_TITLES, markdown_table, method, provenance
+from .cells import NOTHING
+from .page import STAGE_TITLES, markdown_lines, markdown_table, method, provenance
 from .score_tables import StageScores, ablation_table, split_table
 from .score_tables import main_table as stage_main_table
 
@@ -42,14 +43,19 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
 
 
 def main_table(studies: list[Study]) -> str:
-    """Each corpus's full model, experts and baselines, between two comments by which [`main_table_in`] finds the block."""
-    parts = [_START]
+    """Weighted F1 alone, a row per system and a column per corpus, between the comments that [`main_table_in`] finds."""
+    columns, rows = [], {}
     for study in studies:
-        recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()
+        stage = "" if study.latest.name == "final" else f", {STAGE_TITLES[study.latest.name].lower()}"
         for suffix, scores in _views(study):
-            parts.append(f"{study.corpus}, {stage}{suffix} (recipe `{recipe}`):")
-            parts.append(markdown_table(stage_main_table(scores, suffix)))
-    return "\n\n".join([*parts, _END])
+            columns.append(f"{study.corpus}{stage}{suffix}")
+            table = stage_main_table(scores, suffix)
+            for record in table.records:
+                shown = {name: show(record) for name, show in table.columns.items()}
+                rows.setdefault(shown["system"], {})[len(columns)] = shown["weighted F1"]
+    cells = [[name, *(row.get(place + 1, NOTHING) for place in range(len(columns)))] for name, row in rows.items()]
+    lines = [["system", *columns], ["---"] * (1 + len(columns)), *cells]
+    return "\n\n".join([_START, markdown_lines(lines), _END])
 
 
 def main_table_in(text: str) -> str | None:
@@ -66,7 +72,13 @@ def _views(study: Study) -> Iterator[tuple[str, StageScores]]:
 def _parts(studies: list[Study]) -> Iterator[str]:
     yield "# Results"
     yield f"Written on {date.today().isoformat()} by `mister-e report`, from the predictions of every run. F1 in per cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
+    yield "Weighted F1 of every system:"
     yield main_table(studies)
+    for study in studies:
+        recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()
+        for suffix, scores in _views(study):
+            yield f"{study.corpus}, {stage}{suffix} (recipe `{recipe}`):"
+            yield markdown_table(stage_main_table(scores, suffix))
     for study in studies:
         yield f"## {study.corpus}"
         for suffix, scores in _views(study):
