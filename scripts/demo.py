@@ -50,7 +50,7 @@ def run(folder: Path, fields: list[str]):
 
 def show(folder: Path, summary: dict[str, Any]):
     """The scores, a dialogue, and what to try next."""
-    from mister_e_hf.training.experiment import format_results
+    from mister_e_hf.evaluation.predictions import format_results
 
     scores = {name: 100 * block["weighted_f1"]["mean"] for name, block in summary["test"].items()}
     mixture = scores.pop("mixture")

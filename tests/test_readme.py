@@ -13,8 +13,8 @@ import soundfile
 from pyarrow.parquet import read_table
 
 from mister_e_hf.cli import main
+from mister_e_hf.evaluation.predictions import summarize
 from mister_e_hf.studies.report.results_page import main_table_in
-from mister_e_hf.training.experiment import summarize
 from support.small_demo import run_small_demo
 
 ROOT = Path(__file__).parents[1]

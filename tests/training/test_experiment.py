@@ -17,9 +17,9 @@ from transformers import AutoModel
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe, cli
 from mister_e_hf.corpora.demo import LABELS, demo_corpus, write_demo_corpus
 from mister_e_hf.evaluation.calibration import fit_temperature
-from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error
-from mister_e_hf.training.epoch_trainer import softmax
-from mister_e_hf.training.experiment import format_results, run_experiment, run_seeds, score, summarize
+from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error, softmax
+from mister_e_hf.evaluation.predictions import format_results, score, summarize
+from mister_e_hf.training.experiment import run_experiment, run_seeds
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--num_train_epochs", "2", "--hidden_size", "16", "--disable_tqdm"]

@@ -18,10 +18,9 @@ from transformers import AutoModel, TrainerCallback
 from mister_e_hf import Recipe
 from mister_e_hf.base.files import write_atomically
 from mister_e_hf.encoders.utterances import UtteranceCollator, Utterances, folds_of_dialogues
-from mister_e_hf.evaluation.metrics import emotion_scores
+from mister_e_hf.evaluation.metrics import emotion_scores, softmax
 from mister_e_hf.training.checkpoints import finished_checkpoints
 from mister_e_hf.training.encoder_experiment import fold_folders, load_encoder, train_encoder
-from mister_e_hf.training.epoch_trainer import softmax
 from mister_e_hf.training.run_folder import claim_run
 from mister_e_hf.training.utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 from support.small_encoders import LABELS, read_lines, tiny_encoder, write_backbone, write_lines

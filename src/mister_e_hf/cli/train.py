@@ -82,7 +82,7 @@ def _recipe(arguments: argparse.Namespace):
 
 
 def _train(arguments: argparse.Namespace):
-    from ..training.experiment import format_results
+    from ..evaluation.predictions import format_results
     from ..training.stages import train
 
     recipe, folder = _recipe(arguments)

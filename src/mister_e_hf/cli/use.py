@@ -158,8 +158,8 @@ def _evaluate(arguments: argparse.Namespace):
     check_model(arguments.model, arguments.revision)
     hide_unnamed_bars()
     from ..base.files import check_output, write_json
+    from ..evaluation.predictions import format_results, summarize
     from ..training.evaluate import evaluate_checkpoint
-    from ..training.experiment import format_results, summarize
 
     options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
     if arguments.out:

@@ -6,6 +6,7 @@ Letters: N scored turns, C classes, n dialogues, R bootstrap draws.
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 from sklearn.metrics import confusion_matrix
 
 from ..base.errors import InputError
@@ -14,6 +15,20 @@ IGNORE_INDEX = -100
 CALIBRATION_BINS = 15
 # those of emotion_scores that are one number each; fewer of the last one's are better
 SCORES = ("weighted_f1", "macro_f1", "accuracy", "unweighted_average_recall", "expected_calibration_error")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    r"""
+    Probabilities over the last axis, in float64.
+
+    Raises:
+        InputError: if a logit is not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise InputError(
+            "The model's logits are not finite (NaN or infinity): its weights are damaged, or its input is too large"
+        )
+    return scipy.special.softmax(logits.astype(np.float64), axis=-1)
 
 
 def scored_turns(labels: np.ndarray, scores: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..evaluation.predictions import predict
 from ..training.dialogue_trainer import MisterETrainer
-from ..training.experiment import predict
 from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

@@ -25,11 +25,12 @@ from ..base.files import write_json, write_table
 from ..base.processes import own_folder
 from ..base.progress import Bar, bar, line
 from ..encoders.embedding import RECORD
+from ..evaluation.predictions import predict, prediction_table, probabilities, score
 from ..inference.stored_stages import load_model
 from ..training.checkpoints import finished_checkpoints
 from ..training.dialogue_trainer import MisterETrainer
 from ..training.evaluate import scoring_trainer
-from ..training.experiment import digests, predict, prediction_table, probabilities, run_experiment, score, train_model
+from ..training.experiment import digests, run_experiment, train_model
 from ..training.recipe import Recipe
 from ..training.run_folder import claim_run
 from ..vectors.dialogue_vectors import DialogueVectors

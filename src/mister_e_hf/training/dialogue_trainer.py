@@ -13,13 +13,13 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..base.errors import InputError
 from ..base.losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
-from ..evaluation.metrics import SCORES, emotion_scores
+from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
 from ..vectors.collator import DialogueCollator
 from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics
 from ..vectors.dialogue_vectors import DialogueVectors
-from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric, softmax
+from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
 from .threads import few_threads
 
 

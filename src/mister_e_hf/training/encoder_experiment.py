@@ -15,8 +15,7 @@ from ..base.yaml_files import read_yaml
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
-from ..evaluation.metrics import bootstrap_intervals, emotion_scores
-from .epoch_trainer import softmax
+from ..evaluation.metrics import bootstrap_intervals, emotion_scores, softmax
 from .recipe import EncoderSettings, Recipe
 from .run_folder import best_epoch, claim_run, provenance, read_results
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of

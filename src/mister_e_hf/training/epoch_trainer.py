@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import numpy as np
-import scipy.special
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
@@ -313,17 +311,3 @@ class FirstSteps:
 
 
 _NO_STEP = 2**62
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    r"""
-    Probabilities over the last axis, in float64.
-
-    Raises:
-        InputError: if a logit is not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise InputError(
-            "The model's logits are not finite (NaN or infinity): its weights are damaged, or its input is too large"
-        )
-    return scipy.special.softmax(logits.astype(np.float64), axis=-1)

@@ -18,12 +18,12 @@ from ..encoders.embedding import embed_corpus
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import Utterances, load_dialogues
+from ..evaluation.predictions import predict, probabilities, score
 from ..hub.loading import find_file, read_json
 from ..inference.stored_stages import has_encoder, load_encoder, load_model
 from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
 from ..vectors.store import holds_vectors, read_corpus
 from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
-from .experiment import predict, probabilities, score
 from .recipe import CorpusSettings
 
 _COLUMNS = ("label_column", "score_column")

@@ -2,16 +2,13 @@
 
 import importlib.util
 import logging
-import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
-from sklearn.metrics import confusion_matrix
 from transformers import set_seed
 
 from ..base.errors import InputError
@@ -27,18 +24,11 @@ from ..base.files import (
 from ..base.processes import own_folder, report
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
-from ..evaluation.metrics import (
-    IGNORE_INDEX,
-    bootstrap_intervals,
-    emotion_scores,
-    expected_calibration_error,
-    scored_turns,
-)
+from ..evaluation.predictions import calibration, predict, prediction_table, probabilities, score, summarize
 from ..hub.checkpoint import save_checkpoint
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
-from .epoch_trainer import softmax
 from .preflight import check_seeds
 from .recipe import Recipe
 from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
@@ -114,7 +104,7 @@ def _run(
     for split, output in outputs.items():
         predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
         results[split] = score(predictions, data, list(config.id2label.values()))
-        results["calibration"][f"{split} without it"] = _calibration(probabilities(output)["mixture"], data)
+        results["calibration"][f"{split} without it"] = calibration(probabilities(output)["mixture"], data)
         tables.append(prediction_table(predictions, data, config.id2label))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
@@ -186,41 +176,6 @@ def run_seeds(
     return summary
 
 
-def summarize(runs: list[dict]) -> dict:
-    """Mean and sample standard deviation over runs of each scalar score, by output."""
-    summary = {}
-    for name, block in runs[0].items():
-        summary[name] = {"num_utterances": block["num_utterances"]}
-        for metric, value in block.items():
-            if isinstance(value, float):
-                values = [run[name][metric] for run in runs]
-                spread = statistics.stdev(values) if len(values) > 1 else None
-                summary[name][metric] = {"mean": statistics.fmean(values), "sd": spread}
-    return summary
-
-
-def predict(trainer: MisterETrainer, data: DialogueVectors) -> dict[str, np.ndarray]:
-    """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
-    outputs = trainer.predict(data).predictions
-    logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
-    real = np.arange(logits.shape[1]) < data.lengths[:, None]
-    found = {"mixture": logits[real]}
-    if others:
-        expert_logits, gate_weights = others
-        for number, expert in enumerate(trainer.model.config.experts):
-            found[expert] = expert_logits[real][:, number]
-        found["gate_weights"] = gate_weights[real]
-    return found
-
-
-def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
-    """What [`predict`] gives with probabilities in place of logits, the mixture's at a temperature."""
-    return {
-        name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
-        for name, values in outputs.items()
-    }
-
-
 def digests(output_dir: Path) -> dict[str, str]:
     """Hashes of what a finished run says of itself beside its results, so that a report sees where a file was changed later."""
     return {name: file_digest(output_dir / name) for name in ("run.yaml", "predictions.parquet")}
@@ -230,62 +185,3 @@ def _draw(confusion: list[list[int]], label_names: list[str], path: Path):
     """For the card; without matplotlib it goes without."""
     if importlib.util.find_spec("matplotlib"):
         write_atomically(path, lambda partial: confusion_figure(confusion, label_names).savefig(partial, format="png"))
-
-
-def _calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
-    dialogues = np.repeat(np.arange(len(data)), data.lengths)
-    scored = data.labels != IGNORE_INDEX
-    name = "expected_calibration_error"
-    return {
-        name: expected_calibration_error(data.labels[scored], mixture[scored]),
-        "interval": bootstrap_intervals(data.labels, mixture, dialogues)[name],
-    }
-
-
-def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
-    """
-    Scores of the mixture, with intervals and its confusion matrix, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
-    given with the turns left out whose score is zero or missing, as `... without zeros`.
-    """
-    dialogues = np.repeat(np.arange(len(data)), data.lengths)
-    scores = {}
-    for suffix, labels in scored_turns(data.labels, data.scores).items():
-        for name, probabilities in predictions.items():
-            if name != "gate_weights":
-                scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
-        mixture, scored = predictions["mixture"], labels != IGNORE_INDEX
-        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, mixture, dialogues)
-        classes = range(len(label_names))
-        counts = confusion_matrix(labels[scored], mixture[scored].argmax(-1), labels=classes)
-        scores[f"mixture{suffix}"]["confusion"] = counts.tolist()
-    return scores
-
-
-def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
-    """A row for each turn of the split: who is who, what was right, and all that was predicted."""
-    columns = {
-        "split": [data.name] * data.num_turns,
-        "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
-        "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
-        "label": [id2label.get(int(label)) for label in data.labels],
-        "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
-        "probabilities": predictions["mixture"].tolist(),
-    }
-    if data.scores is not None:
-        columns["score"] = pa.array(data.scores, from_pandas=True)
-    for name, values in predictions.items():
-        if name != "mixture":
-            columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
-    return pa.table(columns)
-
-
-def format_results(summary: dict, split: str = "test") -> str:
-    """A table of weighted and macro F1 of a split, per cent, mean ± standard deviation over seeds."""
-    lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
-    for name, block in summary[split].items():
-        cells = []
-        for metric in ("weighted_f1", "macro_f1"):
-            mean, spread = block[metric]["mean"], block[metric]["sd"]
-            cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
-        lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
-    return "\n".join(lines)

@@ -11,8 +11,9 @@ from ..base.errors import InputError
 from ..base.files import check_output_folder
 from ..encoders.embedding import RECORD, embed_corpus
 from ..encoders.utterances import load_dialogues
+from ..evaluation.predictions import summarize
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
-from .experiment import run_experiment, run_seeds, summarize
+from .experiment import run_experiment, run_seeds
 from .preflight import check_run, encoder_folder, named_encoders, with_turns
 from .recipe import Recipe
 from .run_folder import read_results

@@ -9,8 +9,8 @@ from ..base.losses import IGNORE_INDEX
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import UtteranceCollator
-from ..evaluation.metrics import SCORES, emotion_scores
-from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric, softmax
+from ..evaluation.metrics import SCORES, emotion_scores, softmax
+from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
 
 
 @dataclass

@@ -1,0 +1,116 @@
+"""Predictions of a trained model on a split of a corpus: probabilities, scores and the table of them.
+
+Letters: N turns of the split, C classes, E heads beside the main one.
+"""
+
+import statistics
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from sklearn.metrics import confusion_matrix
+from transformers import Trainer
+
+from ..vectors.dialogue_vectors import DialogueVectors
+from .metrics import (
+    IGNORE_INDEX,
+    bootstrap_intervals,
+    emotion_scores,
+    expected_calibration_error,
+    scored_turns,
+    softmax,
+)
+
+
+def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
+    """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
+    outputs = trainer.predict(data).predictions
+    logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
+    real = np.arange(logits.shape[1]) < data.lengths[:, None]
+    found = {"mixture": logits[real]}
+    if others:
+        expert_logits, gate_weights = others
+        for number, expert in enumerate(trainer.model.config.experts):
+            found[expert] = expert_logits[real][:, number]
+        found["gate_weights"] = gate_weights[real]
+    return found
+
+
+def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
+    """What [`predict`] gives with probabilities in place of logits, the mixture's at a temperature."""
+    return {
+        name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
+        for name, values in outputs.items()
+    }
+
+
+def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+    """
+    Scores of the mixture, with intervals and its confusion matrix, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
+    given with the turns left out whose score is zero or missing, as `... without zeros`.
+    """
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    scores = {}
+    for suffix, labels in scored_turns(data.labels, data.scores).items():
+        for name, probabilities in predictions.items():
+            if name != "gate_weights":
+                scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
+        mixture, scored = predictions["mixture"], labels != IGNORE_INDEX
+        scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, mixture, dialogues)
+        classes = range(len(label_names))
+        counts = confusion_matrix(labels[scored], mixture[scored].argmax(-1), labels=classes)
+        scores[f"mixture{suffix}"]["confusion"] = counts.tolist()
+    return scores
+
+
+def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
+    dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    scored = data.labels != IGNORE_INDEX
+    name = "expected_calibration_error"
+    return {
+        name: expected_calibration_error(data.labels[scored], mixture[scored]),
+        "interval": bootstrap_intervals(data.labels, mixture, dialogues)[name],
+    }
+
+
+def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+    """A row for each turn of the split: who is who, what was right, and all that was predicted."""
+    columns = {
+        "split": [data.name] * data.num_turns,
+        "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
+        "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
+        "label": [id2label.get(int(label)) for label in data.labels],
+        "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
+        "probabilities": predictions["mixture"].tolist(),
+    }
+    if data.scores is not None:
+        columns["score"] = pa.array(data.scores, from_pandas=True)
+    for name, values in predictions.items():
+        if name != "mixture":
+            columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
+    return pa.table(columns)
+
+
+def summarize(runs: list[dict]) -> dict:
+    """Mean and sample standard deviation over runs of each scalar score, by output."""
+    summary = {}
+    for name, block in runs[0].items():
+        summary[name] = {"num_utterances": block["num_utterances"]}
+        for metric, value in block.items():
+            if isinstance(value, float):
+                values = [run[name][metric] for run in runs]
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                summary[name][metric] = {"mean": statistics.fmean(values), "sd": spread}
+    return summary
+
+
+def format_results(summary: dict, split: str = "test") -> str:
+    """A table of weighted and macro F1 of a split, per cent, mean ± standard deviation over seeds."""
+    lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
+    for name, block in summary[split].items():
+        cells = []
+        for metric in ("weighted_f1", "macro_f1"):
+            mean, spread = block[metric]["mean"], block[metric]["sd"]
+            cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
+        lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
+    return "\n".join(lines)
