@@ -29,7 +29,8 @@ from torch import nn
 
 from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.base.losses import IGNORE_INDEX, consistency_loss, contrastive_loss
-from mister_e_hf.vectors.collator import DialogueCollator, LikeLengthSampler
+from mister_e_hf.vectors.collator import DialogueCollator
+from mister_e_hf.vectors.sampler import LikeLengthSampler
 
 CONTRASTIVE_WEIGHT, CONSISTENCY_WEIGHT, LEARNING_RATE, MAX_GRADIENT_NORM = 2.0, 0.1, 1e-5, 1.0
 # (kind, dialogues of a batch); the first is what the others are compared with

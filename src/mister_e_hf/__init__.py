@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .training.dialogue_trainer import MisterETrainingArguments as MisterETrainingArguments
     from .training.recipe import Recipe as Recipe
     from .vectors.collator import DialogueCollator as DialogueCollator
-    from .vectors.collator import LikeLengthSampler as LikeLengthSampler
     from .vectors.dialogue_vectors import DialogueVectors as DialogueVectors
+    from .vectors.sampler import LikeLengthSampler as LikeLengthSampler
     from .vectors.store import read_corpus as read_corpus
     from .vectors.store import write_vectors as write_vectors
 
@@ -48,7 +48,7 @@ _HOME = {
     "read_corpus": "vectors.store",
     "write_vectors": "vectors.store",
     "DialogueCollator": "vectors.collator",
-    "LikeLengthSampler": "vectors.collator",
+    "LikeLengthSampler": "vectors.sampler",
     "Recipe": "training.recipe",
     "MisterETrainer": "training.dialogue_trainer",
     "MisterETrainingArguments": "training.dialogue_trainer",

@@ -16,8 +16,8 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from ..base.errors import InputError, short
 from ..base.files import UNFINISHED, sync, writing
 from ..evaluation.metrics import SCORES
-from ..vectors.collator import LikeLengthSampler
 from ..vectors.dialogue_datasets import dialogue_lengths
+from ..vectors.sampler import LikeLengthSampler
 from .checkpoints import damage, finished_checkpoints, newest_whole, remove, seal
 from .epoch_lines import EpochLines
 from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better

@@ -1,12 +1,10 @@
-"""Dialogues -> a padded batch with masks; batches of dialogues of like length."""
+"""Dialogues -> a padded batch with masks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Sampler
 
 from ..base.errors import InputError, short
 from ..base.losses import IGNORE_INDEX
@@ -92,42 +90,3 @@ class DialogueCollator:
             batch[name] = pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
         batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         return batch
-
-
-class LikeLengthSampler(Sampler[int]):
-    r"""
-    Yields every dialogue once, ordered so that each run of `batch_size` has dialogues of like length.
-
-    Each epoch the lengths are jittered, the dialogues sorted by them and cut into batches, and the batches shuffled. The batches
-    thus differ from epoch to epoch and depend on `seed` and epoch alone. A last batch that is not full comes at the end.
-
-    Args:
-        lengths: turns of each dialogue.
-        batch_size: dialogues of one step over all processes, so that they all get batches of like length.
-        seed: of the jitter and the order.
-        jitter: largest relative change of a length.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0, jitter: float = 0.01):
-        self.lengths = np.asarray(lengths, dtype=np.float64)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.jitter = jitter
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int):
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch])
-        noise = generator.uniform(-self.jitter, self.jitter, len(self.lengths))
-        # plus a little, so that dialogues of equal length change places too
-        order = np.argsort(self.lengths * (1 + noise) + generator.uniform(0, 0.5, len(self.lengths)))
-        short = len(order) % self.batch_size
-        # The longest dialogues differ most in length: the batch that is not full takes them.
-        full = order[: len(order) - short].reshape(-1, self.batch_size)
-        yield from full[generator.permutation(len(full))].flatten().tolist()
-        yield from order[len(order) - short :].tolist()
