@@ -6,7 +6,7 @@ from mister_e_hf.evaluation.predictions import predict
 from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table
 from mister_e_hf.training.evaluate import scoring_trainer
 from mister_e_hf.vectors.store import VectorColumn
-from vectors.test_folds import split
+from support.session_vectors import split
 
 
 @pytest.fixture

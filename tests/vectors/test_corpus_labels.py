@@ -11,6 +11,8 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.vectors.corpus_labels import corpus_labels
 from support.small_corpora import LABELS, read_calls, write_calls
+from support.vector_tables import LABELS as TURN_LABELS
+from support.vector_tables import cut, vector_table
 
 
 @pytest.fixture
@@ -87,3 +89,13 @@ def test_no_corpus_is_named(tmp_path):
         corpus_labels(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="No corpus folder at"):
         corpus_labels(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("label", ["", "nan", "<NA>", "null"])
+def test_a_class_called_nothing_is_refused(tmp_path, label):
+    for split in ("train", "validation", "test"):
+        pq.write_table(vector_table(labels=cut([label, *TURN_LABELS[1:]])), tmp_path / f"{split}.parquet")
+    with pytest.raises(
+        InputError, match=f"the label '{label}' is what programs write where there is none; write null at such turns"
+    ):
+        corpus_labels(tmp_path)
