@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mister_e_hf import Meld, cli
+from mister_e_hf.corpora.dialogues import load_dialogues
 from mister_e_hf.corpora.provenance import METADATA_KEY, Provenance
 from mister_e_hf.corpora.store import write_corpus
-from mister_e_hf.encoders.utterances import load_dialogues
 from support.small_corpora import write_calls, write_meld
 
 OWN = Provenance(corpus="dialogue_folder", name="My calls", license="cc-by-4.0")

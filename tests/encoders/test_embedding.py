@@ -19,12 +19,13 @@ import torch
 
 from mister_e_hf import Recipe, read_corpus
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.corpora.dialogues import cross_fitting_folds
 from mister_e_hf.corpora.publishing import corpus_of, push_corpus
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.encoders.alignment import align
 from mister_e_hf.encoders.embedding import RECORD, embed_corpus, embed_turns
-from mister_e_hf.encoders.utterances import Utterances, folds_of_dialogues
+from mister_e_hf.encoders.utterances import Utterances
 from mister_e_hf.media.audio import AudioError
 from mister_e_hf.training.experiment import run_experiment
 from support.small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
@@ -124,7 +125,7 @@ def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
     found, present = data.vectors["text"].rows(0, data.num_turns), torch.from_numpy(data.present["text"])
     turns = Utterances(corpus["train"], "text")
     target = one_at_a_time(encoder, processor, turns)
-    fold = torch.from_numpy(np.repeat(folds_of_dialogues(len(data), 3), data.lengths))
+    fold = torch.from_numpy(np.repeat(cross_fitting_folds(len(data), 3), data.lengths))
     for number, other in enumerate(others):
         own = one_at_a_time(other, processor, turns)
         seen, held_out = present & (fold != number), present & (fold == number)

@@ -1,31 +1,22 @@
 import csv
 import os
 import pickle
-import subprocess
-import sys
 import tracemalloc
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
 
 from mister_e_hf import load_audio
+from mister_e_hf.corpora.dialogues import load_dialogues
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.encoders.processing_utterance_encoder import packed_batches
-from mister_e_hf.encoders.utterances import (
-    UtteranceCollator,
-    Utterances,
-    corpus_fingerprint,
-    folds_of_dialogues,
-    load_dialogues,
-)
+from mister_e_hf.encoders.utterances import UtteranceCollator, Utterances
 from mister_e_hf.media.audio import AudioError
-from support.loopback_hub import loopback_hub
 from support.small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -119,21 +110,6 @@ def test_dialogues_can_be_left_out(recorded):
     assert alone.num_turns == 5 and alone.dialogues().tolist() == [1, 1] and alone.indices.tolist() == [3, 4]
 
 
-@pytest.mark.parametrize(("count", "folds"), [(2, 2), (7, 3), (100, 5), (1038, 10)])
-def test_folds_are_even_and_always_the_same(count, folds):
-    fold = folds_of_dialogues(count, folds)
-    sizes = np.bincount(fold)
-    assert len(sizes) == folds and sizes.max() - sizes.min() <= 1
-    assert np.array_equal(fold, folds_of_dialogues(count, folds))
-    assert count < 50 or not np.array_equal(fold, np.sort(fold))
-
-
-@pytest.mark.parametrize("folds", [1, 8])
-def test_folds_must_hold_dialogues(folds):
-    with pytest.raises(ValueError, match=f"7 dialogues cannot be parted into {folds} folds"):
-        folds_of_dialogues(7, folds)
-
-
 def test_without_the_model_s_labels_no_turn_is_labelled(recorded):
     assert set(Utterances(recorded["train"], "text").labels.tolist()) == {-100}
 
@@ -208,11 +184,6 @@ def test_any_dataset_of_dialogues_gives_its_own_turns(lines, change, modality):
     ]
 
 
-def test_an_empty_split_is_left_out(lines):
-    corpus = load_dialogues({"train": lines["train"], "test": lines["test"].filter(lambda row: False)})
-    assert list(corpus) == ["train"]
-
-
 def test_sound_stays_on_disk(tmp_path):
     """Neither making the turns nor reading their words nor sending them to another process touches the sound."""
     sound = 4 * 1024 * 1024
@@ -238,140 +209,6 @@ def test_sound_stays_on_disk(tmp_path):
     assert texts == [f"line {number}" for number in range(4)]
     again = pickle.loads(stored)
     assert [again[item] for item in range(4)] == [utterances[item] for item in range(4)]
-
-
-# Reading a corpus
-
-
-def names_of(corpus: datasets.DatasetDict) -> dict[str, list[str]]:
-    return {split: data["dialogue_id"][:] for split, data in corpus.items()}
-
-
-def test_a_folder_gives_what_was_written_with_its_name(lines, tmp_path):
-    folder = write_corpus(lines, tmp_path / "a [b]*" / "corpus")
-    read = load_dialogues(str(folder))
-    assert list(read) == ["train", "validation", "test"]
-    for split, data in read.items():
-        assert data.to_list() == lines[split].to_list() and data.features == lines[split].features
-        assert data.info.dataset_name == "dialogue_folder"
-
-
-def test_shards_are_read_in_order(lines, tmp_path):
-    folder = write_corpus(lines, tmp_path / "corpus")
-    table = pq.read_table(folder / "train.parquet")
-    (folder / "train.parquet").unlink()
-    for number in range(12):
-        pq.write_table(table[number : number + 1], folder / f"train-{number:05}-of-00012.parquet")
-    assert load_dialogues(folder)["train"].to_list() == lines["train"].to_list()
-
-
-def test_a_folder_is_not_taken_for_another_of_its_name_nor_for_what_it_was(lines, tmp_path):
-    corpora = [datasets.DatasetDict(train=lines["train"].select(rows)) for rows in ([0, 1], [2, 3, 4], [5])]
-    folders = [write_corpus(corpora[number], tmp_path / str(number) / "corpus") for number in (0, 1)]
-    for folder, corpus in zip(folders, corpora, strict=False):
-        assert names_of(load_dialogues(folder)) == names_of(corpus)
-    write_corpus(corpora[2], folders[0])
-    assert names_of(load_dialogues(folders[0])) == names_of(corpora[2])
-
-
-def test_what_is_no_corpus_is_named(lines, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"'{tmp_path / 'nothing'}' is neither a corpus folder"):
-        load_dialogues(tmp_path / "nothing")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="'.*empty' holds no tables; make a corpus by `mister-e corpus`"):
-        load_dialogues(tmp_path / "empty")
-    (tmp_path / "other").mkdir()
-    pq.write_table(pa.table({"text": ["hello"]}), tmp_path / "other" / "train.parquet")
-    with pytest.raises(ValueError, match=r"Split train of '.*other' has the columns \['text'\]; expected dialogue_id"):
-        load_dialogues(tmp_path / "other")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "train.parquet").write_bytes(b"PAR1 no table")
-    with pytest.raises(ValueError, match="Parquet"):
-        load_dialogues(tmp_path / "broken")
-
-
-@pytest.mark.parametrize(
-    "turns",
-    [
-        ["hello"],
-        [{"text": "hello"}],
-        [
-            {name: None for name in dialogue_features(["a"])["utterances"].feature}
-            | {"utterance_id": "0", "emotion": "joy"}
-        ],
-    ],
-    ids=["no fields", "few fields", "emotion of text"],
-)
-def test_turns_that_lack_fields_are_named(turns):
-    data = datasets.Dataset.from_list([{"dialogue_id": "a", "utterances": turns}])
-    with pytest.raises(ValueError, match="The utterances of split test of the corpus are .* emotion a ClassLabel"):
-        load_dialogues({"test": data})
-
-
-HUB = """
-import sys
-from datasets.exceptions import DatasetNotFoundError
-from mister_e_hf.corpora.publishing import push_corpus
-from mister_e_hf.encoders.utterances import corpus_fingerprint, load_dialogues
-push_corpus(sys.argv[1], "org/calls")
-for source in (sys.argv[1], "org/calls"):
-    print({split: corpus_fingerprint(data) for split, data in load_dialogues(source).items()})
-try:
-    load_dialogues("org/nothing")
-except FileNotFoundError as error:
-    print(error)
-"""
-
-
-def test_a_corpus_of_the_hub(lines, tmp_path):
-    folder = write_corpus(lines, tmp_path / "corpus", embed_audio=True)
-    with loopback_hub() as hub:
-        environment = hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
-        call = subprocess.run(
-            [sys.executable, "-c", HUB, str(folder)], capture_output=True, text=True, env=environment, timeout=120
-        )
-    assert call.returncode == 0, call.stdout + call.stderr
-    here, there, error = call.stdout.splitlines()
-    assert here == there and "validation" in here
-    assert error.startswith("'org/nothing' is neither a corpus folder here nor a dataset that could be loaded")
-
-
-# The fingerprint
-
-
-def with_turn(data: datasets.Dataset, **changes) -> datasets.Dataset:
-    rows = data.to_list()
-    rows[1]["utterances"][0] |= changes
-    return datasets.Dataset.from_list(rows, features=data.features)
-
-
-def test_the_fingerprint_is_of_the_content(lines, recorded, tmp_path):
-    data = lines["train"]
-    own = corpus_fingerprint(data)
-    halves = [data.select(range(5)), data.select(range(5, 12))]
-    same = [datasets.concatenate_datasets(halves), CHANGES["in memory"](data)]
-    assert {corpus_fingerprint(other) for other in same} == {own}
-    features = dialogue_features(["rage", *LABELS[1:]])
-    others = {
-        "text": with_turn(data, text="Something else"),
-        "id": with_turn(data, utterance_id="x"),
-        "label": with_turn(data, emotion=None),
-        "sentiment": with_turn(data, sentiment=9.0),
-        "stretch": with_turn(data, start=0.01, end=0.02),
-        "sound": with_turn(data, audio={"bytes": b"", "path": None}),
-        "other sound": with_turn(data, audio={"bytes": b"1", "path": None}),
-        "dialogue": data.map(lambda row: {"dialogue_id": row["dialogue_id"] + "x"}),
-        "name of a label": datasets.Dataset(data.data.table.replace_schema_metadata(features.arrow_schema.metadata)),
-        "order": data.shuffle(seed=1),
-        "fewer": data.select(range(11)),
-    }
-    assert len({own, *map(corpus_fingerprint, others.values())}) == len(others) + 1
-    path = tmp_path / "recorded" / "a.wav"
-    before = corpus_fingerprint(recorded["train"])
-    os.utime(path, ns=(0, 0))
-    touched = corpus_fingerprint(recorded["train"])
-    path.unlink()
-    assert len({before, touched, corpus_fingerprint(recorded["train"])}) == 3
 
 
 # Batches

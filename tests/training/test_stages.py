@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from mister_e_hf import UtteranceEncoder, cli, read_corpus
-from mister_e_hf.encoders.utterances import load_dialogues
+from mister_e_hf.corpora.dialogues import load_dialogues
 from mister_e_hf.hub.checkpoint import ENCODER_FILES, PUSHED_FILES
 from mister_e_hf.training import stages
 from mister_e_hf.training.encoder_experiment import train_encoder

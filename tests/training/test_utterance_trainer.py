@@ -17,7 +17,8 @@ from transformers import AutoModel, TrainerCallback
 
 from mister_e_hf import Recipe
 from mister_e_hf.base.files import write_atomically
-from mister_e_hf.encoders.utterances import UtteranceCollator, Utterances, folds_of_dialogues
+from mister_e_hf.corpora.dialogues import cross_fitting_folds
+from mister_e_hf.encoders.utterances import UtteranceCollator, Utterances
 from mister_e_hf.evaluation.metrics import emotion_scores, softmax
 from mister_e_hf.training.checkpoints import finished_checkpoints
 from mister_e_hf.training.encoder_experiment import fold_folders, load_encoder, train_encoder
@@ -235,7 +236,7 @@ def relabelled(corpus: datasets.DatasetDict, chosen: np.ndarray) -> datasets.Dat
 def test_the_encoder_of_a_fold_has_not_seen_it(corpus, backbones, tmp_path):
     settings = recipe(backbones, tuning="full", folds=3)
     train_encoder(settings, "text", tmp_path / "run", corpus=corpus)
-    fold = folds_of_dialogues(len(corpus["train"]), 3)
+    fold = cross_fitting_folds(len(corpus["train"]), 3)
     other = relabelled(corpus, fold == 1)
     train_encoder(settings, "text", tmp_path / "other", corpus=other)
     for number, (one, two) in enumerate(

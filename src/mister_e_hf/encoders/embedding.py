@@ -26,12 +26,13 @@ from ..base.errors import InputError, short
 from ..base.files import UNFINISHED, check_output_folder, write_atomically, write_json
 from ..base.processes import own_folder, processes, report
 from ..base.records import check_same
+from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues, turns_of_dialogues
 from ..corpora.provenance import Provenance
 from ..vectors.corpus_labels import LABELS_KEY
 from .alignment import Alignment, align
 from .modeling_utterance_encoder import UtteranceEncoder
 from .processing_utterance_encoder import MisterEProcessor, packed_batches
-from .utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues, turns_of_dialogues
+from .utterances import Utterances
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def embed_corpus(
         num_workers: processes that decode sound and prepare batches ahead of the model.
         dtype: of the computation; by default bfloat16 on a device that is made for it, else the encoder's own.
         shard_turns: turns of a shard, about.
-        fold_encoders: by modality, an encoder for each fold of the split `train` that has not seen it ([`folds_of_dialogues`]): training
+        fold_encoders: by modality, an encoder for each fold of the split `train` that has not seen it ([`cross_fitting_folds`]): training
             turns get cross-fitted vectors then, turned into the space of `encoders`, which other splits get theirs from.
         use_cpu: run on the CPU even if a GPU is available.
 
@@ -143,7 +144,7 @@ def _write_missing(
         folds = fold_encoders.get(modality)
         if split != "train" or folds is None:
             return [(encoder, processor, np.ones(rows[1] - rows[0], dtype=bool), None)]
-        fold = folds_of_dialogues(len(corpus["train"]), len(folds))[slice(*rows)]
+        fold = cross_fitting_folds(len(corpus["train"]), len(folds))[slice(*rows)]
         return [(other, processor, fold == number, alignments[modality][number]) for number, other in enumerate(folds)]
 
     missing = [shard for shard in shards if not _is_whole(*_paths(folder, *shard[:3]))]
@@ -288,7 +289,7 @@ def _alignments(
     options: dict[str, Any],
 ) -> list[Alignment]:
     """From each fold's encoder to that of all, on some turns of dialogues that both have seen."""
-    fold = folds_of_dialogues(len(data), len(folds))
+    fold = cross_fitting_folds(len(data), len(folds))
     some = np.arange(len(data)) % max(1, round(int(turns_of_dialogues(data).sum()) / _ALIGNED_ON)) == 0
 
     target, _, _ = _vectors(encoder, processor, data, some, options)

@@ -1,12 +1,8 @@
 """The single turns of a corpus of dialogues, one modality at a time, and batches of them for [`UtteranceEncoder`]."""
 
 import functools
-import glob
-import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,88 +11,14 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
-from ..base import progress
-from ..base.errors import InputError, reading
+from ..base.errors import InputError
 from ..base.losses import IGNORE_INDEX
-from ..corpora.provenance import Provenance
-from ..corpora.publishing import table_files
-from ..corpora.schema import dialogue_features
+from ..corpora.dialogues import turns_of_dialogues
 from ..media.audio import AudioError, load_audio
 from ..media.transcripts import has_words
 from .processing_utterance_encoder import MisterEProcessor
 
 logger = logging.getLogger(__name__)
-
-_LARGE = 200e6  # bytes of tables that take long to read for the first time
-
-
-def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.DatasetDict:
-    r"""
-    A corpus of dialogues, as a builder of this package or `mister-e corpus` makes it, memory-mapped.
-
-    Args:
-        source: a corpus folder, the id of a Hub dataset, or a `datasets.DatasetDict`.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no corpus of dialogues.
-    """
-    if isinstance(source, Mapping):
-        corpus = source
-    else:
-        folder = Path(source).expanduser()
-        corpus = _read_folder(folder) if folder.is_dir() else _read_hub(str(source))
-    where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
-    for split, data in corpus.items():
-        if "utterances" not in data.column_names or "dialogue_id" not in data.column_names:
-            raise InputError(
-                f"Split {split} of {where} has the columns {data.column_names}; expected dialogue_id and utterances"
-            )
-        expected = dialogue_features(["any"])["utterances"].feature
-        given = getattr(data.features["utterances"], "feature", None)
-        if not isinstance(given, dict) or set(expected) - set(given) or not hasattr(given["emotion"], "names"):
-            raise InputError(
-                f"The utterances of split {split} of {where} are {given}; expected the fields {list(expected)}, emotion a ClassLabel"
-            )
-    # A split without rows has no tables to point into, and nothing to give.
-    return datasets.DatasetDict(
-        {
-            split: data if data._indices is None else data.flatten_indices()
-            for split, data in corpus.items()
-            if len(data)
-        }
-    )
-
-
-def _read_folder(folder: Path) -> datasets.DatasetDict:
-    tables = table_files(folder)
-    if not tables:
-        raise FileNotFoundError(f"'{folder}' holds no tables; make a corpus by `mister-e corpus`")
-    # The tables' own word on what corpus they are: its licence goes where its vectors go.
-    found = [Provenance.of_table(path) for path in tables]
-    provenance = next((one for one in found if one.corpus), Provenance(folder.name, folder.name))
-    files: dict[str, list[str]] = {}
-    for path in tables:
-        files.setdefault(re.split("[-.]", path.name)[0], []).append(glob.escape(str(path.absolute())))
-    # Not the folder itself: where its card names the tables, datasets takes one folder for another of the same name.
-    size = sum(path.stat().st_size for path in tables)
-    if size > _LARGE:
-        progress.line(f"reading the corpus '{folder}', {size / 1e9:.1f} GB")
-    with reading(folder, "a corpus folder"):
-        corpus = datasets.load_dataset("parquet", data_files=files)
-    for data in corpus.values():
-        provenance.put(data.info)
-    return corpus
-
-
-def _read_hub(name: str) -> datasets.DatasetDict:
-    progress.line(f"reading '{name}' from the Hub")
-    try:
-        return datasets.load_dataset(name)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"'{name}' is neither a corpus folder here nor a dataset that could be loaded: {error}"
-        ) from error
 
 
 class Utterances(torch.utils.data.Dataset):
@@ -217,39 +139,6 @@ class Utterances(torch.utils.data.Dataset):
                 )
             labels[given == number] = label2id.get(name, IGNORE_INDEX)
         return labels
-
-
-def turns_of_dialogues(data: datasets.Dataset) -> np.ndarray:
-    """How many turns each row has."""
-    return np.concatenate(
-        [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in data.data.column("utterances").chunks]
-    )
-
-
-def folds_of_dialogues(count: int, folds: int) -> np.ndarray:
-    """Which of so many folds each dialogue of a split falls into: at random, always the same, of equal size but for one."""
-    if not 2 <= folds <= count:
-        raise InputError(f"{count} dialogues cannot be parted into {folds} folds")
-    return np.random.default_rng(0).permutation(count) % folds
-
-
-def corpus_fingerprint(data: datasets.Dataset) -> str:
-    """A hash of a split's dialogues and label names; of sound files that it names, by size and time of change."""
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr(data.features["utterances"].feature["emotion"].names).encode())
-    for table in data.with_format("arrow").iter(batch_size=8):  # few, since they may hold sound
-        for row in table.to_pylist():
-            for turn in row["utterances"]:
-                stored = turn.pop("audio")
-                digest.update(repr((row["dialogue_id"], sorted(turn.items()))).encode())
-                if stored is not None and stored["bytes"] is not None:
-                    digest.update(stored["bytes"])
-                elif stored is not None:
-                    path = Path(stored["path"])
-                    digest.update(
-                        repr((str(path), path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))).encode()
-                    )
-    return digest.hexdigest()
 
 
 class UtteranceCollator:

@@ -14,7 +14,8 @@ from torch.utils.data import Subset
 from transformers import Trainer, TrainerCallback, set_seed
 
 from ..base import progress
-from ..encoders.utterances import Utterances, turns_of_dialogues
+from ..corpora.dialogues import turns_of_dialogues
+from ..encoders.utterances import Utterances
 from .dialogue_trainer import MisterETrainer
 from .epoch_trainer import EpochTrainingArguments
 from .preflight import Plan, check_run, encoder_folder

@@ -12,9 +12,10 @@ from ..base.errors import InputError
 from ..base.files import check_output_folder, sync_folder, write_json, writing
 from ..base.processes import own_folder, report
 from ..base.yaml_files import read_yaml
+from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..encoders.utterances import Utterances, corpus_fingerprint, folds_of_dialogues, load_dialogues
+from ..encoders.utterances import Utterances
 from ..evaluation.metrics import bootstrap_intervals, emotion_scores, softmax
 from .recipe import EncoderSettings, Recipe
 from .run_folder import best_epoch, claim_run, provenance, read_results
@@ -66,7 +67,7 @@ def train_encoder(
         "corpus": {split: corpus_fingerprint(corpus[split]) for split in splits},
     }
     if settings.folds:
-        folds = folds_of_dialogues(len(corpus["train"]), settings.folds)
+        folds = cross_fitting_folds(len(corpus["train"]), settings.folds)
         for fold, folder in enumerate(fold_folders(output_dir, settings.folds)):
             parts = {"train": turns("train", folds != fold), "validation": splits["validation"]}
             parts["held_out"] = turns("train", folds == fold)

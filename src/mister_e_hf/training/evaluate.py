@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 
 from ..base.errors import InputError, reading, short
 from ..base.yaml_files import read_yaml
+from ..corpora.dialogues import load_dialogues
 from ..encoders.embedding import embed_corpus
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..encoders.utterances import Utterances, load_dialogues
+from ..encoders.utterances import Utterances
 from ..evaluation.predictions import predict, probabilities, score
 from ..hub.loading import find_file, read_json
 from ..inference.stored_stages import has_encoder, load_encoder, load_model

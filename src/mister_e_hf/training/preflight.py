@@ -12,7 +12,8 @@ from transformers import AutoModel
 from ..base import progress
 from ..base.errors import InputError, short
 from ..base.files import check_output_folder
-from ..encoders.utterances import UtteranceCollator, Utterances, load_dialogues
+from ..corpora.dialogues import load_dialogues
+from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES
 from ..vectors.dialogue_vectors import MODALITIES, SPLITS
 from ..vectors.store import vector_modalities

@@ -7,7 +7,8 @@ import yaml
 
 from ..base.errors import InputError
 from ..base.files import write_text
-from ..encoders.utterances import Utterances, load_dialogues
+from ..corpora.dialogues import load_dialogues
+from ..encoders.utterances import Utterances
 from ..vectors.corpus_facts import class_counts
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import MODALITIES, SPLITS

@@ -9,8 +9,8 @@ import datasets
 
 from ..base.errors import InputError
 from ..base.files import check_output_folder
+from ..corpora.dialogues import load_dialogues
 from ..encoders.embedding import RECORD, embed_corpus
-from ..encoders.utterances import load_dialogues
 from ..evaluation.predictions import summarize
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
 from .experiment import run_experiment, run_seeds
