@@ -1,6 +1,6 @@
 """What an ablation study is: systems, their predictions of the same turns in the same order, and what failed.
 
-Letters: S seeds, N turns, C classes, E experts in the order speech, text, fusion, D repetitions.
+Letters: S seeds, N turns, C classes, E heads of a model beside its main one, D repetitions.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.metrics import scored_turns
-from ..models.mister_e.configuration_mister_e import EXPERTS
 
 KNEW_LABELS = (
     "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of held-out turns, so "
@@ -40,8 +39,8 @@ class System:
         seeds: S finished ones; a seed is finished when all its folds are.
         predictions (`(S, N)`): class indices.
         probabilities (`(S, N, C)`): None for a derived system without any.
-        expert_probabilities: of each expert it has, (S, N, C).
-        gate_weights (`(S, N, E)`): None where it has no gate over all three experts.
+        head_probabilities: by head beside the main one, (S, N, C).
+        gate_weights (`(S, N, E)`): of these heads; None without a gate over at least two of them.
         temperatures (`(S, N)`): what the logits were divided by; NaN where that is not known.
         results: by seed, `results.json` of each of its folds; of its one run in the final stage.
         robustness: by curve and level, class indices (S', D, N); -1 where the turn was cut off.
@@ -54,12 +53,17 @@ class System:
     seeds: list[int]
     predictions: np.ndarray
     probabilities: np.ndarray | None = None
-    expert_probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    head_probabilities: dict[str, np.ndarray] = field(default_factory=dict)
     gate_weights: np.ndarray | None = None
     temperatures: np.ndarray | None = None
     results: list[list[dict[str, Any]]] = field(default_factory=list)
     robustness: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
     robustness_seeds: list[int] = field(default_factory=list)
+
+    @property
+    def head_noun(self) -> str:
+        """What a head is called: an expert where a gate weighs it."""
+        return "head" if self.gate_weights is None else "expert"
 
 
 @dataclass
@@ -121,26 +125,32 @@ class Study:
 
 def derived_systems(full: System) -> dict[str, System]:
     r"""
-    What the full model's experts say themselves, and their majority vote: the class that two or three of them give, and the fusion
-    expert's where all three differ. Nothing where it lacks an expert's probabilities.
+    Systems read from the full model's own heads: each head by itself and, with at least three, their majority vote, which is the last head's class where
+    no class has the most votes. Empty for a model with fewer than two heads.
     """
-    if set(full.expert_probabilities) != set(EXPERTS):
+    heads, noun = list(full.head_probabilities), full.head_noun
+    if len(heads) < 2:
         return {}
-    votes = np.stack([full.expert_probabilities[name].argmax(-1) for name in EXPERTS])
-    speech, text, fusion = votes
+    votes = [full.head_probabilities[name].argmax(-1) for name in heads]  # [S, N] each
     systems = [
         System(
-            f"{name}_expert_of_full",
+            f"{name}_{noun}_of_full",
             "derived",
-            f"the {name} expert's own logits within the full model",
+            f"the {name} {noun}'s own logits within the full model",
             full.seeds,
             vote,
-            full.expert_probabilities[name],
+            full.head_probabilities[name],
         )
-        for name, vote in zip(EXPERTS, votes, strict=True)
+        for name, vote in zip(heads, votes, strict=True)
     ]
-    majority = np.where(
-        speech == text, speech, fusion
-    )  # where speech and text differ, fusion sides with one or decides
-    about = "what most of the full model's experts say, the fusion expert where all differ"
-    return {system.name: system for system in [*systems, System(MAJORITY, "derived", about, full.seeds, majority)]}
+    if len(heads) > 2:
+        about = f"what most of the full model's {noun}s say, the {heads[-1]} {noun} where all differ"
+        systems.append(System(MAJORITY, "derived", about, full.seeds, _majority(votes)))
+    return {system.name: system for system in systems}
+
+
+def _majority(votes: list[np.ndarray]) -> np.ndarray:
+    """The class with the most votes, the last vote where several classes have as many; class indices (S, N)."""
+    counts = sum(np.eye(1 + max(vote.max() for vote in votes), dtype=np.int64)[vote] for vote in votes)  # [S, N, C]
+    is_tie = (counts == counts.max(-1, keepdims=True)).sum(-1) > 1
+    return np.where(is_tie, votes[-1], counts.argmax(-1))

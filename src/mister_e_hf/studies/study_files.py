@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from ..base.errors import InputError, reading, short
 from ..base.files import file_digest
 from ..base.yaml_files import read_yaml
 from ..evaluation.metrics import IGNORE_INDEX, scores_from_confusion
-from ..models.mister_e.configuration_mister_e import EXPERTS
 
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction", "probabilities")
+_OF_HEAD = "_probabilities"
 _TOLERANCE = 1e-4  # of probabilities in single precision
 
 
@@ -124,25 +124,29 @@ def read_predictions(path: Path, class_names: list[str], split: str | None) -> d
                 f"'{path}': {column} {short(sorted(map(str, unknown)))} is not one of the classes {short(class_names)}"
             )
         columns[column] = np.array([index[name] for name in names], dtype=np.int64)
-    lists = {"probabilities": len(class_names), "gate_weights": len(EXPERTS)}
-    lists |= {f"{name}_probabilities": len(class_names) for name in EXPERTS}
+    heads = heads_of(table.column_names)
+    lists = {"probabilities": len(class_names), **{f"{name}_probabilities": len(class_names) for name in heads}}
+    lists["gate_weights"] = len(heads)
     for column, width in lists.items():
         if column in table.column_names:
             with reading(path, f"a table with numbers in '{column}'"):
                 values = np.array(table[column].to_pylist(), dtype=np.float32)
-            # A model with fewer experts has fewer gate weights.
-            if values.shape != (len(table), width) and column != "gate_weights":
+            if values.shape != (len(table), width):
                 raise InputError(
                     f"'{path}': {column} must hold {width} numbers per turn, got the shape {values.shape}"
                 )
             _check_shares(values, f"'{path}': {column}")
-            if values.shape == (len(table), width):
-                columns[column] = values
+            columns[column] = values
     _check_likeliest(columns, f"'{path}'")
     if "score" in table.column_names:
         with reading(path, "a table with numbers in 'score'"):
             columns["score"] = np.array(table["score"].to_pylist(), dtype=np.float64)  # null becomes NaN
     return columns
+
+
+def heads_of(columns: Iterable[str]) -> list[str]:
+    """Names of the heads beside the main one that a table of predictions has, in the order of its columns and of the gate's weights."""
+    return [name.removesuffix(_OF_HEAD) for name in columns if name.endswith(_OF_HEAD)]
 
 
 def weighted_f1(columns: Mapping[str, np.ndarray], classes: int) -> float:

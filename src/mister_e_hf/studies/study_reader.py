@@ -8,11 +8,11 @@ import numpy as np
 
 from ..base.errors import InputError, short
 from ..base.yaml_files import read_yaml
-from ..models.mister_e.configuration_mister_e import EXPERTS
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
 from .study_files import (
     check_digests,
     differences,
+    heads_of,
     read_frozen,
     read_predictions,
     read_robustness,
@@ -84,10 +84,10 @@ class _StageReader:
         columns = [run for run, *_ in runs]
 
         def stacked(column: str) -> np.ndarray | None:
-            return np.stack([run[column] for run in columns]) if all(column in run for run in columns) else None
+            return np.stack([run[column] for run in columns]) if _in_all(column, columns) else None
 
         self._refuse_copies(variant, finished, [run["probabilities"] for run in columns])
-        experts = {name: stacked(f"{name}_probabilities") for name in EXPERTS}
+        heads = {name: stacked(f"{name}_probabilities") for name in heads_of(columns[0])}
         return System(
             variant,
             about["kind"],
@@ -95,8 +95,8 @@ class _StageReader:
             finished,
             stacked("prediction"),
             stacked("probabilities"),
-            {name: values for name, values in experts.items() if values is not None},
-            stacked("gate_weights"),
+            {name: values for name, values in heads.items() if values is not None},
+            stacked("gate_weights") if len(heads) > 1 else None,
             stacked("temperature"),
             [results for _, results, _ in runs],
             *self._robustness(variant, finished, [curves for *_, curves in runs]),
@@ -247,7 +247,8 @@ class _StageReader:
 
 
 def _in_all(name: str, tables: list[dict]) -> bool:
-    return all(name in table for table in tables)
+    """Whether all have a column, of one width."""
+    return all(name in table for table in tables) and len({table[name].shape[1:] for table in tables}) == 1
 
 
 def _joined(

@@ -5,6 +5,7 @@ They are small, so that a telephone shows them one under another, and told apart
 
 import html
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,8 +15,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...evaluation.confusion_figure import confusion_figure
-from ...models.mister_e.configuration_mister_e import EXPERTS
 from .cells import Record
+from .model_tables import GATE_FIELDS
 from .table import Table
 
 _SIZE = (4.8, 3.4)
@@ -26,7 +27,8 @@ _LINES = [
     (":", "D", "0.5"),
     ((0, (5, 1, 1, 1, 1, 1)), "v", "0.3"),
 ]
-_EXPERTS = {"speech": ("0.92", ""), "text": ("0.75", "///"), "fusion": ("0.45", "..")}
+_BARS = [("0.92", ""), ("0.75", "///"), ("0.45", ".."), ("0.6", "xx"), ("0.3", "")]
+_OF_HEAD = re.compile(r"eval_(.+)_weighted_f1")
 _AXES = {
     "speech removed": "share of turns without speech",
     "text removed": "share of turns without text",
@@ -57,7 +59,9 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
             yield f"{curve.capitalize()}: weighted F1 with 95 % intervals.", _robustness(records, curve)
     elif table.name == "learning":
         losses = {"loss": "train, all terms", "eval_loss": "held out, focal terms"}
-        scores = {"eval_weighted_f1": "mixture"} | {f"eval_{name}_weighted_f1": f"{name} expert" for name in EXPERTS}
+        heads = [found for name in table.records[0] if (found := _OF_HEAD.fullmatch(name))]
+        scores = {"eval_weighted_f1": "mixture" if heads else "model"}
+        scores |= {found[0]: found[1].replace("_", " ") for found in heads}
         for caption, kinds, unit in (
             ("Loss by epoch: mean and range over runs.", losses, "loss"),
             ("Held-out weighted F1 by epoch: mean and range over runs.", scores, "weighted F1, per cent"),
@@ -103,9 +107,10 @@ def _gate(records: list[Record]) -> Figure:
     figure, axes = _axes("mean gate weight", "")
     figure.set_figheight(1.3 + 0.34 * len(records))
     places, left = np.arange(len(records)), np.zeros(len(records))
-    for expert, (grey, hatch) in _EXPERTS.items():
-        weights = np.array([record[expert] for record in records])
-        axes.barh(places, weights, left=left, color=grey, hatch=hatch, edgecolor="black", linewidth=0.6, label=expert)
+    heads = [name for name in records[0] if name not in GATE_FIELDS]
+    for head, (grey, hatch) in zip(heads, itertools.cycle(_BARS), strict=False):
+        weights = np.array([record[head] for record in records])
+        axes.barh(places, weights, left=left, color=grey, hatch=hatch, edgecolor="black", linewidth=0.6, label=head)
         left += weights
     axes.set_yticks(places, [record["group"] for record in records])
     axes.invert_yaxis()
@@ -173,7 +178,7 @@ def _robustness(records: list[Record], curve: str) -> Figure:
 def _learning(records: list[Record], kinds: dict[str, str], unit: str) -> Figure:
     figure, axes = _axes("epoch", unit)
     factor = 100 if "per cent" in unit else 1
-    for (kind, name), (line, mark, grey) in zip(kinds.items(), _LINES, strict=False):
+    for (kind, name), (line, mark, grey) in zip(kinds.items(), itertools.cycle(_LINES), strict=False):
         known = [record for record in records if record[kind] is not None]
         epochs = [record["epoch"] for record in known]
         mean, low, high = (

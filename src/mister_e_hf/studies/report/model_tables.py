@@ -10,24 +10,20 @@ from scipy.special import softmax
 
 from ...evaluation.metrics import CALIBRATION_BINS, IGNORE_INDEX, expected_calibration_error
 from ...evaluation.significance import confusion_by_dialogue, estimate, resampled_scores
-from ...models.mister_e.configuration_mister_e import EXPERTS
 from ..study import ROBUST, Stage, Study, System
 from .cells import Record, interval, percent, system_cell, with_sd
 from .table import NO_FULL, Table
 
 CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
+GATE_FIELDS = ("group", "turns", "mixture_right")  # of a record of gate weights, beside the weights
 _CURVE_DRAWS = 1000  # a curve has many points, and no test
-
-
-def confusion_counts(study: Study, stage: Stage, system: System) -> np.ndarray:
-    """Pooled over seeds, (C, C)."""
-    return confusion_by_dialogue(stage.labels, system.predictions, stage.dialogues, len(study.class_names)).sum((0, 1))
 
 
 def confusion_table(study: Study, stage: Stage, full: System | None) -> Table:
     records, names = [], study.class_names
     if full:
-        counts = confusion_counts(study, stage, full)
+        by_dialogue = confusion_by_dialogue(stage.labels, full.predictions, stage.dialogues, len(names))
+        counts = by_dialogue.sum((0, 1))  # pooled over seeds, [C, C]
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         for row, label in enumerate(names):
             record: Record = {"true": label}
@@ -57,29 +53,38 @@ def gate_by_emotion_table(study: Study, stage: Stage, full: System | None) -> Ta
             turns = stage.labels == number
             if turns.any():
                 weights = full.gate_weights[:, turns].mean((0, 1), dtype=np.float64)
-                records.append({"group": label, "turns": float(turns.sum())} | _by_expert(weights))
+                records.append({"group": label, "turns": float(turns.sum())} | _by_head(full, weights))
     return _gate_table("gate_by_emotion", "Gate weights by true emotion", "emotion", records, full)
 
 
 def gate_by_right_expert_table(stage: Stage, full: System | None) -> Table:
     records = []
-    if full and full.gate_weights is not None and set(full.expert_probabilities) == set(EXPERTS):
+    if full and full.gate_weights is not None:
+        heads = list(full.head_probabilities)
         scored = stage.labels != IGNORE_INDEX
-        right = np.stack([full.expert_probabilities[name].argmax(-1) == stage.labels for name in EXPERTS], -1)
+        right = np.stack([values.argmax(-1) == stage.labels for values in full.head_probabilities.values()], -1)
         mixture = full.predictions == stage.labels
-        for pattern in sorted(np.ndindex(2, 2, 2), key=lambda pattern: (sum(pattern), [-part for part in pattern])):
+        for pattern in sorted(
+            np.ndindex(*[2] * len(heads)), key=lambda pattern: (sum(pattern), [-part for part in pattern])
+        ):
             group = (right == pattern).all(-1) & scored  # [S, N]
             if group.any():
-                names = " and ".join(name for name, part in zip(EXPERTS, pattern, strict=True) if part)
+                names = [name for name, part in zip(heads, pattern, strict=True) if part]
                 weights = full.gate_weights[group].mean(0, dtype=np.float64)
-                record = {"group": names if sum(pattern) < 3 else "all three", "turns": group.sum() / len(full.seeds)}
-                record["group"] = record["group"] or "none"
-                records.append(record | _by_expert(weights) | {"mixture_right": float(mixture[group].mean())})
+                record: Record = {"group": _right(names, len(heads)), "turns": group.sum() / len(full.seeds)}
+                records.append(record | _by_head(full, weights) | {"mixture_right": float(mixture[group].mean())})
     return _gate_table("gate_by_right_expert", "Gate weights by which expert is right", "right", records, full)
 
 
-def _by_expert(weights: np.ndarray) -> Record:
-    return dict(zip(EXPERTS, weights.tolist(), strict=True))
+def _right(names: list[str], heads: int) -> str:
+    """The experts that are right, in words."""
+    if heads > 2 and len(names) == heads:
+        return "all three" if heads == 3 else "all"
+    return " and ".join(names) or "none"
+
+
+def _by_head(full: System, weights: np.ndarray) -> Record:
+    return dict(zip(full.head_probabilities, weights.tolist(), strict=True))
 
 
 def _gate_table(name: str, title: str, group: str, records: list[Record], full: System | None) -> Table:
@@ -87,16 +92,11 @@ def _gate_table(name: str, title: str, group: str, records: list[Record], full: 
         group: lambda record: record["group"],
         "turns a seed": lambda record: f"{record['turns']:,.0f}",
     }
-    columns |= {expert: (lambda record, expert=expert: f"{record[expert]:.3f}") for expert in EXPERTS}
+    heads = full.head_probabilities if full else ()
+    columns |= {head: (lambda record, head=head: f"{record[head]:.3f}") for head in heads}
     if records and "mixture_right" in records[0]:
         columns["mixture right"] = lambda record: f"{100 * record['mixture_right']:.1f} %"
-    gap = (
-        None
-        if records
-        else NO_FULL
-        if full is None
-        else "the full model's predictions have no weights of three experts"
-    )
+    gap = None if records else NO_FULL if full is None else "no turn has a label"
     return Table(name, title, "Mean over turns and seeds of the full model.", records, columns, gap)
 
 

@@ -109,8 +109,9 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
     if everything:
         full = stage.systems.get(FULL)
         yield confusion_table(study, stage, full)
-        yield gate_by_emotion_table(study, stage, full)
-        yield gate_by_right_expert_table(stage, full)
+        if full is None or full.gate_weights is not None:
+            yield gate_by_emotion_table(study, stage, full)
+            yield gate_by_right_expert_table(stage, full)
         yield from calibration_tables(stage, full)
         yield robustness_table(study, stage)
         yield learning_table(full)

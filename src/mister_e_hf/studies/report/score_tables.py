@@ -72,8 +72,9 @@ class StageScores:
 
 
 def main_table(scores: StageScores, suffix: str = "") -> Table:
-    """The full model, what its experts say within it, and the baselines."""
-    records = []
+    """The full model, its heads by themselves, and the baselines."""
+    records, full = [], scores.stage.systems.get(FULL)
+    heads = f", its {full.head_noun}s" if full and len(full.head_probabilities) > 1 else ""
     for name in [*scores.names("full"), *scores.names("derived"), *scores.names("baseline")]:
         found = scores.difference(FULL, name) if name != FULL else None
         records.append(scores.record(name) | _difference_record("full_minus_system", found))
@@ -83,7 +84,7 @@ def main_table(scores: StageScores, suffix: str = "") -> Table:
     _add_holm(records)
     return Table(
         f"main{suffix.replace(' ', '_')}",
-        f"The full model, its experts and the baselines{suffix}",
+        f"The full model{heads} and the baselines{suffix}",
         "F1 in per cent: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
         records,
         {
