@@ -198,7 +198,7 @@ STAGE_1 = {
     "backbone a list": (changed(TEXT, backbone_config=[1]), "text_encoder/config.json.*backbone_config"),
     "backbone null": (changed(TEXT, backbone_config=None), "text_encoder.*no backbone_config"),
     "backbone unknown": (changed(TEXT, backbone_config={"model_type": "zzz"}), "text_encoder/config.json.*'zzz'"),
-    "backbone not there": (changed(TEXT, backbone="nope/nope"), "no folder 'nope/nope'"),
+    "backbone not there": (changed(TEXT, backbone="nope/nope"), "Folder 'nope/nope' does not exist"),
     "a list": (replaced(TEXT, "[]"), "text_encoder/config.json' must hold"),
     "processor with more": (changed(PROCESSOR, more=1), "processor_config.json' has the unknown field 'more'"),
     "processor a list": (replaced(PROCESSOR, "[]"), "processor_config.json' must hold"),
@@ -264,7 +264,7 @@ def test_nobody_is_asked_to_run_the_code_of_a_checkpoint(spoiled, refused, monke
 def test_a_path_that_is_not_there_is_named_at_once(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for load in (MisterEModel.from_pretrained, UtteranceEncoder.from_pretrained, MisterEProcessor.from_pretrained):
-        with pytest.raises(InputError, match=f"There is no folder '{name}'"):
+        with pytest.raises(InputError, match=f"Folder '{name}' does not exist"):
             load(name)
 
 

@@ -198,7 +198,7 @@ def test_a_mistake_in_the_recipe_names_its_section_and_claims_no_folder(corpus, 
 
 def test_a_backbone_that_is_not_there_is_named(corpus, backbones, tmp_path):
     wrong = recipe(backbones, backbone=str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="'text_encoder': There is no folder '.*nothing'"):
+    with pytest.raises(ValueError, match="'text_encoder': Folder '.*nothing' does not exist"):
         train_encoder(wrong, "text", tmp_path / "run", corpus=corpus)
     assert not (tmp_path / "run").exists()
 

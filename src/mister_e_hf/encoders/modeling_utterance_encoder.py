@@ -21,7 +21,15 @@ from transformers.utils.hub import resolve_revision
 from ..base.errors import InputError, short
 from ..base.losses import focal_loss
 from ..base.remote_code import CarriesCode, write_code
-from ..hub.loading import ACCESS_OPTIONS, check_weights, differences, explained, refuse_misfits, require_config, settle
+from ..hub.loading import (
+    ACCESS_OPTIONS,
+    check_weights,
+    differences,
+    explained,
+    finish_loading,
+    load_strictly,
+    require_config,
+)
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
 from .backbone_kinds import OF_MELS, computation, sizes
 from .backbone_trial import try_backbone
@@ -358,20 +366,17 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         # The backbone comes as it was before LoRA, from here or from its own repository.
         config._follows = "weights" if backbone is None else "backbone"
         try:
-            with explained(pretrained_model_name_or_path, kwargs):
-                model, info = super().from_pretrained(
-                    pretrained_model_name_or_path,
-                    *args,
-                    config=config,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,
-                    **{"use_safetensors": True, **kwargs},
-                )
+            model, info = load_strictly(
+                super().from_pretrained,
+                pretrained_model_name_or_path,
+                *args,
+                config=config,
+                reinitialized=(lambda weight: weight.startswith("head.")) if other_classes else None,
+                **kwargs,
+            )
         finally:
             del config._follows
         del model.config._follows
-        anew = [name for name, _ in model.named_parameters() if name.startswith("head.")]
-        refuse_misfits(pretrained_model_name_or_path, info, anew if other_classes else ())
         if backbone is None and dtype is not None:
             for parameter in model.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)
@@ -382,7 +387,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             with explained(pretrained_model_name_or_path, kwargs):
                 set_adapter_state(model.backbone, config, fetch_adapter(pretrained_model_name_or_path, hub))
         model.eval()
-        settle(model, pretrained_model_name_or_path)
+        finish_loading(model, pretrained_model_name_or_path)
         return (model, info) if wants_info else model
 
     def load_trained_weights(self, folder: str | os.PathLike):
