@@ -11,6 +11,7 @@ import datasets
 from ..base.errors import InputError
 from ..media.text_files import read_text, split_lines
 from .builder import CorpusBuilder, Dialogues, published
+from .licences import PUBLISHED
 from .schema import LABELS
 from .sources import read_table, require_columns
 
@@ -35,13 +36,8 @@ class CmuMosi(CorpusBuilder):
     """
 
     VERSION = datasets.Version("1.0.0")
-    title = "CMU-MOSI"
-    about = {
-        "description": "Opinions on films, in videos of one speaker each, cut into segments with a sentiment score.",
-        "homepage": "http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
-        "license": "research only; the videos belong to their makers",
-        "citation": "Zadeh et al.: Multimodal Sentiment Intensity Analysis in Videos: Facial Gestures and Verbal Messages. IEEE Intelligent Systems 31(6), 2016.",
-    }
+    title = PUBLISHED["cmu_mosi"].title
+    about = PUBLISHED["cmu_mosi"].info()
 
     def __init__(self, data_dir: str | Path | None = None, **settings):
         if data_dir is None:

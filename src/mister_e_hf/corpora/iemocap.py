@@ -12,6 +12,7 @@ import datasets
 from ..base.errors import InputError, short
 from ..media.text_files import read_text, split_lines
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
+from .licences import PUBLISHED
 from .schema import LABELS
 
 logger = logging.getLogger(__name__)
@@ -59,13 +60,8 @@ class Iemocap(CorpusBuilder):
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIGS = [IemocapConfig(name="6way", version=VERSION), IemocapConfig(name="4way", version=VERSION)]
     DEFAULT_CONFIG_NAME = "6way"
-    title = "IEMOCAP"
-    about = {
-        "description": "Dyadic acted dialogues of ten actors in five sessions, improvised and scripted.",
-        "homepage": "https://sail.usc.edu/iemocap/",
-        "license": "research only, no redistribution; ask for it at https://sail.usc.edu/iemocap/iemocap_release.htm",
-        "citation": "Busso et al.: IEMOCAP: interactive emotional dyadic motion capture database. Language Resources and Evaluation 42, 2008.",
-    }
+    title = PUBLISHED["iemocap"].title
+    about = PUBLISHED["iemocap"].info()
 
     def __init__(self, data_dir: str | Path | None = None, **settings):
         if data_dir is None:

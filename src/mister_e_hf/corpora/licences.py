@@ -1,78 +1,135 @@
-"""The published corpora, one entry each: title, labels, test turns, and what their owners allow. Cards, pushes and the results page read it here."""
+"""
+Facts about the published corpora, one entry each: title, citation, licence, other splits, size of the test split. Builders, dataset cards, model
+cards, pushes and the results page read them here.
+"""
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-CUSTOM = "custom"  # a corpus of no known name
+from .schema import LABELS
+
+CUSTOM = "custom"  # name of a corpus that is not known
+
+
+@dataclass(frozen=True)
+class OtherSplit:
+    r"""
+    Another way in which published work splits a corpus.
+
+    Args:
+        description: what differs.
+        validation_group: regular expression for the ids of the dialogues of validation.
+    """
+
+    description: str
+    validation_group: str
 
 
 @dataclass(frozen=True)
 class PublishedCorpus:
     r"""
     Args:
-        title: its name.
-        license: of what is made from it, as the metadata of a model card take it.
-        about: the sentence of a card.
+        title: name of the corpus.
+        description: one sentence on its content.
+        homepage, citation: of its authors.
+        terms: the licence in the authors' words, as stored in tables.
+        license: identifier of the licence for the metadata of a model card.
+        about: sentence on the licence for a model card.
         why_not_pushed: why the corpus itself must not be redistributed.
-        remaking: who can compute its figures again.
-        test_turns: labelled turns of its test split, by set of labels.
+        remaking: who can reproduce figures made with it.
+        test_turns: number of labelled turns of the test split, by set of labels.
+        other_splits: other published splits, by name.
     """
 
     title: str
+    description: str
+    homepage: str
+    citation: str
+    terms: str
     license: str
     about: str
     why_not_pushed: str
     remaking: str
     test_turns: Mapping[frozenset[str], int]
+    other_splits: Mapping[str, OtherSplit] = field(default_factory=dict)
+
+    def info(self) -> dict[str, str]:
+        """What a `datasets.DatasetInfo` says of the corpus."""
+        return {
+            "description": self.description,
+            "homepage": self.homepage,
+            "license": self.terms,
+            "citation": self.citation,
+        }
 
 
 PUBLISHED = {
     "iemocap": PublishedCorpus(
         title="IEMOCAP",
+        description="Dyadic acted dialogues of ten actors in five sessions, improvised and scripted.",
+        homepage="https://sail.usc.edu/iemocap/",
+        citation="Busso et al.: IEMOCAP: interactive emotional dyadic motion capture database. "
+        "Language Resources and Evaluation 42, 2008.",
+        terms="research only, no redistribution; ask for it at https://sail.usc.edu/iemocap/iemocap_release.htm",
         license="other",
-        about="IEMOCAP is given out on request, for research alone.",
-        why_not_pushed="IEMOCAP's licence is for research and forbids to redistribute it; each user asks its authors for it",
-        remaking="IEMOCAP is for research alone and given out by the University of Southern California to those who ask. "
-        "Without it none of its figures can be remade.",
+        about="IEMOCAP is available on request, for research only.",
+        why_not_pushed="IEMOCAP's licence is for research and forbids redistribution; each user asks its authors for it",
+        remaking="IEMOCAP is for research only and available on request from the University of Southern California. "
+        "Without it none of its figures can be reproduced.",
         test_turns={
-            frozenset(["happy", "sad", "neutral", "angry", "excited", "frustrated"]): 1623,
-            frozenset(["happy", "sad", "neutral", "angry"]): 1242,
+            frozenset(LABELS["iemocap-6way"]): 1623,
+            frozenset(LABELS["iemocap-4way"]): 1242,
+        },
+        other_splits={
+            "authors_split": OtherSplit("validation is session 1, as in the published code", "Ses01"),
         },
     ),
     "meld": PublishedCorpus(
         title="MELD",
+        description="Scenes of the television series Friends, several speakers each.",
+        homepage="https://affective-meld.github.io",
+        citation="Poria et al.: MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations. "
+        "ACL 2019.",
+        terms="GPL-3.0 (annotations); the texts and clips are of the television series Friends",
         license="gpl-3.0",
-        about="MELD is under GPL-3.0, and its clips are of a television series.",
-        why_not_pushed="MELD's texts and clips are of the television series Friends and are not ours to give on; "
-        "its annotations are GPL-3.0",
-        remaking="MELD's annotations and transcripts are under GPL-3.0 and free to download; its clips are of a television "
-        "series, whose rights are others'. The figures can be remade from the public release.",
-        test_turns={frozenset(["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"]): 2610},
+        about="MELD is under GPL-3.0, and its clips are from a television series.",
+        why_not_pushed="MELD's texts and clips are from the television series Friends and we may not redistribute them; "
+        "its annotations are under GPL-3.0",
+        remaking="MELD's annotations and transcripts are under GPL-3.0 and free to download; its clips are from a "
+        "television series, to which others hold the rights. The figures can be reproduced from the public release.",
+        test_turns={frozenset(LABELS["meld"]): 2610},
     ),
     "cmu_mosi": PublishedCorpus(
         title="CMU-MOSI",
+        description="Opinions on films, in videos of one speaker each, cut into segments with a sentiment score.",
+        homepage="http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
+        citation="Zadeh et al.: Multimodal Sentiment Intensity Analysis in Videos: Facial Gestures and Verbal Messages. "
+        "IEEE Intelligent Systems 31(6), 2016.",
+        terms="research only; the videos belong to their makers",
         license="other",
-        about="CMU-MOSI is given out for research.",
-        why_not_pushed="CMU-MOSI's videos, texts and what is made from them belong to the videos' makers and are given out "
-        "for research alone",
-        remaking="CMU-MOSI comes by way of the CMU Multimodal SDK, on the terms of its authors. Without access to it none of "
-        "its figures can be remade.",
-        test_turns={frozenset(["negative", "non-negative"]): 686},
+        about="CMU-MOSI is available for research.",
+        why_not_pushed="CMU-MOSI's videos, texts and what is derived from them belong to the videos' makers and are "
+        "available for research only",
+        remaking="CMU-MOSI is available through the CMU Multimodal SDK, on the terms of its authors. Without access to it "
+        "none of its figures can be reproduced.",
+        test_turns={frozenset(LABELS["cmu_mosi"]): 686},
     ),
 }
+TITLES = {name: each.title for name, each in PUBLISHED.items()}
 
 
 @dataclass(frozen=True)
 class CorpusOfRun:
     r"""
-    A corpus as the card of a run names it.
+    The corpus of a run as its model card names it.
 
     Args:
-        name: of the corpus.
-        test_set: name of what the test scores are of, a part of a published test split with its share.
-        is_published: whether those are the labels and the turns of a published test split.
-        license: for the metadata; None where none is known.
-        about: a sentence on licence and origin; None where nothing is known.
+        name: name of the corpus.
+        test_set: name of the data behind the test scores; for a part of a published test split with its share.
+        is_published: whether labels and turns are those of a published test split.
+        license: for the metadata; None if unknown.
+        about: a sentence on licence and origin; None if nothing is known.
     """
 
     name: str
@@ -83,23 +140,23 @@ class CorpusOfRun:
 
 
 def published_of_name(name: str | None) -> PublishedCorpus | None:
-    """The published corpus whose title a name holds."""
-    found = (each for each in PUBLISHED.values() if name and each.title.casefold() in name.casefold())
-    return next(found, None)
+    """The published corpus that a recipe names: by its title alone, or first (`MELD, fine-tuned text vectors`)."""
+    words = re.split(r"[\s,(]", (name or "").casefold())
+    return next((each for each in PUBLISHED.values() if each.title.casefold() == words[0]), None)
 
 
 def corpus_of_run(
     stated: Mapping[str, str | None], name: str | None, labels: Iterable[str], test_turns: int | None
 ) -> CorpusOfRun:
     r"""
-    What a run may call its corpus. The corpus's own tables count; the recipe's name only where they say nothing, and that of a published corpus
-    only where labels and test turns are the published ones.
+    How a run may name its corpus. What the corpus's tables state counts; the recipe's name counts only if they state nothing, and that of a
+    published corpus only if labels and test turns are the published ones.
 
     Args:
-        stated: what the tables say: `corpus` (which reader made them), `name`, `license`.
+        stated: what the tables state: `corpus` (name of the reader), `name`, `license`.
         name: the recipe's `corpus.name`.
-        labels: the model's.
-        test_turns: labelled turns of the test split; None without test scores.
+        labels: labels of the model.
+        test_turns: number of labelled turns of the test split; None without test scores.
     """
     published = PUBLISHED.get(stated.get("corpus") or "")
     if published is None and stated.get("name"):
@@ -115,7 +172,7 @@ def corpus_of_run(
     called = stated.get("name") or published.title
     if fits:
         return CorpusOfRun(called, published.title, True, published.license, published.about)
-    if called == published.title:  # tables of before names were stored
+    if called == published.title:  # tables written before names were stored
         called = f"{'part of' if expected and test_turns < expected else 'changed'} {published.title}"
     share = f"{test_turns:,} of {expected:,}" if expected and test_turns < expected else f"{test_turns:,} other"
     test_set = f"{published.title}, {share} test turns" if test_turns is not None else called

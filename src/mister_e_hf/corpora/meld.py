@@ -14,6 +14,7 @@ from ..base.errors import InputError, short
 from ..base.progress import line
 from .archives import DAMAGED, unpack
 from .builder import CorpusBuilder, CorpusConfig, Dialogues, DownloadError, published
+from .licences import PUBLISHED
 from .schema import LABELS
 from .sources import read_table, require_columns, walk
 
@@ -52,13 +53,8 @@ class Meld(CorpusBuilder):
     BUILDER_CONFIG_CLASS = MeldConfig
     VERSION = datasets.Version("1.0.0")
     archive_url = "https://huggingface.co/datasets/declare-lab/MELD/resolve/main/MELD.Raw.tar.gz"
-    title = "MELD"
-    about = {
-        "description": "Scenes of the television series Friends, several speakers each.",
-        "homepage": "https://affective-meld.github.io",
-        "license": "GPL-3.0 (annotations); the texts and clips are of the television series Friends",
-        "citation": "Poria et al.: MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations. ACL 2019.",
-    }
+    title = PUBLISHED["meld"].title
+    about = PUBLISHED["meld"].info()
 
     @property
     def labels(self) -> list[str]:

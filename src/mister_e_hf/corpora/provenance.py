@@ -10,11 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..base.errors import InputError, reading
-from .licences import PUBLISHED
+from .licences import TITLES
 
 METADATA_KEY = b"mister_e_corpus"  # in a table's schema, so that the licence is known wherever the table goes
-
-TITLES = {name: each.title for name, each in PUBLISHED.items()}
 
 _CARRIED = "mister_e_hf: "  # and the corpus's name are the builder_name of a split that knows it
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base.errors import InputError
+from ..corpora.licences import published_of_name
 from ..models.baselines import BASELINES, baseline_model
 from ..models.mister_e.configuration_mister_e import EXPERTS
 from ..training.recipe import Recipe
@@ -56,8 +57,6 @@ _NEEDS = {
     "training.contrastive_weight": (1, ["fusion"]),
     "training.consistency_weight": (2, EXPERTS),
 }
-# By the corpus's name. The published code validates IEMOCAP on session 1; elsewhere its splits are the usual ones.
-_SPLITS = {"IEMOCAP": {"authors_split": ("validation is session 1, as in the published code", "Ses01")}}
 
 
 @dataclass
@@ -94,9 +93,11 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         is_new = not any(before) if name in _ADDITIONS else before != after
         if name == FULL or is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, description, FULL if name == FULL else "ablation", changed)
-    for name, (description, group) in _SPLITS.get(recipe.corpus.name, {}).items():
-        changed = recipe.changed({"corpus.validation_group": group})
-        found[name] = Variant(name, description, "split", changed)
+    published = published_of_name(recipe.corpus.name)
+    if published is not None and published.title == recipe.corpus.name:
+        for name, split in published.other_splits.items():
+            changed = recipe.changed({"corpus.validation_group": split.validation_group})
+            found[name] = Variant(name, split.description, "split", changed)
     for name in BASELINES:
         variant = f"baseline_{name}"
         method = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", baseline_model(name).method)  # without its Markdown link
