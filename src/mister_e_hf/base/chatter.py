@@ -22,7 +22,7 @@ def calm_libraries() -> Iterator[None]:
     """
     handler = _Lines()
     logger = logging.getLogger(_PACKAGE)
-    with warnings.catch_warnings(), _variables(), _bars_of_datasets():
+    with warnings.catch_warnings(), _variables(), without_datasets_bars():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
         logger.addHandler(handler)
@@ -70,8 +70,8 @@ def _variables() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _bars_of_datasets() -> Iterator[None]:
-    """The same where it is imported already, as in a program that calls a command."""
+def without_datasets_bars() -> Iterator[None]:
+    """Disable the progress bars of `datasets`, if it is imported, until the block ends."""
     datasets = sys.modules.get("datasets")
     if datasets is None or datasets.are_progress_bars_disabled():
         yield

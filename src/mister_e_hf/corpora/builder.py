@@ -1,6 +1,5 @@
 """What the builders of all corpora share: the cache's fingerprint, the check against published counts, the sound of every turn."""
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -14,6 +13,7 @@ import datasets
 import multiprocess
 import pyarrow as pa
 
+from ..base.chatter import without_datasets_bars
 from ..base.errors import InputError
 from ..base.progress import bar, line
 from ..corpora import sources
@@ -151,7 +151,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if processes is not None and not 1 <= processes <= 1024:
             raise InputError(f"num_proc must be a whole number from 1 to 1,024, got {processes}")
         try:
-            with _own_bars():
+            with without_datasets_bars():  # the bars here name what is read
                 super().download_and_prepare(*args, **settings)
         except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
@@ -270,19 +270,6 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 if turn["duration"] > _LONG_SECONDS:
                     long.append(f"{turn['utterance_id']} ({turn['duration']:.0f} s)")
         return turn
-
-
-@contextlib.contextmanager
-def _own_bars() -> Iterator[None]:
-    """A bar with the name of what is read, in place of that of datasets."""
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
 
 
 def check_dialogues(dialogues: Dialogues):
