@@ -1,8 +1,5 @@
 """Training and embedding by two processes at once, started as torchrun does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -14,8 +11,9 @@ from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.encoders.embedding import embed_corpus
 from mister_e_hf.training.encoder_experiment import load_encoder
 from mister_e_hf.training.utterance_trainer import logits_of
+from support.gradient_steps import assert_close, run_processes
 from support.small_encoders import read_lines, tiny_encoder, write_backbone, write_lines
-from training.test_utterance_trainer import CASES, assert_close, gradient, items, trainer_of
+from support.utterance_training import CASES, gradient, items, trainer_of
 
 ODD = [0, 1, 2, -100, 1, 0, 2]  # labels of a number of turns that two processes cannot share evenly
 SHARD = 8  # turns
@@ -32,15 +30,8 @@ def folder(tmp_path_factory) -> Path:
             part.save_pretrained(folder / modality)
     (folder / "two").mkdir()
     names = ("text-backbone", "two", "corpus", "speech", "text")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = [
-        str(Path(__file__).parents[1] / "support" / "distributed_encoders.py"),
-        *(str(folder / name) for name in names),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    environment |= {"HF_HOME": str(folder / "home")}
-    call = subprocess.run([*command, *words], capture_output=True, text=True, timeout=200, env=environment)
-    assert call.returncode == 0, call.stdout + call.stderr
+    words = [folder / name for name in names]
+    run_processes(2, "distributed_encoders.py", *words, HF_HOME=str(folder / "home"))
     return folder
 
 

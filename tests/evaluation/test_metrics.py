@@ -10,6 +10,7 @@ from mister_e_hf.evaluation.metrics import (
     emotion_scores,
     expected_calibration_error,
     scores_from_confusion,
+    softmax,
 )
 
 NAMES = ["anger", "joy", "neutral", "sadness", "fear"]
@@ -276,3 +277,8 @@ def test_metric_by_batches_and_one_by_one(metric):
 def test_metric_without_a_label_is_an_error(metric):
     with pytest.raises(ValueError, match="No turn has a label"):
         metric.compute(predictions=np.full((2, 5), 0.2), references=[-100, -100])
+
+
+def test_softmax_holds_for_any_logits():
+    logits = np.array([[0.0, np.log(3.0)], [1e4, -1e4], [-1e30, -1e30]], dtype=np.float32)
+    np.testing.assert_allclose(softmax(logits), [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], rtol=1e-6)

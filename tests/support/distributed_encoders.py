@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from encoders.test_encoders_in_processes import ODD, SHARD
 from mister_e_hf.encoders.embedding import RECORD, embed_corpus
 from mister_e_hf.training.encoder_experiment import load_encoder
-from training.test_utterance_trainer import CASES, gradient, items, trainer_of
+from support.gradient_steps import end_process
+from support.utterance_training import CASES, gradient, items, trainer_of
 
 
 def wait(event: str, words: tuple):
@@ -43,4 +44,4 @@ if __name__ == "__main__":
     assert trainer.accelerator.num_processes == 2
     prediction = trainer.predict(items(ODD))
     np.savez(folder / "prediction.npz", logits=prediction.predictions[0], labels=prediction.label_ids)
-    dist.destroy_process_group()  # or its threads may abort the process at its exit
+    end_process()

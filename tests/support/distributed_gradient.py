@@ -6,11 +6,11 @@ Dialogues 0 and 1 fall to the first process, 2 and 3 to the second.
 import sys
 from pathlib import Path
 
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from mister_e_hf import MisterETrainer
-from training.test_dialogue_trainer import arguments, dialogues_of, tiny_corpus, tiny_model, unlabel
+from support.dialogue_training import arguments, dialogues_of, tiny_corpus, tiny_model, unlabel
+from support.gradient_steps import end_process
 
 if __name__ == "__main__":
     folder, unlabelled = Path(sys.argv[1]), tuple(map(int, sys.argv[2:]))
@@ -26,4 +26,4 @@ if __name__ == "__main__":
     if trainer.is_world_process_zero():
         change = {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
         save_file(change, folder / "gradient.safetensors")
-    dist.destroy_process_group()  # or its threads may abort the process at its exit
+    end_process()

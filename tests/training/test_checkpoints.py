@@ -304,3 +304,13 @@ def test_a_run_in_the_folder_of_its_corpus_is_refused(corpus):
     with pytest.raises(InputError, match="an input of this command; choose another output"):
         train(corpus, corpus / "run")
     assert sorted(corpus.iterdir()) == before
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for step in (9, 10, 100, 99):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / ".unfinished" / "checkpoint-200").mkdir(parents=True)
+    assert [path.name for path in finished_checkpoints(tmp_path)] == [
+        f"checkpoint-{step}" for step in (9, 10, 99, 100)
+    ]
+    assert finished_checkpoints(tmp_path / "nothing") == []

@@ -1,9 +1,5 @@
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,80 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from mister_e_hf import DialogueCollator, DialogueVectors, MisterEConfig, MisterEModel, MisterETrainer
-from mister_e_hf import MisterETrainingArguments as Arguments
+from mister_e_hf import DialogueCollator, MisterETrainer
 from mister_e_hf.base.losses import consistency_loss, contrastive_loss
-from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.models.mister_e.modeling_mister_e import expert_availability
 from mister_e_hf.training.checkpoints import finished_checkpoints
-
-SIZES = {"train": 8, "validation": 4, "test": 4}
-
-
-def tiny_model(**changes) -> MisterEModel:
-    torch.manual_seed(0)
-    settings = {
-        "speech_embedding_dim": SPEECH_DIM,
-        "text_embedding_dim": TEXT_DIM,
-        "hidden_size": 12,
-        "context_num_layers": 1,
-        "fusion_num_layers": 1,
-        "attention_dim": 12,
-        "num_attention_heads": 3,
-        "attention_dropout": 0.0,
-        "projection_dropout": 0.0,
-        "id2label": dict(enumerate(LABELS)),
-    }
-    return MisterEModel(MisterEConfig(**{**settings, **changes}))
-
-
-def tiny_corpus() -> dict[str, DialogueVectors]:
-    label2id = {label: index for index, label in enumerate(LABELS)}
-    return {name: DialogueVectors(table, label2id, name=name) for name, table in demo_corpus(1, sizes=SIZES).items()}
-
-
-def arguments(folder, **changes) -> Arguments:
-    """One plain gradient step, so that the change of the parameters is the gradient."""
-    settings = {
-        "output_dir": str(folder),
-        "use_cpu": True,
-        "optim": "sgd",
-        "learning_rate": 1.0,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "max_steps": 1,
-        "per_device_train_batch_size": 4,
-        "train_sampling_strategy": "sequential",
-        "eval_strategy": "no",
-        "save_strategy": "no",
-        "load_best_model_at_end": False,
-        "standardize": False,
-        "disable_tqdm": True,
-        "contrastive_weight": 0.7,
-        "consistency_weight": 0.3,
-    }
-    return Arguments(**{**settings, **changes})
-
-
-def gradient(folder, dialogues=None, **changes) -> dict[str, torch.Tensor]:
-    model = tiny_model()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    trainer = MisterETrainer(
-        model=model, args=arguments(folder, **changes), train_dataset=dialogues or dialogues_of(tiny_corpus()["train"])
-    )
-    trainer.train()
-    return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def dialogues_of(data: DialogueVectors, count: int = 4) -> list[dict]:
-    return [data[index] for index in range(count)]
-
-
-def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 2e-6):
-    for name in first:
-        torch.testing.assert_close(
-            first[name], second[name], atol=tolerance, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+from support.dialogue_training import arguments, dialogues_of, gradient, tiny_corpus, tiny_model, unlabel
+from support.gradient_steps import assert_close, run_processes
 
 
 def test_gradient_is_that_of_the_written_out_loss(tmp_path):
@@ -122,25 +50,11 @@ def test_accumulated_contrastive_term_is_the_turn_weighted_mean_of_the_micro_bat
     assert_close(together, weighted)
 
 
-def unlabel(dialogues: list[dict], indices: tuple[int, ...]) -> list[dict]:
-    for index in indices:
-        dialogues[index]["labels"] = torch.full_like(dialogues[index]["labels"], -100)
-    return dialogues
-
-
 @pytest.mark.parametrize("unlabelled", [(), (2, 3)], ids=["all_labelled", "one_process_without_a_valid_turn"])
 def test_two_processes_give_the_gradient_of_one(tmp_path, unlabelled):
     run_processes(2, "distributed_gradient.py", tmp_path, *unlabelled)
     expected = gradient(tmp_path, unlabel(dialogues_of(tiny_corpus()["train"]), unlabelled))
     assert_close(load_file(tmp_path / "gradient.safetensors"), expected)
-
-
-def run_processes(count: int, script: str, *words):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    words = [str(Path(__file__).parents[1] / "support" / script), *map(str, words)]
-    call = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120, env=environment)
-    assert call.returncode == 0, call.stdout + call.stderr
 
 
 def train_epochs(folder, epochs: int = 3, callbacks=None, resume=None, **changes) -> MisterETrainer:

@@ -21,7 +21,7 @@ from mister_e_hf.training.training_fields import (
     check_field,
 )
 from mister_e_hf.training.utterance_trainer import UtteranceTrainingArguments
-from training.test_dialogue_trainer import tiny_corpus, tiny_model
+from support.dialogue_training import tiny_corpus, tiny_model
 
 CLASSES = (MisterETrainingArguments, UtteranceTrainingArguments)
 

@@ -19,7 +19,7 @@ from mister_e_hf.vectors.dialogue_datasets import (
     dialogue_lengths,
     mean_and_deviation,
 )
-from training.test_dialogue_trainer import SIZES, tiny_corpus, tiny_model
+from support.dialogue_training import SIZES, tiny_corpus, tiny_model
 
 
 class Own(Dataset):
