@@ -5,4 +5,4 @@ import sys
 from mister_e_hf.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["train-encoder", *sys.argv[1:]]))
+    sys.exit(main(["train_encoder", *sys.argv[1:]]))

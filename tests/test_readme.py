@@ -1,3 +1,5 @@
+"""The README, and the README of each folder: their snippets run; the files, recipes, commands and options exist."""
+
 import csv
 import importlib.util
 import json
@@ -5,6 +7,8 @@ import re
 import shlex
 import subprocess
 import sys
+import types
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +16,67 @@ import pytest
 import soundfile
 from pyarrow.parquet import read_table
 
+from mister_e_hf import Recipe
 from mister_e_hf.cli import main
-from mister_e_hf.evaluation.predictions import summarize
 from mister_e_hf.studies.report.results_page import main_table_in
+from mister_e_hf.training.experiment import summarize
+from mister_e_hf.training.recipe_files import recipe_names
 from support.small_demo import run_small_demo
+from test_imports import PACKAGE, ROOMS, ROOT
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PATTERNS = ("README.md", "CONTRIBUTING.md", "hub_configs/README.md", "scripts/README.md", "src/**/README.md")
+PAGES = {str(path.relative_to(ROOT)): path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+README = TEXTS["README.md"]
 NEXT = ["predict", "plot", "evaluate"]  # after a demo
+COMMAND = re.compile(r"(?:python|accelerate launch|torchrun(?: --\w+ \d+)?) (?=scripts/)")
+# Those of other programs.
+FOREIGN = {"--constraint", "--nproc_per_node"}
+every_page = pytest.mark.parametrize("page", PAGES)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Without blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[list[str]]:
+    """What a page tells to type, as words of `mister-e` or of a script; in blocks and between backticks."""
+    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(text))]
+    lines = [COMMAND.sub("", re.sub(r"\s+#.*", "", line)) for line in lines]
+    found = [shlex.split(line) for line in lines if re.match(r"mister-e |scripts/\S+\.py ", line)]
+    return [words for words in found if words[1] != "..."]
+
+
+@cache
+def help_of(*command: str) -> str:
+    call = subprocess.run([sys.executable, "-m", "mister_e_hf", *command, "--help"], capture_output=True, timeout=60)
+    assert call.returncode == 0, (command, call.stderr)
+    return call.stdout.decode()
+
+
+@cache
+def command_names() -> list[str]:
+    return re.findall(r"^    (\w+)", help_of().partition("  COMMAND\n")[2], flags=re.MULTILINE)
+
+
+def is_field(option: str) -> bool:
+    """Whether a recipe has the field that the option names."""
+    recipe = Recipe.load("mister-e-meld-small")
+    section, _, field = option.removeprefix("--").rpartition(".")
+    sections = [section] if section else ["model", "corpus", "training"]
+    fields = recipe.fields()
+    return field == "corpus" or any(field in fields.get(name, ()) for name in sections)
+
+
+def block_after(text: str, mark: str) -> list[list[str]]:
+    block = re.search(rf"<!-- {mark} -->\n```bash\n(.*?)```", text, flags=re.DOTALL)[1]
+    return [shlex.split(line) for line in block.splitlines() if not line.startswith("#")]
 
 
 @pytest.fixture(scope="module")
@@ -37,33 +94,55 @@ def demo_run(made, monkeypatch):
     monkeypatch.chdir(made)
 
 
-def test_python_snippets_run(demo_run, own_cache):
-    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(snippets) >= 3
-    names = {}
-    for snippet in snippets:
-        exec(compile(snippet, "README.md", "exec"), names)
-    assert names["turn"]["text"] and names["turn"]["emotion"] is not None and len(names["recording"]) == 2
-    assert len(names["emotions"]) == 10
-    assert names["output"].gate_weights[0, 9, 0] == 0
+def run_snippets(text: str, monkeypatch) -> dict:
+    """The Python of a page, as one module."""
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where `datasets` and pickle look for a class
+    for snippet in blocks(text, "python"):
+        exec(compile(snippet, "README.md", "exec"), vars(module))
+    return vars(module)
 
 
-def test_commands_for_one_s_own_recordings_run(demo_run, own_cache, capsys):
-    block = re.search(r"<!-- own recordings -->\n```bash\n(.*?)```", README, flags=re.DOTALL)[1]
-    commands = [shlex.split(line) for line in block.splitlines() if not line.startswith("#")]
-    assert [words[1] for words in commands] == ["corpus", "init", "train", "train", "predict"]
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if blocks(text, "python")])
+def test_python_snippets_run(demo_run, own_cache, monkeypatch, page):
+    run_snippets(TEXTS[page], monkeypatch)
+
+
+def test_the_first_screen_predicts_on_a_recording_of_the_demo(demo_run, monkeypatch, capsys):
+    block = re.search(r"<!-- first screen -->\n(```python\n.*?^```)", README, flags=re.DOTALL | re.MULTILINE)[1]
+    assert README[: README.index(block)].count("\n") < 45
+    names = run_snippets(block, monkeypatch)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == len(names["segments"])
+    labels = set(names["erc"].model.config.id2label.values())
+    assert all(label in labels and 0 < float(score) <= 1 for label, score in printed)
+
+
+def test_snippets_give_what_their_comments_say(demo_run, own_cache, monkeypatch):
+    loaded = run_snippets(README, monkeypatch)
+    assert len(loaded["emotions"]) == 10 and loaded["output"].gate_weights[0, 9, 0] == 0
+    read = run_snippets(TEXTS["src/mister_e_hf/corpora/README.md"], monkeypatch)
+    assert read["turn"]["text"] and read["turn"]["emotion"] is not None
+    predicted = run_snippets(TEXTS["src/mister_e_hf/inference/README.md"], monkeypatch)
+    assert predicted["turns"][1]["gate"]["speech"] == 0 and len(predicted["recording"]) == 2
+
+
+def test_commands_for_your_own_recordings_run(demo_run, own_cache, capsys):
+    steps = block_after(TEXTS["src/mister_e_hf/training/README.md"], "step by step")
+    assert [words[1] for words in steps] == ["corpus", "init", "train", "train", "predict"]
+    assert block_after(README, "own recordings") == [steps[0], steps[1], steps[3]]
     tiny = ["--num_train_epochs", "1", "--use_cpu"]
     for modality in ("speech", "text"):  # the recipe's own encoders would have to be downloaded
         tiny += [f"--{modality}_encoder.backbone", f"runs/demo/demo/backbones/{modality}"]
         tiny += [f"--{modality}_encoder.training.num_train_epochs", "1", f"--{modality}_encoder.training.use_cpu"]
-    for words in commands:
+    for words in steps:
         assert main([*words[1:], *(tiny if words[1] == "train" else [])]) == 0, (words, capsys.readouterr().err)
     with Path("runs/calls.csv").open(newline="") as file:
         assert {row["dialogue"] for row in csv.DictReader(file)} == {"test_000", "test_001", "test_002"}
     assert "# MiSTER-E, calls" in Path("runs/calls/README.md").read_text()
 
 
-def test_the_demo_ends_in_what_was_shown_and_commands_that_work(demo_run, capsys):
+def test_the_demo_ends_with_what_was_shown_and_commands_that_work(demo_run, capsys):
     specification = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
     demo = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(demo)
@@ -77,17 +156,17 @@ def test_the_demo_ends_in_what_was_shown_and_commands_that_work(demo_run, capsys
     ]
     shown = re.findall(r"^ +\d+  (\w+) +(\w+) ", printed, flags=re.MULTILINE)
     assert shown == [(row["label"], row["prediction"]) for row in turns]
-    commands = [shlex.split(line) for line in printed.partition("Try next:")[2].splitlines() if line]
-    starts = [next(place for place, word in enumerate(words) if word in NEXT) for words in commands]
-    assert [words[start] for words, start in zip(commands, starts, strict=True)] == NEXT
-    program = commands[0][: starts[0]]
+    following = [shlex.split(line) for line in printed.partition("Try next:")[2].splitlines() if line]
+    starts = [next(place for place, word in enumerate(words) if word in NEXT) for words in following]
+    assert [words[start] for words, start in zip(following, starts, strict=True)] == NEXT
+    program = following[0][: starts[0]]
     assert subprocess.run([*program, "--version"], capture_output=True, timeout=60).stdout.startswith(b"mister-e ")
-    for words, start in zip(commands, starts, strict=True):
+    for words, start in zip(following, starts, strict=True):
         assert main(words[start:]) == 0, (words, capsys.readouterr().err)
 
 
 def test_snippet_of_the_model_card_runs(demo_run):
-    snippets = re.findall(r"```python\n(.*?)```", Path("runs/demo/README.md").read_text(), flags=re.DOTALL)[:2]
+    snippets = blocks(Path("runs/demo/README.md").read_text(), "python")[:2]
     soundfile.write("2.wav", np.sin(np.arange(8000) / 9), 8000)
     snippet = "\n".join(snippets).replace("REPOSITORY", "runs/demo")
     prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 32), torch.randn(1, 3, 32)\n"
@@ -95,13 +174,87 @@ def test_snippet_of_the_model_card_runs(demo_run):
     assert call.returncode == 0, call.stderr
 
 
-def test_every_file_and_recipe_that_it_names_is_there():
-    for name in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", README):
-        assert list(ROOT.rglob(name)) and (ROOT / "src/mister_e_hf" / name).is_file() or (ROOT / name).is_file(), name
-    listed = {path.stem for path in (ROOT / "hub_configs").glob("*.yaml")}
+# What a page names exists
+
+
+@every_page
+def test_every_file_exists(page):
+    for name in re.findall(r"`((?:[\w-]+/)*\w+\.py)`", TEXTS[page]):
+        assert (PACKAGE / name).is_file() or (ROOT / name).is_file(), name
+
+
+@every_page
+def test_every_link_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[page]):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (PAGES[page].parent / name).resolve() if name else PAGES[page]
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings], (
+                target
+            )
+
+
+@every_page
+def test_every_recipe_exists(page):
+    for name in re.findall(r"(?<![\w/-])mister-e-\w[\w-]*", TEXTS[page]):
+        assert name in recipe_names(), name
+
+
+@every_page
+def test_every_command_and_option_exists(page):
+    for program, *words in commands(TEXTS[page]):
+        if program.startswith("scripts/benchmarks/"):
+            source = (ROOT / program).read_text(encoding="utf-8")
+            assert all(f'"{word}"' in source for word in words if word.startswith("--")), (program, words)
+            continue
+        assert program == "mister-e" or (ROOT / program).is_file(), program
+        if program == "scripts/demo.py":
+            continue
+        command = [words[0]] if program == "mister-e" else [Path(program).stem]
+        command += [words[1]] if command == ["corpus"] and len(words) > 1 and words[1].islower() else []
+        if command[0].isupper() or command[0].startswith("--"):  # `mister-e COMMAND --help`
+            continue
+        text = help_of(*command)
+        for option in filter(re.compile(r"--\w").match, words):
+            takes_fields = "Every further --field" in text
+            assert re.search(rf"{re.escape(option)}\b", text) or takes_fields and is_field(option), (command, option)
+
+
+@every_page
+def test_every_option_in_the_prose_exists(page):
+    helps = [help_of(name) for name in command_names() if name != "corpus"]
+    helps += [help_of("corpus", name) for name in ("iemocap", "meld", "mosi", "folder")]
+    known = {*re.findall(r"--\w+", " ".join(helps)), *FOREIGN}
+    for code in re.findall(r"`([^`]+)`", prose(TEXTS[page])):
+        if "scripts/benchmarks/" in code:
+            continue
+        for option in re.findall(r"(?<!\S)--\w[\w.]*", code):
+            assert option in known or is_field(option), option
+
+
+def test_the_list_of_commands_names_all():
+    listed = [words[1] for words in commands("\n".join(blocks_of_section("Commands")))]
+    assert sorted(listed) == sorted(command_names())
+
+
+def blocks_of_section(title: str) -> list[str]:
+    section = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, flags=re.DOTALL | re.MULTILINE)[1]
+    return [f"```bash\n{block}```" for block in blocks(section, "bash")]
+
+
+def test_the_layout_names_every_folder():
+    named = re.findall(r"`(\w+)/`", README[README.index("## Layout") :])
+    assert [name for name in named if name in ROOMS] == named[: len(ROOMS)] and set(named) >= set(ROOMS)
+
+
+def test_the_recipes_are_those_that_are_described():
     published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
     sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
-    assert listed == sizes | {"demo", "demo-recordings", "own-small"}
+    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "own-small"}
 
 
 def test_main_table_is_that_of_the_results():
@@ -110,3 +263,10 @@ def test_main_table_is_that_of_the_results():
     expected = main_table_in(results.read_text()) if results.is_file() else None
     assert (expected is not None) == results.is_file()
     assert main_table_in(README) == expected
+
+
+@every_page
+def test_lines_of_prose_fit(page):
+    for number, line in enumerate(TEXTS[page].splitlines(), 1):
+        assert len(line) <= 119 or line.startswith("|"), f"{page}:{number}"
+    assert README.count("\n") <= 190

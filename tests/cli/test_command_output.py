@@ -25,9 +25,9 @@ COMMANDS = {
         {"test", "folder"},
     ),
     "train --dry_run": (["train", "{run}/training.yaml", "--output_dir", "{new}", "--dry_run"], {"stages", "hours"}),
-    "train-encoder": (
+    "train_encoder": (
         [
-            "train-encoder",
+            "train_encoder",
             *FROM_TURNS,
             "--modality",
             "text",

@@ -495,3 +495,14 @@ def test_push_with_a_folder_and_without(calls, tmp_path):
     turn = load(tmp_path / "out", tmp_path)["train"][0]["utterances"][0]
     assert turn["audio"]["bytes"].startswith(b"fLaC")
     np.testing.assert_array_equal(mister_e_hf.load_audio(turn["audio"]) * 32768, noise(1.0))
+
+
+def test_the_earlier_spellings_are_accepted(capsys):
+    for words in (["train-encoder"], ["train_encoder"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*words, "--help"])
+        assert stop.value.code == 0
+        assert "usage: mister-e train_encoder" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "train-encoder" not in capsys.readouterr().out

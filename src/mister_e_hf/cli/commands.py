@@ -31,6 +31,8 @@ def main(words: Sequence[str] | None = None) -> int:
             interrupted or ended by a signal.
     """
     words = list(sys.argv[1:] if words is None else words)
+    if words[:1] == ["train-encoder"]:  # its earlier name
+        words[0] = "train_encoder"
     parser = _parser()
     if not words:
         parser.print_help()

@@ -1,4 +1,4 @@
-"""`mister-e init`, `train`, `train-encoder`, `embed`."""
+"""`mister-e init`, `train`, `train_encoder`, `embed`."""
 
 import argparse
 
@@ -37,7 +37,7 @@ def add_stages(commands, shared: argparse.ArgumentParser):
         help="threads of the CPU (default: OMP_NUM_THREADS, else one for a small model of stage 2)",
     )
     train.set_defaults(run=_train)
-    encoder = commands.add_parser("train-encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
+    encoder = commands.add_parser("train_encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
     encoder.add_argument("--modality", choices=["speech", "text"], required=True)
     encoder.add_argument("--seed", type=int, default=0)
     encoder.set_defaults(run=_train_encoder)

@@ -75,10 +75,10 @@ def add_use(commands, shared: argparse.ArgumentParser):
     )
     push.add_argument(
         "--dry_run",
-        "--dry-run",
         action="store_true",
         help="list what would go and what the card says, and push nothing",
     )
+    push.add_argument("--dry-run", dest="dry_run", action="store_true", help=argparse.SUPPRESS)  # its earlier name
     push.set_defaults(run=_push)
     convert = commands.add_parser(
         "convert", parents=[shared], help="weights of the authors' code -> a checkpoint folder"

@@ -46,7 +46,7 @@ def embed(
         for each in (folder, *fold_folders(folder, folds)):
             if not (each / "results.json").is_file():
                 raise FileNotFoundError(
-                    f"No trained encoder of {modality} in '{each}'; train it first (mister-e train-encoder)"
+                    f"No trained encoder of {modality} in '{each}'; train it first (mister-e train_encoder)"
                 )
         encoders[modality] = load_encoder(folder)
         if folds:
