@@ -53,7 +53,7 @@ def test_shapes_dtypes_masks_and_padding(form, dtype):
             np.testing.assert_array_equal(turns[: len(expected)].numpy(), expected)
 
 
-def test_only_what_is_given_is_put_into_the_batch():
+def test_other_fields_are_ignored():
     batch = DialogueCollator()(
         [{"text_embeddings": row["text_embeddings"], "dialogue_id": "x", "texts": ["a"]} for row in dialogues(3, 2)]
     )
@@ -91,7 +91,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("batch", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_wrong_with_a_dialogue_is_named(batch, message):
+def test_invalid_dialogue_raises(batch, message):
     with pytest.raises(ValueError, match=message):
         DialogueCollator()(batch)
 
@@ -122,3 +122,22 @@ def test_batch_without_a_modality_through_the_model(tiny_model, modality):
     ]
     output = tiny_model(torch.float32)(**DialogueCollator()(given))
     assert output.loss.isfinite() and output.logits.shape == (2, 5, 3)
+
+
+def test_transcripts_are_returned_to_a_model_that_reads_them():
+    rows = [row | {"transcripts": [f"turn {turn}" for turn in range(len(row["labels"]))]} for row in dialogues(2, 3)]
+    assert "transcripts" not in DialogueCollator()(rows)
+    rows[0]["transcripts"][1] = None
+    rows[0]["text_mask"][:] = True
+    rows[1]["text_mask"][:] = [True, False, True]
+    batch = DialogueCollator(transcripts=True)(rows)
+    assert batch["transcripts"] == [["turn 0", None, None], ["turn 0", None, "turn 2"]]
+    assert repr(DialogueCollator(transcripts=True)).endswith("'labels', 'transcripts'])")
+    for wrong, message in (
+        (without(rows[1], "transcripts"), "dialogue 1 of the batch has no 'transcripts'"),
+        (rows[1] | {"transcripts": ["one"]}, "a string or None for each of 3 turns"),
+        (rows[1] | {"transcripts": [1, 2, 3]}, "a string or None for each of 3 turns"),
+        (rows[1] | {"transcripts": "abc"}, "a string or None for each of 3 turns"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DialogueCollator(transcripts=True)([rows[0], wrong])

@@ -34,7 +34,7 @@ def vectors(folder, labels, kind=None):
     return folder
 
 
-def test_a_corpus_of_dialogues_has_its_classes_in_their_order(dialogues):
+def test_corpus_of_dialogues_keeps_the_order_of_its_classes(dialogues):
     assert corpus_labels(dialogues) == LABELS  # `sad` among them, which no turn has
     assert corpus_labels(datasets.load_dataset(str(dialogues))) == LABELS
     recipe = Recipe({"corpus": {"path": str(dialogues)}})
@@ -50,7 +50,7 @@ def test_vectors_have_the_names_that_occur_in_any_split(tmp_path, kind):
     assert Recipe.load("own-small", ["--corpus", str(folder)]).corpus.labels == ["anger", "calm", "joy", "sad"]
 
 
-def test_a_dataset_of_vectors_has_the_names_of_its_classes():
+def test_dataset_of_vectors_has_the_names_of_its_classes():
     features = datasets.Features({"labels": datasets.List(datasets.ClassLabel(names=["b", "a"]))})
     data = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"labels": [[0, 1]]}, features)})
     assert corpus_labels(data) == ["b", "a"]
@@ -61,13 +61,13 @@ def test_a_dataset_of_vectors_has_the_names_of_its_classes():
 REFUSED = {
     "indices": ([[0, 1], [0], [1]], "holds int64, not names"),
     "none": ([[None, None], [None], [None]], "no turn with a label"),
-    "case": ([["joy", "Joy"], ["joy"], ["joy"]], "'Joy' and 'joy' differ only in case or blanks"),
-    "blanks": ([["very calm", "joy"], ["very  calm"], ["joy "]], "differ only in case or blanks"),
+    "case": ([["joy", "Joy"], ["joy"], ["joy"]], "'Joy' and 'joy' differ only in case or whitespace"),
+    "blanks": ([["very calm", "joy"], ["very  calm"], ["joy "]], "differ only in case or whitespace"),
 }
 
 
 @pytest.mark.parametrize(("labels", "message"), REFUSED.values(), ids=REFUSED)
-def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, message):
+def test_ambiguous_labels_raise(tmp_path, labels, message):
     kind = pa.list_(pa.string()) if labels[0][0] is None else None
     folder = vectors(tmp_path / "v", labels, kind)
     with pytest.raises(InputError) as error:
@@ -75,7 +75,7 @@ def test_labels_that_cannot_be_meant_are_refused(tmp_path, labels, message):
     assert message in str(error.value) and str(folder) in str(error.value)
 
 
-def test_splits_of_other_labels_are_refused(tmp_path, dialogues):
+def test_splits_with_different_labels_raise(tmp_path, dialogues):
     table = pq.read_table(dialogues / "test.parquet")
     metadata = {key: value.replace(b'"sad"', b'"bored"') for key, value in table.schema.metadata.items()}
     pq.write_table(table.replace_schema_metadata(metadata), dialogues / "test.parquet")
@@ -83,7 +83,7 @@ def test_splits_of_other_labels_are_refused(tmp_path, dialogues):
         corpus_labels(dialogues)
 
 
-def test_no_corpus_is_named(tmp_path):
+def test_missing_corpus_raises(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no tables of train, validation, test"):
         corpus_labels(tmp_path / "empty")
@@ -92,10 +92,8 @@ def test_no_corpus_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["", "nan", "<NA>", "null"])
-def test_a_class_called_nothing_is_refused(tmp_path, label):
+def test_placeholder_of_a_missing_label_raises(tmp_path, label):
     for split in ("train", "validation", "test"):
         pq.write_table(vector_table(labels=cut([label, *TURN_LABELS[1:]])), tmp_path / f"{split}.parquet")
-    with pytest.raises(
-        InputError, match=f"the label '{label}' is what programs write where there is none; write null at such turns"
-    ):
+    with pytest.raises(InputError, match=f"programs write '{label}' for a missing label; write null at such turns"):
         corpus_labels(tmp_path)

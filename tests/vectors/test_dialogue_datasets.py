@@ -72,7 +72,7 @@ def expected(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "vectors"])
-def test_every_form_of_the_same_dialogues_trains_to_the_same_bits(tmp_path, expected, name):
+def test_every_form_of_dataset_trains_to_bit_equal_weights(tmp_path, expected, name):
     trainer = trained(tmp_path, FORMS[name])
     assert expected.model.speech_input.mean.abs().sum() > 0
     for key, value in expected.model.state_dict().items():
@@ -83,7 +83,7 @@ def test_every_form_of_the_same_dialogues_trains_to_the_same_bits(tmp_path, expe
     ]
 
 
-def test_statistics_leave_absent_turns_out_and_do_not_depend_on_blocks():
+def test_statistics_ignore_absent_turns_and_block_size():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(2 * _BLOCK_ROWS + 7, 2, generator=generator)
     mask = torch.rand(len(rows), generator=generator) < 0.5
@@ -114,30 +114,37 @@ class Stream(IterableDataset):
 
 
 WRONG = {
-    "no labels": (lambda: without_labels()["train"], "train_dataset: no labels, its items have the fields speech_embed"),
+    "no labels": (
+        lambda: without_labels()["train"],
+        "train_dataset: no labels, its items have the fields speech_embed",
+    ),
     "no dialogues": (list, "train_dataset has no dialogues"),
     "a stream": (Stream, "train_dataset must be a map-style dataset.*got Stream"),
     "items of tuples": (lambda: [(1, 2)], "an item must be a dictionary of fields.*got tuple"),
     "no speech": (
-        lambda: [{**item, "speech_mask": torch.zeros_like(item["speech_mask"])} for item in items(tiny_corpus()["train"])],
+        lambda: [
+            {**item, "speech_mask": torch.zeros_like(item["speech_mask"])} for item in items(tiny_corpus()["train"])
+        ],
         "no turn has speech",
     ),
     "another width": (
-        lambda: [{**item, "text_embeddings": item["text_embeddings"][:, 1:]} for item in items(tiny_corpus()["train"])],
+        lambda: [
+            {**item, "text_embeddings": item["text_embeddings"][:, 1:]} for item in items(tiny_corpus()["train"])
+        ],
         r"'text_embeddings' have width \d+, but the model expects text_embedding_dim = \d+",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("make", "message"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_trained_on_is_named(tmp_path, make, message):
+def test_unusable_dataset_raises(tmp_path, make, message):
     settings = arguments(tmp_path, max_steps=1)
     validation = tiny_corpus()["validation"]
     with pytest.raises(InputError, match=message):
         MisterETrainer(tiny_model(), settings, train_dataset=make(), eval_dataset=validation).train()
 
 
-def test_validation_without_labels_is_named(tmp_path):
+def test_validation_without_labels_raises(tmp_path):
     data = without_labels()["validation"]
     with pytest.raises(InputError, match="eval_dataset: no labels"):
         MisterETrainer(
@@ -145,13 +152,13 @@ def test_validation_without_labels_is_named(tmp_path):
         ).train()
 
 
-def test_arguments_of_another_class_are_refused(tmp_path):
+def test_arguments_of_another_class_raise(tmp_path):
     for cls in (TrainingArguments, UtteranceTrainingArguments):
         with pytest.raises(InputError, match=f"needs MisterETrainingArguments, got {cls.__name__}"):
             MisterETrainer(tiny_model(), cls(str(tmp_path), use_cpu=True))
 
 
-def test_to_predict_alone_no_dataset_is_needed(tmp_path):
+def test_prediction_needs_no_training_dataset(tmp_path):
     settings = arguments(tmp_path)
     trainer = MisterETrainer(tiny_model(), settings)
     assert settings.load_best_model_at_end and settings.eval_strategy == "epoch"  # as they were
@@ -185,20 +192,20 @@ def item(**fields) -> dict:
         (item(labels=1), "'labels' must be class indices, .* got 1"),
     ],
 )
-def test_items_that_are_no_dialogues_are_named(wrong, message):
+def test_items_that_are_not_dialogues_raise(wrong, message):
     with pytest.raises(InputError, match=f"dialogue 1 of the dataset.*{message}"):
         dialogue_lengths([item(), wrong])
     with pytest.raises(InputError, match=f"dialogue 1 of the batch.*{message}"):
         DialogueCollator()([item(), wrong])
 
 
-def test_a_dialogue_of_another_width_is_named():
+def test_dialogue_of_another_width_raises():
     with pytest.raises(InputError, match=r"dialogue 1 of the dataset: 'text_embeddings' must be .* got \(2, 5\)"):
         dataset_statistics([item(), item(text_embeddings=torch.zeros(2, 5))], "text")
 
 
 @pytest.mark.parametrize("name", ["speech_embedding", "Speech_Embeddings", "speech_features"])
-def test_fields_under_a_misspelt_name_are_refused(name):
+def test_misspelt_field_raises(name):
     width = item()["speech_embeddings"].shape[1]
     config = MisterEConfig(speech_embedding_dim=width, text_embedding_dim=item()["text_embeddings"].shape[1])
     dataset = [item(speech_embeddings=None) | {name: torch.zeros(2, 3)}]

@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from mister_e_hf import DialogueCollator, DialogueVectors, read_corpus
+from mister_e_hf import DialogueCollator, DialogueVectors, read_corpus, write_vectors
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.vectors.dialogue_vectors import VectorColumn
+from mister_e_hf.base.modalities import MODALITIES, Modality
+from mister_e_hf.vectors.dialogue_vectors import VectorColumn, regroup
 from support.vector_tables import (
     FORMS,
     LABEL2ID,
@@ -28,7 +29,7 @@ from support.vector_tables import (
 )
 
 
-def test_index_from_the_end_and_past_it():
+def test_negative_and_out_of_range_index():
     data = dialogues()
     assert torch.equal(data[-1]["text_embeddings"], data[2]["text_embeddings"])
     for index in (3, -4):
@@ -88,7 +89,7 @@ def test_labels_by_name_and_by_index(values):
     assert data[2]["labels"].dtype == torch.long
 
 
-def test_no_label_is_read_without_label_names():
+def test_no_labels_without_label_names():
     assert "labels" not in DialogueVectors(vector_table(labels=None))[0]
 
 
@@ -98,7 +99,7 @@ def test_scores_beside_the_labels():
     np.testing.assert_array_equal(data.scores, [0.5, np.nan, -3.0, 0.0, 1.0, 1.0, 2.0, 3.0])
 
 
-def test_wrong_width_is_named():
+def test_wrong_width_raises():
     with pytest.raises(ValueError, match="test: text_features of dialogue 'd0' have width 4.*text_embedding_dim = 7"):
         dialogues("test").check({"speech": WIDTHS["speech"], "text": 7})
     dialogues().check(WIDTHS)
@@ -107,7 +108,7 @@ def test_wrong_width_is_named():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("form", [write_columns, write_safetensors])
-def test_a_broken_vector_is_named_unless_it_is_absent(tmp_path, form, value):
+def test_non_finite_vector_raises_unless_it_is_absent(tmp_path, form, value):
     broken = matrices()["speech"].copy()
     broken[5, 2] = value
     flags = [True] * TURNS
@@ -130,7 +131,7 @@ def test_a_broken_vector_is_named_unless_it_is_absent(tmp_path, form, value):
 
 
 @pytest.mark.parametrize("form", [write_columns, write_safetensors_shards])
-def test_statistics_are_of_the_present_turns(tmp_path, form):
+def test_statistics_cover_the_present_turns(tmp_path, form):
     present = np.array([True, False, True, True, False, True, True, True])
     form(tmp_path, "train", 0, "float32")
     for path in sorted(tmp_path.glob("*.parquet")):
@@ -157,13 +158,13 @@ def test_statistics_over_several_blocks():
     np.testing.assert_allclose(deviation, rows.astype(np.float64).std(0), rtol=1e-9)
 
 
-def test_no_statistics_without_a_present_turn():
+def test_statistics_without_a_present_turn_raise():
     with pytest.raises(ValueError, match="train: no turn has speech"):
         dialogues(has_audio=cut([False] * TURNS)).statistics("speech")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_fingerprint_is_that_of_the_content_whatever_the_form(tmp_path, dtype):
+def test_fingerprint_depends_on_the_content_not_the_form(tmp_path, dtype):
     seen = set()
     for form in FORMS:
         folder = tmp_path / form.__name__
@@ -210,10 +211,37 @@ def test_workers_give_the_same_batches(tmp_path, form):
 
 
 @pytest.mark.parametrize("value", [1e300, -1e39, float("inf")])
-def test_doubles_beyond_float32_are_refused(value):
+def test_float64_beyond_float32_raises(value):
     given = cut([[value, 1.0]] + [[0.5, 1.0]] * 7)
     data = dialogues(speech_features=pa.array(given, pa.list_(pa.list_(pa.float64()))))
     with pytest.raises(
         InputError, match="utterance 'd_0' in dialogue 'd0' hold NaN, infinity or numbers beyond float32"
     ):
         data.check({"speech": 2, "text": 4})
+
+
+def test_transcripts_of_turns_are_kept_in_any_split_of_them():
+    texts = [["Hello?", None, "Yes."], ["Hm."], ["a", "b", "c", "d"]]
+    data = dialogues(texts=texts)
+    assert [data[index]["transcripts"] for index in range(3)] == texts
+    assert [regroup([data], [2, 0], "mixed")[index]["transcripts"] for index in range(2)] == [texts[2], texts[0]]
+    assert data.fingerprint() == dialogues().fingerprint()
+    for unusable in (None, ["one", "text", "each"], cut([1] * TURNS), [["too", "few"], ["Hm."], ["a", "b", "c", "d"]]):
+        assert "transcripts" not in dialogues(texts=unusable)[0]
+
+
+def test_a_third_modality_needs_one_more_entry_of_modalities(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODALITIES, "visual", Modality("visual", content="video", noun="video"))
+    visual = torch.randn(TURNS, 3)
+    flags = {"has_video": cut([True] * (TURNS - 1) + [False])}
+    write_vectors(tmp_path, "train", bare_table(**flags), **tensors(), visual_features=visual)
+    data = read_corpus(tmp_path, LABEL2ID, splits=("train",))["train"]
+    assert list(data.vectors) == ["speech", "text", "visual"]
+    batch = DialogueCollator()([data[0], data[2]])
+    assert torch.equal(batch["visual_embeddings"][1], visual[4:])
+    assert batch["visual_mask"].tolist() == [[True, True, True, False], [True, True, True, False]]
+    assert DialogueCollator()([data[0]])["visual_mask"].all()
+    with pytest.raises(InputError, match="'video_features' is not read; rename it to 'visual_features'"):
+        dialogues(video_features=cut(list(visual.numpy())))
+    with pytest.raises(InputError, match="visual_features of dialogue 'd0' have width 3.*visual_embedding_dim = 4"):
+        data.check({"visual": 4})

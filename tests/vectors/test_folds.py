@@ -25,7 +25,7 @@ def assert_same_dialogue(one: DialogueVectors, number: int, other: DialogueVecto
 
 
 @pytest.mark.parametrize("modalities", [("speech", "text"), ("text",)])
-def test_dialogues_of_several_splits_keep_all_they_have(modalities):
+def test_regrouped_dialogues_keep_all_their_values(modalities):
     data = corpus(scores=True, modalities=modalities)
     new = regroup([data["train"], data["validation"]], [6, 0, 3], "mixed")
     assert new.name == "mixed"
@@ -43,7 +43,7 @@ def test_dialogues_of_several_splits_keep_all_they_have(modalities):
 
 
 @pytest.mark.parametrize(("folds", "pattern"), [(2, None), (3, None), (7, None), (3, r"^Ses\d\d"), (2, r"^Ses\d\d")])
-def test_every_development_dialogue_is_left_out_once_and_test_takes_no_part(folds, pattern):
+def test_every_development_dialogue_is_held_out_once_and_test_is_not_used(folds, pattern):
     data = corpus()
     parts = development_folds(data, folds, pattern)
     development = {*data["train"].dialogue_ids, *data["validation"].dialogue_ids}
@@ -61,7 +61,7 @@ def test_every_development_dialogue_is_left_out_once_and_test_takes_no_part(fold
             assert not {name[:5] for name in own} & {name[:5] for name in others}
 
 
-def test_as_many_folds_as_groups_leave_out_one_group_each():
+def test_as_many_folds_as_groups_hold_out_one_group_each():
     parts = development_folds(corpus(), 3, r"^Ses\d\d")
     assert [{name[:5] for name in part["validation"].dialogue_ids} for part in parts] == [
         {"Ses01"},
@@ -70,7 +70,7 @@ def test_as_many_folds_as_groups_leave_out_one_group_each():
     ]
 
 
-def test_folds_have_about_as_many_turns_and_are_always_the_same():
+def test_folds_have_similar_numbers_of_turns_and_are_reproducible():
     turns = [part["validation"].num_turns for part in development_folds(corpus(), 3)]
     assert max(turns) - min(turns) <= max(LENGTHS["train"])
     first, second = (development_folds(corpus(), 3) for _ in range(2))
@@ -88,18 +88,18 @@ def test_validation_can_be_a_group():
 @pytest.mark.parametrize(
     ("folds", "pattern", "message"),
     [
-        (4, r"^Ses\d\d", "3 groups of dialogues cannot be parted into 4 folds .*Ses"),
-        (1, None, "7 groups of dialogues cannot be parted into 1 folds"),
-        (2, "Ses01", "finds nothing in the id of dialogue 'Ses02_train2'"),
-        (2, "(", "is no regular expression"),
+        (4, r"^Ses\d\d", "3 groups of dialogues cannot be split into 4 folds .*Ses"),
+        (1, None, "7 groups of dialogues cannot be split into 1 folds"),
+        (2, "Ses01", "does not match the id of dialogue 'Ses02_train2'"),
+        (2, "(", "is not a regular expression"),
     ],
 )
-def test_folds_that_cannot_be_say_why(folds, pattern, message):
+def test_impossible_folds_raise(folds, pattern, message):
     with pytest.raises(ValueError, match=message):
         development_folds(corpus(), folds, pattern)
 
 
-def test_a_group_that_is_not_there_is_named():
+def test_unknown_group_raises():
     with pytest.raises(ValueError, match=r"got 'Ses09'; the groups are \['Ses01', 'Ses02', 'Ses03'\]"):
         validation_by_group(corpus(), r"^Ses\d\d", "Ses09")
 

@@ -28,7 +28,7 @@ def random_lengths(count: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("count", "size"), [(100, 8), (96, 8), (5, 8), (1, 1), (17, 4)])
-def test_every_dialogue_once_and_the_short_batch_last(count, size):
+def test_yields_every_dialogue_once_and_the_incomplete_batch_last(count, size):
     sampler = LikeLengthSampler(random_lengths(count), size, seed=3)
     assert len(sampler) == count
     for epoch in range(3):
@@ -38,7 +38,7 @@ def test_every_dialogue_once_and_the_short_batch_last(count, size):
         assert sizes == [size] * (count // size) + [count % size] * (count % size > 0)
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+def test_order_depends_only_on_seed_and_epoch():
     def order(seed: int, epoch: int) -> tuple[int, ...]:
         sampler = LikeLengthSampler(random_lengths(100), 8, seed)
         for earlier in range(epoch):  # what was drawn before must not matter
@@ -81,7 +81,7 @@ def test_padding_is_below_5_per_cent(name):
 
 
 @pytest.mark.parametrize("name", ["meld", "iemocap"])
-def test_two_processes_get_batches_of_like_length_and_all_dialogues(name):
+def test_two_processes_get_batches_of_similar_length_and_all_dialogues(name):
     lengths = np.asarray(LENGTHS[name])
 
     def processes(step_size: int, epoch: int) -> list[list[list[int]]]:

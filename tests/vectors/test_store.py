@@ -54,7 +54,7 @@ def test_every_form_gives_the_same_dialogues(tmp_path, form, dtype):
             assert item["labels"].tolist() == [LABEL2ID[label] for label in labels]
 
 
-def test_some_splits_alone(tmp_path):
+def test_reading_some_splits(tmp_path):
     write_columns(tmp_path, "train", 0, "float32")
     assert list(read_corpus(tmp_path, LABEL2ID, splits=("train",))) == ["train"]
     with pytest.raises(FileNotFoundError, match=r"No 'validation\.parquet'.*train\.parquet"):
@@ -81,19 +81,19 @@ def test_a_dataset_of_fixed_width_lists(tmp_path):
     assert "speech_embeddings" not in data[0]
 
 
-def test_a_dialogue_must_stand_once(tmp_path):
+def test_repeated_dialogue_raises(tmp_path):
     write_corpus(tmp_path)
     twice = pa.concat_tables([vector_table("train"), vector_table("train")[1:2]])
     pq.write_table(twice, tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="dialogue_id: dialogue 'train1' stands twice in train"):
+    with pytest.raises(ValueError, match="dialogue_id: dialogue 'train1' appears twice in train"):
         read_corpus(tmp_path, LABEL2ID)
     mixed = pa.concat_tables([vector_table("train"), vector_table("test")[2:]])
     pq.write_table(mixed, tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="dialogue_id: dialogue 'test2' stands in train and in test"):
+    with pytest.raises(ValueError, match="dialogue_id: dialogue 'test2' appears in train and in test"):
         read_corpus(tmp_path, LABEL2ID)
 
 
-def test_safetensors_with_another_number_of_vectors(tmp_path):
+def test_wrong_number_of_vectors_raises(tmp_path):
     write_corpus(tmp_path, write_safetensors)
     save_file({"speech_features": torch.zeros(TURNS - 1, 5)}, tmp_path / "validation.safetensors")
     with pytest.raises(ValueError, match=f"validation: speech_features holds {TURNS - 1} vectors.*{TURNS} turns"):
@@ -101,7 +101,7 @@ def test_safetensors_with_another_number_of_vectors(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["speech", "speech_feature", "speach_features", "embeddings"])
-def test_safetensors_with_another_name(tmp_path, name):
+def test_tensor_of_another_name_raises(tmp_path, name):
     write_corpus(tmp_path, write_safetensors)
     save_file({name: torch.zeros(TURNS, 5)}, tmp_path / "test.safetensors")
     with pytest.raises(ValueError, match=rf"test\.safetensors' holds a tensor '{name}'; expected speech_features"):
@@ -109,7 +109,7 @@ def test_safetensors_with_another_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("shapes", [[(TURNS,)], [(4, 5), (4, 6)], [(TURNS, 5, 1)]])
-def test_safetensors_of_another_shape(tmp_path, shapes):
+def test_tensor_of_another_shape_raises(tmp_path, shapes):
     pq.write_table(bare_table(), tmp_path / "train.parquet")
     for number, shape in enumerate(shapes):
         shard = tmp_path / f"train-{number:05}-of-{len(shapes):05}.safetensors"
@@ -119,7 +119,7 @@ def test_safetensors_of_another_shape(tmp_path, shapes):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "safetensors"])
-def test_a_missing_shard_is_named(tmp_path, ending):
+def test_missing_shard_raises(tmp_path, ending):
     write_safetensors_shards(tmp_path, "train", 0, "float32")
     sorted(tmp_path.glob(f"*.{ending}"))[-1].unlink()
     with pytest.raises(FileNotFoundError, match=rf"shards 'train-\*\.{ending}'"):
@@ -127,19 +127,19 @@ def test_a_missing_shard_is_named(tmp_path, ending):
 
 
 @pytest.mark.parametrize("name", ["no/where/at/all", "./nowhere", "nowhere"])
-def test_a_missing_folder_is_named(name):
+def test_missing_folder_raises(name):
     with pytest.raises(FileNotFoundError, match=f"No corpus folder at '{name}'"):
         read_corpus(name)
 
 
-def test_a_missing_split_of_a_dataset_is_named():
+def test_missing_split_of_a_dataset_raises():
     corpus = dataset_dict(None, "float32")
     del corpus["validation"]
     with pytest.raises(FileNotFoundError, match=r"no split 'validation'; it has \['train', 'test'\]"):
         read_corpus(corpus, LABEL2ID)
 
 
-def test_a_dataset_that_cannot_be_reached(tmp_path):
+def test_unreachable_dataset_raises(tmp_path):
     code = "from mister_e_hf import read_corpus; read_corpus('someone/some-corpus')"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
@@ -180,13 +180,13 @@ REFUSED = {
     "other name": (bare_table(), tensors() | {"text": torch.zeros(TURNS, 4)}, "'text'"),
     "flat": (bare_table(), {"text_features": torch.zeros(TURNS)}, "shape"),
     "nothing": (bare_table(), {}, "no vectors"),
-    "dialogue twice": (bare_table(dialogue_id=["d0", "d1", "d0"]), tensors(), "'d0' stands twice"),
+    "dialogue twice": (bare_table(dialogue_id=["d0", "d1", "d0"]), tensors(), "'d0' appears twice"),
     "no ids": (bare_table(utterance_ids=None), tensors(), "utterance_ids"),
 }
 
 
 @pytest.mark.parametrize(("table", "features", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_could_not_be_read_is_not_written(tmp_path, table, features, message):
+def test_unreadable_vectors_are_not_written(tmp_path, table, features, message):
     write_vectors(tmp_path, "train", bare_table(), **tensors())
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match=message):
@@ -220,7 +220,7 @@ write_vectors(sys.argv[1], "train", table, text_features=torch.zeros(2, 2**16))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
-def test_a_write_broken_off_in_the_vectors_leaves_no_partial_file(tmp_path):
+def test_interrupted_write_leaves_no_partial_file(tmp_path):
     write_vectors(tmp_path, "train", bare_table(), **tensors())
     command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path)]
     call = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -229,7 +229,7 @@ def test_a_write_broken_off_in_the_vectors_leaves_no_partial_file(tmp_path):
     assert torch.equal(load_file(tmp_path / "train.safetensors")["text_features"], tensors()["text_features"])
 
 
-def test_writing_anew_leaves_an_open_corpus_as_it_was(tmp_path):
+def test_writing_again_does_not_change_an_open_corpus(tmp_path):
     write_vectors(tmp_path, "train", bare_table(), **tensors())
     first = read_corpus(tmp_path, LABEL2ID, splits=("train",))["train"]
     write_vectors(tmp_path, "train", bare_table(), **tensors(seed=1))
@@ -256,7 +256,7 @@ print(opened - before, resident() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_opening_vectors_reads_none_of_them(tmp_path):
+def test_opening_vectors_does_not_read_them(tmp_path):
     turns, width = 2048, 8192
     table = pa.table(
         {
@@ -309,7 +309,7 @@ def test_real_corpora(shared_dir, name):
         assert not all(data.present["speech"].all() for data in corpus.values())
 
 
-def test_vectors_in_the_table_and_beside_it_are_given_twice(tmp_path):
+def test_vectors_both_in_the_table_and_beside_it_raise(tmp_path):
     write_corpus(tmp_path, write_safetensors)
     pq.write_table(vector_table("train"), tmp_path / "train.parquet")
     with pytest.raises(InputError, match="train: speech_features are given twice"):
@@ -317,7 +317,7 @@ def test_vectors_in_the_table_and_beside_it_are_given_twice(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "bool", "float8_e4m3fn", "float8_e5m2"])
-def test_tensors_that_are_not_real_numbers_are_refused(tmp_path, dtype):
+def test_tensors_that_are_not_real_numbers_raise(tmp_path, dtype):
     write_corpus(tmp_path, write_safetensors)
     given = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors().items()}
     save_file(given, tmp_path / "test.safetensors")
@@ -358,7 +358,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize(("name", "spoil"), DAMAGED.values(), ids=DAMAGED)
-def test_a_damaged_file_is_named(tmp_path, name, spoil):
+def test_damaged_file_raises(tmp_path, name, spoil):
     write_corpus(tmp_path, write_safetensors)
     spoil(tmp_path / name)
     with pytest.raises(InputError, match=f"{tmp_path / name}'"):
@@ -370,7 +370,7 @@ def test_a_damaged_file_is_named(tmp_path, name, spoil):
             holds_vectors(tmp_path)
 
 
-def test_shards_of_other_columns_are_refused(tmp_path):
+def test_shards_with_different_columns_raise(tmp_path):
     write_corpus(tmp_path)
     table = vector_table("train")
     (tmp_path / "train.parquet").unlink()
@@ -380,7 +380,7 @@ def test_shards_of_other_columns_are_refused(tmp_path):
         read_corpus(tmp_path, LABEL2ID)
 
 
-def test_labels_are_those_that_the_tables_name(tmp_path):
+def test_default_labels_are_those_of_the_tables(tmp_path):
     write_corpus(tmp_path)
     corpus = read_corpus(tmp_path)
     assert corpus["train"].label2id == {"anger": 0, "joy": 1, "neutral": 2}

@@ -11,7 +11,7 @@ from support.vector_tables import LABEL2ID, LABELS, LENGTHS, TURNS, VECTORS, cha
 
 
 @pytest.mark.parametrize("column", ["dialogue_id", "utterance_ids", "labels", "scores"])
-def test_missing_column_is_named(column):
+def test_missing_column_raises(column):
     with pytest.raises(ValueError, match=f"validation: the table has no column '{column}'"):
         DialogueVectors(vector_table(**{column: None}), LABEL2ID, score_column="scores", name="validation")
 
@@ -66,14 +66,14 @@ WRONG_TABLES = {
 
 
 @pytest.mark.parametrize(("changes", "words"), WRONG_TABLES.values(), ids=WRONG_TABLES)
-def test_what_is_wrong_with_a_table_is_named(changes, words):
+def test_invalid_table_raises(changes, words):
     with pytest.raises(ValueError) as error:
         dialogues(**changes)
     assert str(error.value).startswith("train: ")
     assert [word for word in words if word not in str(error.value)] == []
 
 
-def test_a_table_without_dialogues_is_refused():
+def test_empty_table_raises():
     with pytest.raises(ValueError, match="train: the table has no dialogues"):
         DialogueVectors(vector_table()[:0], LABEL2ID)
 
@@ -84,26 +84,50 @@ IDS = [f"d_{turn}" for turn in range(8)]
 TABLES = {
     "a null dialogue": ({"dialogue_id": ["d0", None, "d2"]}, "'dialogue_id' is null in row 1"),
     "a dialogue of a truth value": ({"dialogue_id": [True, False, True]}, "'dialogue_id' must hold a name or number"),
-    "a null turn": ({"utterance_ids": cut(["a", "b", None, *IDS[3:]])}, "dialogue 'd0': 'utterance_ids' is null at turn 2"),
-    "a turn that is not a number": ({"utterance_ids": cut([0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0, 7.0])}, "is null at turn 2"),
-    "a turn twice": ({"utterance_ids": cut(["a", "b", "a", *IDS[3:]])}, "dialogue 'd0': 'utterance_ids' has 'a' twice"),
+    "a null turn": (
+        {"utterance_ids": cut(["a", "b", None, *IDS[3:]])},
+        "dialogue 'd0': 'utterance_ids' is null at turn 2",
+    ),
+    "a turn that is not a number": (
+        {"utterance_ids": cut([0.0, 1.0, float("nan"), 3.0, 4.0, 5.0, 6.0, 7.0])},
+        "is null at turn 2",
+    ),
+    "a turn twice": (
+        {"utterance_ids": cut(["a", "b", "a", *IDS[3:]])},
+        "dialogue 'd0': 'utterance_ids' has 'a' twice",
+    ),
     "turns of lists": ({"utterance_ids": cut([[name] for name in IDS])}, "'utterance_ids' must hold a name or number"),
-    "labels of truth values": ({"labels": cut([True, False] * 4)}, "'labels' must hold a name or a class index per turn, not bool"),
-    "labels of bytes": ({"labels": cut([b"joy"] * 8)}, "'labels' must hold a name or a class index per turn, not binary"),
-    "scores of words": ({"sentiment": cut(LABELS)}, "'sentiment' must hold a number per turn, not string; name another score_column"),
+    "labels of truth values": (
+        {"labels": cut([True, False] * 4)},
+        "'labels' must hold a name or a class index per turn, not bool",
+    ),
+    "labels of bytes": (
+        {"labels": cut([b"joy"] * 8)},
+        "'labels' must hold a name or a class index per turn, not binary",
+    ),
+    "scores of words": (
+        {"sentiment": cut(LABELS)},
+        "'sentiment' must hold a number per turn, not string; name another score_column",
+    ),
     "scores of truth values": ({"sentiment": cut([True] * 8)}, "'sentiment' must hold a number per turn, not bool"),
     "an infinite score": ({"sentiment": cut([0.0] * 7 + [float("inf")])}, "dialogue 'd2' has an infinite score"),
     "vectors of truth values": ({"text_features": cut([[True]] * 8)}, "'text_features' must hold a list of numbers"),
     "vectors of words": ({"text_features": cut([["1"]] * 8)}, "'text_features' must hold a list of numbers"),
-    "another name": ({"speech_features": None, "speech_embeddings": cut([[1.0]] * 8)}, "'speech_embeddings' is not read; rename it to 'speech_features'"),
-    "another case": ({"text_features": None, "Text_Features": cut([[1.0]] * 8)}, "'Text_Features' is not read; rename it to 'text_features'"),
+    "another name": (
+        {"speech_features": None, "speech_embeddings": cut([[1.0]] * 8)},
+        "'speech_embeddings' is not read; rename it to 'speech_features'",
+    ),
+    "another case": (
+        {"text_features": None, "Text_Features": cut([[1.0]] * 8)},
+        "'Text_Features' is not read; rename it to 'text_features'",
+    ),
     "one letter less": ({"text_features": None, "text_feature": cut([[1.0]] * 8)}, "'text_feature' is not read"),
     "a mask of another name": ({"has_speech": cut([True] * 8)}, "'has_speech' is not read; rename it to 'has_audio'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("changes", "message"), TABLES.values(), ids=TABLES)
-def test_what_a_table_cannot_mean_is_refused(changes, message):
+def test_invalid_column_raises(changes, message):
     table = vector_table(**changes)
     with pytest.raises(InputError, match="^train: ") as error:
         DialogueVectors(table, LABEL2ID, score_column="sentiment" if "sentiment" in changes else None)
@@ -119,13 +143,13 @@ def test_labels_by_category_and_by_index():
         assert dialogues(labels=labels).labels.tolist() == [LABEL2ID[label] for label in LABELS]
 
 
-def test_a_column_twice_is_refused():
+def test_repeated_column_raises():
     table = vector_table().append_column("labels", pa.array(cut(LABELS)))
     with pytest.raises(InputError, match="train: the table has two columns 'labels'"):
         DialogueVectors(table, LABEL2ID)
 
 
-def test_a_class_index_without_a_name_is_refused(tmp_path):
+def test_class_index_without_a_name_raises(tmp_path):
     emotion = pa.array([0, 7], pa.int64())
     turns = pa.StructArray.from_arrays([pa.array(["a", "b"]), emotion], ["utterance_id", "emotion"])
     table = pa.table({"dialogue_id": ["d"], "utterances": pa.ListArray.from_arrays([0, 2], turns)})
@@ -139,12 +163,12 @@ def test_a_class_index_without_a_name_is_refused(tmp_path):
     ("name", "meant"),
     [("speach_features", "speech_features"), ("txt_features", "text_features"), ("Speech-Feature", "speech_features")],
 )
-def test_vectors_under_a_misspelt_name_are_refused(name, meant):
+def test_misspelt_column_of_vectors_raises(name, meant):
     with pytest.raises(InputError, match=f"column '{name}' is not read; rename it to '{meant}', or drop it"):
         dialogues(**{meant: None, name: cut([[1.0]] * 8)})
 
 
-def test_vectors_that_are_not_read_are_named(caplog):
+def test_ignored_vectors_are_warned_about(caplog):
     dialogues(video_features=cut([[1.0]] * 8), speakers=cut(["a"] * 8))
     assert (
         "train: the vectors in the columns video_features are not read" in caplog.text

@@ -89,7 +89,7 @@ TURN_FORMS = [turns_and_columns, turns_and_columns_in_shards, turns_and_safetens
 
 
 @pytest.mark.parametrize("form", [*TURN_FORMS, turns_of_a_dataset])
-def test_utterances_read_as_the_columns_in_whose_place_they_stand(tmp_path, form):
+def test_utterances_read_as_the_columns_that_they_replace(tmp_path, form):
     is_dataset = form is turns_of_a_dataset
     source = form(None, "float16") if is_dataset else write_corpus(tmp_path, form, "float16")
     corpus = read_corpus(source, LABEL2ID, score_column="sentiment")
@@ -101,13 +101,13 @@ def test_utterances_read_as_the_columns_in_whose_place_they_stand(tmp_path, form
         assert corpus[split].fingerprint() == expected.fingerprint()
 
 
-def test_emotions_that_are_null_or_minus_one_are_not_labelled():
+def test_null_and_negative_emotions_are_not_labelled():
     emotions = ["anger", None, "joy", -1, "joy", "neutral", -100, "anger"]
     table = turn_table(emotions=emotions, text_features=vector_table()["text_features"].combine_chunks())
     assert DialogueVectors(table, LABEL2ID).labels.tolist() == [0, -100, 1, -100, 1, 2, -100, 0]
 
 
-def test_emotions_as_names_and_as_numbers_of_the_model():
+def test_emotions_as_names_and_as_class_indices():
     text = vector_table()["text_features"]
     for values in (LABELS, [LABEL2ID[label] for label in LABELS]):
         turns = [{"utterance_id": f"d_{turn}", "emotion": value} for turn, value in enumerate(values)]
@@ -115,13 +115,13 @@ def test_emotions_as_names_and_as_numbers_of_the_model():
         assert DialogueVectors(table, LABEL2ID).labels.tolist() == [LABEL2ID[label] for label in LABELS]
 
 
-def test_an_emotion_that_the_model_does_not_know_is_named():
+def test_unknown_emotion_raises():
     table = turn_table_with_vectors("d", 0, "float32")
     with pytest.raises(ValueError, match="test: dialogue 'd0' has the label 'anger' in 'labels'.*'joy': 0"):
         DialogueVectors(table, {"joy": 0, "neutral": 1}, name="test")
 
 
-def test_flags_beside_utterances_are_honoured():
+def test_flags_beside_utterances_are_used():
     flags = [True, False, True, True, None, True, True, False]
     table = turn_table_with_vectors("d", 0, "float32").append_column("has_audio", pa.array(cut(flags)))
     data = DialogueVectors(table.append_column("has_text", pa.array(cut(flags[::-1]))), LABEL2ID)
@@ -129,7 +129,7 @@ def test_flags_beside_utterances_are_honoured():
     assert data.present["text"].tolist() == [bool(flag) for flag in flags[::-1]]
 
 
-def test_columns_of_one_s_own_go_before_the_fields_of_utterances():
+def test_columns_take_precedence_over_the_fields_of_utterances():
     other = LABELS[::-1]
     text = vector_table()["text_features"].combine_chunks()
     table = turn_table(labels=cut(other), mood=cut([0] * TURNS), text_features=text)
@@ -137,7 +137,7 @@ def test_columns_of_one_s_own_go_before_the_fields_of_utterances():
     assert DialogueVectors(table, LABEL2ID, label_column="mood").labels.tolist() == [0] * TURNS
 
 
-def test_what_is_wrong_with_utterances_is_named():
+def test_invalid_utterances_raise():
     with pytest.raises(ValueError, match="train: 'utterances' must hold a list of turns.*string"):
         DialogueVectors(bare_table(utterances=["a", "b", "c"]), LABEL2ID)
     with pytest.raises(ValueError, match="train: 'utterances' must hold a list of turns.*string"):
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_utterances_is_named():
 
 
 @pytest.mark.parametrize("form", [turns_and_columns_in_shards, turns_and_safetensors, turns_of_a_dataset])
-def test_sound_in_utterances_is_not_read(tmp_path, monkeypatch, form):
+def test_audio_in_utterances_is_not_read(tmp_path, monkeypatch, form):
     sound = bytes(2**21)
     monkeypatch.setattr(sys.modules[__name__], "turn_table", functools.partial(turn_table, sound=sound))
     source = form(None, "float32") if form is turns_of_a_dataset else write_corpus(tmp_path, form)
@@ -170,12 +170,12 @@ def calls(tmp_path) -> Path:
     return store.write_corpus(corpus, tmp_path / "calls", embed_audio=True)
 
 
-def test_a_corpus_without_vectors_says_what_it_lacks(calls):
-    with pytest.raises(ValueError, match=r"train: no vectors\. .*speech_features.*'train\.safetensors'.*encoders"):
+def test_corpus_without_vectors_raises(calls):
+    with pytest.raises(ValueError, match=r"train: no vectors\. .*speech_features.*'train\.safetensors'.*Encoders"):
         read_corpus(calls, LABEL2ID)
 
 
-def test_a_recipe_reads_a_written_corpus_with_vectors_beside_it(calls):
+def test_recipe_reads_a_written_corpus_with_vectors_beside_it(calls):
     torch.manual_seed(0)
     vectors = {}
     for split in SPLITS:

@@ -7,30 +7,34 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from ..base.errors import InputError, short
-from ..base.losses import IGNORE_INDEX
+from ..base.modalities import IGNORE_INDEX, MODALITIES
 
-_PADDING = {
-    "speech_embeddings": 0.0,
-    "text_embeddings": 0.0,
-    "speech_mask": False,
-    "text_mask": False,
-    "labels": IGNORE_INDEX,
-}
+
+def batch_fields() -> dict[str, float | bool | int]:
+    """The fields of a dialogue that become tensors of a batch, each with the value of its padding."""
+    embeddings = {each.embeddings: 0.0 for each in MODALITIES.values()}
+    masks = {each.mask: False for each in MODALITIES.values()}
+    return {**embeddings, **masks, "labels": IGNORE_INDEX}
 
 
 def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
     r"""
     A field of a dialogue as a tensor with an entry per turn.
 
+    Args:
+        dialogue: a dictionary of fields.
+        name: name of the field.
+        where: what to call the dialogue in messages.
+
     Raises:
-        InputError: naming the field, if the dialogue is no dictionary, or the field is not numbers with one entry per turn.
+        InputError: naming the field, if the dialogue is not a dictionary, or the field is not one number per turn.
     """
     if not isinstance(dialogue, Mapping):
         raise InputError(f"{where} must be a dictionary of fields, such as labels, got {type(dialogue).__name__}")
     expected = "class indices, -100 at turns without a label" if name == "labels" else "numbers"
     try:
         rows = torch.as_tensor(dialogue[name])
-    except Exception as error:  # of torch, of several kinds
+    except Exception as error:  # torch raises errors of several kinds
         raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn: {short(error)}") from error
     if not rows.ndim:
         raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn, got {short(dialogue[name])}")
@@ -41,52 +45,84 @@ def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
 
 class DialogueCollator:
     r"""
-    Puts dialogues of different length into one batch, padded at the end.
+    Put dialogues of different lengths into one batch, padded at the end.
 
-    Takes the items of [`DialogueVectors`], or dictionaries of the same fields as lists or arrays: `speech_embeddings` (T, Ds),
-    `text_embeddings` (T, Dt) or one of them, and optionally `speech_mask`, `text_mask`, `labels` (T,). Other fields are left
-    out. Returns what [`MisterEModel`] takes: embeddings in float32, `attention_mask` (B, T), and each given mask and labels.
+    Takes the items of [`DialogueVectors`], or dictionaries of the same fields as lists or arrays: `speech_embeddings`
+    (T, Ds), `text_embeddings` (T, Dt) or one of them, and optionally `speech_mask`, `text_mask`, `labels` (T,). Other
+    fields are ignored. Returns the arguments of [`MisterEModel`]: embeddings in float32, `attention_mask` (B, T), and
+    each given mask and the labels.
+
+    Args:
+        transcripts: whether to return the `transcripts` of the turns as well, for a model that reads them: a list of T
+            strings per dialogue, None in padding, at turns without a transcript and where `text_mask` is false.
 
     Raises:
-        ValueError: if a dialogue has no turns or no embeddings, or its fields differ in length, or dialogues differ in their fields or
-            widths.
+        InputError: if a dialogue has no turns or no embeddings, its fields differ in length, or the dialogues differ
+            in their fields or widths.
     """
 
-    def __repr__(self) -> str:
-        return f"DialogueCollator(fields={list(_PADDING)})"
+    def __init__(self, transcripts: bool = False):
+        self.transcripts = transcripts
 
-    def __call__(self, dialogues: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def __repr__(self) -> str:
+        fields = [*batch_fields(), *(["transcripts"] if self.transcripts else [])]
+        return f"DialogueCollator(fields={fields})"
+
+    def __call__(self, dialogues: Sequence[Any]) -> dict[str, Any]:
         if not len(dialogues):
             raise InputError("A batch of no dialogues; give at least one")
-        read = []
+        padding, read = batch_fields(), []
         for number, dialogue in enumerate(dialogues):
             where = f"dialogue {number} of the batch"
-            there = _PADDING if not isinstance(dialogue, Mapping) else [name for name in _PADDING if name in dialogue]
+            there = [name for name in padding if name in dialogue] if isinstance(dialogue, Mapping) else [*padding]
             read.append({name: field_of(dialogue, name, where) for name in there})
-        fields = list(read[0])
-        lengths = []
-        for number, dialogue in enumerate(dialogues):
-            given = {name: len(rows) for name, rows in read[number].items()}
-            if not any(name.endswith("_embeddings") for name in given):
-                raise InputError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
-            if set(given) != set(fields):
-                raise InputError(
-                    f"dialogue {number} of the batch has the fields {sorted(given)}, the first one {sorted(fields)}"
-                )
-            if len(set(given.values())) != 1 or 0 in given.values():
-                raise InputError(
-                    f"dialogue {number} of the batch must have one entry per turn in each field, got {given}"
-                )
-            lengths.append(next(iter(given.values())))
-        batch = {}
-        for name in fields:
-            dtype = (
-                torch.float32 if name.endswith("_embeddings") else torch.bool if name.endswith("_mask") else torch.long
-            )
-            rows = [dialogue[name].to(dtype) for dialogue in read]
+        lengths = [
+            _length(number, dialogue, fields, read[0])
+            for number, (dialogue, fields) in enumerate(zip(dialogues, read, strict=True))
+        ]
+        batch: dict[str, Any] = {}
+        for name in read[0]:
+            vectors = name.endswith("_embeddings")
+            dtype = torch.float32 if vectors else torch.long if name == "labels" else torch.bool
+            rows = [fields[name].to(dtype) for fields in read]
             shapes = {tuple(row.shape[1:]) for row in rows}
-            if len(shapes) != 1 or len(*shapes) != name.endswith("_embeddings"):
+            if len(shapes) != 1 or len(*shapes) != vectors:
                 raise InputError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
-            batch[name] = pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
+            batch[name] = pad_sequence(rows, batch_first=True, padding_value=padding[name])
         batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        if self.transcripts:
+            batch["transcripts"] = [
+                _transcripts(number, dialogue, lengths[number], max(lengths))
+                for number, dialogue in enumerate(dialogues)
+            ]
         return batch
+
+
+def _length(number: int, dialogue: Any, fields: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> int:
+    """Turns of a dialogue whose fields have one entry per turn."""
+    given = {name: len(rows) for name, rows in fields.items()}
+    if not any(name.endswith("_embeddings") for name in given):
+        raise InputError(f"dialogue {number} of the batch has no embeddings, only {sorted(dialogue)}")
+    if set(given) != set(first):
+        raise InputError(
+            f"dialogue {number} of the batch has the fields {sorted(given)}, the first one {sorted(first)}"
+        )
+    if len(set(given.values())) != 1 or 0 in given.values():
+        raise InputError(f"dialogue {number} of the batch must have one entry per turn in each field, got {given}")
+    return next(iter(given.values()))
+
+
+def _transcripts(number: int, dialogue: Mapping[str, Any], length: int, padded_length: int) -> list[str | None]:
+    given = dialogue.get("transcripts")
+    if given is None:
+        raise InputError(f"dialogue {number} of the batch has no 'transcripts', which the model reads")
+    texts = [given] if isinstance(given, str) else list(given)
+    if len(texts) != length or not all(text is None or isinstance(text, str) for text in texts):
+        raise InputError(
+            f"dialogue {number} of the batch: 'transcripts' must hold a string or None for each of {length} turns, "
+            f"got {short(given)}"
+        )
+    mask = dialogue.get(MODALITIES["text"].mask)
+    present = [True] * length if mask is None else torch.as_tensor(mask).bool().tolist()
+    kept = [text if there else None for text, there in zip(texts, present, strict=True)]
+    return kept + [None] * (padded_length - length)

@@ -1,4 +1,4 @@
-"""What a run says of its corpus: where it comes from, and how much there is."""
+"""What a run records of its corpus: where it comes from, and how much there is."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,12 +16,16 @@ def corpus_facts(
     path: str | Path | None, splits: Mapping[str, DialogueVectors], label_names: list[str]
 ) -> dict[str, Any]:
     r"""
-    For a run's results: `stated`, what the corpus's tables say of their origin; by split `dialogues` and `labelled_turns`; and `shortcomings`.
+    Facts of a corpus for a run's results.
 
     Args:
-        path: of the corpus, a folder or the id of a Hub dataset; None if it was never on disk.
-        splits: as they were read.
-        label_names: in the order of the class indices.
+        path: path of the corpus: a folder or the id of a Hub dataset; None if it was never on disk.
+        splits: the splits of the corpus.
+        label_names: label names in the order of the class indices.
+
+    Returns:
+        `stated`, what the corpus's tables say of their origin; by split `dialogues` and `labelled_turns`; and
+        `shortcomings`.
     """
     classes, dialogues = class_counts(splits, label_names), {split: len(data) for split, data in splits.items()}
     folder = None if path is None else Path(path).expanduser()
@@ -40,8 +44,10 @@ def corpus_facts(
 
 
 def class_counts(splits: Mapping[str, DialogueVectors], label_names: list[str]) -> dict[str, dict[str, int]]:
-    """Labelled turns of each class, by split."""
-    counts = {
-        split: np.bincount(data.labels[data.labels >= 0], minlength=len(label_names)) for split, data in splits.items()
-    }
-    return {split: dict(zip(label_names, found.tolist(), strict=True)) for split, found in counts.items()}
+    """Number of labelled turns of each class, by split."""
+    counts = {}
+    for split, data in splits.items():
+        labels = np.array([], dtype=np.int64) if data.labels is None else data.labels
+        found = np.bincount(labels[labels >= 0], minlength=len(label_names))
+        counts[split] = dict(zip(label_names, found.tolist(), strict=True))
+    return counts

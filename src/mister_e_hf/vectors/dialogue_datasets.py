@@ -1,6 +1,6 @@
-"""Any map-style dataset of dialogues: how long each is, and mean and deviation of its vectors.
+"""Any map-style dataset of dialogues: lengths, and mean and standard deviation of its vectors.
 
-An item is what [`DialogueCollator`] takes. Letters: N turns, D vector width.
+An item is what [`DialogueCollator`] takes. Letters: n dialogues, N turns, D vector width.
 """
 
 import difflib
@@ -12,21 +12,26 @@ import torch
 from torch.utils.data import IterableDataset, Subset
 
 from ..base.errors import InputError
-from .collator import field_of
+from ..base.modalities import MODALITIES
+from .collator import batch_fields, field_of
+from .tables import MISSPELT_RATIO
 
 Blocks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 _BLOCK_ROWS = 65536
-_FIELDS = ("speech_embeddings", "text_embeddings", "speech_mask", "text_mask", "labels")
-_LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
 
 
 def check_dialogues(dataset: Any, name: str, config: Any):
     r"""
-    Whether a model of this configuration can be trained on this dataset.
+    Check that a model of this configuration can be trained on this dataset.
+
+    Args:
+        dataset: what is given to the trainer.
+        name: name of the dataset in messages.
+        config (`ConversationConfig`): configuration of the model.
 
     Raises:
-        InputError: if it has no length and index, is empty, or its first item has no labels, or vectors of another width than
-            the model takes.
+        InputError: if it has no length and index, is empty, or its first item has no labels, no transcripts although
+            the model reads them, or vectors of another width than the model takes.
     """
     if isinstance(dataset, IterableDataset | Mapping) or not (
         hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
@@ -39,28 +44,36 @@ def check_dialogues(dataset: Any, name: str, config: Any):
     item = dataset[0]
     if not isinstance(item, dict):
         raise InputError(f"{name}: an item must be a dictionary of fields, such as labels, got {type(item).__name__}")
+    fields = [*batch_fields(), "transcripts"]
+    known = {field: field for field in fields} | {each.features: each.embeddings for each in MODALITIES.values()}
     for field in item:
-        known = {name: name for name in _FIELDS} | {"speech_features": _FIELDS[0], "text_features": _FIELDS[1]}
-        near = [] if field in _FIELDS else difflib.get_close_matches(str(field).casefold(), known, 1, _LIKE)
-        if near and known[near[0]] not in item:
+        near = difflib.get_close_matches(str(field).casefold(), known, 1, MISSPELT_RATIO)
+        if field not in fields and near and known[near[0]] not in item:
             raise InputError(
                 f"{name}: the field '{field}' of its items is not read; rename it to '{known[near[0]]}', or drop it"
             )
     if "labels" not in item:
         raise InputError(
-            f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index per turn; "
-            "read_corpus takes them from label names given as label2id"
+            f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index "
+            "per turn; read_corpus takes them from label names given as label2id"
         )
-    for size, width in config.to_dict().items():
-        field = f"{size.removesuffix('_dim')}s"
-        if size.endswith("_embedding_dim") and field in item:
-            found = field_of(item, field, f"{name}: its first dialogue").shape[1:]
-            if width is not None and len(found) == 1 and found[0] != width:
-                raise InputError(f"{name}: '{field}' have width {found[0]}, but the model expects {size} = {width}")
+    if getattr(config, "reads_transcripts", False) and "transcripts" not in item:
+        raise InputError(
+            f"{name}: no transcripts, which the model reads; its items have the fields {', '.join(map(str, item))}. "
+            "Add 'transcripts', a string per turn; read_corpus takes them from the column 'texts'"
+        )
+    for each in MODALITIES.values():
+        width = getattr(config, each.width, None)
+        if width is not None and each.embeddings in item:
+            found = field_of(item, each.embeddings, f"{name}: its first dialogue").shape[1:]
+            if len(found) == 1 and found[0] != width:
+                raise InputError(
+                    f"{name}: '{each.embeddings}' have width {found[0]}, but the model expects {each.width} = {width}"
+                )
 
 
 def dialogue_lengths(dataset: Any) -> np.ndarray:
-    """Turns of each dialogue (n,), in the dataset's order."""
+    """Number of turns of each dialogue (n,), in the order of the dataset."""
     if getattr(dataset, "lengths", None) is not None:
         return np.asarray(dataset.lengths)
     if isinstance(dataset, Subset):
@@ -69,19 +82,19 @@ def dialogue_lengths(dataset: Any) -> np.ndarray:
 
 
 def _length(item: Any, where: str) -> int:
-    names = ("labels", "speech_embeddings", "text_embeddings")
-    there = names if not isinstance(item, Mapping) else [name for name in names if name in item]
+    names = ["labels", *(each.embeddings for each in MODALITIES.values())]
+    there = [name for name in names if name in item] if isinstance(item, Mapping) else names
     return len(field_of(item, there[0], where)) if there else 0
 
 
 def mean_and_deviation(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor] | None:
     r"""
-    Mean and standard deviation (D,) in float64 of the vectors that are kept; None if none is.
+    Mean and standard deviation (D,) in float64 of the vectors that count; None if none does.
 
     Args:
-        blocks: gives vectors (rows, D) and which of them count (rows,), the same each time that it is called.
+        blocks: function that yields vectors (rows, D) and whether each of them counts (rows,), the same in each call.
     """
-    total, squares, count = 0.0, 0.0, 0
+    total, squares, count = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0
     for rows, kept in blocks():
         total = total + rows[kept].double().sum(0)
         count += int(kept.sum())
@@ -94,24 +107,27 @@ def mean_and_deviation(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor] | No
 
 
 def dataset_statistics(dataset: Any, modality: str) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Mean and standard deviation (D,) of a modality's vectors over the turns that have it; None if no turn has."""
+    """Mean and standard deviation (D,) of a modality's vectors over the turns that have it; None if no turn does."""
     return mean_and_deviation(lambda: _blocks(dataset, modality))
 
 
 def _blocks(dataset: Any, modality: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """In blocks of the same rows for every dataset of these turns, so that sums are the same to the last bit."""
-    rows, kept, count = [], [], 0
+    """Vectors in blocks that have the same rows for every dataset of these turns, so that sums are bit-equal."""
+    names = MODALITIES[modality]
+    rows: list[torch.Tensor] = []
+    kept: list[torch.Tensor] = []
+    count = 0
     for index in range(len(dataset)):
         item = dataset[index]
-        if isinstance(item, Mapping) and f"{modality}_embeddings" not in item:
+        if isinstance(item, Mapping) and names.embeddings not in item:
             continue
-        vectors = field_of(item, f"{modality}_embeddings", f"dialogue {index} of the dataset")
+        vectors = field_of(item, names.embeddings, f"dialogue {index} of the dataset")
         if vectors.ndim != 2 or (rows and vectors.shape[1] != rows[0].shape[1]):
             raise InputError(
-                f"dialogue {index} of the dataset: '{modality}_embeddings' must be (turns, width) with one width in all dialogues, got "
-                f"{tuple(vectors.shape)}"
+                f"dialogue {index} of the dataset: '{names.embeddings}' must be (turns, width) with one width in all "
+                f"dialogues, got {tuple(vectors.shape)}"
             )
-        mask = item.get(f"{modality}_mask")
+        mask = item.get(names.mask)
         present = torch.ones(len(vectors), dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
         rows.append(vectors)
         kept.append(present)

@@ -1,22 +1,26 @@
-"""A corpus of dialogues as vectors: one table per split with a row per dialogue, and one vector per turn and modality.
+"""One split of a corpus of dialogues as vectors, one vector per turn and modality.
 
-Two forms are read. In both a row of the table has `dialogue_id`, `utterance_ids`, a label column, and where they are known
-`texts`, `has_audio` and `has_text`.
+Two forms are read. In both, a row of the split's table has `dialogue_id`, `utterance_ids`, a label column, and
+optionally `texts` (the transcripts) and a boolean column per modality (`has_audio`, `has_text`).
 
-- `train.parquet` with the vectors as list columns `speech_features` and `text_features`; any `datasets` dataset of that form.
-- `train.parquet` without them and `train.safetensors` beside it, with tensors of those names of shape (N, D), the split's turns
-  one after another in the table's order. They are memory-mapped. `write_vectors` writes this form.
+- `train.parquet` with the vectors as list columns `speech_features` and `text_features`; any `datasets` dataset of
+  that form.
+- `train.parquet` without them and `train.safetensors` beside it, with tensors of those names and shape (N, D): the
+  turns of the split, one after another, in the order of the table. They are memory-mapped. `write_vectors` writes this
+  form.
 
 In place of `utterance_ids`, `labels` and so on, a row may have `utterances`, as the corpora of this package do
-(`corpora/schema.py`); its emotion is then read as `labels`, its sentiment score as `sentiment`.
+(`corpora/schema.py`); `tables.TURN_COLUMNS` says which column each of its fields is read as.
 
-Either may be cut into shards (`train-00000-of-00002.parquet`), as the Hub does. Letters: n dialogues, N turns of the split,
-D vector width.
+Either may be split into shards (`train-00000-of-00002.parquet`), as the Hub does.
+
+Letters: n dialogues, N turns of the split, D vector width.
 """
 
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,24 +28,24 @@ import torch
 
 from ..base.errors import InputError
 from ..base.files import OpenedFile
+from ..base.modalities import MODALITIES
 from ..base.plain_text import for_terminal
+from ..corpora.schema import SPLITS as SPLITS
 from .dialogue_datasets import mean_and_deviation
 from .tables import TurnColumns
 
-MODALITIES = ("speech", "text")
-SPLITS = ("train", "validation", "test")
 _CHECK_ROWS = 65536
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_DTYPES += (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class VectorColumn:
-    """
-    The vectors of one modality, (N, D), as one or several tensors after one another; a tensor may be memory-mapped.
+    r"""
+    The vectors of one modality, (N, D), as a sequence of tensors, which may be memory-mapped.
 
     Args:
-        chunks: the tensors.
-        files: which file each of them is mapped from; reading from one that was written to since is an `InputError`.
+        chunks: the tensors, which follow one another.
+        files: the file that each of them is mapped from; reading from one that has changed since raises `InputError`.
     """
 
     def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile] = ()):
@@ -56,6 +60,7 @@ class VectorColumn:
 
     @property
     def width(self) -> int:
+        """D"""
         return self.chunks[0].shape[1]
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -71,27 +76,29 @@ class VectorColumn:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def blocks(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """The rows in blocks of bounded size, each with the number of its first row."""
+        """Yield the rows in blocks of bounded size, each with the number of its first row."""
         for start in range(0, len(self), _CHECK_ROWS):
             yield start, self.rows(start, min(start + _CHECK_ROWS, len(self)))
 
 
 class DialogueVectors(torch.utils.data.Dataset):
     r"""
-    One split, as a map-style dataset whose item is one dialogue: a dictionary of `speech_embeddings` (T, Ds),
-    `text_embeddings` (T, Dt), `speech_mask`, `text_mask` (T,) and `labels` (T,). A modality that the corpus does not have is
-    left out of the item.
+    One split as a map-style dataset of dialogues.
+
+    An item is a dictionary of `speech_embeddings` (T, Ds), `text_embeddings` (T, Dt), `speech_mask`, `text_mask` (T,),
+    `labels` (T,) and `transcripts`, a list with a string or None per turn. What the corpus does not have is left out.
 
     Args:
-        table (`pyarrow.Table`): a row per dialogue, as the module's description says.
-        label2id (`dict[str, int]`, *optional*): class index of each label name; without it no turn is labelled. It is kept as an attribute.
-        label_column: labels as names, or as class indices (null or -100: not labelled).
-        score_column: a column of real-valued scores to keep beside the labels.
-        vectors (`dict[str, VectorColumn]`, *optional*): the vectors by modality, where the table does not hold them.
-        name: what to call the split in messages.
+        table (`pyarrow.Table`): a row per dialogue, in the form that this module describes.
+        label2id (`dict[str, int]`, *optional*):
+            class index of each label name, kept as an attribute; without it the turns have no labels.
+        label_column: column of labels, as names or as class indices (null or -100: not labelled).
+        score_column: column of real-valued scores to keep beside the labels.
+        vectors (`dict[str, VectorColumn]`, *optional*): vectors by modality, if the table does not hold them.
+        name: name of the split in messages.
 
     Raises:
-        ValueError: naming dialogue and field, if the table is not of the form.
+        InputError: naming dialogue and field, if the table does not have this form.
     """
 
     def __init__(
@@ -112,17 +119,20 @@ class DialogueVectors(torch.utils.data.Dataset):
         self.lengths, self.offsets = turns.lengths, turns.offsets
         self.labels = turns.labels(label_column, label2id) if label2id else None
         self.scores = turns.scores(score_column) if score_column else None
-        self.vectors, self.present = {}, {}
-        for modality, flag in zip(MODALITIES, ("has_audio", "has_text"), strict=True):
-            column = f"{modality}_features"
-            present = turns.flags(flag) if flag in turns.names else np.ones(self.num_turns, dtype=bool)
+        self.transcripts = turns.transcripts()
+        self.vectors: dict[str, VectorColumn] = {}
+        self.present: dict[str, np.ndarray] = {}
+        for modality, names in MODALITIES.items():
+            column = names.features
+            present = turns.flags(names.has) if names.has in turns.names else np.ones(self.num_turns, dtype=bool)
             if vectors and modality in vectors:
                 if column in turns.names:
                     raise InputError(f"{name}: {column} are given twice, in the table and as tensors beside it")
                 check_vectors(name, column, vectors[modality].chunks)
                 if len(vectors[modality]) != self.num_turns:
                     raise InputError(
-                        f"{name}: {column} holds {len(vectors[modality])} vectors, but the table {self.num_turns} turns"
+                        f"{name}: {column} holds {len(vectors[modality])} vectors, but the table {self.num_turns} "
+                        "turns"
                     )
                 self.vectors[modality] = vectors[modality]
             elif column in turns.names:
@@ -133,9 +143,9 @@ class DialogueVectors(torch.utils.data.Dataset):
                 self.present[modality] = present
         if not self.vectors:
             raise InputError(
-                f"{name}: no vectors. Expected the columns speech_features, text_features or both in the table, or a "
-                f"'{name}.safetensors' with tensors of those names beside it; the table has {turns.names}. Text and sound "
-                "become vectors by encoders, before stage 2 is trained."
+                f"{name}: no vectors. Expected at least one of the columns {feature_columns()} in the table, or "
+                f"a '{name}.safetensors' with tensors of those names beside it; the table has {turns.names}. Encoders "
+                "make vectors from audio and transcripts, before stage 2 is trained."
             )
 
     @property
@@ -148,7 +158,7 @@ class DialogueVectors(torch.utils.data.Dataset):
 
     def __repr__(self) -> str:
         labels = "none"
-        if self.labels is not None:
+        if self.labels is not None and self.label2id is not None:
             counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
             labels = ", ".join(f"{name} {counts[index]}" for name, index in self.label2id.items())
         lines = [
@@ -161,15 +171,17 @@ class DialogueVectors(torch.utils.data.Dataset):
             lines.append(f"{modality}: {int(self.present[modality].sum())} vectors of width {column.width}")
         return "DialogueVectors({\n" + "".join(f"    {for_terminal(line)}\n" for line in lines) + "})"
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]
         start, stop = int(self.offsets[index]), int(self.offsets[index + 1])
-        item = {}
+        item: dict[str, Any] = {}
         for modality, column in self.vectors.items():
-            item[f"{modality}_embeddings"] = column.rows(start, stop)
-            item[f"{modality}_mask"] = torch.from_numpy(self.present[modality][start:stop])
+            item[MODALITIES[modality].embeddings] = column.rows(start, stop)
+            item[MODALITIES[modality].mask] = torch.from_numpy(self.present[modality][start:stop])
         if self.labels is not None:
             item["labels"] = torch.from_numpy(self.labels[start:stop])
+        if self.transcripts is not None:
+            item["transcripts"] = self.transcripts[index]
         return item
 
     def dialogue_of(self, turn: int) -> str:
@@ -180,7 +192,12 @@ class DialogueVectors(torch.utils.data.Dataset):
         return int(np.searchsorted(self.offsets, turn, side="right")) - 1
 
     def statistics(self, modality: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation (D,) over the turns where the modality is present, in float64."""
+        """
+        Mean and standard deviation (D,) over the turns that have the modality, in float64.
+
+        Raises:
+            InputError: if no turn has it.
+        """
         kept = torch.from_numpy(self.present[modality])
         found = mean_and_deviation(
             lambda: ((block, kept[start : start + len(block)]) for start, block in self.vectors[modality].blocks())
@@ -190,19 +207,25 @@ class DialogueVectors(torch.utils.data.Dataset):
         return found
 
     def check(self, widths: Mapping[str, int]):
-        """
-        Raise ValueError, naming dialogue and field, where a vector has not the width that the model expects
-        (`widths`, by modality) or a present vector holds NaN or infinity.
+        r"""
+        Check the vectors before they are used.
+
+        Args:
+            widths: width that the model expects, by modality.
+
+        Raises:
+            InputError: naming dialogue and field, if a modality has another width, or the vector of a turn that has
+                the modality holds NaN or infinity.
         """
         for modality, column in self.vectors.items():
-            field = f"{modality}_features"
+            field = MODALITIES[modality].features
             if modality in widths and column.width != widths[modality]:
                 raise InputError(
-                    f"{self.name}: {field} of dialogue '{self.dialogue_ids[0]}' have width {column.width}, but the model "
-                    f"expects {modality}_embedding_dim = {widths[modality]}"
+                    f"{self.name}: {field} of dialogue '{self.dialogue_ids[0]}' have width {column.width}, but the "
+                    f"model expects {MODALITIES[modality].width} = {widths[modality]}"
                 )
             for start, block in column.blocks():
-                # as the model reads them: what is finite in a double may not be so there
+                # In the model's dtype: a finite float64 may be infinite there.
                 broken = ~torch.isfinite(block.float()).all(1) & torch.from_numpy(
                     self.present[modality][start : start + len(block)]
                 )
@@ -211,12 +234,13 @@ class DialogueVectors(torch.utils.data.Dataset):
                     row = self._row_of(turn)
                     dialogue, utterance = self.dialogue_ids[row], self.utterance_ids[row][turn - self.offsets[row]]
                     raise InputError(
-                        f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN, infinity or numbers beyond float32 "
-                        f"({int(broken.sum())} such vectors in this block). Mark the turn as absent or mend the vector."
+                        f"{self.name}: {field} of utterance '{utterance}' in dialogue '{dialogue}' hold NaN, infinity "
+                        f"or numbers beyond float32 ({int(broken.sum())} such vectors in this block). Mark the turn "
+                        "as absent or fix the vector."
                     )
 
     def fingerprint(self) -> str:
-        """A hash of the ids, labels, presence and vectors."""
+        """A hash of ids, labels, vectors and of which turns have them."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.dialogue_ids, self.utterance_ids)).encode())
         if self.labels is not None:
@@ -224,24 +248,36 @@ class DialogueVectors(torch.utils.data.Dataset):
         for modality, column in self.vectors.items():
             digest.update(modality.encode() + self.present[modality].tobytes())
             for _, block in column.blocks():
-                digest.update(block.contiguous().view(torch.uint8).numpy())
+                digest.update(block.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
+def feature_columns() -> str:
+    """The columns of vectors, for a message."""
+    return ", ".join(each.features for each in MODALITIES.values())
+
+
 def check_vectors(where: str, field: str, chunks: Sequence[torch.Tensor]):
-    """InputError where these are not vectors (N, D) of one width of real numbers that torch computes with."""
+    """Raise an `InputError` unless these are vectors (N, D) of one width, of real numbers in a dtype of torch."""
     shapes = [tuple(chunk.shape) for chunk in chunks]
     if any(len(shape) != 2 or shape[1] != shapes[0][1] for shape in shapes):
         raise InputError(f"{where}: {field} must be (N, D) of one width D, got {shapes}")
-    if strange := {str(chunk.dtype).removeprefix("torch.") for chunk in chunks if chunk.dtype not in _DTYPES}:
+    refused = {chunk.dtype for chunk in chunks} - {*_FLOATS, *_INTEGERS}
+    if refused:
         raise InputError(
-            f"{where}: {field} must be real numbers of 16, 32 or 64 bits, such as float32; got {', '.join(sorted(strange))}"
+            f"{where}: {field} must be real numbers of 16, 32 or 64 bits, such as float32; got "
+            f"{', '.join(sorted(str(dtype).removeprefix('torch.') for dtype in refused))}"
         )
 
 
-def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int], name: str) -> DialogueVectors:
-    """
-    A split of other dialogues: those with these numbers, counted through all the splits one after another, in this order. Their vectors are copied.
+def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int] | np.ndarray, name: str) -> DialogueVectors:
+    r"""
+    A new split of some dialogues, whose vectors are copied.
+
+    Args:
+        splits: where the dialogues come from.
+        dialogues: their numbers, counted through all the splits, in the order of the new one.
+        name: name of the new split.
     """
     starts = np.cumsum([0, *map(len, splits)])
     homes = np.searchsorted(starts, dialogues, side="right") - 1
@@ -261,11 +297,11 @@ def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int], name: s
     new.offsets = np.concatenate([[0], np.cumsum(new.lengths)])
     new.labels, new.scores = turns("labels"), turns("scores")
     items = [data[number] for data, number in chosen]
-    new.vectors = {
-        modality: VectorColumn([torch.cat([item[f"{modality}_embeddings"] for item in items])])
-        for modality in splits[0].vectors
-    }
-    new.present = {
-        modality: torch.cat([item[f"{modality}_mask"] for item in items]).numpy() for modality in splits[0].vectors
-    }
+    transcripts = [item.get("transcripts") for item in items]
+    new.transcripts = None if None in transcripts else transcripts
+    new.vectors, new.present = {}, {}
+    for modality in splits[0].vectors:
+        names = MODALITIES[modality]
+        new.vectors[modality] = VectorColumn([torch.cat([item[names.embeddings] for item in items])])
+        new.present[modality] = torch.cat([item[names.mask] for item in items]).numpy()
     return new

@@ -1,4 +1,4 @@
-"""Development data, train and validation together, parted by whole groups of dialogues: folds, or another validation split."""
+"""Split the development data (train and validation) by groups of dialogues: folds, or another validation split."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,30 +13,34 @@ def development_folds(
     corpus: Mapping[str, DialogueVectors], folds: int, group_pattern: str | None = None
 ) -> list[dict[str, DialogueVectors]]:
     r"""
-    Part the development data into folds of whole groups. Test takes no part.
+    Split the development data into folds of whole groups. The test split is not used.
 
     Args:
         corpus: `train` and `validation`.
-        folds: how many. With as many groups each fold is one group (IEMOCAP: a session left out in turn), else they are dealt out at random,
-            always the same, so that each fold gets about as many turns.
+        folds: number of folds. If there are as many groups, each fold is one group (IEMOCAP: each session is held out
+            in turn); otherwise the groups are assigned at random, always in the same way, so that the folds have about
+            the same number of turns.
         group_pattern: see [`dialogue_groups`].
 
     Returns:
-        for each fold `train`, the dialogues of the others, and `validation`, its own.
+        for each fold `train`, the dialogues of the other folds, and `validation`, its own dialogues.
+
+    Raises:
+        InputError: if there are fewer groups than folds, or fewer than two folds.
     """
     splits = [corpus["train"], corpus["validation"]]
     groups = dialogue_groups([name for data in splits for name in data.dialogue_ids], group_pattern)
     names = sorted(set(groups))
     if not 2 <= folds <= len(names):
         raise InputError(
-            f"{len(names)} groups of dialogues cannot be parted into {folds} folds"
+            f"{len(names)} groups of dialogues cannot be split into {folds} folds"
             + ("" if group_pattern is None else f" (corpus.group_pattern '{group_pattern}')")
         )
     turns = dict.fromkeys(names, 0)
     for group, length in zip(groups, np.concatenate([data.lengths for data in splits]), strict=True):
         turns[group] += int(length)
     order = names if folds == len(names) else np.random.default_rng(0).permutation(names).tolist()
-    held, fold_of = [0] * folds, {}
+    held, fold_of = [0] * folds, dict[str, int]()
     for group in order:
         fold_of[group] = held.index(min(held))  # the fold with the fewest turns so far
         held[fold_of[group]] += turns[group]
@@ -53,12 +57,18 @@ def development_folds(
 def validation_by_group(
     corpus: Mapping[str, DialogueVectors], group_pattern: str | None, group: str
 ) -> dict[str, DialogueVectors]:
-    """`train` and `validation`, the latter of this group's dialogues alone."""
+    """
+    Split the development data so that `validation` has the dialogues of one group and `train` all others.
+
+    Raises:
+        InputError: if this is not one group of several.
+    """
     splits = [corpus["train"], corpus["validation"]]
     groups = np.array(dialogue_groups([name for data in splits for name in data.dialogue_ids], group_pattern))
     if group not in groups or (groups == group).all():
         raise InputError(
-            f"corpus.validation_group: expected one group of several, got '{group}'; the groups are {sorted(set(groups.tolist()))[:20]}"
+            f"corpus.validation_group: expected one group of several, got '{group}'; the groups are "
+            f"{sorted(set(groups.tolist()))[:20]}"
         )
     return {
         "train": regroup(splits, np.flatnonzero(groups != group), "train"),
@@ -68,19 +78,21 @@ def validation_by_group(
 
 def dialogue_groups(dialogue_ids: Sequence[str], group_pattern: str | None = None) -> list[str]:
     """
-    The group of each dialogue: what the pattern finds in its id; without a pattern the id itself.
+    The group of each dialogue: the match of the pattern in its id; without a pattern the id itself.
 
     Raises:
-        ValueError: naming the dialogue in whose id nothing is found.
+        InputError: if the pattern is not a regular expression, or does not match an id, which the message names.
     """
     if group_pattern is None:
         return list(dialogue_ids)
     try:
-        found = [re.search(group_pattern, name) for name in dialogue_ids]
+        pattern = re.compile(group_pattern)
     except re.error as error:
-        raise InputError(f"corpus.group_pattern '{group_pattern}' is no regular expression: {error}") from error
-    if None in found:
-        raise InputError(
-            f"corpus.group_pattern '{group_pattern}' finds nothing in the id of dialogue '{dialogue_ids[found.index(None)]}'"
-        )
-    return [match.group() for match in found]
+        raise InputError(f"corpus.group_pattern '{group_pattern}' is not a regular expression: {error}") from error
+    groups = []
+    for name in dialogue_ids:
+        match = pattern.search(name)
+        if match is None:
+            raise InputError(f"corpus.group_pattern '{group_pattern}' does not match the id of dialogue '{name}'")
+        groups.append(match.group())
+    return groups

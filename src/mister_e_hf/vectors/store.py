@@ -1,10 +1,14 @@
-"""Corpora of vectors on disk and on the Hub: read, recognised and written, in the form that `dialogue_vectors.py` describes."""
+"""Read, recognise and write corpora of vectors, on disk and on the Hub.
+
+Their form is described in `dialogue_vectors.py`.
+"""
 
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -13,56 +17,57 @@ from safetensors.torch import save_file
 
 from ..base.errors import InputError, reading
 from ..base.files import OpenedFile
+from ..base.modalities import MODALITIES
 from ..corpora.hub_datasets import load_from_hub
 from .corpus_labels import corpus_labels
-from .dialogue_vectors import MODALITIES, SPLITS, DialogueVectors, VectorColumn, check_vectors
+from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
 from .tables import class_names, is_list, is_text, named, with_turn_columns
 
 
 def read_corpus(
-    source,
+    source: str | Path | Mapping[str, datasets.Dataset],
     label2id: Mapping[str, int] | None = None,
     label_column: str = "labels",
     score_column: str | None = None,
     splits: tuple[str, ...] = SPLITS,
 ) -> dict[str, DialogueVectors]:
     r"""
-    The splits of a corpus of vectors.
+    Read the splits of a corpus of vectors.
 
     Args:
-        source: a folder of the form above, the id of a Hub dataset, or a `datasets.DatasetDict`.
-        label2id, label_column, score_column: as [`DialogueVectors`]; without `label2id` the classes are those that the corpus names
-            ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]), where its label column holds names.
-        splits: the splits to read; each must be there.
+        source: a folder, the id of a Hub dataset, or a `datasets.DatasetDict`, in the form that
+            [`~mister_e_hf.vectors.dialogue_vectors`] describes.
+        label2id, label_column, score_column: see [`DialogueVectors`]; without `label2id` the classes are those that
+            the corpus names ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]), if its label column holds names.
+        splits: the splits to read; each must exist.
 
     Raises:
         FileNotFoundError: if the folder or a split is missing.
-        ValueError: naming dialogue and field, if a table is not of the form, or a dialogue stands twice.
+        InputError: naming dialogue and field, if a table does not have this form, or a dialogue appears twice.
     """
-    options = {"label_column": label_column, "score_column": score_column}
-    given: dict[str, tuple] = {}
+    given: dict[str, tuple[pa.Table, dict[str, VectorColumn] | None]] = {}
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         given = {split: _read_folder(Path(source).expanduser(), split) for split in splits}
     else:
-        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
         for split in splits:
-            if split not in datasets:
-                raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(datasets)}")
-            table = datasets[split].with_format("arrow")[:]
-            table = table.replace_schema_metadata(datasets[split].features.arrow_schema.metadata)
-            given[split] = _with_label_names(table, datasets[split].features, label_column, split), None
+            if split not in dataset:
+                raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(dataset)}")
+            table = dataset[split].with_format("arrow")[:]
+            table = table.replace_schema_metadata(dataset[split].features.arrow_schema.metadata)
+            given[split] = _with_label_names(table, dataset[split].features, label_column, split), None
     if label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
         label2id = {label: index for index, label in enumerate(corpus_labels(source, label_column))}
     corpus = {
-        split: DialogueVectors(table, label2id, vectors=vectors, name=split, **options)
+        split: DialogueVectors(table, label2id, label_column, score_column, vectors, split)
         for split, (table, vectors) in given.items()
     }
-    _check_dialogues_stand_once(corpus)
+    _check_unique_dialogues(corpus)
     return corpus
 
 
 def _names_labels(table: pa.Table, label_column: str) -> bool:
-    """Whether the turns of a table have labels by name."""
+    """Whether the labels of a table are names rather than class indices."""
     if "utterances" in table.column_names and label_column not in table.column_names:
         table = with_turn_columns(table.slice(0, 1), "labels")
     if label_column not in table.column_names or not is_list(kind := table[label_column].type):
@@ -71,20 +76,21 @@ def _names_labels(table: pa.Table, label_column: str) -> bool:
     return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
-def holds_vectors(source) -> bool:
-    """Whether a source of [`read_corpus`] holds vectors, rather than sound and words alone."""
+def holds_vectors(source: str | Path | Mapping[str, datasets.Dataset]) -> bool:
+    """Whether a source of [`read_corpus`] holds vectors, rather than audio and transcripts alone."""
     return bool(vector_modalities(source))
 
 
-def vector_modalities(source) -> list[str]:
-    """The modalities that a source of [`read_corpus`] holds vectors of; none in a corpus of dialogues."""
+def vector_modalities(source: str | Path | Mapping[str, datasets.Dataset]) -> list[str]:
+    """The modalities whose vectors a source of [`read_corpus`] holds; none in a corpus of dialogues."""
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
-        found = set().union(*map(_columns, folder.glob("*.parquet")), *map(_tensors, folder.glob("*.safetensors")))
+        columns: set[str] = set().union(*map(_columns, folder.glob("*.parquet")))
+        found = columns.union(*map(_tensors, folder.glob("*.safetensors")))
     else:
-        datasets = source if isinstance(source, Mapping) else load_from_hub(str(source))
-        found = {name for data in datasets.values() for name in data.column_names}
-    return [modality for modality in MODALITIES if f"{modality}_features" in found]
+        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        found = {name for data in dataset.values() for name in data.column_names}
+    return [modality for modality, names in MODALITIES.items() if names.features in found]
 
 
 def _tensors(path: Path) -> set[str]:
@@ -94,8 +100,8 @@ def _tensors(path: Path) -> set[str]:
 
 def _names(store, path: Path) -> set[str]:
     names = set(store.keys())
-    if other := sorted(names - {f"{modality}_features" for modality in MODALITIES}):
-        raise InputError(f"'{path}' holds a tensor '{other[0]}'; expected speech_features and text_features")
+    if other := sorted(names - {each.features for each in MODALITIES.values()}):
+        raise InputError(f"'{path}' holds a tensor '{other[0]}'; expected {feature_columns()}")
     return names
 
 
@@ -105,7 +111,7 @@ def _columns(path: Path) -> set[str]:
 
 
 def _with_label_names(table: pa.Table, features, label_column: str, split: str) -> pa.Table:
-    """A dataset's `ClassLabel` integers as their names: the order of its classes need not be the model's."""
+    """Replace `ClassLabel` integers by their names: the order of its classes may differ from the model's."""
     names = getattr(getattr(features.get(label_column), "feature", None), "names", None)
     if names is None:
         return table
@@ -115,6 +121,8 @@ def _with_label_names(table: pa.Table, features, label_column: str, split: str) 
 
 
 def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorColumn]]:
+    """The table of a split and the vectors beside it, by modality."""
+
     def files(ending: str) -> list[Path]:
         shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
         for path in shards:
@@ -148,7 +156,7 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
 
 
 def _read_table(path: Path) -> pa.Table:
-    """A table but for the sound in its turns, which may be large and is not needed."""
+    """A table without the audio in its turns, which may be large and is not needed."""
     with reading(path, "a Parquet table"), pq.ParquetFile(path) as file:
         columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
         table = file.read([name for name in columns if not re.match(r"utterances\.\w+\.\w+\.audio\.", name)])
@@ -159,44 +167,48 @@ def _read_table(path: Path) -> pa.Table:
     return table
 
 
-def _check_dialogues_stand_once(corpus: dict[str, DialogueVectors]):
+def _check_unique_dialogues(corpus: dict[str, DialogueVectors]):
     seen: dict[str, str] = {}
     for split, data in corpus.items():
         for dialogue in data.dialogue_ids:
             if dialogue in seen:
                 where = f"twice in {split}" if seen[dialogue] == split else f"in {seen[dialogue]} and in {split}"
                 raise InputError(
-                    f"dialogue_id: dialogue '{dialogue}' stands {where}; each must stand once in the corpus"
+                    f"dialogue_id: dialogue '{dialogue}' appears {where}; each must appear once in the corpus"
                 )
             seen[dialogue] = split
 
 
 def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: torch.Tensor):
     r"""
-    Write one split: the table, and its vectors in safetensors beside it. Each file appears whole or not at all, the table last.
+    Write one split: the table, and its vectors in safetensors beside it.
+
+    Each file appears whole or not at all, the table last.
 
     Args:
-        folder: made where it is not there.
+        folder: created if it does not exist.
         split: `"train"`, `"validation"` or `"test"`.
         table: a row per dialogue, without vectors.
         features: `speech_features` (N, Ds), `text_features` (N, Dt), or one of them.
+
+    Raises:
+        InputError: if they could not be read again.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    expected = {f"{modality}_features" for modality in MODALITIES}
+    expected = {each.features for each in MODALITIES.values()}
     for name, tensor in features.items():
         if name not in expected or tensor.ndim != 2:
             raise InputError(
-                f"{split}: expected speech_features and text_features of shape (N, D), got '{name}' of shape "
-                f"{tuple(tensor.shape)}"
+                f"{split}: expected {feature_columns()} of shape (N, D), got '{name}' of shape {tuple(tensor.shape)}"
             )
-    # Through the reader, so that nothing is written that cannot be read.
+    # The reader checks it, so that nothing is written that cannot be read.
     data = DialogueVectors(
         table,
         vectors={name.removesuffix("_features"): VectorColumn([tensor]) for name, tensor in features.items()},
         name=split,
     )
-    _check_dialogues_stand_once({split: data})
+    _check_unique_dialogues({split: data})
     vectors, rows = folder / f"{split}.safetensors", folder / f"{split}.parquet"
     partial = folder / f"{split}.partial"
     rows.unlink(missing_ok=True)

@@ -1,4 +1,7 @@
-"""A table with a row per dialogue -> what its columns say of each turn. Letters: N turns of the split, D vector width."""
+"""The columns of a table with a row per dialogue, read as one value per turn.
+
+Letters: N turns of the split, D vector width.
+"""
 
 import difflib
 import json
@@ -10,19 +13,19 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.errors import InputError, short
-from ..base.losses import IGNORE_INDEX
+from ..base.modalities import IGNORE_INDEX, MODALITIES
 
 logger = logging.getLogger(__name__)
 
-_LIKE = 0.85  # of difflib's ratio, from which on a name may be a misspelt one
-# Columns as other parts and other programs call them; nothing would be read from them.
-_OTHER_NAMES = {
-    **dict.fromkeys(("speechembeddings", "speechvectors", "audiofeatures", "audioembeddings"), "speech_features"),
-    **dict.fromkeys(("textembeddings", "textvectors"), "text_features"),
-    **dict.fromkeys(("hasspeech", "speechmask", "audiomask"), "has_audio"),
-    "textmask": "has_text",
+# Columns with a list per dialogue, by the field of a turn in `utterances` that each of them holds.
+TURN_COLUMNS = {
+    "utterance_ids": "utterance_id",
+    "texts": "text",
+    "speakers": "speaker",
+    "labels": "emotion",
+    "sentiment": "sentiment",
 }
-_COLUMNS = ("dialogue_id", "utterance_ids", "utterances", "speech_features", "text_features", "has_audio", "has_text")
+MISSPELT_RATIO = 0.85  # difflib's ratio from which a name may be a misspelling of another
 
 
 class TurnColumns:
@@ -31,10 +34,10 @@ class TurnColumns:
 
     Args:
         table (`pyarrow.Table`): a row per dialogue, as `dialogue_vectors.py` describes.
-        name: what to call the split in messages.
+        name: name of the split in messages.
 
     Raises:
-        InputError: naming dialogue and field, if the table is not of the form.
+        InputError: naming dialogue and field, if the table does not have this form.
     """
 
     def __init__(self, table: pa.Table, name: str):
@@ -45,10 +48,10 @@ class TurnColumns:
         for column in ("dialogue_id", "utterance_ids"):
             self.require(column)
         self.dialogue_ids = self._dialogue_ids(self.table["dialogue_id"])
-        self.utterance_ids = self.table["utterance_ids"]
-        if not is_list(self.utterance_ids.type):
-            raise InputError(f"{name}: 'utterance_ids' must hold one list per dialogue, not {self.utterance_ids.type}")
-        self.utterance_ids = self.utterance_ids.to_pylist()
+        utterance_ids = self.table["utterance_ids"]
+        if not is_list(utterance_ids.type):
+            raise InputError(f"{name}: 'utterance_ids' must hold one list per dialogue, not {utterance_ids.type}")
+        self.utterance_ids: list[list] = utterance_ids.to_pylist()
         self.lengths = np.array([len(ids or []) for ids in self.utterance_ids], dtype=np.int64)
         for dialogue, length in zip(self.dialogue_ids, self.lengths, strict=True):
             if length == 0:
@@ -64,24 +67,25 @@ class TurnColumns:
         return int(self.offsets[-1])
 
     def require(self, column: str):
-        """InputError where the table does not have the column."""
+        """Raise an `InputError` if the table does not have the column."""
         if column not in self.names:
             raise InputError(f"{self.name}: the table has no column '{column}'; it has {self.names}")
 
     def _check_names(self):
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise InputError(f"{self.name}: the table has two columns '{twice[0]}'")
-        known = {_plain(name): name for name in _COLUMNS} | _OTHER_NAMES
+        read = _read_columns()
+        known = _other_names() | {_plain(name): name for name in read}
         for name in self.names:
             meant = known.get(_plain(name)) or known.get(_plain(name) + "s")
             if meant is None and is_vectors(self.table[name].type):
-                near = difflib.get_close_matches(_plain(name), known, 1, _LIKE)
+                near = difflib.get_close_matches(_plain(name), known, 1, MISSPELT_RATIO)
                 meant = known[near[0]] if near else None
-            if meant and name not in _COLUMNS and meant not in self.names:
+            if meant and name not in read and meant not in self.names:
                 raise InputError(
                     f"{self.name}: the table's column '{name}' is not read; rename it to '{meant}', or drop it"
                 )
-        left = [name for name in self.names if name not in _COLUMNS and is_vectors(self.table[name].type)]
+        left = [name for name in self.names if name not in read and is_vectors(self.table[name].type)]
         if left:
             logger.warning("%s: the vectors in the columns %s are not read", self.name, short(", ".join(left)))
 
@@ -105,7 +109,8 @@ class TurnColumns:
                     raise InputError(f"{self.name}: dialogue '{dialogue}': 'utterance_ids' is null at turn {turn}")
                 if value in seen:
                     raise InputError(
-                        f"{self.name}: dialogue '{dialogue}': 'utterance_ids' has '{short(value)}' twice; each must appear once"
+                        f"{self.name}: dialogue '{dialogue}': 'utterance_ids' has '{short(value)}' twice; "
+                        "each must appear once"
                     )
                 seen.add(value)
 
@@ -114,7 +119,7 @@ class TurnColumns:
         return self.dialogue_ids[int(np.searchsorted(self.offsets, turn, side="right")) - 1]
 
     def flat(self, field: str) -> pa.Array:
-        """A list column's items, one per turn of the split."""
+        """The items of a list column, one per turn of the split."""
         column = self.table[field]
         if not is_list(column.type):
             raise InputError(f"{self.name}: '{field}' must hold one list per dialogue, not {column.type}")
@@ -131,7 +136,7 @@ class TurnColumns:
         return column.flatten()
 
     def flags(self, field: str) -> np.ndarray:
-        """Whether it is true of each turn (N,); null is not."""
+        """A column of booleans (N,); null is false."""
         given = self.flat(field)
         if not pa.types.is_boolean(given.type):
             raise InputError(f"{self.name}: '{field}' must hold true or false per turn, not {given.type}")
@@ -154,9 +159,9 @@ class TurnColumns:
                 continue
             if (value not in label2id) if isinstance(value, str) else (value not in indices):
                 raise InputError(
-                    f"{self.name}: dialogue '{self.dialogue_of(turn)}' has the label {value!r} in '{field}', which is none of "
-                    f"the model's labels {dict(label2id)}; name those of the corpus with --corpus.labels, or leave corpus.labels "
-                    "out of the recipe"
+                    f"{self.name}: dialogue '{self.dialogue_of(turn)}' has the label {value!r} in '{field}', which is "
+                    f"not one of the model's labels {dict(label2id)}; name those of the corpus with --corpus.labels, "
+                    "or leave corpus.labels out of the recipe"
                 )
             labels[turn] = label2id[value] if isinstance(value, str) else value
         return labels
@@ -175,8 +180,18 @@ class TurnColumns:
             raise InputError(f"{self.name}: dialogue '{self.dialogue_of(turn)}' has an infinite score in '{field}'")
         return scores
 
+    def transcripts(self) -> list[list[str | None]] | None:
+        """The transcripts of each dialogue's turns, None where a turn has none; None without such a column."""
+        if "texts" not in self.names or not is_list(self.table["texts"].type):
+            return None
+        if not (is_text(kind := self.table["texts"].type.value_type) or pa.types.is_null(kind)):
+            return None
+        texts = self.table["texts"].to_pylist()
+        aligned = all(len(turns or []) == length for turns, length in zip(texts, self.lengths, strict=True))
+        return texts if aligned else None
+
     def vectors(self, field: str) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors (N, D), and which turns have one (N,)."""
+        """The vectors (N, D), and whether each turn has one (N,)."""
         turns = self.flat(field)
         if pa.types.is_null(turns.type):
             turns = turns.cast(pa.list_(pa.float32()))
@@ -188,9 +203,8 @@ class TurnColumns:
         widths = np.array(turns.value_lengths().fill_null(0))[given]
         if not len(widths) or len(set(widths.tolist())) != 1:
             row = 0 if not len(widths) else int(np.flatnonzero(given)[np.flatnonzero(widths != widths[0])[0]])
-            found = (
-                "is null at every turn" if not len(widths) else f"has vectors of widths {sorted(set(widths.tolist()))}"
-            )
+            several = f"has vectors of widths {sorted(set(widths.tolist()))}"
+            found = several if len(widths) else "is null at every turn"
             raise InputError(f"{self.name}: '{field}' {found} (see dialogue '{self.dialogue_of(row)}')")
         values = turns.flatten()
         if not widths[0] or values.null_count:
@@ -209,7 +223,7 @@ class TurnColumns:
 
 
 def with_turn_columns(table: pa.Table, split: str) -> pa.Table:
-    """The fields of `utterances` as list columns of their own, classes by name."""
+    """Replace `utterances` by a list column for each field of [`TURN_COLUMNS`], with classes by name."""
     column = table["utterances"]
     if not is_list(column.type) or not pa.types.is_struct(column.type.value_type):
         raise InputError(
@@ -218,17 +232,10 @@ def with_turn_columns(table: pa.Table, split: str) -> pa.Table:
     lengths = np.concatenate([[0], *(np.array(chunk.value_lengths().fill_null(0)) for chunk in column.chunks)])
     offsets = pa.array(np.cumsum(lengths), pa.int32())
     turns, kind = [chunk.flatten() for chunk in column.chunks], column.type.value_type
-    fields = {
-        "utterance_ids": "utterance_id",
-        "texts": "text",
-        "speakers": "speaker",
-        "sentiment": "sentiment",
-        "labels": "emotion",
-    }
-    for name, field in fields.items():
+    for name, field in TURN_COLUMNS.items():
         if kind.get_field_index(field) < 0 or name in table.column_names:
             continue
-        # Field by field: to join whole turns would copy the sound in them.
+        # Field by field, since joining whole turns would copy the audio in them.
         values = pa.chunked_array([part.field(field) for part in turns], kind.field(field).type).combine_chunks()
         if field == "emotion" and (names := class_names(table.schema)):  # their order need not be the model's
             values = pa.array(named(values.to_pylist(), names, f"{split}: 'emotion'"), pa.string())
@@ -238,24 +245,24 @@ def with_turn_columns(table: pa.Table, split: str) -> pa.Table:
 
 def class_names(schema: pa.Schema) -> list[str] | None:
     """
-    The names of the emotions of `utterances`, where `datasets` wrote them into the schema.
+    The names of the emotions of `utterances`, if `datasets` wrote them into the schema.
 
     Raises:
-        InputError: if what is written there cannot be read.
+        InputError: if the schema's metadata is damaged.
     """
     try:
         found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         for key in ("info", "features", "utterances", "feature", "emotion", "names"):
             found = found.get(key) or {}
         if not isinstance(found, dict) and not all(isinstance(name, str) for name in found):
-            raise TypeError("the names of a class must be words")
+            raise TypeError("the names of classes must be strings")
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the table's metadata 'huggingface' is damaged ({short(error)})") from error
     return found or None
 
 
 def named(labels: Iterable[int | None], names: Sequence[str], where: str) -> list[str | None]:
-    """Class indices as names, a negative one as none."""
+    """Class indices as names; None for a negative index and for None."""
     found: list[str | None] = []
     for label in labels:
         if label is not None and label >= len(names):
@@ -265,20 +272,43 @@ def named(labels: Iterable[int | None], names: Sequence[str], where: str) -> lis
 
 
 def is_list(kind: pa.DataType) -> bool:
+    """Whether values of this type are lists, of any or of a fixed length."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def is_vectors(kind: pa.DataType) -> bool:
-    """Whether it is lists of lists of numbers, one vector a turn."""
+    """Whether values of this type are lists of vectors: one list of numbers per turn."""
     inner = kind.value_type if is_list(kind) else kind
     numbers = inner.value_type if is_list(inner) else None
     return numbers is not None and (pa.types.is_floating(numbers) or pa.types.is_integer(numbers))
 
 
 def is_text(kind: pa.DataType) -> bool:
+    """Whether values of this type are strings."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def _read_columns() -> set[str]:
+    """The columns that are read by a fixed name."""
+    vectors = [column for each in MODALITIES.values() for column in (each.features, each.has)]
+    return {"dialogue_id", "utterance_ids", "utterances", *vectors}
+
+
+def _other_names() -> dict[str, str]:
+    """What other programs and other parts of this package call these columns, in [`_plain`] form."""
+    names: dict[str, str] = {}
+    for each in MODALITIES.values():
+        vectors = (
+            f"{each.name}embeddings",
+            f"{each.name}vectors",
+            f"{each.content}features",
+            f"{each.content}embeddings",
+        )
+        masks = (f"has{each.name}", f"{each.name}mask", f"{each.content}mask")
+        names |= dict.fromkeys(vectors, each.features) | dict.fromkeys(masks, each.has)
+    return names
+
+
 def _plain(name: str) -> str:
-    """A column's name but for case and punctuation."""
+    """The name of a column without case and punctuation."""
     return re.sub(r"[\W_]", "", name).lower()
