@@ -209,7 +209,7 @@ def test_bad_audio_and_max_seconds(calls, tmp_path, run):
     assert (status, out) == (2, "")
     assert re.fullmatch(r"error: Dialogue folder, turn a_0: .*a\.wav' lasts 1\.0 s, .*bad_audio.*\n", error)
     status, out, error = run(*table, "--max_seconds", "0.9", "--bad_audio", "missing", "--out", tmp_path / "out")
-    assert status == 0 and re.search(r"turns without sound +2 +0 +1\n", out)
+    assert status == 0 and re.search(r"turns without audio +2 +0 +1\n", out)
     turns = load(tmp_path / "out", tmp_path)["train"][0]["utterances"]
     assert [turn["duration"] for turn in turns] == [None, 0.75, 0.5]
 
@@ -268,12 +268,12 @@ def test_iemocap(tmp_path, run):
         moved = "--validation" in words and "conv-emotion" in words
         assert corpus["validation"]["dialogue_id"] == ["Ses02F_impro02" if moved else "Ses01F_impro03"]
         assert corpus["test"]["dialogue_id"] == ["Ses05F_impro01"]
-        assert re.search(r"turns without sound +0 +0 +0\n", out)
+        assert re.search(r"turns without audio +0 +0 +0\n", out)
 
 
 def test_meld(tmp_path, run):
     status, out, _ = run("corpus", "meld", "--data_dir", write_meld(tmp_path / "source"), "--out", tmp_path / "out")
-    assert status == 0 and re.search(r"turns without sound +0 +1 +0\n", out)
+    assert status == 0 and re.search(r"turns without audio +0 +1 +0\n", out)
     assert emotions(load(tmp_path / "out", tmp_path)) == {
         f"{split}_dia0": ["sadness", "joy"] for split in ("train", "dev", "test")
     }
@@ -315,8 +315,8 @@ def test_an_error_of_many_lines_is_one_line(tmp_path, run):
     [
         (["iemocap"], "IEMOCAP cannot be downloaded"),
         (["mosi"], "CMU-MOSI is not downloaded"),
-        (["iemocap", "--data_dir", "."], "is no IEMOCAP_full_release"),
-        (["mosi", "--data_dir", "."], "is no CMU-MOSI"),
+        (["iemocap", "--data_dir", "."], "is not an IEMOCAP_full_release"),
+        (["mosi", "--data_dir", "."], "is not CMU-MOSI"),
         (["meld", "--data_dir", "."], "No 'train_sent_emo.csv'"),
         (["folder", "--data_dir", ".", "--columns", "emotion"], "--columns expects FIELD=NAME, got ['emotion']"),
         (["folder", "--data_dir", ".", "--columns", "mood=emotion"], "mood"),
@@ -449,7 +449,7 @@ def test_a_licensed_corpus_is_not_pushed_and_not_even_read(tmp_path, monkeypatch
     words = ["--data_dir", tmp_path / "nowhere", "--out", tmp_path / "out", "--push_to_hub", "org/name"]
     status, out, error = run("corpus", name, *words)
     assert (status, out) == (2, "")
-    assert "is not pushed" in error and ("licence" in error or "belong" in error or "not ours" in error)
+    assert "is not pushed" in error and ("licence" in error or "belong" in error or "may not redistribute" in error)
     assert not (tmp_path / "out").exists()
 
 
@@ -467,7 +467,7 @@ def test_a_push_that_cannot_be_is_told_before_the_corpus_is_read(tmp_path, monke
         timeout=60,
     )
     assert (call.returncode, call.stdout) == (2, "")
-    assert re.fullmatch(r"error: There is no token to push to 'org/name' with\. .*HF_TOKEN.*\n", call.stderr)
+    assert re.fullmatch(r"error: A token is needed to push to 'org/name'\. .*HF_TOKEN.*\n", call.stderr)
 
 
 def test_push_with_a_folder_and_without(calls, tmp_path):

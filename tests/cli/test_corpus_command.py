@@ -33,7 +33,7 @@ def test_missing_audio_is_counted_before_any_is_read_and_said_in_options(corpus,
     status, _, error = corpus()
     assert status == 2
     assert re.fullmatch(
-        r"error: Dialogue folder, turn a_0: There is no sound file '.*a\.wav', nor 2 others: long\.wav, b\.wav\. Mend the files, or pass "
+        r"error: Dialogue folder, turn a_0: Audio file '.*a\.wav' not found, nor 2 others: long\.wav, b\.wav\. Repair the files, or pass "
         r"--bad_audio missing to keep such turns without audio\.\n",
         error,
     )
@@ -72,7 +72,7 @@ def test_a_corpus_that_is_replaced_is_named(corpus, tmp_path):
 
 
 def test_a_killed_process_is_one_line(corpus, monkeypatch):
-    main, read = os.getpid(), builder.CorpusBuilder._with_sound
+    main, read = os.getpid(), builder.CorpusBuilder._with_audio
 
     def dying(self, *words):
         if os.getpid() != main:
@@ -80,7 +80,7 @@ def test_a_killed_process_is_one_line(corpus, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, *words)
 
-    monkeypatch.setattr(builder.CorpusBuilder, "_with_sound", dying)
+    monkeypatch.setattr(builder.CorpusBuilder, "_with_audio", dying)
     status, _, error = corpus("--num_proc", "2", "--quiet")
     lines = [line for line in error.splitlines() if "error:" in line]
     assert status == 2 and len(lines) == 1 and "Traceback" not in error
@@ -92,7 +92,7 @@ def test_an_error_for_the_user_is_itself_from_any_process(corpus, monkeypatch, n
     def refuse(source):
         raise builder.InputError("'x.parquet', row 3: what is wrong")
 
-    monkeypatch.setattr(builder.sources, "stored_sound", refuse)
+    monkeypatch.setattr(builder.sources, "stored_audio", refuse)
     status, _, error = corpus("--quiet", *(["--num_proc", "2"] if num_proc else []))
     assert status == 2 and "error: 'x.parquet', row 3: what is wrong\n" in error and "Traceback" not in error
 
@@ -101,6 +101,6 @@ def test_a_full_disk_is_said_as_such(corpus, monkeypatch):
     def full(source):
         raise OSError(28, "No space left on device", "/tmp/x.arrow")
 
-    monkeypatch.setattr(builder.sources, "stored_sound", full)
+    monkeypatch.setattr(builder.sources, "stored_audio", full)
     status, _, error = corpus("--quiet")
     assert status == 2 and error.splitlines()[-1] == "error: [Errno 28] No space left on device: '/tmp/x.arrow'"

@@ -368,7 +368,7 @@ def test_without_sound_it_is_text_alone(tmp_path, layout, caplog, request):
     found = turns(prepare(tmp_path, folder))
     assert {(turn["audio"], turn["duration"]) for turn in found.values()} == {(None, None)}
     assert all(turn["text"] for turn in found.values())
-    assert warnings(caplog) == [f"CMU-MOSI: no sound of segments in '{folder}'; its turns have text alone"]
+    assert warnings(caplog) == [f"CMU-MOSI: no audio of segments in '{folder}'; its turns have text alone"]
 
 
 def no_wav(path: Path):
@@ -379,7 +379,7 @@ def silent(path: Path):
     soundfile.write(path, np.zeros(4000), RATE)
 
 
-BAD = {Path.unlink: "There is no sound file", no_wav: "is corrupt", silent: "is silent"}
+BAD = {Path.unlink: "not found", no_wav: "is corrupt", silent: "is silent"}
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -405,7 +405,7 @@ def test_turns_with_unusable_sound_go_without_it(tmp_path, layout, caplog, reque
     assert [turn["emotion"] for turn in found["03bSnISJMiM"]] == ["non-negative", "negative", "non-negative"]
     assert all(turn["audio"] for video, segments in found.items() if video != "03bSnISJMiM" for turn in segments)
     (message,) = warnings(caplog)
-    assert message.startswith("CMU-MOSI: 3 turns have no usable sound and go without: ")
+    assert message.startswith("CMU-MOSI: 3 turns have no usable audio and are kept without it: ")
     # A clip that is not there has no suffix of its own.
     assert all(str(path.with_suffix("")) in message for path in paths)
 
@@ -413,7 +413,7 @@ def test_turns_with_unusable_sound_go_without_it(tmp_path, layout, caplog, reque
 def test_a_wrong_folder(tmp_path):
     write_sound(tmp_path / "calls" / "a_1.wav", 0.1)
     for folder, message in {
-        "calls": "calls' is no CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv",
+        "calls": "calls' is not CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv",
         "nowhere": "CMU-MOSI: '.*nowhere' does not exist",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):
@@ -444,8 +444,8 @@ WRONG_CELLS = {
     "score below -3": ({"label": "-4"}, "row 2: score '-4' is not a number from -3 to 3"),
     "score no number": ({"label": "Positive"}, "row 2: score 'Positive' is not a number from -3 to 3"),
     "infinite score": ({"label": "inf"}, "row 2: score 'inf' is not a number from -3 to 3"),
-    "mode": ({"mode": "training set"}, "row 2: mode 'training set' is none of"),
-    "no mode": ({"mode": ""}, "row 2: mode None is none of"),
+    "mode": ({"mode": "training set"}, "row 2: unknown mode 'training set'; expected one of"),
+    "no mode": ({"mode": ""}, "row 2: unknown mode None; expected one of"),
     "no video": ({"video_id": ""}, "row 2: video_id None, clip_id '1'"),
     "clip no number": ({"clip_id": "1a"}, "row 2: video_id 'c7UH_rxdZv4', clip_id '1a'"),
     "no clip": ({"clip_id": ""}, "row 2: video_id 'c7UH_rxdZv4', clip_id None"),

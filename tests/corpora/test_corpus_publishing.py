@@ -109,7 +109,7 @@ def test_the_name_of_a_licensed_corpus_comes_from_the_cache_too(tmp_path):
 
 def test_sound_by_path_is_refused_with_the_way_out(corpus, tmp_path):
     write_corpus(corpus, tmp_path / "calls")
-    with pytest.raises(ValueError, match=r"train\.parquet' names sound files.*turn a_0: .*a\.wav.*--embed_audio"):
+    with pytest.raises(ValueError, match=r"train\.parquet' refers to audio files.*turn a_0: .*a\.wav.*--embed_audio"):
         push_corpus(tmp_path / "calls", "org/name")
     # One turn is enough, however late.
     write_corpus(corpus, tmp_path / "calls", embed_audio=True)
@@ -299,7 +299,7 @@ def test_without_a_token_nothing_is_asked_of_the_hub(folder, tmp_path):
         )
         assert call.returncode == 1
         assert call.stderr.splitlines()[-1].startswith(
-            "mister_e_hf.base.errors.InputError: There is no token to push to 'org/name' with."
+            "mister_e_hf.base.errors.InputError: A token is needed to push to 'org/name'."
         )
         assert "HF_TOKEN" in call.stderr.splitlines()[-1]
         assert hub.requests == []

@@ -342,8 +342,8 @@ def test_counts_of_every_split(corpus):
         ("without label", 1),
         ("turns per dialogue, mean", 2.5),
         ("turns per dialogue, most", 3),
-        ("seconds of sound", 1.0 + 0.75 + 0.5 + 0.5),
-        ("turns without sound", 1),
+        ("seconds of audio", 1.0 + 0.75 + 0.5 + 0.5),
+        ("turns without audio", 1),
         ("turns without text", 1),
     ]
     assert list(summarize(corpus)["validation"].values()) == [1, 1, 0, 0, 1, 0, 1.0, 1, 0.25, 0, 0]
@@ -378,17 +378,17 @@ def test_counts_as_a_table(corpus):
             "without label                 1           0     1",
             "turns per dialogue, mean    2.5         1.0   2.0",
             "turns per dialogue, most      3           1     2",
-            "seconds of sound            2.8         0.2   0.8",
-            "turns without sound           1           0     1",
+            "seconds of audio            2.8         0.2   0.8",
+            "turns without audio           1           0     1",
             "turns without text            1           0     0",
         ]
     )
 
 
 def test_numbers_stand_under_one_another():
-    table = format_summary({"train": {"utterances": 1234567, "seconds of sound": 98765.43}})
+    table = format_summary({"train": {"utterances": 1234567, "seconds of audio": 98765.43}})
     assert table.splitlines() == [
         "                      train",
         "utterances        1,234,567",
-        "seconds of sound   98,765.4",
+        "seconds of audio   98,765.4",
     ]

@@ -112,7 +112,7 @@ def test_audio_folder_convention_and_own_names_of_columns(tmp_path):
     assert turns["7"][0]["utterance_id"] == "u7" and turns["7"][0]["duration"] == 0.5
     with pytest.raises(ValueError, match="has no column 'kall' for dialogue_id"):
         build(folder, columns={"dialogue_id": "kall"})
-    with pytest.raises(ValueError, match="columns names no field by \\['mood'\\]"):
+    with pytest.raises(ValueError, match="columns has the unknown fields \\['mood'\\]"):
         build(folder, columns={"mood": "emotion"})
 
 
@@ -245,12 +245,12 @@ def test_a_dialogue_is_never_in_two_splits(tmp_path):
     [
         ({"order": "x"}, "row 2: order must be a number, got 'x'"),
         ({"order": "nan"}, "row 2: order must be a number"),
-        ({"order": 1}, "row 3: order 1 of dialogue 'd0' stands at .*row 2, too"),
+        ({"order": 1}, "row 3: order 1 of dialogue 'd0' also appears at .*row 2"),
         ({"order": ""}, "row 2: neither order nor start"),
         ({"dialogue_id": ""}, "row 2: no dialogue_id"),
         ({"sentiment": "good"}, "row 2: sentiment must be a number"),
-        ({"start": 2, "end": 1}, "row 2: start 2 and end 1 s make no stretch"),
-        ({"split": "tset"}, "row 2: split 'tset' is none of"),
+        ({"start": 2, "end": 1}, "row 2: expected 0 <= start < end in seconds, got start 2 and end 1"),
+        ({"split": "tset"}, "row 2: unknown split 'tset'; expected one of"),
         ({"utterance_id": "same"}, "Dialogue 'd0' has two turns with the utterance_id 'same'"),
     ],
 )
@@ -280,18 +280,18 @@ def test_labels_in_an_order_of_ones_own(tmp_path):
     turns = build(tmp_path / "calls", labels=["joy", "anger", "fear"])["train"]
     assert turns.features["utterances"].feature["emotion"].names == ["joy", "anger", "fear"]
     assert [turn["emotion"] for turn in turns[0]["utterances"]] == [0, 1]
-    with pytest.raises(ValueError, match="row 3: emotion 'anger' is none of the labels \\['joy'\\]"):
+    with pytest.raises(ValueError, match="row 3: unknown emotion 'anger'; expected one of \\['joy'\\]"):
         build(tmp_path / "calls", labels=["joy"])
 
 
 def test_sound_that_is_not_there(tmp_path, caplog):
     folder = folder_of(tmp_path)
     (folder / "b.wav").unlink()
-    with pytest.raises(AudioError, match="turn 001_1: There is no sound file '.*b.wav'.*bad_audio='missing'"):
+    with pytest.raises(AudioError, match="turn 001_1: Audio file '.*b.wav'.*bad_audio='missing'"):
         build(folder)
     turns = dialogues_of(build(folder, bad_audio="missing"))
     assert [turn["audio"] is None for turn in turns["001"] + turns["two"]] == [False, True, True, True]
-    assert "2 turns have no usable sound" in caplog.text
+    assert "2 turns have no usable audio" in caplog.text
 
 
 def test_folder_without_turns(tmp_path):
@@ -336,7 +336,10 @@ def test_dialogues_called_almost_alike_are_named(tmp_path, caplog):
     rows = [{"dialogue_id": name, "order": 0, "text": "x"} for name in ("Call 1", "call 1", "7", "7.0", "other")]
     write_table(tmp_path / "calls" / "turns.csv", rows)
     build(tmp_path / "calls")
-    assert "2 dialogues are called almost as another, such as ['Call 1', 'call 1']; they stay apart" in caplog.text
+    assert (
+        "2 dialogue ids differ from another in spelling alone, such as ['Call 1', 'call 1']; they are kept as separate dialogues"
+        in caplog.text
+    )
 
 
 def test_a_table_without_dialogues_and_order_is_one_dialogue_if_asked(tmp_path):

@@ -121,7 +121,7 @@ def test_orders_that_contradict_times_are_named(tmp_path, caplog):
     (tmp_path / "calls.csv").write_text("dialogue_id,order,text,start,end\nd,1,x,5,6\nd,2,y,1,2\n", encoding="utf-8")
     command = ["corpus", "folder", "--data_dir", str(tmp_path), "--cache_dir", str(tmp_path / "cache")]
     assert cli.main(command) == 0
-    assert "1 dialogues have start times that contradict order, such as 'd'; order counts" in caplog.text
+    assert "1 dialogues have start times that contradict order, such as 'd'; order is used" in caplog.text
 
 
 def test_an_utterance_is_text_where_ids_have_a_column(turns):

@@ -416,7 +416,7 @@ def test_without_sound_it_is_text_alone(tmp_path, release, caplog):
         for turn in turns:
             assert (turn["audio"] is None) == (turn["duration"] is None) == (dialogue == "Ses02F_impro02")
             assert turn["text"]
-    assert warnings(caplog) == [f"IEMOCAP: '{release / 'Session2'}' has no sentences/wav; its turns have no sound"]
+    assert warnings(caplog) == [f"IEMOCAP: '{release / 'Session2'}' has no sentences/wav; its turns have no audio"]
 
 
 def empty(path: Path):
@@ -445,7 +445,7 @@ def overlong(path: Path):
 
 
 BAD = {
-    Path.unlink: "There is no sound file",
+    Path.unlink: "not found",
     empty: "is empty",
     no_wav: "is corrupt",
     silent: "is silent",
@@ -497,15 +497,15 @@ def test_turns_with_unusable_sound_go_without_it(tmp_path, release, caplog):
     assert [turn["audio"] for turn in found] == [None] * len(BAD) + [{"bytes": None, "path": str(paths[-1])}]
     assert {turn["text"] for turn in found} == {"Well."} and {turn["emotion"] for turn in found} == {"neutral"}
     (told,) = warnings(caplog)
-    assert told.startswith(f"IEMOCAP: {len(BAD)} turns have no usable sound and go without: ")
+    assert told.startswith(f"IEMOCAP: {len(BAD)} turns have no usable audio and are kept without it: ")
     assert all(f"'{path}'" in told for path in paths[:-1]) and str(paths[-1]) not in told
     assert all(message in told for message in BAD.values())
 
 
 def test_a_wrong_folder_is_told_by_what_it_holds(tmp_path, release):
     for folder, message in {
-        release / "Session2": r"Session2' is no IEMOCAP_full_release.* It holds \['dialog', 'sentences'\]",
-        place(release, "Ses01F_impro03"): r"Ses01F_impro03\.txt' is no IEMOCAP_full_release.* It holds a file",
+        release / "Session2": r"Session2' is not an IEMOCAP_full_release.* It holds \['dialog', 'sentences'\]",
+        place(release, "Ses01F_impro03"): r"Ses01F_impro03\.txt' is not an IEMOCAP_full_release.* It holds a file",
         tmp_path / "nowhere": "IEMOCAP: '.*nowhere' does not exist",
     }.items():
         with pytest.raises(FileNotFoundError, match=message):

@@ -208,14 +208,14 @@ def test_tables_alone_are_text_alone(tmp_path, caplog):
     assert [turn["text"] for turn in turns_of(corpus["test"])][:1] == ["Hi, it’s me."]
     told = messages(caplog, "its turns have text alone")
     assert [message.partition(":")[0] for message in told] == [f"MELD {split}" for split in CSV]
-    assert not messages(caplog, "no usable sound")
+    assert not messages(caplog, "no usable audio")
 
 
 def test_a_split_without_clips_has_text_alone(release, tmp_path, caplog):
     shutil.rmtree(release / CLIPS["validation"])
     assert seconds_of(build(release, tmp_path)) == approximately(without(*(("validation", name) for name in NAMES)))
     assert [message[:16] for message in messages(caplog, "text alone")] == ["MELD validation:"]
-    assert not messages(caplog, "no usable sound")
+    assert not messages(caplog, "no usable audio")
 
 
 def test_of_several_formats_the_quickest_to_decode_is_taken(release, tmp_path):
@@ -235,7 +235,7 @@ def test_a_double_stands_for_no_clip_and_clips_of_no_row_are_left(release, tmp_p
     shutil.copy(release / CLIPS["test"] / "dia0_utt0.mp4", release / CLIPS["test"] / "dia7_utt0.mp4")
     corpus = build(release, tmp_path)
     assert seconds_of(corpus) == approximately(without(("test", "dia2_utt1")))
-    assert len(messages(caplog, "no usable sound")) == 1
+    assert len(messages(caplog, "no usable audio")) == 1
 
 
 # Clips that are missing, broken or cut wrongly
@@ -253,11 +253,11 @@ def test_missing_and_broken_clips_are_counted_and_named(release, tmp_path, caplo
         for turn in turns_of(data):
             assert (turn["duration"] is None) == (turn["audio"] is None)
             assert turn["text"] and turn["emotion"] is not None, split
-    train, validation = messages(caplog, "no usable sound")
-    assert train.startswith("MELD: 2 turns have no usable sound") and str(clip) in train
+    train, validation = messages(caplog, "no usable audio")
+    assert train.startswith("MELD: 2 turns have no usable audio") and str(clip) in train
     assert "train_splits/dia2_utt0.mp4" in train
-    assert validation.startswith("MELD: 1 turns have no usable sound")
-    assert f"There is no sound file '{release / CLIPS['validation'] / 'dia0_utt1.mp4'}'" in validation
+    assert validation.startswith("MELD: 1 turns have no usable audio")
+    assert f"Audio file '{release / CLIPS['validation'] / 'dia0_utt1.mp4'}'" in validation
 
 
 def test_a_missing_clip_is_named_in_the_format_of_the_others(tmp_path, caplog):
@@ -265,8 +265,8 @@ def test_a_missing_clip_is_named_in_the_format_of_the_others(tmp_path, caplog):
     write_wavs(tmp_path / "MELD", PREFIX)
     (tmp_path / "MELD" / "dev" / "dia2_utt1.wav").unlink()
     build(tmp_path / "MELD", tmp_path)
-    (told,) = messages(caplog, "no usable sound")
-    assert f"There is no sound file '{tmp_path / 'MELD' / 'dev' / 'dia2_utt1.wav'}'" in told
+    (told,) = messages(caplog, "no usable audio")
+    assert f"Audio file '{tmp_path / 'MELD' / 'dev' / 'dia2_utt1.wav'}'" in told
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -300,14 +300,14 @@ def test_a_clip_of_minutes_is_kept_whole_and_named(release, tmp_path, caplog):
     assert [turn["duration"] for turn in turns[::2]] == [60, 305]
     assert len(load_audio(turns[2]["audio"])) == 305 * 16_000
     assert messages(caplog, "last more than") == ["MELD: 1 turns last more than 60 s: test_dia2_utt0 (305 s)"]
-    assert not messages(caplog, "no usable sound")
+    assert not messages(caplog, "no usable audio")
 
 
 def test_a_clip_beyond_max_seconds_is_unusable(release, tmp_path, caplog):
     write_wav(release / CLIPS["test"] / "dia0_utt0.wav", 21)
     turns = turns_of(build(release, tmp_path, max_seconds=20)["test"])
     assert [turn["audio"] is None for turn in turns] == [True, False, False, False]
-    assert "at most 20 s are taken" in messages(caplog, "no usable sound")[0]
+    assert "at most 20 s are taken" in messages(caplog, "no usable audio")[0]
 
 
 # Tables
@@ -643,5 +643,5 @@ def test_real_clips_are_the_sound_of_their_turns(shared_dir, tmp_path, caplog):
     for name, turn in turns.items():
         assert turn["duration"] == pytest.approx(seconds[name], abs=1e-3)
         assert Path(turn["audio"]["path"]) == clips / f"{name.removeprefix('test_')}.wav"
-    (told,) = messages(caplog, "no usable sound")
-    assert told.startswith("MELD: 2606 turns have no usable sound") and told.endswith("and 2596 more")
+    (told,) = messages(caplog, "no usable audio")
+    assert told.startswith("MELD: 2606 turns have no usable audio") and told.endswith("and 2596 more")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mister_e_hf.corpora.sources import SoundInTable, fingerprint, read_table, require_columns, stored_sound
+from mister_e_hf.corpora.sources import AudioInTable, fingerprint, read_table, require_columns, stored_audio
 
 SOUND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -173,15 +173,15 @@ def test_parquet_rows_in_order_with_sound_left_in_the_table(parquet, group):
         assert (row["id"], row["n"]) == (str(number), number)
         assert row["text"] == (f"text {number}" if number % 4 > 1 else None)
         place = {"table": str(path), "row_group": number // group, "row": number % group}
-        assert row["audio"] == (None if number % 3 == 2 else SoundInTable(column="audio", **place))
-        assert row["plain"] == (None if number % 5 == 0 else SoundInTable(column="plain", **place))
-        assert stored_sound(row["large"]) == {"path": None, "bytes": bytes([number, number])}
+        assert row["audio"] == (None if number % 3 == 2 else AudioInTable(column="audio", **place))
+        assert row["plain"] == (None if number % 5 == 0 else AudioInTable(column="plain", **place))
+        assert stored_audio(row["large"]) == {"path": None, "bytes": bytes([number, number])}
         if number % 3 == 0:
-            assert stored_sound(row["audio"]) == {"path": f"{number}.wav", "bytes": f"sound {number}".encode()}
+            assert stored_audio(row["audio"]) == {"path": f"{number}.wav", "bytes": f"sound {number}".encode()}
         if number % 3 == 1:
-            assert stored_sound(row["audio"]) == {"path": None, "bytes": b""}
+            assert stored_audio(row["audio"]) == {"path": None, "bytes": b""}
         if number % 5:
-            assert stored_sound(row["plain"]) == {"path": None, "bytes": bytes([number])}
+            assert stored_audio(row["plain"]) == {"path": None, "bytes": bytes([number])}
 
 
 def test_sound_in_any_order_of_row_groups(parquet):
@@ -189,19 +189,19 @@ def test_sound_in_any_order_of_row_groups(parquet):
     order = list(range(0, 30, 3))
     random.Random(0).shuffle(order)
     for number in order:
-        assert stored_sound(rows[number]["audio"])["bytes"] == f"sound {number}".encode()
+        assert stored_audio(rows[number]["audio"])["bytes"] == f"sound {number}".encode()
 
 
 def test_parquet_of_sound_alone(parquet):
     rows = read_table(parquet(pa.table({"audio": pa.array([b"a", None, b"c"])})))
-    assert [row["audio"] and stored_sound(row["audio"])["bytes"] for row in rows] == [b"a", None, b"c"]
+    assert [row["audio"] and stored_audio(row["audio"])["bytes"] for row in rows] == [b"a", None, b"c"]
 
 
 def test_sound_outside_of_the_table_is_its_path(parquet):
     given = [{"bytes": None, "path": "a.wav"}, {"bytes": b"b", "path": "b.wav"}, None, {"bytes": None, "path": ""}]
     rows = read_table(parquet(pa.table({"audio": pa.array(given, SOUND)})))
     assert rows[0]["audio"] == "a.wav"
-    assert stored_sound(rows[1]["audio"]) == {"path": "b.wav", "bytes": b"b"}
+    assert stored_audio(rows[1]["audio"]) == {"path": "b.wav", "bytes": b"b"}
     assert rows[2]["audio"] is None and rows[3]["audio"] is None
     nowhere = pa.array([{"bytes": None, "path": "a.wav"}])  # a column of bytes without one is of the type null
     assert read_table(parquet(pa.table({"audio": nowhere}))) == [{"audio": "a.wav"}]
@@ -209,7 +209,7 @@ def test_sound_outside_of_the_table_is_its_path(parquet):
 
 def test_a_struct_of_bytes_alone(parquet):
     rows = read_table(parquet(pa.table({"audio": pa.array([{"bytes": b"a"}, {"bytes": None}])})))
-    assert stored_sound(rows[0]["audio"]) == {"path": None, "bytes": b"a"}
+    assert stored_audio(rows[0]["audio"]) == {"path": None, "bytes": b"a"}
     assert rows[1]["audio"] is None
 
 
@@ -218,7 +218,7 @@ def test_parquet_written_by_datasets(tmp_path):
     data = datasets.Dataset(table).cast_column("audio", datasets.Audio(decode=False))
     data.to_parquet(tmp_path / "turns.parquet")
     first, second = read_table(tmp_path / "turns.parquet")
-    assert stored_sound(first["audio"]) == {"path": "1.wav", "bytes": b"1"}
+    assert stored_audio(first["audio"]) == {"path": "1.wav", "bytes": b"1"}
     assert second == {"id": "b", "audio": None}
 
 
@@ -227,12 +227,12 @@ def test_sound_of_a_table_written_anew(parquet):
         path = parquet(pa.table({"audio": [content]}))
         os.utime(path, ns=(0, 10**18 + len(content) + content[0]))
         (row,) = read_table(path)
-        assert stored_sound(row["audio"])["bytes"] == content
+        assert stored_audio(row["audio"])["bytes"] == content
 
 
 @pytest.mark.parametrize("source", ["clips/a.wav", Path("clips/a.wav")])
 def test_stored_sound_of_a_file_is_its_path(source):
-    assert stored_sound(source) == {"path": "clips/a.wav", "bytes": None}
+    assert stored_audio(source) == {"path": "clips/a.wav", "bytes": None}
 
 
 def test_parquet_of_one_name_twice(parquet):

@@ -162,7 +162,7 @@ def test_rows_in_order(turns):
             {"audio": {"array": [0.0], "sampling_rate": "fast"}},
             "audio with samples must be .*, got a sampling_rate of fast",
         ),
-        ({"split": 0}, "split 0 is none of"),
+        ({"split": 0}, "unknown split 0; expected one of"),
         ({"order": 10**400}, "order must be a number, got 1000"),
     ],
 )
@@ -318,10 +318,10 @@ def test_audio_in_any_storage(turns):
         pa.array([{"bytes": b"one", "path": None}, None]),
     ):
         rows = turns(pa.table({"dialogue_id": ["d"] * 2, "order": [0, 1], "audio": column}))
-        assert sources.stored_sound(rows[0]["audio"]) == {"path": None, "bytes": b"one"} and rows[1]["audio"] is None
+        assert sources.stored_audio(rows[0]["audio"]) == {"path": None, "bytes": b"one"} and rows[1]["audio"] is None
     samples = pa.array([{"array": [0.0, 0.5], "sampling_rate": 16000, "path": None}, None])
     rows = turns(pa.table({"dialogue_id": ["d"] * 2, "order": [0, 1], "audio": samples}))
-    stored = sources.stored_sound(rows[0]["audio"])["bytes"]
+    stored = sources.stored_audio(rows[0]["audio"])["bytes"]
     assert soundfile.read(io.BytesIO(stored))[0].tolist() == [0.0, 0.5] and rows[1]["audio"] is None
 
 

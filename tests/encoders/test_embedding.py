@@ -222,15 +222,15 @@ def test_a_corrupt_file_stops_or_is_a_missing_modality(encoders, tmp_path, caplo
     done, total = progress(capfd)[-1]
     assert done == total == sum(len(row["utterances"]) for data in corpus.values() for row in data.to_list())
     assert "Turn train_0_1 goes without sound" in caplog.text
-    has_sound = [turn["audio"] is not None for row in corpus["train"].to_list() for turn in row["utterances"]]
-    assert has_sound[:2] == [True, True]
+    has_audio = [turn["audio"] is not None for row in corpus["train"].to_list() for turn in row["utterances"]]
+    assert has_audio[:2] == [True, True]
     data = read_corpus(lenient, LABEL2ID)["train"]
-    assert data.present["speech"].tolist() == [True, False, *has_sound[2:]]
+    assert data.present["speech"].tolist() == [True, False, *has_audio[2:]]
     assert not data.vectors["speech"].rows(1, 2).any()
     path.write_bytes(content)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     mended = embed_corpus(corpus, speech, tmp_path / "mended")
-    assert read_corpus(mended, LABEL2ID)["train"].present["speech"].tolist() == has_sound
+    assert read_corpus(mended, LABEL2ID)["train"].present["speech"].tolist() == has_audio
 
 
 # How it is made changes nothing

@@ -427,7 +427,7 @@ def test_a_turn_that_fails_leaves_its_stream_as_it_was(causal, sounds):
     for turn in turns:
         for wrong, words in (
             ({"txt": "a"}, "turn . has the unknown field"),
-            ({"audio": "nowhere.wav"}, "no sound file"),
+            ({"audio": "nowhere.wav"}, "Audio file"),
         ):
             with pytest.raises(ValueError, match=words):
                 stream(wrong)
@@ -476,7 +476,7 @@ WRONG = {
     "end before start": ([{"audio": "long.wav", "start": 2, "end": 1}], "dialogue 0, turn 0: Expected 0 <= start < end .* start=2, end=1"),
     "start of another type": ([{"audio": "long.wav", "start": "0:01"}], "dialogue 0, turn 0: start must be a number or None, got '0:01'"),
     "start behind the end": ([{"audio": "long.wav", "start": 9}], "dialogue 0, turn 0: 'long.wav' lasts 8.00 s; .* starts at 9 s"),
-    "missing file": ([{"text": "a"}, {"audio": "nowhere.wav"}], "dialogue 0, turn 1: There is no sound file 'nowhere.wav'"),
+    "missing file": ([{"text": "a"}, {"audio": "nowhere.wav"}], "dialogue 0, turn 1: Audio file 'nowhere.wav' not found"),
     "corrupt file": ([{"audio": "corrupt.flac"}], "dialogue 0, turn 0: .*'corrupt.flac'"),
     "silent file": ([{"audio": "silent.wav"}], "dialogue 0, turn 0: 'silent.wav' is silent"),
     "no sound at all": ([{"audio": b""}], "dialogue 0, turn 0: .* is empty"),

@@ -465,7 +465,7 @@ def refused(tmp_path):
             load_audio(content, name="THIS", **settings)
         with pytest.raises(AudioError, match=f"THIS.*{message}"):
             load_audio({"path": "THIS", "bytes": content}, **settings)
-        with pytest.raises(AudioError, match=f"sound given as bytes.*{message}"):
+        with pytest.raises(AudioError, match=f"audio given as bytes.*{message}"):
             load_audio(content, **settings)
 
     return refused
@@ -479,7 +479,7 @@ def test_audio_errors_are_value_errors():
 def test_a_missing_file_is_named(tmp_path, name):
     (tmp_path / "folder").mkdir()
     for source in (tmp_path / name, str(tmp_path / name), {"path": str(tmp_path / name), "bytes": None}):
-        with pytest.raises(AudioError, match="There is no sound file '.*(missing|folder|a\0b)"):
+        with pytest.raises(AudioError, match="Audio file '.*(missing|folder|a\0b)"):
             load_audio(source)
 
 
@@ -550,13 +550,13 @@ def test_cut_off_mp4_says_how_much_there_is():
     "content", [b"\0" * 5000, b"hello, world" * 500, b"RIFF", b"RIFF\0\0\0\0WAVE", b"fLaC", b"ID3"]
 )
 def test_what_is_no_sound_file(refused, content):
-    refused(content, "(is corrupt|has no sound track|holds no samples)")
+    refused(content, "(is corrupt|has no audio track|holds no samples)")
 
 
 def test_random_bytes_are_refused(refused):
     generator = np.random.default_rng(0)
     for _ in range(10):
-        refused(b"\x01" + generator.bytes(4000), "(is corrupt|has no sound track|holds no samples)")
+        refused(b"\x01" + generator.bytes(4000), "(is corrupt|has no audio track|holds no samples)")
 
 
 def test_silence(refused):
@@ -668,7 +668,7 @@ def test_a_video_without_sound(refused, tmp_path):
             frame.pts, frame.time_base = number, Fraction(1, 5)
             container.mux(picture.encode(frame))
         container.mux(picture.encode(None))
-    refused((tmp_path / "video.mp4").read_bytes(), "has no sound track")
+    refused((tmp_path / "video.mp4").read_bytes(), "has no audio track")
 
 
 def test_a_codec_that_is_not_known(refused):
@@ -676,7 +676,7 @@ def test_a_codec_that_is_not_known(refused):
     format_of_sound = b"strf" + (16).to_bytes(4, "little")
     assert content.count(format_of_sound) == 1 or b"strf" in content
     at = content.rindex(b"strf") + 8
-    refused(content[:at] + b"\x99\x99" + content[at + 2 :], "has sound of a codec that PyAV does not know")
+    refused(content[:at] + b"\x99\x99" + content[at + 2 :], "has audio of a codec that PyAV does not know")
 
 
 def test_a_sampling_rate_that_changes_on_the_way(refused):

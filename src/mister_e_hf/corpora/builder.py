@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 _LONG_SECONDS = 60.0
 _NAMED = 10  # how many culprits a message names
-_WAY_OUT = "Mend the files, or pass bad_audio='missing' to keep such turns without audio."
+_WAY_OUT = "Repair the files, or pass bad_audio='missing' to keep such turns without audio."
 # What datasets gives, if one of its processes is killed.
 _OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
 _PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
@@ -127,7 +127,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return f"{'part of' if fewer else 'changed'} {self.title}"
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
-        raise FileNotFoundError(f"{self.title} needs data_dir, the folder it lies in")
+        raise FileNotFoundError(f"{self.title} needs data_dir, the folder of the corpus")
 
     # How datasets runs it
 
@@ -215,19 +215,19 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if missing:
             (path, turn), *others = missing.items()
             more = f", nor {len(others):,} others: {_some([path.name for path, _ in others])}" if others else ""
-            raise audio.AudioError(f"{self.title}, turn {turn}: There is no sound file '{path}'{more}. {_WAY_OUT}")
+            raise audio.AudioError(f"{self.title}, turn {turn}: Audio file '{path}' not found{more}. {_WAY_OUT}")
 
     def _generate_examples(self, dialogues: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         without, long = [], []
         alone = multiprocess.parent_process() is None
         with bar(f"reading {split}", len(dialogues), "dialogues", shown=alone) as progress:
             for dialogue in dialogues:
-                turns = [self._with_sound(utterance, without, long) for utterance in dialogue["utterances"]]
+                turns = [self._with_audio(utterance, without, long) for utterance in dialogue["utterances"]]
                 yield dialogue["dialogue_id"], {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
                 progress.update()
         if without:
             logger.warning(
-                "%s: %d turns have no usable sound and go without: %s",
+                "%s: %d turns have no usable audio and are kept without it: %s",
                 self.title,
                 len(without),
                 _some(without, separator="; "),
@@ -235,7 +235,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if long:
             logger.warning("%s: %d turns last more than %g s: %s", self.title, len(long), _LONG_SECONDS, _some(long))
 
-    def _with_sound(self, utterance: dict[str, Any], without: list[str], long: list[str]) -> dict[str, Any]:
+    def _with_audio(self, utterance: dict[str, Any], without: list[str], long: list[str]) -> dict[str, Any]:
         turn = {
             "text": None,
             "start": None,
@@ -250,7 +250,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             turn["emotion"] = self.info.features["utterances"].feature["emotion"].str2int(turn["emotion"])
         source = utterance.get("audio")
         if source is not None:
-            stored = sources.stored_sound(source)
+            stored = sources.stored_audio(source)
             try:
                 samples = audio.load_audio(
                     stored,

@@ -56,15 +56,15 @@ class CmuMosi(CorpusBuilder):
         return [
             table,
             *(_transcripts(folder) if segmented else ()),
-            *_sounds(folder, segmented).values(),
+            *_audio_files(folder, segmented).values(),
         ]
 
     def read(self, folder: Path) -> Dialogues:
         table, segmented = _layout(folder)
-        sounds = _sounds(folder, segmented)
-        if not sounds:
-            logger.warning("CMU-MOSI: no sound of segments in '%s'; its turns have text alone", folder)
-        beside = next(iter(sounds.values())).parent if sounds else None
+        audio_files = _audio_files(folder, segmented)
+        if not audio_files:
+            logger.warning("CMU-MOSI: no audio of segments in '%s'; its turns have text alone", folder)
+        beside = next(iter(audio_files.values())).parent if audio_files else None
         videos: dict[str, dict[str, dict[int, dict[str, Any]]]] = {
             split: defaultdict(dict) for split in ("train", "validation", "test")
         }
@@ -72,16 +72,16 @@ class CmuMosi(CorpusBuilder):
         for line, split, video, segment, text, score in _segments(folder, table, segmented):
             if segment in videos[split][video]:
                 raise InputError(f"'{table}', row {line}: segment {video}_{segment} appears twice")
-            sound = sounds.get((video, segment))
-            if sound is None and beside is not None:
-                sound = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
+            audio = audio_files.get((video, segment))
+            if audio is None and beside is not None:
+                audio = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
             text = (text or "").strip() or None
             if text is None:
                 without_text.append(f"{video}_{segment}")
             videos[split][video][segment] = {
                 "utterance_id": f"{video}_{segment}",
                 "text": text.lower() if text and text.isupper() else text,
-                "audio": sound,
+                "audio": audio,
                 "speaker": video,
                 "emotion": None if score is None else self.labels[score >= 0],
                 "sentiment": score,
@@ -109,7 +109,7 @@ def _layout(folder: Path) -> tuple[Path, bool]:
         if found:
             return found[0], segmented
     raise FileNotFoundError(
-        f"'{folder}' is no CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv with the scores"
+        f"'{folder}' is not CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv with the scores"
     )
 
 
@@ -118,7 +118,7 @@ def _transcripts(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("Segmented/*.annotprocessed") if not path.name.startswith(".")]
 
 
-def _sounds(folder: Path, segmented: bool) -> dict[tuple[str, int], Path]:
+def _audio_files(folder: Path, segmented: bool) -> dict[tuple[str, int], Path]:
     found: dict[tuple[str, int], Path] = {}
     for suffix in reversed(_SUFFIXES):
         for path in sorted(folder.rglob(f"*{suffix}")):
@@ -141,7 +141,7 @@ def _segments(folder: Path, table: Path, segmented: bool):
         line = row.number
         mode = str(row["mode"]).strip().lower()
         if mode not in _MODES:
-            raise InputError(f"'{table}', row {line}: mode {row['mode']!r} is none of {list(_MODES)}")
+            raise InputError(f"'{table}', row {line}: unknown mode {row['mode']!r}; expected one of {list(_MODES)}")
         if not row["video_id"] or not str(row["clip_id"]).isdecimal():
             raise InputError(
                 f"'{table}', row {line}: video_id {row['video_id']!r}, clip_id {row['clip_id']!r}; expected a name and a number"

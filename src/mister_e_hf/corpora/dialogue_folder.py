@@ -46,7 +46,9 @@ class DialogueFolderConfig(CorpusConfig):
         super().__post_init__()
         unknown = set(self.columns or {}) - set(TURN_COLUMNS)
         if unknown:
-            raise InputError(f"columns names no field by {sorted(unknown)}; fields are {list(TURN_COLUMNS)}")
+            raise InputError(
+                f"columns has the unknown fields {sorted(unknown)}; expected some of {list(TURN_COLUMNS)}"
+            )
         shares = tuple(self.split_shares)
         if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1):
             raise InputError(f"split_shares must be three shares that sum to 1, got {self.split_shares}")
@@ -120,8 +122,8 @@ class DialogueFolder(CorpusBuilder):
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         self._rows = read_turns(folder, settings.get("columns"), settings.get("in_row_order", False))
         unify_labels(self._rows, settings.get("labels"), f"'{folder}'")
-        sound = {row["audio"] for row in self._rows if isinstance(row["audio"], os.PathLike)}
-        return [*{Path(row["source"]) for row in self._rows}, *sound]
+        audio_files = {row["audio"] for row in self._rows if isinstance(row["audio"], os.PathLike)}
+        return [*{Path(row["source"]) for row in self._rows}, *audio_files]
 
     @property
     def labels(self) -> list[str]:
@@ -132,7 +134,7 @@ class DialogueFolder(CorpusBuilder):
         for row in self._rows:
             if row["emotion"] is not None and row["emotion"] not in self.config.labels:
                 raise InputError(
-                    f"{row['where']}: emotion {short(repr(row['emotion']), 60)} is none of the labels {listed(self.config.labels)}"
+                    f"{row['where']}: unknown emotion {short(repr(row['emotion']), 60)}; expected one of {listed(self.config.labels)}"
                 )
         return list(self.config.labels)
 
@@ -172,7 +174,9 @@ def _warn_of_names_alike(names: Iterable[str]):
     twice = [found for found in alike.values() if len(found) > 1]
     if twice:
         logger.warning(
-            "%d dialogues are called almost as another, such as %s; they stay apart", len(twice), listed(twice[0])
+            "%d dialogue ids differ from another in spelling alone, such as %s; they are kept as separate dialogues",
+            len(twice),
+            listed(twice[0]),
         )
 
 
@@ -188,7 +192,9 @@ def _warn_of_orders(rows: dict[str, list[dict[str, Any]]]):
                 against.append(name)
     if against:
         logger.warning(
-            "%d dialogues have start times that contradict order, such as '%s'; order counts", len(against), against[0]
+            "%d dialogues have start times that contradict order, such as '%s'; order is used",
+            len(against),
+            against[0],
         )
 
 
@@ -211,13 +217,15 @@ def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for earlier, row in zip(rows, rows[1:], strict=False):
         if earlier[field] == row[field]:
             raise InputError(
-                f"{row['where']}: {field} {row[field]:g} of dialogue '{dialogue}' stands at {earlier['where']}, too"
+                f"{row['where']}: {field} {row[field]:g} of dialogue '{dialogue}' also appears at {earlier['where']}"
             )
     turns = []
     for number, row in enumerate(rows):
         start, end = row["start"] or 0.0, math.inf if row["end"] is None else row["end"]
         if not 0 <= start < end:
-            raise InputError(f"{row['where']}: start {start:g} and end {end:g} s make no stretch")
+            raise InputError(
+                f"{row['where']}: expected 0 <= start < end in seconds, got start {start:g} and end {end:g}"
+            )
         turn = {field: row[field] for field in ("text", "audio", "start", "end", "speaker", "emotion", "sentiment")}
         turns.append({"utterance_id": row["utterance_id"] or f"{dialogue}_{number}"} | turn)
     return turns

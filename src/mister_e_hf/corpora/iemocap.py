@@ -66,7 +66,7 @@ class Iemocap(CorpusBuilder):
     def __init__(self, data_dir: str | Path | None = None, **settings):
         if data_dir is None:
             raise FileNotFoundError(
-                "IEMOCAP cannot be downloaded: it is given out by its authors for research. Ask for it at "
+                "IEMOCAP cannot be downloaded: its authors provide it on request, for research. Ask for it at "
                 "https://sail.usc.edu/iemocap/iemocap_release.htm and pass the unpacked IEMOCAP_full_release as data_dir."
             )
         super().__init__(data_dir, **settings)
@@ -89,9 +89,9 @@ class Iemocap(CorpusBuilder):
         dialogues: Dialogues = {"train": [], "validation": [], "test": []}
         dropped, without_text = Counter(), []
         for session in (release / f"Session{number}" for number in _SESSIONS):
-            has_sound = (session / "sentences" / "wav").is_dir()
-            if session.is_dir() and not has_sound:
-                logger.warning("IEMOCAP: '%s' has no sentences/wav; its turns have no sound", session)
+            has_audio = (session / "sentences" / "wav").is_dir()
+            if session.is_dir() and not has_audio:
+                logger.warning("IEMOCAP: '%s' has no sentences/wav; its turns have no audio", session)
             for evaluation in _visible(session / "dialog" / "EmoEvaluation"):
                 name = evaluation.stem
                 texts = _transcripts(session / "dialog" / "transcriptions" / evaluation.name)
@@ -110,7 +110,7 @@ class Iemocap(CorpusBuilder):
                     utterance = {
                         "utterance_id": identity,
                         "text": texts.get(identity),
-                        "audio": session / "sentences" / "wav" / name / f"{identity}.wav" if has_sound else None,
+                        "audio": session / "sentences" / "wav" / name / f"{identity}.wav" if has_audio else None,
                         "speaker": f"{identity[:5]}_{identity.rpartition('_')[2][0]}",
                         "emotion": emotion,
                     }
@@ -151,7 +151,7 @@ def _release(folder: Path) -> Path:
         if any(release.glob("Session[1-5]/dialog/EmoEvaluation/*.txt")):
             return release
     raise FileNotFoundError(
-        f"'{folder}' is no IEMOCAP_full_release: no Session1 to Session5 with dialog/EmoEvaluation/*.txt in it. "
+        f"'{folder}' is not an IEMOCAP_full_release: no Session1 to Session5 with dialog/EmoEvaluation/*.txt in it. "
         f"It holds {sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else 'a file'}."
     )
 

@@ -21,7 +21,7 @@ MOST_CHARACTERS = 131_072  # of a cell, as the csv module has it
 _MOST_CELLS = 50_000_000
 _MOST_TEXT = 1 << 30  # characters of a table: one long text in all its rows takes no space in the file
 _BATCH = 1024
-_BATCH_OF_SOUND = 16
+_BATCH_OF_AUDIO = 16
 _KIND = "a Parquet table"
 
 
@@ -31,7 +31,7 @@ class Nested(NamedTuple):
     kind: str
 
 
-class SoundInTable(NamedTuple):
+class AudioInTable(NamedTuple):
     """The content of an audio file in a Parquet table, read when it is needed."""
 
     table: str
@@ -42,7 +42,7 @@ class SoundInTable(NamedTuple):
 
 def parquet_rows(path: Path) -> list[Row]:
     r"""
-    The rows of a Parquet table. Bytes, and structs of bytes or samples, become a [`SoundInTable`], or their path if they hold no more of the
+    The rows of a Parquet table. Bytes, and structs of bytes or samples, become a [`AudioInTable`], or their path if they hold no more of the
     file; times of day and durations become seconds; NaN and empty strings become None; lists, maps and other structs become [`Nested`].
 
     Raises:
@@ -73,7 +73,7 @@ def parquet_rows(path: Path) -> list[Row]:
             read = [name for name in names if name not in nested]
             if names and not read:
                 raise InputError(f"'{path}' has no column but lists and structs: {listed(names)}")
-            batch_size = _BATCH_OF_SOUND if any(_holds_sound(schema.field(name).type) for name in read) else _BATCH
+            batch_size = _BATCH_OF_AUDIO if any(_holds_audio(schema.field(name).type) for name in read) else _BATCH
             for group in range(file.num_row_groups):
                 first = 0
                 for batch in file.iter_batches(batch_size, row_groups=[group], columns=read):
@@ -112,10 +112,10 @@ def texts_of(path: Path, column: str) -> list[str | None]:
         raise InputError(f"'{path}' is not {_KIND} that can be read: {short(error)}") from error
 
 
-def sound_in_table(source: SoundInTable) -> dict[str, Any]:
+def audio_in_table(source: AudioInTable) -> dict[str, Any]:
     """What the corpus keeps of audio in a table: its bytes, and its path if it has one."""
     changed = Path(source.table).stat().st_mtime_ns
-    stored = _sound_column(source.table, source.column, source.row_group, changed)[source.row].as_py()
+    stored = _audio_column(source.table, source.column, source.row_group, changed)[source.row].as_py()
     if not isinstance(stored, dict):
         return {"path": None, "bytes": stored}
     if stored.get("bytes") is None and stored.get("array") is not None:
@@ -157,13 +157,13 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def _cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> list[Any]:
-    if isinstance(column, pa.DictionaryArray) and not _holds_sound(column.dictionary.type):
+    if isinstance(column, pa.DictionaryArray) and not _holds_audio(column.dictionary.type):
         cells = _cells(path, name, group, first, column.dictionary)
         return [None if index is None else cells[index] for index in column.indices.to_pylist()]
     column = _plain(column)
     kind = column.type
-    if _holds_sound(kind):
-        return _sounds(path, name, group, first, column)
+    if _holds_audio(kind):
+        return _audio_cells(path, name, group, first, column)
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         unit = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
         whole = column.cast(pa.int32()).cast(pa.int64()) if pa.types.is_time32(kind) else column.cast(pa.int64())
@@ -212,16 +212,16 @@ def _named(path: Path, column: str, cell: int | None, names: list[str]) -> str |
 
 def _is_nested(kind: pa.DataType) -> bool:
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-    return pa.types.is_nested(kind) and not _holds_sound(kind)
+    return pa.types.is_nested(kind) and not _holds_audio(kind)
 
 
-def _holds_sound(kind: pa.DataType) -> bool:
+def _holds_audio(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 or kind.get_field_index("array") >= 0
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _sounds(path: Path, name: str, group: int, first: int, column: pa.Array) -> list[SoundInTable | str | None]:
+def _audio_cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> list[AudioInTable | str | None]:
     given, paths = column.is_valid(), [None] * len(column)
     if pa.types.is_struct(column.type):
         content = [
@@ -231,13 +231,13 @@ def _sounds(path: Path, name: str, group: int, first: int, column: pa.Array) -> 
         if column.type.get_field_index("path") >= 0:
             paths = [cell or None for cell in pc.struct_field(column, "path").to_pylist()]
     return [
-        SoundInTable(str(path), name, group, first + row) if there else paths[row]
+        AudioInTable(str(path), name, group, first + row) if there else paths[row]
         for row, there in enumerate(given.to_pylist())
     ]
 
 
 @functools.lru_cache(maxsize=1)
-def _sound_column(table: str, column: str, row_group: int, changed: int) -> pa.ChunkedArray:
+def _audio_column(table: str, column: str, row_group: int, changed: int) -> pa.ChunkedArray:
     with reading(table, _KIND), pq.ParquetFile(table) as file:
         return pa.chunked_array(
             [_plain(part) for part in file.read_row_group(row_group, columns=[column])[column].chunks]

@@ -36,9 +36,7 @@ def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
     except HFValidationError as error:
         raise InputError(str(error)) from None
     if not (token or get_token()):
-        raise InputError(
-            f"There is no token to push to '{repo_id}' with. Log in with `hf auth login`, or set HF_TOKEN."
-        )
+        raise InputError(f"A token is needed to push to '{repo_id}'. Log in with `hf auth login`, or set HF_TOKEN.")
 
 
 def refuse_licensed(corpus: str | None):
@@ -87,7 +85,7 @@ def push_corpus(
         raise FileNotFoundError(f"'{folder}' holds no train.parquet, validation.parquet or test.parquet")
     for path in tables:
         refuse_licensed(corpus_of(path))
-        _check_sound_is_inside(path)
+        _check_audio_is_inside(path)
     check_pushable(None, repo_id, token)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
@@ -122,15 +120,15 @@ def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     return str(card)
 
 
-def _check_sound_is_inside(table: Path):
+def _check_audio_is_inside(table: Path):
     with pq.ParquetFile(table) as file:
         names = [name for name in file.schema_arrow.names if name == "utterances"]
         for batch in file.iter_batches(8, columns=names) if names else ():
             for turn in batch.column(0).flatten().to_pylist():
-                sound = turn.get("audio")
-                if sound is not None and sound["bytes"] is None:
+                audio = turn.get("audio")
+                if audio is not None and audio["bytes"] is None:
                     raise InputError(
-                        f"'{table}' names sound files of this machine (turn {turn['utterance_id']}: {sound['path']}). Write the corpus "
+                        f"'{table}' refers to audio files of this machine (turn {turn['utterance_id']}: {audio['path']}). Write the corpus "
                         "with embed_audio=True (--embed_audio) before it is pushed."
                     )
 
@@ -152,7 +150,7 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
         f"---\n{data.to_yaml()}\n---",
         f"# {for_markdown(name)}",
         info.description,
-        f"One row is a dialogue; the turns stand in `utterances`, each with text, sound, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
+        f"One row is a dialogue; the turns are in `utterances`, each with text, audio, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
         f"<pre>\n{html.escape(for_terminal(format_summary(summary), lines=True))}\n</pre>",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
@@ -161,7 +159,7 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
     if provenance.citation:
         lines.append(provenance.citation)
     lines.append(
-        "Speech and words of people are personal data: give on only what those who speak agreed to. Emotions are what annotators named, not what "
+        "Speech and words of people are personal data: share only what the speakers consented to. Emotions are what annotators named, not what "
         "people felt."
     )
     return "\n\n".join(line for line in lines if line) + "\n"

@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
-from ..media import audio
 from ..media.text_files import mend_controls, read_text, text_of_name
 from .columns import listed, match_columns
 from .delimited import MOST_COLUMNS, Row, delimited_rows
-from .parquet_tables import MOST_CHARACTERS, SoundInTable, parquet_rows, sound_in_table
+from .parquet_tables import MOST_CHARACTERS, AudioInTable, audio_in_table, parquet_rows
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _PACKAGE = Path(__file__).parent
+_MEDIA = _PACKAGE.parent / "media"
 _HASHED_WHOLE = {".csv", ".tsv", ".jsonl", ".txt", ".srt", ".vtt", ".annotprocessed"}
 
 
 def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
     """
-    A hash of source files, by name, size, time of change and, for text, content; and of the code that reads them, so that what
-    an older version made is not taken for what this one would.
+    Hash of source files (name, size, time of change and, for text, content) and of the code that reads them, the rooms corpora
+    and media, so that the cache of an older version is not reused.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted([Path(audio.__file__), *_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.json")]):
+    for path in sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.json"), *_MEDIA.rglob("*.py")]):
         digest.update(path.read_bytes())
     for path in sorted(set(files)):
         name = path.relative_to(folder) if folder is not None and path.is_relative_to(folder) else path
@@ -59,7 +59,7 @@ def walk(folder: Path) -> Iterator[Path]:
 def read_table(path: Path) -> list[Row]:
     r"""
     The rows of a CSV, TSV, JSONL or Parquet file, all with the same columns. Cells of CSV and TSV are strings, also `NA`, `None` and numbers; an
-    empty cell is None in all. Audio in a Parquet file becomes a [`SoundInTable`], or its path if the file holds no more of it.
+    empty cell is None in all. Audio in a Parquet file becomes a [`AudioInTable`], or its path if the file holds no more of it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -90,10 +90,10 @@ def require_columns(path: Path, rows: list[Row], columns: Iterable[str]) -> list
     return [Row(((column, row[name]) for column, name in names.items()), row.number) for row in rows]
 
 
-def stored_sound(source: str | Path | SoundInTable | dict[str, Any]) -> dict[str, Any]:
+def stored_audio(source: str | Path | AudioInTable | dict[str, Any]) -> dict[str, Any]:
     """What the corpus keeps of audio: the path of a file, or the bytes that a table held."""
-    if isinstance(source, SoundInTable):
-        return sound_in_table(source)
+    if isinstance(source, AudioInTable):
+        return audio_in_table(source)
     if isinstance(source, dict):
         return source
     try:

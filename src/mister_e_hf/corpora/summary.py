@@ -35,8 +35,8 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]
             "without label": missing["emotion"],
             "turns per dialogue, mean": float(turns_per_dialogue.mean()),
             "turns per dialogue, most": int(turns_per_dialogue.max()),
-            "seconds of sound": duration,
-            "turns without sound": missing["audio"],
+            "seconds of audio": duration,
+            "turns without audio": missing["audio"],
             "turns without text": missing["text"],
         }
     return summary

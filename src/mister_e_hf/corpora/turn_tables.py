@@ -17,7 +17,7 @@ from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
 from .doubtful_cells import check_cell, check_turns
 from .parquet_tables import Nested, encoded, texts_of
 from .recordings import MEDIA, files_in, find_audio, not_read, recording_of
-from .sources import TABLES, EmptyTableError, SoundInTable, read_table
+from .sources import TABLES, AudioInTable, EmptyTableError, read_table
 from .splits import SPLIT_NAMES, split_named, splits_of_names
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class _Reader:
         if left := unused(there, names):
             self.unused[tuple(left)].append(path)
         for field, name in names.items():
-            if name and field != "audio" and any(isinstance(row[name], SoundInTable) for row in table):
+            if name and field != "audio" and any(isinstance(row[name], AudioInTable) for row in table):
                 for row, text in zip(table, texts_of(path, name), strict=True):
                     row[name] = text
         rows = []
@@ -227,14 +227,14 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         given = split_named(str(row["split"]))
         if given is None:
             names = [name for names in SPLIT_NAMES.values() for name in names]
-            raise InputError(f"{where}: split {short(repr(row['split']), 60)} is none of {names}")
+            raise InputError(f"{where}: unknown split {short(repr(row['split']), 60)}; expected one of {names}")
         if split is not None and split != given:
             raise InputError(f"{where}: split {row['split']!r}, but the row is in {split}")
         split = given
     audio = row["audio"]
     if isinstance(audio, dict) and isinstance(audio.get("array"), list):
         row["audio"] = {"path": None, "bytes": encoded(audio["array"], audio.get("sampling_rate"), where)}
-    elif audio is not None and not isinstance(audio, SoundInTable):
+    elif audio is not None and not isinstance(audio, AudioInTable):
         name = audio.get("path") if isinstance(audio, dict) and not audio.get("bytes") else audio
         if not isinstance(name, str):
             raise InputError(f"{where}: audio must be the path of a file, got {short(repr(audio), 100)}")
@@ -247,7 +247,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
 def _words(value: Any, field: str, where: str) -> str | None:
     if value is None:
         return None
-    if isinstance(value, bool | SoundInTable | Nested | list | dict | tuple | bytes | set):
+    if isinstance(value, bool | AudioInTable | Nested | list | dict | tuple | bytes | set):
         raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
     whole = isinstance(value, float | decimal.Decimal) and value == value and abs(value) < 2**53
     if whole and value == value // 1:

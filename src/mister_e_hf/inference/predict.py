@@ -194,7 +194,7 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     from ..corpora.dialogue_folder import DialogueFolder  # needs datasets, which one recording does not
-    from ..corpora.sources import stored_sound
+    from ..corpora.sources import stored_audio
 
     with tempfile.TemporaryDirectory() as cache:
         builder = DialogueFolder(source, columns=columns, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache)
@@ -204,7 +204,7 @@ def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str,
                 yield (
                     dialogue["dialogue_id"],
                     [
-                        turn | {"audio": None if turn["audio"] is None else stored_sound(turn["audio"])}
+                        turn | {"audio": None if turn["audio"] is None else stored_audio(turn["audio"])}
                         for turn in turns
                     ],
                 )

@@ -80,14 +80,14 @@ def load_audio(
         blocks = _array_blocks(source, sampling_rate, start, end, max_seconds, name)
         return _finish(blocks, name, start, end, max_seconds)
     if isinstance(source, bytes | bytearray | memoryview):
-        label, file, size = name or "sound given as bytes", io.BytesIO(source), len(source)
+        label, file, size = name or "audio given as bytes", io.BytesIO(source), len(source)
     else:
         path = Path(os.fspath(source))
         label = f"'{path}'"
         try:
             if not path.is_file():  # nor opened: a pipe would wait, a device has no end
                 there = " (it is a folder, pipe or device)" if path.exists() else ""
-                raise AudioError(f"There is no sound file {label}{there}")
+                raise AudioError(f"Audio file {label} not found{there}")
             file, size = path.open("rb"), path.stat().st_size
         except (OSError, ValueError) as error:
             if isinstance(error, AudioError):
@@ -307,12 +307,12 @@ def _container_blocks(
         _judge(examine(file, size, (container.duration or 0) / av.time_base), label)
         tracks = container.streams.audio
         if not tracks:
-            raise AudioError(f"{label} has no sound track")
+            raise AudioError(f"{label} has no audio track")
         track = container.streams.best("audio") or tracks[0]  # as players choose: the one that is marked as default
         if len(tracks) > 1:
             _remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
         if track.codec_context is None:
-            raise AudioError(f"{label} has sound of a codec that PyAV does not know")
+            raise AudioError(f"{label} has audio of a codec that PyAV does not know")
         # Times count from the beginning of the whole; the sound track may begin later than the picture.
         origin = (container.start_time or 0) / av.time_base
         length = None

@@ -86,7 +86,7 @@ def text_at_the_start(file: BinaryIO) -> str:
     if len(start) < 16 or not start.isascii() or re.search(rb"[^\t\r\n -~]", start):
         return ""
     begins = short(start.decode("ascii"), 60)
-    advice = "; fetch the file that it stands for with `git lfs pull`" if "git-lfs" in begins else ""
+    advice = "; fetch the file that it refers to with `git lfs pull`" if "git-lfs" in begins else ""
     return f"; it is text, which begins with {begins!r}{advice}"
 
 
@@ -268,7 +268,7 @@ def _examine_pages(whole: _File, to_end: bool) -> Layout:
     if position > whole.size:
         return Layout(f"is cut off: its page at byte {begin} is not whole")
     if b"OggS\0" in whole.at(position, 70_000):
-        return Layout(f"is corrupt: what stands at byte {position} is not a page")
+        return Layout(f"is corrupt: byte {position} does not begin a page")
     remark = None if not page or page[5] & 4 else "has no mark of its end; it may be cut off"
     return Layout(whole.ends_at(position), remark, len(streams))
 

@@ -116,7 +116,7 @@ class _File:
         parts = [rows]
         if self.web:
             parts = [part for part in self._paragraphs(rows) if not _NO_CUE.fullmatch(self.bare[part[0]])]
-        self._refuse_text(parts, "stands before the first cue")
+        self._refuse_text(parts, "appears before the first cue")
         cues = []
         for position, (head, end) in enumerate(zip(heads, [*heads[1:], len(self.lines)], strict=True), start=1):
             rows, following = self._without_head(head + 1, end, (number or position) + 1)
@@ -125,14 +125,14 @@ class _File:
                 parts = self._paragraphs(rows)
                 texts = [p for p in parts if p[0] == head + 1 or not _NO_CUE.fullmatch(self.bare[p[0]])]
                 # Where an empty line follows the times, the text behind it is the cue's.
-                self._refuse_text(texts[1:], "stands behind an empty line, which ends a cue of WebVTT")
+                self._refuse_text(texts[1:], "follows an empty line, which ends a cue in WebVTT")
                 again = any(self.bare[part[0]].startswith("WEBVTT") for part in parts if part not in texts)
                 rows = texts[0] if texts else []
             cues.append(self._cue(head, "\n".join(self.lines[row] for row in rows)))
             if again and end in self.timings and self._times(end)[0] < cues[-1]["start"]:
                 raise InputError(
-                    f"'{self.path}', line {end + 1}: times begin again at {self._times(end)[0]:g} s, as if two subtitle files stood one "
-                    "after the other. Split them"
+                    f"'{self.path}', line {end + 1}: times begin again at {self._times(end)[0]:g} s, as if two subtitle files "
+                    "were joined. Split them"
                 )
             number = following
         cues.sort(key=lambda cue: (cue["start"], cue["end"]))
@@ -185,7 +185,7 @@ class _File:
         for row in itertools.chain(*parts):
             if self.bare[row]:
                 raise InputError(
-                    f"'{self.path}', line {row + 1}: {short(self.bare[row], 80)!r} belongs to no cue; it {where}. Remove it, or the "
+                    f"'{self.path}', line {row + 1}: {short(self.bare[row], 80)!r} does not belong to a cue; it {where}. Remove it, or the "
                     "empty line before it"
                 )
 
