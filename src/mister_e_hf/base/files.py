@@ -249,10 +249,7 @@ def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike | N
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise InputError(f"'{path}': there is no folder '{folder}'; make it first, or choose another output")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"'{path}': the folder '{folder}' cannot be written to; choose another output")
-    _refuse_inputs(path, inputs)
-    return path
+    return _check_place(path, folder, inputs)
 
 
 def check_output_folder(path: str | os.PathLike, inputs: Iterable[str | os.PathLike | None] = ()) -> Path:
@@ -266,13 +263,13 @@ def check_output_folder(path: str | os.PathLike, inputs: Iterable[str | os.PathL
     above = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
     if not above.is_dir():
         raise InputError(f"'{path}' cannot be a folder: '{above}' is a file")
-    if not os.access(above, os.W_OK):
-        raise InputError(f"'{path}': the folder '{above}' cannot be written to; choose another output")
-    _refuse_inputs(path, inputs)
-    return path
+    return _check_place(path, above, inputs)
 
 
-def _refuse_inputs(path: Path, inputs: Iterable[str | os.PathLike | None]):
+def _check_place(path: Path, folder: Path, inputs: Iterable[str | os.PathLike | None]) -> Path:
+    """The path, if its folder can be written to and it is not an input."""
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"'{path}': the folder '{folder}' cannot be written to; choose another output")
     real = Path(os.path.realpath(path))
     for source in inputs:
         if source is None or not (source := Path(source).expanduser()).exists():
@@ -281,3 +278,4 @@ def _refuse_inputs(path: Path, inputs: Iterable[str | os.PathLike | None]):
             if place.exists() and os.path.samefile(place, source):
                 lies = "is" if place == real else f"lies in '{source}', which is"
                 raise InputError(f"'{path}' {lies} an input of this command; choose another output")
+    return path

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from .errors import InputError, reading, short
+from .yaml_files import read_yaml
 
 _NOT_SET = object()
 
@@ -20,7 +19,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
     if not path.is_file():
         return {}
     with reading(path, f"the record of {what}"):
-        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        earlier = read_yaml(path)
     if not isinstance(earlier, dict) or (missing := [name for name in record if name not in earlier]):
         lacks = f"it has no {', '.join(missing)}" if isinstance(earlier, dict) else "it is empty or cut off"
         raise InputError(

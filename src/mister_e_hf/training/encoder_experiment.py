@@ -10,7 +10,6 @@ from transformers import set_seed
 
 from ..base.errors import InputError
 from ..base.files import check_output_folder, sync_folder, write_json, writing
-from ..base.processes import own_folder, report
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
@@ -18,7 +17,7 @@ from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import Utterances
 from ..evaluation.metrics import bootstrap_intervals, emotion_scores, softmax
 from .recipe import EncoderSettings, Recipe
-from .run_folder import best_epoch, claim_run, provenance, read_results
+from .run_folder import best_epoch, provenance, read_results, run_once
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
 
 
@@ -107,18 +106,13 @@ def _train(
         # Before the folder is claimed, which a recipe that has to be mended could not take back.
         set_seed(arguments.seed)
         model, processor = settings.model(label2id), settings.processor()
-    with own_folder(output_dir):
-        if claim_run(output_dir, record):
-            results = read_results(output_dir)
-            report(f"{title}: trained earlier, {_in_short(results)} ({output_dir})")
-            return results
-        results = _run(title, settings, arguments, splits, model, processor)
-        report(f"{title}: trained, {_in_short(results)} ({output_dir})")
-        return results
-
-
-def _in_short(results: dict[str, Any]) -> str:
-    return f"validation weighted F1 {100 * results['validation']['weighted_f1']:.2f}"
+    return run_once(
+        title,
+        output_dir,
+        record,
+        lambda: _run(title, settings, arguments, splits, model, processor),
+        lambda results: results["validation"]["weighted_f1"],
+    )
 
 
 def _run(

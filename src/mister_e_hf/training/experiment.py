@@ -21,7 +21,6 @@ from ..base.files import (
     write_table,
     writing,
 )
-from ..base.processes import own_folder, report
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
 from ..evaluation.predictions import calibration, predict, prediction_table, probabilities, score, summarize
@@ -31,7 +30,7 @@ from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
 from .preflight import check_seeds
 from .recipe import Recipe
-from .run_folder import best_epoch, claim_run, learning_history, peak_memory, provenance, read_results
+from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +67,13 @@ def run_experiment(
     corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
-    with own_folder(output_dir):
-        if claim_run(output_dir, record):
-            results = read_results(output_dir)
-            report(f"{recipe.title()}, seed {seed}: trained earlier, {_in_short(results)} ({output_dir})")
-            return results
-        results = _run(recipe, arguments, corpus, fingerprints, encoders)
-        report(f"{recipe.title()}, seed {seed}: trained, {_in_short(results)} ({output_dir})")
-        return results
-
-
-def _in_short(results: dict[str, Any]) -> str:
-    return f"validation weighted F1 {100 * results['validation']['mixture']['weighted_f1']:.2f}"
+    return run_once(
+        f"{recipe.title()}, seed {seed}",
+        output_dir,
+        record,
+        lambda: _run(recipe, arguments, corpus, fingerprints, encoders),
+        lambda results: results["validation"]["mixture"]["weighted_f1"],
+    )
 
 
 def _run(

@@ -7,6 +7,7 @@ import yaml
 
 from ..base.errors import InputError
 from ..base.files import write_text
+from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import Utterances
 from ..vectors.corpus_facts import class_counts
@@ -38,7 +39,7 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
     if path.exists():
         raise FileExistsError(f"'{path}' exists and is not overwritten; choose another --out, or remove it")
     _check_is_corpus(corpus)
-    sections = yaml.safe_load(find_recipe(BASE).read_text(encoding="utf-8"))
+    sections = read_yaml(find_recipe(BASE))
     labels = corpus_labels(corpus)
     widths = _widths(corpus, labels)
     for modality in MODALITIES:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import Trainer
 
 from ..base.errors import InputError, reading
 from ..base.files import write_yaml
+from ..base.processes import own_folder, report
 from ..base.records import check_same
 from .checkpoints import finished_checkpoints
 
@@ -39,6 +41,34 @@ def claim_run(output_dir: Path, record: dict) -> bool:
             output_dir.mkdir(parents=True, exist_ok=True)
             write_yaml(run, record)
     return finished
+
+
+def run_once(
+    title: str,
+    output_dir: Path,
+    record: dict,
+    run: Callable[[], dict[str, Any]],
+    weighted_f1: Callable[[dict[str, Any]], float],
+) -> dict[str, Any]:
+    r"""
+    The results of a run, from its folder if it is finished there; reported in one line.
+
+    Args:
+        title: what is trained.
+        output_dir: the run's own folder; another process that works in it is waited for.
+        record: what the folder is a run of.
+        run: trains and writes the results.
+        weighted_f1: that of validation, from the results.
+
+    Raises:
+        InputError: if the folder holds a run of something else.
+    """
+    with own_folder(output_dir):
+        finished = read_results(output_dir) if claim_run(output_dir, record) else None
+        results = run() if finished is None else finished
+        how = "trained" if finished is None else "trained earlier"
+        report(f"{title}: {how}, validation weighted F1 {100 * weighted_f1(results):.2f} ({output_dir})")
+    return results
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
