@@ -16,7 +16,7 @@ from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.encoders.embedding import RECORD
 from mister_e_hf.studies.ablation import ablate
 from mister_e_hf.studies.report.page import method
-from mister_e_hf.studies.study import KNEW_LABELS
+from mister_e_hf.studies.study import LABEL_LEAKAGE
 from mister_e_hf.studies.study_reader import read_study
 
 DEMO = Path(__file__).parents[2] / "hub_configs" / "demo.yaml"
@@ -47,7 +47,7 @@ def run(corpus: Path, out: Path, *words: str, **options) -> tuple[list[str], lis
     """Names of the failed runs, and the lines of progress."""
     lines = []
     settings = {"seeds": [0], "folds": 2, "variants": VARIANTS, "jobs": 2} | options
-    return ablate(recipe(corpus, *words), out, **settings, say=lines.append), lines
+    return ablate(recipe(corpus, *words), out, **settings, report=lines.append), lines
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +123,10 @@ def test_vectors_of_encoders_that_knew_the_labels_are_told(demo_folder, tmp_path
     (corpus / RECORD).write_text("{}")  # as `mister-e embed` leaves it
     options = {"variants": ["baseline_logistic_regression"], "folds": 2}
     assert run(corpus, tmp_path / "study", **options)[0] == []
-    assert caplog.messages == [KNEW_LABELS]
-    assert any(KNEW_LABELS in text for text in method(read_study(tmp_path / "study")))
+    assert caplog.messages == [LABEL_LEAKAGE]
+    assert any(LABEL_LEAKAGE in text for text in method(read_study(tmp_path / "study")))
     run(demo_folder, tmp_path / "other", **options)
-    assert caplog.messages == [KNEW_LABELS]
+    assert caplog.messages == [LABEL_LEAKAGE]
 
 
 def test_test_is_scored_once_the_recipes_are_frozen(demo_folder, tmp_path):

@@ -83,7 +83,7 @@ NAN = float("nan")
 CHANGES = {
     "the recipe of what is frozen": (
         settings("frozen.yaml", lambda v: v["variants"]["full"].update(model={"hidden_size": 999})),
-        "frozen.yaml': the recipe of 'full' is not that of study.yaml .*model",
+        "frozen.yaml': the recipe of 'full' differs from study.yaml in model",
     ),
     "both recipes": (
         lambda out: [
@@ -93,13 +93,13 @@ CHANGES = {
                 ("study.yaml", lambda v: v["variants"]["full"]["recipe"].update(model={"hidden_size": 999})),
             )
         ],
-        "run.yaml' is of another recipe than the study's 'full' .*model",
+        "run.yaml' has another recipe than the study's 'full' .*model",
     ),
     "the data": (
         settings("study.yaml", lambda v: v["data_fingerprints"].update(train="zz")),
         "fingerprint of train differs",
     ),
-    "a copied seed": (copied, "seed-1/results.json' is of seed 0, but lies in the folder of seed 1"),
+    "a copied seed": (copied, "seed-1/results.json' records seed 0, but is in the folder of seed 1"),
     "a copied seed with another number": (copied_and_renumbered, "seed-1' holds the same probabilities as seed-0"),
     "a swapped table": (swapped("predictions.parquet"), "predictions.parquet' is not the file that the run left"),
     "swapped results of another system": (
@@ -112,11 +112,11 @@ CHANGES = {
             (out / "development/full/seed-0/fold-1").rename(out / "development/full/seed-0/fold-0"),
             (out / "x").rename(out / "development/full/seed-0/fold-1"),
         ),
-        r"run.yaml' is of fold \[1, 2\], but lies in the folder of fold \[0, 2\]",
+        r"run.yaml' records fold \[1, 2\], but is in the folder of fold \[0, 2\]",
     ),
     "a better score": (
         results(lambda v: v["test"]["mixture"].update(weighted_f1=0.99)),
-        "says a weighted F1 of 0.99, but the predictions beside it have",
+        "records a weighted F1 of 0.99, but the predictions beside it have",
     ),
     "probabilities a little": (
         table("probabilities", lambda v: [[(1 - 1e-6) * one + 1e-6 / 6 for one in row] for row in v]),
@@ -127,7 +127,7 @@ CHANGES = {
         "not the class of the highest probability",
     ),
     "probabilities of NaN": (table("probabilities", lambda v: [[NAN] * 6 for _ in v], noted=True), "hold NaN"),
-    "probabilities of 2": (table("probabilities", lambda v: [[2.0] * 6 for _ in v], noted=True), "together 1"),
+    "probabilities of 2": (table("probabilities", lambda v: [[2.0] * 6 for _ in v], noted=True), "sum to 1"),
     "probabilities in words": (
         table("probabilities", lambda v: [["x"] * 6 for _ in v], noted=True),
         "numbers in 'prob",
@@ -144,7 +144,7 @@ CHANGES = {
         results(lambda v: v["calibration"].update(temperature=0)),
         "must be a positive number, got 0",
     ),
-    "a history of words": (results(lambda v: v.update(history="x")), "results.json': history must be a list"),
+    "a history of words": (results(lambda v: v.update(history="x")), "results.json': history must hold numbers"),
     "results that are a list": (
         lambda out: (out / RUN / "results.json").write_text("[]"),
         "results.json' must hold names",
@@ -177,4 +177,4 @@ def test_a_changed_study_is_refused(out, change, message):
 def test_a_run_without_a_record_is_a_problem(out):
     (out / RUN / "run.yaml").unlink()
     results(lambda content: content.pop("digests"))(out)
-    assert read_study(out).problems == ["final/full/seed-0: no run.yaml, so what it is a run of is not known"]
+    assert read_study(out).problems == ["final/full/seed-0: no run.yaml, so its recipe and seed cannot be checked"]

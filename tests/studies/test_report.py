@@ -284,7 +284,7 @@ def test_what_is_missing_is_told_and_keeps_its_row(small):
     lines = [
         "development/without_contrastive/seed-1/fold-0: failed: ValueError: a < b & c",
         "development/baseline_mult: not run",
-        "Development: Weighted F1 when the input gets worse: no finished seed of full or without_modality_dropout has a robustness.parquet",
+        "Development: Weighted F1 on damaged input: no finished seed of full or without_modality_dropout has a robustness.parquet",
     ]
     for line in lines:
         assert html.escape(line) in text and f"- {line}" in markdown
@@ -293,7 +293,7 @@ def test_what_is_missing_is_told_and_keeps_its_row(small):
     rows = Page(text).rows
     assert next(row for row in rows["development-main"] if row[0] == "MulT over turns")[-2] == "0 of 2"
     assert next(row for row in rows["development-ablations"] if row[0] == "without contrastive")[-1] == "1 of 2"
-    assert "Test has not been touched." in text
+    assert "Test has not been scored." in text
 
 
 def test_without_the_full_model_nothing_is_compared_and_all_is_told(small):
@@ -369,9 +369,9 @@ def test_a_frozen_study_without_a_finished_run_on_test_does_not_say_that_test_is
         path.unlink()
     text = " ".join(method(read_study(out)))
     assert "was frozen on 2026-08-01" in text and "no run on test is finished" in text
-    assert "Test has not been touched" not in text
+    assert "Test has not been scored" not in text
     (out / "frozen.yaml").unlink()
-    assert "Test has not been touched" in " ".join(method(read_study(out)))
+    assert "Test has not been scored" in " ".join(method(read_study(out)))
 
 
 def test_the_block_of_a_page(out):

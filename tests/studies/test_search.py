@@ -39,7 +39,7 @@ def test_settings_are_drawn_once_each_and_always_the_same():
 def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):  # noqa: F811
     words = ["--corpus", str(demo_folder), *SHORT]
     recipe, out, lines = Recipe.load(DEMO, words), tmp_path / "search", []
-    options = {"systems": ["logistic_regression"], "folds": 2, "jobs": 2, "say": lines.append}
+    options = {"systems": ["logistic_regression"], "folds": 2, "jobs": 2, "report": lines.append}
     found = search(recipe, out, 2, **options)
     assert json.loads((out / "search.json").read_text()) == found
     trials = found["logistic_regression"]

@@ -49,7 +49,7 @@ def _search(arguments: argparse.Namespace):
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
     names = ("out", "trials", "systems", "folds", "jobs")
-    scored = search(recipe, **{name: getattr(arguments, name) for name in names}, say=line)
+    scored = search(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
     say(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
     failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
     if failed:
@@ -63,7 +63,7 @@ def _ablate(arguments: argparse.Namespace):
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.words)
     names = ("out", "seeds", "folds", "variants", "final", "jobs")
-    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, say=line)
+    failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
     say(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out, failed=failed)
     if failed:
         raise Failure(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")

@@ -1,13 +1,13 @@
-"""An ablation study: the variants of a recipe, each with several seeds, scored on folds of the development data and, once all is decided, on test.
+"""Ablation study: train the variants of a recipe with several seeds, score them on development folds and, once, on test.
 
-A study's folder:
+The folder of a study:
 
-    study.yaml                                        what it is a study of
-    development/VARIANT/seed-N/fold-K/                results.json, predictions.parquet of the fold that was left out
-    frozen.yaml                                       what was decided before test was touched, dated
-    final/VARIANT/seed-N/                             a checkpoint folder, as `mister-e train` writes it
-    .../robustness.parquet                            for the variants in ROBUST
-    .../error.txt                                     in place of results, where a run failed
+    study.yaml                            recipe, variants, seeds and folds of the study
+    development/VARIANT/seed-N/fold-K/    results.json and predictions.parquet of the held-out fold
+    frozen.yaml                           recipes and date, written before test is scored
+    final/VARIANT/seed-N/                 a checkpoint folder, as `mister-e train` writes it
+    .../robustness.parquet                predictions of damaged input, for the variants in ROBUST
+    .../error.txt                         in place of the results of a failed run
 """
 
 import datetime
@@ -22,8 +22,8 @@ from ..base.records import check_same
 from ..training.preflight import check_conversation_model, check_seeds
 from ..training.recipe import Recipe
 from ..training.run_folder import git_commit
-from .runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
-from .study import KNEW_LABELS, ROBUST
+from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
+from .study import LABEL_LEAKAGE, ROBUST
 from .study_files import check_seed_list, read_freeze
 from .variants import Variant, variants_of
 
@@ -38,26 +38,28 @@ def ablate(
     variants: Sequence[str] | None = None,
     final: bool = False,
     jobs: int = 1,
-    say: Callable[[str], Any] = print,
+    report: Callable[[str], Any] = print,
 ) -> list[str]:
     r"""
-    Run a study, or what is missing of it. A run that fails is told and does not stop the others; it is tried again the next time.
+    Run an ablation study; finished runs are skipped. Failures are reported and do not stop the rest; the next call tries
+    failed runs again.
 
     Args:
-        recipe: of MiSTER-E; what [`~mister_e_hf.studies.variants.variants_of`] makes of it is run.
-        out: the study's folder.
-        seeds: each variant is run with each.
-        folds: into how many the development data are parted; see [`~mister_e_hf.vectors.folds.development_folds`].
-        variants: names of those to run; by default all.
+        recipe: recipe of any registered model; see [`~mister_e_hf.studies.variants.variants_of`] for what is run.
+        out: folder of the study.
+        seeds: seeds with which each variant is trained.
+        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`].
+        variants: names of the variants to run; by default all.
         final: freeze the recipes and score test, in place of the folds.
-        jobs: runs at the same time, each in a process of its own, which share the processor's cores.
-        say: called with a line of progress for each run.
+        jobs: number of runs at a time; each has its own process, and they share the CPU cores.
+        report: called with a line of progress for each run.
 
     Returns:
-        names of the runs that failed.
+        names of the failed runs.
 
     Raises:
-        ValueError: if a variant is not known, or `out` holds a study of something else, or one that is frozen with other recipes.
+        InputError: if a variant is unknown, or if `out` holds a study with other settings, or one that was frozen with
+            other recipes.
     """
     check_counts(folds=folds, jobs=jobs)
     check_seeds(seeds)
@@ -67,14 +69,15 @@ def ablate(
             raise InputError(f"Unknown variant '{name}'; expected one of {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
     if not final and all(each.kind == "split" for each in chosen):
-        raise InputError(f"Another validation split has no score on folds; run {', '.join(variants)} with --final")
+        names = [each.name for each in chosen]
+        raise InputError(f"Another validation split has no score on folds; run {', '.join(names)} with --final")
     for each in chosen:
         check_conversation_model(each.recipe, out)
     _note_study(out, recipe, seeds, folds, known)
     if final:
         _freeze(out, known, seeds)
-    elif vectors_knew_labels(recipe):
-        logger.warning(KNEW_LABELS)
+    elif has_label_leakage(recipe):
+        logger.warning(LABEL_LEAKAGE)
     runs = []
     for seed in seeds:
         for each in chosen:
@@ -87,17 +90,17 @@ def ablate(
                     Run(f"{name} fold {fold}", sections, seed, folder / f"fold-{fold}", fold, folds, robust)
                     for fold in range(folds)
                 ]
-    return run_all(runs, jobs, say)
+    return run_all(runs, jobs, report)
 
 
 def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, variants: dict[str, Variant]):
-    """What the folder is a study of: the same recipe and folds whenever it is gone on with."""
+    """Write `study.yaml`; InputError if the folder holds a study with another recipe or other folds."""
     path, corpus, pattern = out / "study.yaml", corpus_of_study(recipe, folds), recipe.corpus.group_pattern
     record = {
         "recipe_name": Path(recipe.source).stem,
         "recipe": recipe.to_dict(),
         "vectors": recipe.corpus.vectors or {},
-        "vectors_knew_labels": vectors_knew_labels(recipe),
+        "vectors_knew_labels": has_label_leakage(recipe),
         "folds": folds,
         "fold_by": "dialogue" if pattern is None else f"what '{pattern}' finds in the dialogue's id",
         "data_fingerprints": {name: data.fingerprint() for name, data in corpus.items()},
@@ -113,7 +116,7 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
 
 
 def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
-    """From here on nothing changes: what is scored on test was decided without it."""
+    """Write `frozen.yaml`: the recipes that are scored on test, decided before; InputError if it lists others."""
     path = out / "frozen.yaml"
     recipes = {name: each.recipe.to_dict() for name, each in variants.items()}
     if not path.is_file():
@@ -121,6 +124,6 @@ def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):
         write_yaml(path, {"date": date, "git_commit": git_commit(), "seeds": list(seeds), "variants": recipes})
     frozen = read_freeze(path)
     if frozen["variants"] != recipes:
-        raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes; its test scores stand")
+        raise InputError(f"'{out}' was frozen on {frozen['date']} with other recipes, which cannot change any more")
     if set(seeds) - set(frozen["seeds"]):
         raise InputError(f"'{out}' was frozen on {frozen['date']} with the seeds {frozen['seeds']}; got {list(seeds)}")

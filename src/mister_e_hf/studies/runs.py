@@ -1,4 +1,4 @@
-"""Trainings of a study, each in a process and a folder of its own: on a fold of the development data, or on the whole for test."""
+"""Train the runs of a study, each in its own process and folder: on folds of the development data, or to score test."""
 
 import contextlib
 import datetime
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,16 @@ _CAN_FORK = "forkserver" in multiprocessing.get_all_start_methods()
 @dataclass
 class Run:
     """
-    One training.
+    One training run of a study.
 
     Args:
-        name: what to call it.
+        name: name of the run in messages.
         recipe: sections of its recipe.
-        seed: of the run.
-        folder: its own.
-        fold: which of so many `folds` of the development data scores it; None for one that test scores.
-        robust: whether its answers to damaged input are wanted, too.
+        seed: seed of its initial weights, dropout and the order of dialogues.
+        folder: folder of this run alone.
+        fold: number of the held-out fold, of `folds` development folds; None for a run that is scored on test.
+        folds: number of development folds.
+        robust: whether to predict damaged input, too.
     """
 
     name: str
@@ -71,33 +73,37 @@ class Run:
 
     def __call__(self):
         recipe = Recipe(self.recipe, self.name)
-        run_on_test(recipe, self) if self.fold is None else run_on_fold(recipe, self)
+        if self.fold is None:
+            run_on_test(recipe, self)
+        else:
+            run_on_fold(recipe, self)
 
 
 def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
-    """The corpus; ValueError where its development data cannot be parted so, or where the recipe would push each of many runs."""
+    """Read the corpus; InputError if it cannot be split into that many folds, or if the recipe pushes each run to the Hub."""
     if recipe.sections["training"].get("push_to_hub"):
-        raise InputError("push_to_hub in a study would push one run over the other: push the folder of one")
+        raise InputError("push_to_hub in a study would push one run over the other: push the folder of one run")
     corpus = recipe.read_corpus()
     development_folds(corpus, folds, recipe.corpus.group_pattern)
     return corpus
 
 
 def check_counts(**counts: int):
-    """The numbers that a study is given: whole and at least 1, of folds at least 2."""
+    """Raise an InputError unless the counts are whole numbers from 1, and `folds` from 2."""
     for name, count in counts.items():
         least = 2 if name == "folds" else 1
         if not isinstance(count, int) or isinstance(count, bool) or count < least:
             raise InputError(f"{name} must be a whole number from {least}, got {count!r}")
 
 
-def vectors_knew_labels(recipe: Recipe) -> bool:
-    """Whether the corpus's vectors were made by this package's encoders, which are trained on the labels of train."""
+def has_label_leakage(recipe: Recipe) -> bool:
+    """Whether this package's encoders, which are trained on the labels of train, made the corpus's vectors."""
     return (Path(recipe.corpus_path()).expanduser() / RECORD).is_file()
 
 
 def run_on_fold(recipe: Recipe, run: Run):
-    """Train on the other folds to the last epoch, and score the one that was left out."""
+    """Train on the other folds to the last epoch, and score the held-out fold."""
+    assert run.fold is not None and run.folds is not None
     recipe = recipe.changed(LAST_EPOCH)
     corpus = recipe.read_corpus()
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
@@ -123,7 +129,7 @@ def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], finger
 
 
 def run_on_test(recipe: Recipe, run: Run):
-    """What `mister-e train` does."""
+    """Train as `mister-e train` does, and delete the checkpoints of the training."""
     corpus = recipe.read_corpus()
     run_experiment(recipe, run.folder, run.seed, corpus)
     use_cpu = recipe.sections["training"].get("use_cpu", False)
@@ -138,11 +144,16 @@ def _write_robustness(run: Run, trainer: MisterETrainer, data: DialogueVectors):
         write_table(run.folder / _ROBUSTNESS, robustness_table(trainer, data))
 
 
-def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
-    """Run what is not finished, `jobs` at a time. One that fails is told and does not stop the others; returns the names of those."""
+def run_all(runs: list[Run], jobs: int, report: Callable[[str], Any]) -> list[str]:
+    """
+    Run what is not finished, `jobs` at a time. Failures are reported and do not stop the rest.
+
+    Returns:
+        names of the failed runs.
+    """
     todo = [run for run in runs if not run.is_finished]
     if len(todo) < len(runs):
-        say(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already")
+        report(f"{len(runs) - len(todo)} of {len(runs)} runs are finished already")
     if todo:
         line(f"{len(todo)} runs, {min(jobs, len(todo))} at a time; each writes a log.txt in its folder")
     start, failed, running = time.monotonic(), [], _Running()
@@ -153,7 +164,9 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
                 run, error = futures[future], future.result()
                 left = (time.monotonic() - start) / number * (len(todo) - number)
                 what = "done" if error is None else f"FAILED: {error} (see {run.folder / _ERROR})"
-                say(f"[{number}/{len(todo)}] {run.name}: {what}; about {datetime.timedelta(seconds=round(left))} left")
+                report(
+                    f"[{number}/{len(todo)}] {run.name}: {what}; about {datetime.timedelta(seconds=round(left))} left"
+                )
                 failed += [run.name] * (error is not None)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -163,7 +176,7 @@ def run_all(runs: list[Run], jobs: int, say: Callable[[str], Any]) -> list[str]:
 
 
 def _as_completed(futures: Iterable[Future], shown: Bar) -> Iterator[Future]:
-    """The futures as they are done; the time in the bar goes on meanwhile."""
+    """Yield the futures as they finish; meanwhile the time in the bar is updated."""
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
@@ -173,13 +186,14 @@ def _as_completed(futures: Iterable[Future], shown: Bar) -> Iterator[Future]:
 
 
 class _Running:
-    """The processes at work, which end when the study does."""
+    """The running processes, which end when the study does."""
 
     def __init__(self):
-        self._processes, self._stopped, self._lock = set(), False, threading.Lock()
+        self._processes: set[BaseProcess] = set()
+        self._stopped, self._lock = False, threading.Lock()
 
-    def wait_for(self, process: multiprocessing.Process):
-        """Start it and wait for its end."""
+    def wait_for(self, process: BaseProcess):
+        """Start a process and wait for its end."""
         with self._lock:
             if self._stopped:
                 return
@@ -190,18 +204,26 @@ class _Running:
 
     def stop(self):
         self._stopped = True
-        _end_fork_server()  # first: a start that waits for it holds the lock
+        _end_fork_server()  # first, since a start that waits for it holds the lock
         with self._lock:
             for process in self._processes:
                 process.terminate()
 
 
 def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
-    """A process of its own frees all memory, reports how much that was, and takes no other run down with it. Returns what went wrong."""
-    context = multiprocessing.get_context("forkserver" if _CAN_FORK else "spawn")
+    """
+    Run in a separate process, which frees all memory, reports its peak, and cannot crash another run.
+
+    Returns:
+        the error; None if the run finished.
+    """
+    process: BaseProcess
     if _CAN_FORK:
-        context.set_forkserver_preload([__name__])  # the imports of all runs, once
-    process = context.Process(target=_work, args=(run, jobs))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # so that all runs import once
+        process = context.Process(target=_work, args=(run, jobs))
+    else:
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(run, jobs))
     running.wait_for(process)
     if process.exitcode == 0:
         return None
@@ -214,9 +236,10 @@ def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
 
 def _end_fork_server():
     """
-    What the trainings are forked from would end by itself, but only when it has imported everything; Python has no public way to end it.
+    End the server from which the runs are forked. It would end by itself, but only after it has imported everything, and
+    Python has no public way to end it.
     """
-    server = sys.modules.get("multiprocessing.forkserver")  # not there where processes are spawned
+    server = sys.modules.get("multiprocessing.forkserver")  # absent where processes are spawned
     pid = getattr(getattr(server, "_forkserver", None), "_forkserver_pid", None)
     if pid is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -224,12 +247,15 @@ def _end_fork_server():
 
 
 def _end_with_the_study():
-    """A study that was killed cannot end its trainings any more: they see it and end themselves."""
-    multiprocessing.parent_process().join()
+    """End this run when the study does: a killed study cannot end its runs."""
+    study = multiprocessing.parent_process()
+    assert study is not None  # a run is always started by the study
+    study.join()
     os._exit(1)
 
 
 def _work(run: Run, jobs: int):
+    """Run in this process; standard output and errors go to `log.txt`, a failure to `error.txt`."""
     threading.Thread(target=_end_with_the_study, daemon=True).start()
     hide_unnamed_bars()
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,8 @@ from ..base.files import check_output_folder, write_json, write_yaml
 from ..base.records import check_same
 from ..models.baselines import BASELINES
 from ..training.recipe import Recipe
-from .runs import Run, check_counts, corpus_of_study, run_all, vectors_knew_labels
-from .study import KNEW_LABELS
+from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
+from .study import LABEL_LEAKAGE
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def search(
     systems: Sequence[str] | None = None,
     folds: int = 4,
     jobs: int = 1,
-    say: Callable[[str], Any] = print,
+    report: Callable[[str], Any] = print,
 ) -> dict[str, list[dict[str, Any]]]:
     r"""
     Search settings, or go on with a search; finished runs are not run again.
@@ -62,7 +62,7 @@ def search(
         trials: of each system; 1 is the recipe as it stands.
         systems: of [`SPACES`]; by default all.
         folds: see [`~mister_e_hf.vectors.folds.development_folds`]; weighted F1 is that of all left-out turns together, one seed.
-        jobs, say: as in [`~mister_e_hf.studies.ablation.ablate`].
+        jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
 
     Returns:
         by system its trials, the best first: `settings`, `weighted_f1` (None where a run failed).
@@ -82,8 +82,8 @@ def search(
     earlier = _earlier_trials(out / "search.json")
     out.mkdir(parents=True, exist_ok=True)
     write_yaml(out / "search.yaml", record)
-    if vectors_knew_labels(recipe):
-        logger.warning(KNEW_LABELS)
+    if has_label_leakage(recipe):
+        logger.warning(LABEL_LEAKAGE)
     recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
     drawn = {name: draw_settings(recipes[name], SPACES[name], trials) for name in systems or SPACES}
     runs = {
@@ -101,7 +101,7 @@ def search(
         for name, found in drawn.items()
         for number, settings in enumerate(found)
     }
-    run_all([run for each in runs.values() for run in each], jobs, say)
+    run_all([run for each in runs.values() for run in each], jobs, report)
     scored = {
         name: [
             {"trial": number, "settings": settings, "weighted_f1": _score(runs[name, number])}

@@ -1,4 +1,4 @@
-"""What an ablation study is: systems, their predictions of the same turns in the same order, and what failed.
+"""An ablation study in memory: systems, and their predictions of the same turns in the same order.
 
 Letters: S seeds, N turns, C classes, E heads of a model beside its main one, D repetitions.
 """
@@ -11,14 +11,14 @@ import numpy as np
 
 from ..evaluation.metrics import scored_turns
 
-KNEW_LABELS = (
-    "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of held-out turns, so "
-    "scores on folds are inflated. Scores on test are not affected."
+LABEL_LEAKAGE = (
+    "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of "
+    "held-out turns, so scores on folds are inflated. Scores on test are not affected."
 )
 
 FULL, MAJORITY = "full", "majority_vote"
-ROBUST = (FULL, "without_modality_dropout")  # whose answers to damaged input are there, too
-# A fold that scores cannot choose the epoch, too: the last one counts, and nothing has to be kept on the way.
+ROBUST = (FULL, "without_modality_dropout")  # the variants that also predict damaged input
+# The held-out fold is scored, so it cannot also choose the epoch: the last one counts, and no checkpoint is needed.
 LAST_EPOCH = {
     "training.save_strategy": "no",
     "training.load_best_model_at_end": False,
@@ -30,21 +30,21 @@ LAST_EPOCH = {
 @dataclass
 class System:
     r"""
-    One system's finished seeds.
+    One system and its finished seeds.
 
     Args:
-        name: its folder's name.
+        name: name of its folder.
         kind: `full`, `ablation`, `baseline`, or `derived` from the predictions of the full model.
         description: what it is, in words.
-        seeds: S finished ones; a seed is finished when all its folds are.
+        seeds: the S finished seeds; a seed is finished when all its folds are.
         predictions (`(S, N)`): class indices.
-        probabilities (`(S, N, C)`): None for a derived system without any.
-        head_probabilities: by head beside the main one, (S, N, C).
-        gate_weights (`(S, N, E)`): of these heads; None without a gate over at least two of them.
-        temperatures (`(S, N)`): what the logits were divided by; NaN where that is not known.
-        results: by seed, `results.json` of each of its folds; of its one run in the final stage.
-        robustness: by curve and level, class indices (S', D, N); -1 where the turn was cut off.
-        robustness_seeds: positions in `seeds` of the S' that have them.
+        probabilities (`(S, N, C)`): class probabilities; None for a majority vote.
+        head_probabilities: (S, N, C) of each head beside the main one, by name.
+        gate_weights (`(S, N, E)`): weights of these heads; None without a gate over at least two of them.
+        temperatures (`(S, N)`): calibration temperature of each turn's logits; NaN where it is unknown.
+        results: for each seed, `results.json` of each of its folds; in the final stage of its single run.
+        robustness: class indices (S', D, N) by curve and level; -1 where the turn was cut off.
+        robustness_seeds: positions in `seeds` of the S' seeds with these predictions.
     """
 
     name: str
@@ -62,21 +62,22 @@ class System:
 
     @property
     def head_noun(self) -> str:
-        """What a head is called: an expert where a gate weighs it."""
+        """What a head is called: "expert" in a model with a gate, else "head"."""
         return "head" if self.gate_weights is None else "expert"
 
 
 @dataclass
 class Stage:
     r"""
-    What was predicted in `development`, where every turn of train and validation was left out once, or in `final`, on test.
+    The predictions of one stage: of `development`, where every turn of train and validation was held out once, or of
+    `final`, the test split.
 
     Args:
-        name: of the stage.
-        dialogues (`(N,)`): ids.
+        name: `development` or `final`.
+        dialogues (`(N,)`): dialogue id of each turn.
         labels (`(N,)`): class indices, -100 where a turn is not scored.
-        scores (`(N,)`): real-valued scores (CMU-MOSI), NaN where there is none; None for a corpus without them.
-        systems: those with a finished seed, by name; the derived ones follow the full model.
+        scores (`(N,)`): real-valued scores (CMU-MOSI), NaN where a turn has none; None for a corpus without scores.
+        systems: the systems with a finished seed, by name; derived ones follow the full model.
     """
 
     name: str
@@ -86,21 +87,21 @@ class Stage:
     systems: dict[str, System]
 
     def views(self) -> dict[str, np.ndarray]:
-        """Labels by which turns are scored: all, and with real-valued scores also without those of zero or none."""
+        """Labels of each set of scored turns: all of them and, given real-valued scores, those whose score is not zero."""
         return scored_turns(self.labels, self.scores)
 
 
 @dataclass
 class Study:
     r"""
-    One study.
+    One study, as its folder records it.
 
     Args:
-        folder: where it lies.
-        settings: `study.yaml`.
-        frozen: `frozen.yaml`, written before test is touched; None until then.
-        stages: those with a finished seed, by name.
-        problems: what failed or is missing, a line each.
+        folder: folder of the study.
+        settings: content of `study.yaml`.
+        frozen: content of `frozen.yaml`, which is written before test is scored; None until then.
+        stages: the stages with a finished seed, by name.
+        problems: what failed or is missing, one line each.
     """
 
     folder: Path
@@ -119,14 +120,14 @@ class Study:
 
     @property
     def latest(self) -> Stage:
-        """Final where test was scored, else development."""
+        """The final stage if test was scored, else development."""
         return self.stages.get("final") or self.stages["development"]
 
 
 def derived_systems(full: System) -> dict[str, System]:
     r"""
-    Systems read from the full model's own heads: each head by itself and, with at least three, their majority vote, which is the last head's class where
-    no class has the most votes. Empty for a model with fewer than two heads.
+    Systems made of the full model's own heads: each head by itself and, given at least three, their majority vote, which
+    is the last head's class where several classes have the most votes. Empty for a model with fewer than two heads.
     """
     heads, noun = list(full.head_probabilities), full.head_noun
     if len(heads) < 2:
@@ -150,7 +151,7 @@ def derived_systems(full: System) -> dict[str, System]:
 
 
 def _majority(votes: list[np.ndarray]) -> np.ndarray:
-    """The class with the most votes, the last vote where several classes have as many; class indices (S, N)."""
+    """The class with the most votes, or the last vote where several classes tie; class indices (S, N)."""
     counts = sum(np.eye(1 + max(vote.max() for vote in votes), dtype=np.int64)[vote] for vote in votes)  # [S, N, C]
     is_tie = (counts == counts.max(-1, keepdims=True)).sum(-1) > 1
     return np.where(is_tie, votes[-1], counts.argmax(-1))

@@ -1,4 +1,4 @@
-"""The files of a study, each read and checked on its own: what is damaged or was edited is named with its file."""
+"""Read and check the files of a study one by one; errors name the file that is damaged or was edited."""
 
 import json
 import math
@@ -16,15 +16,17 @@ from ..base.files import file_digest
 from ..base.yaml_files import read_yaml
 from ..evaluation.metrics import IGNORE_INDEX, scores_from_confusion
 
+Curves = dict[tuple[str, float], np.ndarray]  # by curve and level, class indices (D, N)
+
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction", "probabilities")
 _OF_HEAD = "_probabilities"
-_TOLERANCE = 1e-4  # of probabilities in single precision
+_TOLERANCE = 1e-4  # for probabilities in single precision
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """`study.yaml`."""
+    """Read and check `study.yaml`."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no study in '{path.parent}': it has no study.yaml")
+        raise FileNotFoundError(f"'{path.parent}' is not a study: it has no study.yaml")
     settings = _mapping(read_yaml(path), f"'{path}'")
     if missing := {"recipe", "seeds", "folds", "variants"} - set(settings):
         raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}")
@@ -32,7 +34,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     labels = corpus.get("labels")
     if not labels:
         raise InputError(f"'{path}' lacks recipe.corpus.labels, the names of the classes")
-    if not _all_words(labels) or len(set(labels)) != len(labels):
+    if not _all_texts(labels) or len(set(labels)) != len(labels):
         raise InputError(f"'{path}': recipe.corpus.labels must be different names, got {short(labels)}")
     check_seed_list(settings["seeds"], path)
     if not _is_count(settings["folds"]) or settings["folds"] < 2:
@@ -41,8 +43,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
             raise InputError(f"'{path}': variants must be named as folders of the study, got {short(repr(name))}")
         about = _mapping(about, f"'{path}': variants.{name}")
-        if not _all_words([about.get("kind"), about.get("description")]):
-            raise InputError(f"'{path}': variants.{name} needs kind and description in words, got {short(about)}")
+        if not _all_texts([about.get("kind"), about.get("description")]):
+            raise InputError(f"'{path}': variants.{name} must have a kind and a description, got {short(about)}")
         _mapping(about.get("recipe"), f"'{path}': variants.{name}.recipe")
     for name in ("vectors", "data_fingerprints"):
         _mapping(settings.get(name) or {}, f"'{path}': {name}")
@@ -50,14 +52,14 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def check_seed_list(seeds: Any, path: Path):
-    """The seeds that a file of a study notes."""
+    """Raise an InputError unless the seeds that a file of a study lists are different whole numbers."""
     whole = isinstance(seeds, list) and seeds and all(map(_is_count, seeds)) and len(set(seeds)) == len(seeds)
     if not whole:
         raise InputError(f"'{path}': seeds must be different whole numbers from 0, got {short(seeds)}")
 
 
 def read_freeze(path: Path) -> dict[str, Any]:
-    """`frozen.yaml` by itself: `date`, `seeds` and `variants`."""
+    """Read `frozen.yaml`: `date`, `seeds` and `variants`."""
     frozen = _mapping(read_yaml(path), f"'{path}'")
     if missing := {"date", "seeds", "variants"} - set(frozen):
         raise InputError(f"'{path}' lacks {', '.join(sorted(missing))}; restore the file, or choose another --out")
@@ -66,7 +68,7 @@ def read_freeze(path: Path) -> dict[str, Any]:
 
 
 def read_frozen(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """`frozen.yaml`, whose recipes must be those of the study; None where there is none."""
+    """Read `frozen.yaml`, whose recipes must equal those of the study; None without such a file."""
     if not path.is_file():
         return None
     frozen = _mapping(read_yaml(path), f"'{path}'")
@@ -77,14 +79,14 @@ def read_frozen(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
             )
         if fields := list(differences(settings["variants"][name]["recipe"], recipe)):
             raise InputError(
-                f"'{path}': the recipe of '{name}' is not that of study.yaml (other values of {_some(fields)}); one of the two "
+                f"'{path}': the recipe of '{name}' differs from study.yaml in {_first_four(fields)}; one of the two "
                 "files was edited"
             )
     return frozen
 
 
 def read_run_results(path: Path) -> dict[str, Any]:
-    """`results.json` of a run."""
+    """Read and check `results.json` of a run."""
     with reading(path, "a JSON file"):
         results = json.loads(path.read_text(encoding="utf-8"))
     results = _mapping(results, f"'{path}'")
@@ -95,7 +97,7 @@ def read_run_results(path: Path) -> dict[str, Any]:
     if not isinstance(history, list) or not all(
         isinstance(entry, dict) and all(map(_is_number, entry.values())) for entry in history
     ):
-        raise InputError(f"'{path}': history must be a list of numbers by name for each epoch, got {short(history)}")
+        raise InputError(f"'{path}': history must hold numbers by name for each epoch, got {short(history)}")
     for name in ("parameters", "training_seconds", "peak_memory_bytes", "epochs", "best_epoch"):
         if results.get(name) is not None and not _is_number(results[name]):
             raise InputError(f"'{path}': {name} must be a number, got {short(results[name])}")
@@ -104,14 +106,17 @@ def read_run_results(path: Path) -> dict[str, Any]:
 
 
 def check_digests(results: Mapping[str, Any], folder: Path):
-    """Whether the files beside `results.json` are those that the run left; those of older versions did not note them."""
+    """
+    Raise an InputError if a file beside `results.json` is not the one that the run left. Runs of older versions did not
+    record the hashes.
+    """
     for name, digest in _mapping(results.get("digests", {}), f"'{folder / 'results.json'}': digests").items():
         if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
             raise InputError(f"'{folder / name}' is not the file that the run left: it was edited, swapped or copied")
 
 
 def read_predictions(path: Path, class_names: list[str], split: str | None) -> dict[str, np.ndarray]:
-    """Columns of `predictions.parquet`, of one split where that is given."""
+    """Read the columns of `predictions.parquet`, of one split if given."""
     table = _read_table(path, _TURN_COLUMNS)
     if split is not None:
         table = table.filter(pc.equal(table["split"], split))
@@ -145,20 +150,20 @@ def read_predictions(path: Path, class_names: list[str], split: str | None) -> d
 
 
 def heads_of(columns: Iterable[str]) -> list[str]:
-    """Names of the heads beside the main one that a table of predictions has, in the order of its columns and of the gate's weights."""
+    """Names of the heads beside the main one, in the order of a table's columns, which is that of the gate's weights."""
     return [name.removesuffix(_OF_HEAD) for name in columns if name.endswith(_OF_HEAD)]
 
 
 def weighted_f1(columns: Mapping[str, np.ndarray], classes: int) -> float:
-    """Of the labelled turns."""
+    """Weighted F1 of the labelled turns."""
     scored = columns["label"] != IGNORE_INDEX
     confusion = np.zeros((classes, classes))
     np.add.at(confusion, (columns["label"][scored], columns["prediction"][scored]), 1)
     return float(scores_from_confusion(confusion)["weighted_f1"])
 
 
-def read_robustness(path: Path, turns: int, classes: int) -> dict[tuple[str, float], np.ndarray] | None:
-    """By curve and level, class indices (D, N); None where there is no such file."""
+def read_robustness(path: Path, turns: int, classes: int) -> Curves | None:
+    """Read `robustness.parquet`: class indices (D, N) by curve and level; None without such a file."""
     if not path.is_file():
         return None
     found: dict[tuple[str, float], list] = {}
@@ -172,8 +177,8 @@ def read_robustness(path: Path, turns: int, classes: int) -> dict[tuple[str, flo
                 raise InputError(f"'{path}': expected a curve's name and a number, got {short((curve, level))}")
             if len(predictions) != turns:
                 raise InputError(
-                    f"'{path}': {len(predictions)} predictions of '{curve}' at {level}, but predictions.parquet beside it has "
-                    f"{turns} turns"
+                    f"'{path}': {len(predictions)} predictions of '{curve}' at {level}, but predictions.parquet beside it "
+                    f"has {turns} turns"
                 )
             if not all(isinstance(one, int) and -1 <= one < classes for one in predictions):
                 raise InputError(
@@ -184,7 +189,7 @@ def read_robustness(path: Path, turns: int, classes: int) -> dict[tuple[str, flo
 
 
 def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
-    """Names of the fields in which two nested mappings differ."""
+    """Yield the names of the fields in which two nested mappings differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in [*one, *(key for key in other if key not in one)]:
             below = f"{name}.{key}" if name else str(key)
@@ -196,7 +201,7 @@ def differences(one: Any, other: Any, name: str = "") -> Iterator[str]:
         yield name
 
 
-def _some(names: list[str]) -> str:
+def _first_four(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
@@ -209,25 +214,24 @@ def _read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
 
 
 def _check_shares(values: np.ndarray, what: str):
-    """Probabilities and gate weights: from 0 to 1, together 1."""
+    """Raise an InputError unless each row holds numbers from 0 to 1 whose sum is 1."""
     if not np.isfinite(values).all():
         raise InputError(f"{what} hold NaN or infinity")
     if values.size and (values.min() < 0 or np.abs(values.sum(-1) - 1).max() > _TOLERANCE):
         turn = int(np.argmax((values < 0).any(-1) | (np.abs(values.sum(-1) - 1) > _TOLERANCE)))
-        raise InputError(
-            f"{what} of turn {turn} must be from 0 to 1 and together 1, got {short(values[turn].tolist())}"
-        )
+        raise InputError(f"{what} of turn {turn} must be from 0 to 1 and sum to 1, got {short(values[turn].tolist())}")
 
 
 def _check_likeliest(columns: Mapping[str, np.ndarray], what: str):
-    """A prediction is the class of the highest probability; where two are as high in single precision, either."""
+    """Raise an InputError unless each prediction is the class of the highest probability (either one in a tie)."""
     probabilities, prediction = columns["probabilities"], columns["prediction"]
     behind = probabilities.max(-1) - np.take_along_axis(probabilities, prediction[:, None], -1)[:, 0]
     if (wrong := behind > _TOLERANCE).any():
         turn = int(np.argmax(wrong))
         raise InputError(
-            f"{what}: the prediction of utterance '{columns['utterance_id'][turn]}' of dialogue '{columns['dialogue_id'][turn]}' is "
-            f"not the class of the highest probability ({int(wrong.sum())} such turns); the file was edited"
+            f"{what}: the prediction of utterance '{columns['utterance_id'][turn]}' of dialogue "
+            f"'{columns['dialogue_id'][turn]}' is not the class of the highest probability ({int(wrong.sum())} such turns); "
+            "the file was edited"
         )
 
 
@@ -237,7 +241,7 @@ def _mapping(value: Any, what: str) -> dict:
     return value
 
 
-def _all_words(values: Any) -> bool:
+def _all_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) and value for value in values)
 
 

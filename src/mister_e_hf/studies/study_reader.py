@@ -1,4 +1,4 @@
-"""A study's folder read and checked: runs that are those of the study, turns and labels that are the same in all of them."""
+"""Read and check the folder of a study: its runs are those that it lists, with the same turns and labels in all of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from ..base.errors import InputError, short
 from ..base.yaml_files import read_yaml
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
 from .study_files import (
+    Curves,
     check_digests,
     differences,
     heads_of,
@@ -24,12 +25,12 @@ from .study_files import (
 
 def read_study(folder: str | Path) -> Study:
     r"""
-    Read a study's folder. Runs that failed or are not finished become lines in their stage's `problems`.
+    Read the folder of a study. Runs that failed or are not finished become lines of [`Study.problems`].
 
     Raises:
-        FileNotFoundError: if there is no `study.yaml`.
-        ValueError: naming the file, if it is damaged, was edited, or is of another run than its folder says; if its turns or their labels
-            are not those of the other runs; if no run is finished.
+        FileNotFoundError: if the folder has no `study.yaml`.
+        InputError: if a file is damaged, was edited or belongs to another run, which the message names; if turns or
+            labels differ between runs; if no run is finished.
     """
     folder = Path(folder)
     settings = read_settings(folder / "study.yaml")
@@ -43,11 +44,11 @@ def read_study(folder: str | Path) -> Study:
 
 
 def _read_stage(study: Study, name: str) -> Stage | None:
-    """None where no seed of any system is finished."""
+    """Read a stage; None if no seed of any system is finished."""
     reader, systems = _StageReader(study, name), {}
     for variant, about in study.settings["variants"].items():
         if name == "development" and about["kind"] == "split":
-            continue  # another validation split is no other model of the same folds
+            continue  # another validation split does not change what is trained on folds
         system = reader.system(variant, about)
         if system is not None:
             systems[variant] = system
@@ -56,18 +57,18 @@ def _read_stage(study: Study, name: str) -> Stage | None:
     if reader.turns is None:
         return None
     turns = reader.turns
-    return Stage(name, turns["dialogue_id"], turns["label"], turns["score"], systems)
+    return Stage(name, turns["dialogue_id"], turns["label"], turns.get("score"), systems)
 
 
 class _StageReader:
-    """Reads one stage's runs, all in the order of the turns of the first one."""
+    """Reads the runs of one stage, their turns in the order of the first run."""
 
     def __init__(self, study: Study, stage: str):
         self.root, self.stage, self.problems = study.folder, stage, study.problems
         self.class_names = study.class_names
         self.seeds = study.settings["seeds"]
         self.folds = range(study.settings["folds"]) if stage == "development" else None
-        # What is frozen is what runs on test were made of; the two are the same, as reading them has made sure.
+        # The frozen recipes, from which the runs on test are made, are the same: `read_frozen` has checked that.
         self.recipes = {name: about["recipe"] for name, about in study.settings["variants"].items()}
         self.data = study.settings.get("data_fingerprints") or {}
         self.turns: dict[str, np.ndarray] | None = None
@@ -81,23 +82,20 @@ class _StageReader:
         if not finished:
             return None
         runs = [self._seed(variant, seed) for seed in finished]
-        columns = [run for run, *_ in runs]
-
-        def stacked(column: str) -> np.ndarray | None:
-            return np.stack([run[column] for run in columns]) if _in_all(column, columns) else None
-
-        self._refuse_copies(variant, finished, [run["probabilities"] for run in columns])
-        heads = {name: stacked(f"{name}_probabilities") for name in heads_of(columns[0])}
+        self._refuse_copies(variant, finished, [run["probabilities"] for run, *_ in runs])
+        columns = _in_all([run for run, *_ in runs])
+        stacked = {name: np.stack(values) for name, values in columns.items()}
+        heads = {name: stacked[f"{name}_probabilities"] for name in heads_of(stacked)}
         return System(
             variant,
             about["kind"],
             about["description"],
             finished,
-            stacked("prediction"),
-            stacked("probabilities"),
-            {name: values for name, values in heads.items() if values is not None},
-            stacked("gate_weights") if len(heads) > 1 else None,
-            stacked("temperature"),
+            stacked["prediction"],
+            stacked["probabilities"],
+            heads,
+            stacked.get("gate_weights") if len(heads) > 1 else None,
+            stacked["temperature"],
             [results for _, results, _ in runs],
             *self._robustness(variant, finished, [curves for *_, curves in runs]),
         )
@@ -106,7 +104,7 @@ class _StageReader:
         return [seed_folder] if self.folds is None else [seed_folder / f"fold-{fold}" for fold in self.folds]
 
     def _is_finished(self, variant: str, seed: int) -> bool:
-        """Notes down what is not."""
+        """Whether all runs of a seed are finished; those that are not become problems."""
         seed_folder, found = self.root / self.stage / variant / f"seed-{seed}", []
         for part in self._parts(seed_folder):
             if (part / "results.json").is_file() and (part / "predictions.parquet").is_file():
@@ -122,27 +120,32 @@ class _StageReader:
         return not found
 
     def _refuse_copies(self, variant: str, seeds: list[int], probabilities: list[np.ndarray]):
-        """Two seeds never give the same probabilities to the last bit."""
+        """Raise an InputError if two seeds have equal probabilities to the last bit, which only a copy can have."""
         for number, seed in enumerate(seeds):
             for other in range(number):
                 if np.array_equal(probabilities[number], probabilities[other]):
                     folder = self.root / self.stage / variant
                     raise InputError(
-                        f"'{folder / f'seed-{seed}'}' holds the same probabilities as seed-{seeds[other]}: one is a copy of the other"
+                        f"'{folder / f'seed-{seed}'}' holds the same probabilities as seed-{seeds[other]}: one is a copy of "
+                        "the other"
                     )
 
     def _check_run(self, part: Path, variant: str, seed: int, fold: int | None, results: Mapping[str, Any]):
-        """Whether the run is the one that its folder says."""
+        """Raise an InputError if a run is not the one that its folder's name says."""
         if results.get("seed", seed) != seed:
             raise InputError(self._of_another(part / "results.json", "seed", results["seed"], seed))
         path = part / "run.yaml"
         if not path.is_file():
-            self.problems.append(f"{part.relative_to(self.root)}: no run.yaml, so what it is a run of is not known")
+            self.problems.append(
+                f"{part.relative_to(self.root)}: no run.yaml, so its recipe and seed cannot be checked"
+            )
             return
         record = read_yaml(path)
         if not isinstance(record, dict):
             raise InputError(f"'{path}' must hold names and values, got {short(repr(record))}")
-        expected = {"seed": seed} if fold is None else {"seed": seed, "fold": [fold, len(self.folds)]}
+        expected: dict[str, Any] = {"seed": seed}
+        if self.folds is not None:
+            expected["fold"] = [fold, len(self.folds)]
         for name, value in expected.items():
             if record.get(name) != value:
                 raise InputError(self._of_another(path, name, record.get(name), value))
@@ -150,16 +153,18 @@ class _StageReader:
         found = differences(self.recipes[variant], record.get("recipe"))
         if other := [name for name in found if name not in own_fields]:
             raise InputError(
-                f"'{path}' is of another recipe than the study's '{variant}' (other values of {', '.join(other[:4])}): the run was edited, "
-                "swapped or copied"
+                f"'{path}' has another recipe than the study's '{variant}' (other values of {', '.join(other[:4])}): the run "
+                "was edited, swapped or copied"
             )
         fingerprints = record.get("data_fingerprints") or {}
         if other := [split for split, value in self.data.items() if fingerprints.get(split, value) != value]:
-            raise InputError(f"'{path}' is of other data than the study's: the fingerprint of {other[0]} differs")
+            raise InputError(
+                f"'{path}' was trained on other data than the study's: the fingerprint of {other[0]} differs"
+            )
 
     @staticmethod
     def _of_another(path: Path, what: str, found: Any, expected: Any) -> str:
-        return f"'{path}' is of {what} {short(found)}, but lies in the folder of {what} {expected}: the run was swapped or copied"
+        return f"'{path}' records {what} {short(found)}, but is in the folder of {what} {expected}: the run was swapped or copied"
 
     def _check_score(self, path: Path, table: Mapping[str, np.ndarray], results: Mapping[str, Any]):
         stored = results.get("test" if self.folds is None else "held out")
@@ -169,15 +174,15 @@ class _StageReader:
         found = weighted_f1(table, len(self.class_names))
         if not isinstance(stored["weighted_f1"], float | int) or abs(stored["weighted_f1"] - found) > 1e-6:
             raise InputError(
-                f"'{path}' says a weighted F1 of {short(stored['weighted_f1'])}, but the predictions beside it have {found:.4f}: one of the "
-                "two files was edited, swapped or copied"
+                f"'{path}' records a weighted F1 of {short(stored['weighted_f1'])}, but the predictions beside it have "
+                f"{found:.4f}: one of the two files was edited, swapped or copied"
             )
 
-    def _seed(self, variant: str, seed: int) -> tuple[dict[str, np.ndarray], list[dict], dict | None]:
-        """One seed's columns and curves in the order of the stage's turns, and its results by fold."""
+    def _seed(self, variant: str, seed: int) -> tuple[dict[str, np.ndarray], list[dict], Curves | None]:
+        """Read one seed: its columns in the order of the stage's turns, the results of each fold, its robustness curves."""
         seed_folder = self.root / self.stage / variant / f"seed-{seed}"
         parts = self._parts(seed_folder)
-        split = "test" if self.folds is None else None  # a run's own validation turns are in the table, too
+        split = "test" if self.folds is None else None  # the table of a run on test also has validation turns
         results = [read_run_results(part / "results.json") for part in parts]
         for fold, (part, result) in enumerate(zip(parts, results, strict=True)):
             self._check_run(part, variant, seed, None if self.folds is None else fold, result)
@@ -187,24 +192,22 @@ class _StageReader:
             self._check_score(part / "results.json", table, result)
             temperature = (result.get("calibration") or {}).get("temperature")
             table["temperature"] = np.full(len(table["label"]), np.nan if temperature is None else temperature)
-        columns = {
-            name: np.concatenate([table[name] for table in tables]) for name in tables[0] if _in_all(name, tables)
-        }
+        columns = {name: np.concatenate(values) for name, values in _in_all(tables).items()}
         keys = list(zip(columns["dialogue_id"].tolist(), columns["utterance_id"].tolist(), strict=True))
         path = seed_folder if len(parts) > 1 else parts[0] / "predictions.parquet"
         if len(set(keys)) != len(keys):
             twice = next(key for key in keys if keys.count(key) > 1)
-            raise InputError(f"'{path}': utterance '{twice[1]}' of dialogue '{twice[0]}' is there more than once")
+            raise InputError(f"'{path}': utterance '{twice[1]}' of dialogue '{twice[0]}' appears more than once")
         if self.turns is None:
             self._position = {key: number for number, key in enumerate(keys)}
-            self.turns = {"score": None} | columns
+            self.turns = columns
         order = self._order(keys, [part / "predictions.parquet" for part in parts], [len(t["label"]) for t in tables])
         columns = {name: values[order] for name, values in columns.items()}
         different = np.flatnonzero(columns["label"] != self.turns["label"])
         if len(different):
             turn = keys[order[different[0]]]
             raise InputError(
-                f"'{path}': the label of utterance '{turn[1]}' of dialogue '{turn[0]}' is not that of other runs"
+                f"'{path}': the label of utterance '{turn[1]}' of dialogue '{turn[0]}' differs from that of other runs"
             )
         curves = [
             read_robustness(p / "robustness.parquet", len(t["label"]), len(self.class_names))
@@ -213,51 +216,64 @@ class _StageReader:
         return columns, results, _joined(curves, order, seed_folder)
 
     def _order(self, keys: list[tuple[str, str]], paths: list[Path], lengths: list[int]) -> np.ndarray:
-        """Where in this seed's turns each of the stage's stands."""
+        """Positions in this seed's turns of the stage's turns."""
         found = {key: number for number, key in enumerate(keys)}
-        for key, path in zip(keys, np.repeat(paths, lengths), strict=True):
+        path_of_turn = [path for path, length in zip(paths, lengths, strict=True) for _ in range(length)]
+        for key, path in zip(keys, path_of_turn, strict=True):
             if key not in self._position:
                 raise InputError(
                     f"'{path}': utterance '{key[1]}' of dialogue '{key[0]}' is not among the turns of other runs"
                 )
         if missing := self._position.keys() - found.keys():
-            dialogue, utterance = min(missing, key=self._position.get)
+            dialogue, utterance = min(missing, key=self._position.__getitem__)
             where = paths[0] if len(paths) == 1 else paths[0].parents[1]
             raise InputError(
-                f"'{where}' lacks {len(missing)} turns that other runs have, first utterance '{utterance}' of dialogue '{dialogue}'"
+                f"'{where}' lacks {len(missing)} turns that other runs have, first utterance '{utterance}' of dialogue "
+                f"'{dialogue}'"
             )
         return np.array([found[key] for key in self._position])
 
-    def _robustness(self, variant: str, seeds: list[int], curves: list[dict | None]) -> tuple[dict, list[int]]:
-        """The curves of the seeds that have them, and which these are."""
+    def _robustness(self, variant: str, seeds: list[int], curves: list[Curves | None]) -> tuple[Curves, list[int]]:
+        """Robustness curves of the seeds that have them, and the positions of these seeds."""
         if variant not in ROBUST:
             return {}, []
-        there = [number for number, found in enumerate(curves) if found is not None]
-        if lacking := [str(seed) for number, seed in enumerate(seeds) if number not in there]:
+        found = {number: of_seed for number, of_seed in enumerate(curves) if of_seed is not None}
+        if lacking := [str(seed) for number, seed in enumerate(seeds) if number not in found]:
             self.problems.append(f"{self.stage}/{variant}: no robustness.parquet for seed {', '.join(lacking)}")
-        if not there:
+        if not found:
             return {}, []
-        shapes = [{key: len(values) for key, values in curves[number].items()} for number in there]
-        if any(shape != shapes[0] for shape in shapes):
+        if _differ(list(found.values())):
             folder = self.root / self.stage / variant
             raise InputError(
                 f"'{folder}': robustness.parquet of one seed holds other curves, levels or draws than another"
             )
-        return {key: np.stack([curves[number][key] for number in there]) for key in shapes[0]}, there
+        first = next(iter(found.values()))
+        return {key: np.stack([of_seed[key] for of_seed in found.values()]) for key in first}, list(found)
 
 
-def _in_all(name: str, tables: list[dict]) -> bool:
-    """Whether all have a column, of one width."""
-    return all(name in table for table in tables) and len({table[name].shape[1:] for table in tables}) == 1
+def _in_all(tables: list[dict[str, np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """The columns that all tables have with one width."""
+    found = {name: [table[name] for table in tables if name in table] for name in tables[0]}
+    return {
+        name: values
+        for name, values in found.items()
+        if len(values) == len(tables) and len({each.shape[1:] for each in values}) == 1
+    }
 
 
-def _joined(
-    folds: list[dict | None], order: np.ndarray, seed_folder: Path
-) -> dict[tuple[str, float], np.ndarray] | None:
-    """The folds' curves as one, in the stage's order; None where a fold has none."""
-    if any(fold is None for fold in folds):
+def _differ(curves: list[Curves]) -> bool:
+    """Whether these have other curves, levels or numbers of draws."""
+    shapes = [{key: len(values) for key, values in each.items()} for each in curves]
+    return any(shape != shapes[0] for shape in shapes)
+
+
+def _joined(folds: list[Curves | None], order: np.ndarray, seed_folder: Path) -> Curves | None:
+    """Join the curves of the folds, in the order of the stage's turns; None if a fold has none."""
+    found = [fold for fold in folds if fold is not None]
+    if len(found) < len(folds):
         return None
-    shapes = [{key: len(values) for key, values in fold.items()} for fold in folds]
-    if any(shape != shapes[0] for shape in shapes):
-        raise InputError(f"'{seed_folder}': the folds' robustness.parquet hold other curves, levels or draws")
-    return {key: np.concatenate([fold[key] for fold in folds], axis=-1)[:, order] for key in folds[0]}
+    if _differ(found):
+        raise InputError(
+            f"'{seed_folder}': robustness.parquet of one fold holds other curves, levels or draws than another"
+        )
+    return {key: np.concatenate([fold[key] for fold in found], axis=-1)[:, order] for key in found[0]}

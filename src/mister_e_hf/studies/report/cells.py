@@ -1,4 +1,4 @@
-"""How a record's numbers and words are shown in the cells of a report's tables: F1 in per cent, a dash where there is none."""
+"""Format the cells of a report's tables: F1 in per cent, a dash for a missing number."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
-"""The pictures of a study's report, drawn from the records of its tables, as SVG to stand in a page.
+"""The plots of a study's report, drawn from the records of its tables, as SVG within the page.
 
-They are small, so that a telephone shows them one under another, and told apart by lines, marks and hatches as well as by greys.
+They are small, so that a phone shows them one below another, and use line styles, markers and hatches as well as greys.
 """
 
 import html
@@ -39,26 +39,29 @@ _AXES = {
 
 
 def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
-    """The pictures of a table, each with its caption; most tables have none."""
+    """Yield the plots of a table, each with its caption; most tables have none."""
     if not table.records:
         return
     if table.name == "confusion":
         names = [record["true"] for record in table.records]
         counts = np.array([[record[name] for name in names] for record in table.records])
         yield (
-            "True emotion by row. A cell is as dark as its share of the row, and says its turns, pooled over seeds.",
+            "True emotion by row. A cell shows its number of turns, pooled over seeds; the darker, the larger its share of the row.",
             confusion_figure(counts, names),
         )
     elif table.name in ("gate_by_emotion", "gate_by_right_expert"):
         yield f"{table.title}: mean weight of each expert.", _gate(table.records)
     elif table.name == "reliability":
-        yield "Accuracy by confidence; on the diagonal probabilities mean what they say.", _reliability(table.records)
+        yield (
+            "Accuracy by confidence; perfectly calibrated probabilities are on the diagonal.",
+            _reliability(table.records),
+        )
     elif table.name == "robustness":
         for curve in dict.fromkeys(record["curve"] for record in table.records):
             records = [record for record in table.records if record["curve"] == curve]
             yield f"{curve.capitalize()}: weighted F1 with 95 % intervals.", _robustness(records, curve)
     elif table.name == "learning":
-        losses = {"loss": "train, all terms", "eval_loss": "held out, focal terms"}
+        losses = {"loss": "train, all terms", "eval_loss": "held out, the model's own loss"}
         heads = [found for name in table.records[0] if (found := _OF_HEAD.fullmatch(name))]
         scores = {"eval_weighted_f1": "mixture" if heads else "model"}
         scores |= {found[0]: found[1].replace("_", " ") for found in heads}
@@ -73,8 +76,8 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
 
 def to_svg(figure: Figure, name: str, label: str) -> str:
     """
-    The figure as an `<svg>` element with words as words, whose ids begin with `name` so that a page can hold several, and which says
-    `label` to those who do not see it. It refers to nothing outside of itself.
+    Render a figure as a self-contained `<svg>` element whose text is text. Its ids begin with `name`, so that a page can
+    hold several; `label` is read aloud by screen readers.
     """
     buffer = io.BytesIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -15,8 +15,8 @@ from .cells import Record, interval, percent, system_cell, with_sd
 from .table import NO_FULL, Table
 
 CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
-GATE_FIELDS = ("group", "turns", "mixture_right")  # of a record of gate weights, beside the weights
-_CURVE_DRAWS = 1000  # a curve has many points, and no test
+GATE_FIELDS = ("group", "turns", "mixture_right")  # fields of a record of gate weights that are not weights
+_CURVE_DRAWS = 1000  # fewer than for tests, since a curve has many points
 
 
 def confusion_table(study: Study, stage: Stage, full: System | None) -> Table:
@@ -116,7 +116,7 @@ def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
         "calibration",
         "Expected calibration error of the full model",
         f"In per cent, {CALIBRATION_BINS} bins of equal mass: mean ± sample standard deviation over seeds."
-        + (" The temperature of these runs is not known." if len(errors) == 1 else ""),
+        + (" The temperature of these runs is unknown." if len(errors) == 1 else ""),
         errors,
         {"probabilities": lambda record: record["probabilities"], "ECE": with_sd("ece")},
         gap,
@@ -139,7 +139,7 @@ def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
 
 
 def _states(system: System) -> dict[str, np.ndarray]:
-    """Probabilities as predicted, and where the temperature is known as they were before it."""
+    """Probabilities as predicted and, if the temperature is known, as they were before it was applied."""
     if system.temperatures is None or np.isnan(system.temperatures).any() or (system.temperatures == 1).all():
         return {"as predicted": system.probabilities}
     logits = np.log(np.maximum(system.probabilities, np.finfo(np.float32).tiny), dtype=np.float64)
@@ -150,7 +150,7 @@ def _states(system: System) -> dict[str, np.ndarray]:
 
 
 def _reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[Record]:
-    """Bins of equal mass of all seeds' turns; probabilities (S, N, C)."""
+    """Records of the bins of equal mass of all seeds' turns, from probabilities (S, N, C)."""
     confidence, correct = probabilities.max(-1).ravel(), (probabilities.argmax(-1) == labels).ravel()
     bins = np.array_split(np.argsort(confidence, kind="stable"), CALIBRATION_BINS)
     return [
@@ -171,13 +171,14 @@ def robustness_table(study: Study, stage: Stage) -> Table:
         system = stage.systems.get(name)
         if system and system.robustness:
             records += _curves(study, stage, system)
-    gap = f"no finished seed of {' or '.join(ROBUST)} has a robustness.parquet"
+    names = [name for name in ROBUST if name in study.settings["variants"]]
+    gap = f"no finished seed of {' or '.join(names)} has a robustness.parquet"
     return Table(
         "robustness",
-        "Weighted F1 when the input gets worse",
-        "In per cent, mean over seeds and draws, with 95 % intervals over dialogues and seeds. Level: share of the turns that lose the modality; "
-        "standard deviations of the noise; share of a dialogue's first turns that are cut off. Where turns are cut off, those that are left are "
-        "scored, and the last column gives the same turns' score with nothing cut off.",
+        "Weighted F1 on damaged input",
+        "In per cent, mean over seeds and draws, with 95 % intervals over dialogues and seeds. Level: share of the turns that "
+        "lose the modality; standard deviations of the noise; share of a dialogue's first turns that are cut off. Where turns "
+        "are cut off, the remaining ones are scored, and the last column gives the same turns' score with nothing cut off.",
         records,
         {
             "curve": lambda record: record["curve"],

@@ -1,4 +1,4 @@
-"""The report of an ablation study: one page that opens anywhere, the same as Markdown, as JSON, and as CSV tables."""
+"""Write the report of an ablation study: a self-contained HTML page, and the same as Markdown, JSON and CSV tables."""
 
 import csv
 from collections.abc import Iterator
@@ -10,8 +10,9 @@ import jinja2
 
 from ...base.errors import MissingLibraryError
 from ...base.files import write_atomically, write_json
+from ...base.modalities import MODALITIES
 from ...evaluation.significance import DRAWS
-from ..study import FULL, KNEW_LABELS, Stage, Study
+from ..study import FULL, LABEL_LEAKAGE, Stage, Study
 from ..study_reader import read_study
 from .model_tables import (
     calibration_tables,
@@ -30,7 +31,7 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 @dataclass
 class Section:
-    """One stage's part of the report."""
+    """The part of the report that is about one stage."""
 
     stage: str
     tables: list[Table]
@@ -48,14 +49,14 @@ def write_report(out: str | Path) -> Path:
     r"""
     Write `report.html`, `report.md`, `report.json` and `tables/STAGE-TABLE.csv` into a study's folder.
 
-    Everything is of the final stage where test was scored, else of development, whose scores are always there.
+    All tables are of the final stage if test was scored, else of development, whose scores are reported in any case.
 
     Returns:
         the path of `report.html`.
 
     Raises:
-        MissingLibraryError: without matplotlib, with what to install.
-        FileNotFoundError, ValueError: if the folder holds no study, or one that does not fit together; see [`read_study`].
+        MissingLibraryError: if matplotlib is not installed.
+        FileNotFoundError, InputError: if the folder is not a study, or is damaged; see [`read_study`].
     """
     try:
         from .figures import table_figures, to_svg
@@ -64,11 +65,11 @@ def write_report(out: str | Path) -> Path:
     out = Path(out)
     study = read_study(out)
     sections = report_sections(study)
-    pictures = {}
+    plots = {}
     for section in sections:
         for table in section.tables:
             anchor = f"{section.stage}-{table.name}"
-            pictures[anchor] = [
+            plots[anchor] = [
                 (caption, to_svg(figure, f"{anchor}-{number}", caption))
                 for number, (caption, figure) in enumerate(table_figures(table))
             ]
@@ -76,7 +77,7 @@ def write_report(out: str | Path) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        study=study, sections=sections, pictures=pictures, method=method(study), provenance=provenance(study)
+        study=study, sections=sections, plots=plots, method=method(study), provenance=provenance(study)
     )
     (out / "tables").mkdir(exist_ok=True)
     for section in sections:
@@ -91,13 +92,13 @@ def write_report(out: str | Path) -> Path:
 
 
 def report_sections(study: Study) -> list[Section]:
-    """The latest stage with everything that is behind its scores; then development, where that is another."""
+    """The latest stage with all tables; then development with its scores, if that is another stage."""
     stages = [study.latest] + [stage for stage in study.stages.values() if stage is not study.latest]
     return [Section(stage.name, list(stage_tables(study, stage, stage is study.latest))) for stage in stages]
 
 
 def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterator[Table]:
-    """The scores of a stage; with `everything` also what is behind them."""
+    """Yield the tables of scores of a stage; with `everything` also those of the full model and its runs."""
     for suffix, labels in stage.views().items():
         scores = StageScores(study, stage, labels)
         yield main_table(scores, suffix)
@@ -120,54 +121,51 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
 
 
 def method(study: Study) -> list[str]:
-    """How the scores were made, a paragraph a string."""
+    """How the scores were computed, one string per paragraph."""
     settings, paragraphs = study.settings, []
     seeds = ", ".join(map(str, settings["seeds"]))
     if "development" in study.stages:
         chosen = _any_result(study, "development", "best_epoch")
         paragraphs.append(
-            f"Development: train and validation together are parted into {settings['folds']} folds by {settings.get('fold_by', 'dialogue')}. "
-            f"Each seed ({seeds}) is trained once per fold without it and then predicts it, so that every turn is predicted once by a model that "
-            "was not trained on its dialogue; a seed's score is that of all these predictions together. Settings were chosen on these folds, so the scores are "
-            "a little too good, and p-values on them describe and do not prove. "
-            + (f"{KNEW_LABELS} " if settings.get("vectors_knew_labels") else "")
+            f"Development: train and validation together are split into {settings['folds']} folds by "
+            f"{settings.get('fold_by', 'dialogue')}. Each seed ({seeds}) is trained once per fold without it and then predicts "
+            "it, so that every turn is predicted once by a model that was not trained on its dialogue; a seed's score is that "
+            "of all these predictions together. Settings were chosen on these folds, so the scores are slightly optimistic, "
+            "and p-values on them are descriptive only. "
+            + (f"{LABEL_LEAKAGE} " if settings.get("vectors_knew_labels") else "")
             + (
                 "The epoch is chosen within each run."
                 if chosen
-                else "The last epoch is taken: none is chosen on the turns that are scored."
+                else "The last epoch is used: none is chosen on the turns that are scored."
             )
         )
     if "final" in study.stages:
         chosen = _any_result(study, "final", "best_epoch")
-        paragraphs.append(
-            f"Test: each seed ({seeds}) is trained on train and predicts test once. "
-            + (
-                "The epoch is the one with the best weighted F1 on validation. "
-                if chosen
-                else "The last epoch is taken. "
-            )
-            + (
-                f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
-                if study.frozen
-                else ""
-            )
+        epoch = "The epoch with the best weighted F1 on validation is used. " if chosen else "The last epoch is used. "
+        frozen = (
+            f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
+            if study.frozen
+            else ""
         )
+        paragraphs.append(f"Test: each seed ({seeds}) is trained on train and predicts test once. {epoch}{frozen}")
     elif study.frozen:
         paragraphs.append(f"Every variant was frozen on {study.frozen['date']}; no run on test is finished.")
     else:
-        paragraphs.append("Test has not been touched.")
+        paragraphs.append("Test has not been scored.")
     paragraphs += [
-        "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % percentile intervals of the bootstrap "
-        f"({DRAWS:,} draws): a draw takes dialogues with replacement and, independently, seeds with replacement, the same ones for every system, so that "
-        "differences are paired (Efron and Tibshirani 1993). Few seeds tell little of their own spread, so an interval over them is rather too narrow.",
-        "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / (1 + R)), two-sided. Holm's correction "
-        "(1979) is over the ablations and over the baselines separately. Weighted F1 is what is tested. Two systems are compared over the seeds that both have.",
+        "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % percentile "
+        f"intervals of the bootstrap ({DRAWS:,} draws): a draw takes dialogues with replacement and, independently, seeds with "
+        "replacement, the same ones for every system, so that differences are paired (Efron and Tibshirani 1993). With few "
+        "seeds their spread is underestimated, so intervals over them are rather too narrow.",
+        "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / (1 + R)), "
+        "two-sided. Holm's correction (1979) is over the ablations and over the baselines separately. The tests are of weighted "
+        "F1. Two systems are compared over the seeds that both have.",
     ]
     return paragraphs
 
 
 def provenance(study: Study) -> dict[str, str]:
-    """Where the numbers come from, by heading."""
+    """Recipe, commits, versions and data from which the scores were computed, by heading."""
     settings, frozen = study.settings, study.frozen or {}
     found = {"recipe": settings.get("recipe_name") or "not named"}
     if frozen:
@@ -185,13 +183,13 @@ def provenance(study: Study) -> dict[str, str]:
             )
     for split, fingerprint in settings.get("data_fingerprints", {}).items():
         found[f"fingerprint of {split}"] = fingerprint
-    for modality in ("speech", "text"):
+    for modality in MODALITIES:
         found[f"{modality} vectors"] = (settings.get("vectors") or {}).get(modality) or "source not recorded"
     return found
 
 
 def markdown_table(table: Table) -> str:
-    """Its cells; or why it has none."""
+    """The cells of a table in Markdown, or why it has none."""
     if table.gap:
         return f"Not made: {table.gap}."
     return markdown_lines([list(table.columns), ["---"] * len(table.columns), *table.cells()])
@@ -213,14 +211,14 @@ def _markdown(study: Study, sections: list[Section]) -> str:
 
 def _markdown_parts(study: Study, sections: list[Section]) -> Iterator[str]:
     yield f"# Ablation study, {study.corpus}"
-    yield "The pictures are in `report.html`, the numbers of every table in `report.json` and `tables/`."
+    yield "The plots are in `report.html`, the numbers of every table in `report.json` and `tables/`."
     for section in sections:
         yield f"## {section.title}"
         for table in section.tables:
             yield f"### {table.title}"
             yield table.note
             yield markdown_table(table)
-    yield "## How the scores were made"
+    yield "## How the scores were computed"
     yield from method(study)
     yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
     yield "## What is missing"

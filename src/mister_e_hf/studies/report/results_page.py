@@ -1,4 +1,4 @@
-"""RESULTS.md: the scores of several studies on one page, and the block of it that the README repeats."""
+"""Write RESULTS.md: the scores of several studies on one page, with the table that the README repeats."""
 
 import re
 from collections.abc import Iterator
@@ -20,18 +20,18 @@ _START, _END = "<!-- main table -->", "<!-- end of the main table -->"
 
 def write_results(outs: list[str | Path], path: str | Path) -> Path:
     r"""
-    Write the main and the ablation tables of several studies into one Markdown file, with how and of what they were made.
+    Write the main and ablation tables of several studies into one Markdown file, with the method and the provenance.
 
     Args:
-        outs: the studies' folders, in the order of the page.
-        path: the file.
+        outs: folders of the studies, in the order of the page.
+        path: the Markdown file.
 
     Returns:
-        its path.
+        path of the file.
 
     Raises:
-        InputError: if the file cannot be written, or lies in the folder of a study.
-        FileNotFoundError, ValueError: if a folder holds no study, or one that does not fit together; see [`read_study`].
+        InputError: if the file cannot be written or is in the folder of a study.
+        FileNotFoundError, InputError: if a folder is not a study, or is damaged; see [`read_study`].
     """
     path = check_output(path, outs)
     studies = [read_study(out) for out in outs]
@@ -44,7 +44,8 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
 
 def main_table(studies: list[Study]) -> str:
     """Weighted F1 alone, a row per system and a column per corpus, between the comments that [`main_table_in`] finds."""
-    columns, rows = [], {}
+    columns: list[str] = []
+    rows: dict[str, dict[int, str]] = {}
     for study in studies:
         stage = "" if study.latest.name == "final" else f", {STAGE_TITLES[study.latest.name].lower()}"
         for suffix, scores in _views(study):
@@ -59,7 +60,7 @@ def main_table(studies: list[Study]) -> str:
 
 
 def main_table_in(text: str) -> str | None:
-    """The block that [`main_table`] made, where a page has it."""
+    """The block that [`main_table`] writes, from the text of a page; None if it has none."""
     found = re.search(f"{re.escape(_START)}.*?{re.escape(_END)}", text, flags=re.DOTALL)
     return found and found.group()
 
@@ -71,7 +72,10 @@ def _views(study: Study) -> Iterator[tuple[str, StageScores]]:
 
 def _parts(studies: list[Study]) -> Iterator[str]:
     yield "# Results"
-    yield f"Written on {date.today().isoformat()} by `mister-e report`, from the predictions of every run. F1 in per cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
+    yield (
+        f"Written on {date.today().isoformat()} with `mister-e report`, from the predictions of every run. F1 in per cent, "
+        "mean ± sample standard deviation over seeds; N is the number of turns scored."
+    )
     yield "Weighted F1 of every system:"
     yield main_table(studies)
     for study in studies:
@@ -87,12 +91,12 @@ def _parts(studies: list[Study]) -> Iterator[str]:
                 yield f"### {table.title}"
                 yield table.note
                 yield markdown_table(table)
-        yield f"### How the scores of {study.corpus} were made"
+        yield f"### How the scores of {study.corpus} were computed"
         yield from method(study)
         yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
-        yield "### Who can remake them"
+        yield "### Who can reproduce them"
         published = published_of_name(study.corpus)
-        yield "Whoever has the corpus." if published is None else published.remaking
+        yield "Anyone who has the corpus." if published is None else published.remaking
         if study.problems:
             yield "### What is missing"
             yield "\n".join(f"- {problem}" for problem in study.problems)

@@ -31,11 +31,11 @@ def learning_table(full: System | None) -> Table:
         "runs": lambda record: str(record["runs"]),
     }
     columns |= {kind.replace("_", " ").replace("f1", "F1"): mean_and_range(kind) for kind in kinds}
-    gap = None if records else NO_FULL if full is None else "the full model's results.json have no history"
+    gap = None if records else NO_FULL if full is None else "the results.json of the full model have no history"
     return Table(
         "learning",
         "Learning curves of the full model",
-        "Mean (least to greatest) over seeds and folds; weighted F1 in per cent, eval on the turns that the run did not train on.",
+        "Mean (minimum to maximum) over seeds and folds; weighted F1 in per cent; eval is on turns outside the training data.",
         records,
         columns,
         gap,
@@ -63,8 +63,8 @@ def cost_table(study: Study, stage: Stage) -> Table:
     return Table(
         "cost",
         "Cost of one run",
-        "One seed, in development one fold of it. Time: mean ± sample standard deviation over runs, whatever else the machine did; memory: the most that the "
-        "process held, libraries and corpus included.",
+        "A run is one seed, in development one fold of it. Time: mean ± sample standard deviation over runs, other load on the "
+        "machine included. Memory: peak of the process, libraries and corpus included.",
         records,
         {
             "system": system_cell,
@@ -102,8 +102,8 @@ def systems_table(study: Study, stage: Stage) -> Table:
         )
     return Table(
         "systems",
-        "What each system is, and which seeds are finished",
-        "A seed counts where all of its folds are finished.",
+        "Systems and their finished seeds",
+        "A seed is finished when all of its folds are.",
         records,
         {
             "system": system_cell,

@@ -23,7 +23,7 @@ ALPHA = 0.05
 
 
 class StageScores:
-    """Every system's F1 of one stage on the turns that these labels score, resampled once."""
+    """F1 of every system of a stage on the turns that these labels score, with the draws of its bootstrap."""
 
     def __init__(self, study: Study, stage: Stage, labels: np.ndarray):
         self.study, self.stage = study, stage
@@ -36,13 +36,13 @@ class StageScores:
         self.scores = {name: resampled_scores(confusion) for name, confusion in self.confusion.items()}
 
     def names(self, kind: str) -> list[str]:
-        """Systems of a kind in the order of the study, those without a finished seed too."""
+        """Systems of a kind in the order of the study, including those without a finished seed."""
         if kind == "derived":
             return [name for name, system in self.stage.systems.items() if system.kind == kind]
         return [name for name, about in self.study.settings["variants"].items() if about["kind"] == kind]
 
     def record(self, name: str) -> Record:
-        """Scores of one system, None where it has no finished seed."""
+        """Scores of one system; each is None if it has no finished seed."""
         system = self.stage.systems.get(name)
         record = {"system": name, "seeds": len(system.seeds) if system else 0}
         record |= {
@@ -56,7 +56,7 @@ class StageScores:
         return record
 
     def difference(self, first: str, second: str) -> Difference | None:
-        """Of weighted F1, over the seeds that both have; None where they share none."""
+        """Difference of weighted F1 over the seeds that both systems have; None if they share none."""
         if first not in self.scores or second not in self.scores:
             return None
         seeds = [self.stage.systems[name].seeds for name in (first, second)]
@@ -115,7 +115,7 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
     return Table(
         f"ablations{suffix.replace(' ', '_')}",
         f"Ablations against the full model{suffix}",
-        "Weighted F1 in per cent. Holm's correction is over the rows of this table; a verdict is given at an adjusted p below 0.05."
+        "Weighted F1 in per cent. Holm's correction is over the rows of this table; the verdict is at an adjusted p below 0.05."
         + ("" if full else " The full model has no finished seed, so nothing can be compared."),
         records,
         {
@@ -133,7 +133,7 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
 
 
 def split_table(scores: StageScores, suffix: str = "") -> Table:
-    """The full model trained and validated on other dialogues, apart from what is compared."""
+    """The full model trained and validated on other dialogues, which is not compared with the other systems."""
     return Table(
         f"splits{suffix.replace(' ', '_')}",
         f"The full model on other splits{suffix}",
@@ -154,7 +154,7 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
 
 
 def class_table(scores: StageScores) -> Table:
-    """F1 of each class by every system."""
+    """F1 of each class for every system."""
     classes, records, turns = scores.study.class_names, [], None
     for name in [name for kind in ("full", "derived", "ablation", "baseline") for name in scores.names(kind)]:
         record: Record = {"system": name}

@@ -1,6 +1,6 @@
-"""A table of a report: records of bare numbers, and how each is shown.
+"""A table of a report: records of unformatted values, and how each is shown.
 
-A table's records go to the CSV files and to `report.json` as they are; its cells go to the pages.
+The records go to the CSV files and to `report.json` as they are; the cells, which are text, go to the pages.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ NO_FULL = "the full model has no finished seed"
 @dataclass
 class Table:
     r"""
-    One table.
+    One table of a report.
 
     Args:
-        name: of its CSV file, and its anchor.
-        title: its caption.
-        note: what must be known to read it.
-        records: a dictionary of bare numbers and words per row; None where there is no number.
-        columns: by header, what turns a record into the cell.
-        gap: why there is no row, where there is none.
-        long: whether it only backs a picture.
+        name: name of its CSV file and its anchor in the page.
+        title: title, also its caption.
+        note: how to read it.
+        records: one dictionary of unformatted values per row; None for a missing number.
+        columns: by header, a function from a record to the text of the cell.
+        gap: why the table has no rows; None if it has some.
+        long: whether the page collapses it below its plot.
     """
 
     name: str
