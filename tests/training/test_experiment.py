@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel
 
 from mister_e_hf import DialogueCollator, DialogueVectors, Recipe, cli
-from mister_e_hf.corpora.demo import LABELS, demo_corpus, write_demo_corpus
+from mister_e_hf.corpora.demo import LABELS, demo_corpus
 from mister_e_hf.evaluation.calibration import fit_temperature
 from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error, softmax
 from mister_e_hf.evaluation.predictions import format_results, score, summarize
@@ -24,11 +24,6 @@ from mister_e_hf.training.experiment import run_experiment, run_seeds
 ROOT = Path(__file__).parents[2]
 SHORT = ["--num_train_epochs", "2", "--hidden_size", "16", "--disable_tqdm"]
 TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), str(ROOT / "hub_configs" / "demo.yaml")]
-
-
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory) -> Path:
-    return write_demo_corpus(tmp_path_factory.mktemp("demo"))
 
 
 def recipe(corpus: Path, *overrides: str) -> Recipe:

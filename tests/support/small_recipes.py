@@ -1,0 +1,60 @@
+"""Recipes for the tests of recipes: small sections, and the recipes of the package."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mister_e_hf import Recipe
+from mister_e_hf.corpora.demo import LABELS
+
+RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "hub_configs").glob("*.yaml"))}
+SMALL = [name for name in RECIPES if name.endswith("-small")]
+OWN_LABELS = {"own-small": ["--corpus.labels", "calm", "upset"]}  # else those of the corpus it is used on
+PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES]
+SECTIONS = {
+    "model": {"speech_embedding_dim": 24, "text_embedding_dim": 32, "hidden_size": 16},
+    "corpus": {"labels": LABELS},
+    "training": {"use_cpu": True},
+}
+ENCODERS = {
+    "speech_encoder": {"backbone": "org/speech", "tuning": "frozen", "trailing_silence": 1.0},
+    "text_encoder": {
+        "backbone": "org/text",
+        "backbone_revision": "v1",
+        "lora_r": 4,
+        "prompt": "Feel: {text}",
+        "training": {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "use_cpu": True},
+    },
+}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+def recipe(*words: str) -> Recipe:
+    made = Recipe(SECTIONS)
+    made.override(words)
+    return made
+
+
+def recipe_of_encoders(*words: str) -> Recipe:
+    made = Recipe(SECTIONS | ENCODERS)
+    made.override(words)
+    return made
+
+
+def changed_corpus(demo_folder: Path, folder: Path, change, splits=("train", "validation", "test")) -> str:
+    for path in demo_folder.iterdir():
+        table = pq.read_table(path)
+        pq.write_table(change(table) if path.stem in splits else table, folder / path.name)
+    return str(folder)
+
+
+def with_column(table: pa.Table, name: str, value) -> pa.Table:
+    """The same value at every turn."""
+    column = [[value] * len(ids) for ids in table["utterance_ids"].to_pylist()]
+    return table.set_column(table.column_names.index(name), name, [column])
