@@ -14,10 +14,9 @@ def _register_config():
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 
     from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
-    from .models.baselines import BASELINES, baseline_config
-    from .models.mister_e.configuration_mister_e import MisterEConfig
+    from .models.registry import registered
 
-    for config in (MisterEConfig, UtteranceEncoderConfig, *map(baseline_config, BASELINES)):
+    for config in (UtteranceEncoderConfig, *(each.config_class() for each in registered())):
         if config.model_type not in CONFIG_MAPPING:
             AutoConfig.register(config.model_type, config)
 
@@ -26,10 +25,9 @@ def _register_model():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 
     from .encoders.modeling_utterance_encoder import UtteranceEncoder
-    from .models.baselines import BASELINES, baseline_model
-    from .models.mister_e.modeling_mister_e import MisterEModel
+    from .models.registry import registered
 
-    for model in (MisterEModel, UtteranceEncoder, *map(baseline_model, BASELINES)):
+    for model in (UtteranceEncoder, *(each.model_class() for each in registered())):
         if model.config_class not in MODEL_MAPPING:
             AutoModel.register(model.config_class, model)
 
@@ -48,7 +46,7 @@ def _register_pipeline():
     from transformers import AutoModel
     from transformers.pipelines import PIPELINE_REGISTRY
 
-    from .models.mister_e.configuration_mister_e import TASK
+    from .base.modalities import TASK
 
     # By name: the class itself is made from what is being loaded here.
     implementation = f"{__package__}.inference.pipeline_conversation_emotion.ConversationEmotionPipeline"
@@ -96,9 +94,14 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
         return None
 
 
-def install():
+def install_loaded():
+    """Register all of ours in the auto modules that are loaded; what they know already stays."""
     for name, register in _REGISTER.items():
         if name in sys.modules:
             register()
+
+
+def install():
+    install_loaded()
     if not all(name in sys.modules for name in _REGISTER):
         sys.meta_path.insert(0, _AutoModuleFinder())

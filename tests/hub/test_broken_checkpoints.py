@@ -16,8 +16,8 @@ from transformers import pipeline
 
 from mister_e_hf import MisterEConfig, MisterEModel, MisterEProcessor, UtteranceEncoder, cli
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.modalities import TASK
 from mister_e_hf.hub.checkpoint import pushed_contents, save_checkpoint
-from mister_e_hf.models.mister_e.configuration_mister_e import TASK
 from mister_e_hf.vectors.store import write_vectors
 from support.tiny_backbones import LABELS, tiny_encoder, tiny_processor, write_backbone
 

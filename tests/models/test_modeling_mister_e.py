@@ -488,6 +488,7 @@ def test_output_shapes_and_types(tiny_model, make_batch, dtype):
         "text_states": (2, 5, 8),
         "speech_mask": (2, 5),
         "text_mask": (2, 5),
+        "focal_losses": (4,),
     }
     assert all(getattr(output, name).dtype == dtype for name in PER_TURN)
     assert output.speech_mask.dtype == output.text_mask.dtype == torch.bool
@@ -523,7 +524,10 @@ def test_misspelt_argument_is_a_type_error(tiny_model, make_batch, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"speech_embeddings": None, "text_embeddings": None}, "got neither"),
+        (
+            {"speech_embeddings": None, "text_embeddings": None},
+            "needs at least one of speech_embeddings, text_embeddings",
+        ),
         ({"speech_embeddings": torch.zeros(2, 3, 6)}, r"speech_embeddings must have shape \(B, T, 5\)"),
         ({"text_embeddings": torch.zeros(2, 4)}, r"text_embeddings must have shape \(B, T, 4\)"),
         ({"text_embeddings": torch.zeros(2, 2, 4)}, "agree in B and T"),
@@ -860,7 +864,7 @@ def test_new_classes_start_heads_and_gate_anew_with_one_warning(saved, make_batc
     before = load_file(saved / "model.safetensors")
     with caplog.at_level(logging.WARNING):
         model = load(saved, id2label=dict(enumerate(labels)), ignore_mismatched_sizes=True)
-    warnings = [record for record in caplog.records if record.name.endswith("modeling_mister_e")]
+    warnings = [record for record in caplog.records if record.name.endswith("modeling_conversation")]
     assert len(warnings) == 1
     after = model.state_dict()
     assert all(name in warnings[0].getMessage() for name in HEADS | GATE)
@@ -884,7 +888,7 @@ def test_same_classes_keep_heads_and_gate(saved, caplog):
     with caplog.at_level(logging.WARNING):
         model = MisterEModel.from_pretrained(saved, ignore_mismatched_sizes=True)
     assert_bit_equal(model.state_dict(), load_file(saved / "model.safetensors"))
-    assert not [record for record in caplog.records if record.name.endswith("modeling_mister_e")]
+    assert not [record for record in caplog.records if record.name.endswith("modeling_conversation")]
 
 
 def test_loading_info_is_returned_when_asked_for(saved):

@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .errors import InputError, reading, short
+from .modalities import IGNORE_INDEX
 from .remote_code import CarriesCode, write_code
 
 # What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
@@ -30,7 +31,6 @@ _TRANSFORMERS_KEYS = {
     "torch_dtype",
     "use_cache",
 }
-_IGNORED = -100  # as of losses, which import torch
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 # By model type, what loads it.
 _LOADED_BY = {"mister_e": "MisterEModel", "mister_e_utterance_encoder": "UtteranceEncoder (an encoder of stage 1)"}
@@ -129,10 +129,10 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
             raise InputError(
                 f"labels must be whole numbers of shape {tuple(shape)}, got {labels.dtype} of shape {tuple(labels.shape)}"
             )
-        wrong = (labels != _IGNORED) & ((labels < 0) | (labels >= self.num_labels))
+        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= self.num_labels))
         if wrong.any():
             raise InputError(
-                f"labels hold {int(labels[wrong][0])}; the model has {self.num_labels} classes, 0 to {self.num_labels - 1}, and {_IGNORED} is where "
+                f"labels hold {int(labels[wrong][0])}; the model has {self.num_labels} classes, 0 to {self.num_labels - 1}, and {IGNORE_INDEX} is where "
                 "nothing is scored"
             )
 

@@ -9,7 +9,7 @@ exact zero that still hangs on the graph.
 import torch
 import torch.nn.functional as F
 
-IGNORE_INDEX = -100
+from .modalities import IGNORE_INDEX
 
 
 def _at_least_float32(values: torch.Tensor) -> torch.Tensor:

@@ -24,15 +24,12 @@ from .metrics import (
 
 def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
     """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
-    outputs = trainer.predict(data).predictions
-    logits, *others = outputs if isinstance(outputs, tuple) else (outputs,)
-    real = np.arange(logits.shape[1]) < data.lengths[:, None]
-    found = {"mixture": logits[real]}
-    if others:
-        expert_logits, gate_weights = others
-        for number, expert in enumerate(trainer.model.config.experts):
-            found[expert] = expert_logits[real][:, number]
-        found["gate_weights"] = gate_weights[real]
+    view = trainer.predict(data).predictions
+    real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
+    found = {"mixture": view.logits[real]}
+    found |= {head: logits[real] for head, logits in (view.head_logits or {}).items()}
+    if view.gate_weights is not None:
+        found["gate_weights"] = view.gate_weights[real]
     return found
 
 

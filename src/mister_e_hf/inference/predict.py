@@ -58,7 +58,7 @@ def predict_dialogues(
     # before anything heavy is imported
     from transformers import pipeline
 
-    from ..models.mister_e.configuration_mister_e import TASK
+    from ..base.modalities import TASK
     from .stored_stages import load_model
 
     if device is not None:

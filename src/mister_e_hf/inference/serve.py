@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from transformers import logging, pipeline
 
 from ..base.errors import InputError, MissingLibraryError, short
+from ..base.modalities import TASK
 from ..media.subtitles import SUBTITLES, read_subtitles
-from ..models.mister_e.configuration_mister_e import TASK
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .stored_stages import load_model
 from .timeline import timeline_figure

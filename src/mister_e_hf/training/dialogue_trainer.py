@@ -1,21 +1,24 @@
-"""Trains MiSTER-E, or any model of its inputs and outputs, on dialogues."""
+"""Trains conversation models on dialogues."""
 
 import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import ModelOutput
 
 from ..base.errors import InputError
-from ..base.losses import IGNORE_INDEX, consistency_loss, contrastive_loss, focal_terms
+from ..base.losses import consistency_loss, contrastive_loss
+from ..base.modalities import IGNORE_INDEX, MODALITIES
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
+from ..models.configuration_conversation import ConversationConfig
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
+from ..models.modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..vectors.collator import DialogueCollator
 from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics
 from ..vectors.dialogue_vectors import DialogueVectors
@@ -24,22 +27,16 @@ from .threads import few_threads
 
 
 @dataclass
-class MisterETrainingArguments(EpochTrainingArguments):
+class DialogueTrainingArguments(EpochTrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] with the weights of MiSTER-E's loss terms and the defaults of its training: evaluate and
-    save each epoch, keep the best epoch by validation weighted F1, batches of like length.
+    [`~transformers.TrainingArguments`] with the defaults of conversation models: evaluate and save each epoch, keep the best epoch by validation
+    weighted F1, batches of like length.
 
     Args:
-        contrastive_weight (`float`, defaults to 2.0): factor of the contrastive term; 0 leaves it out.
-        contrastive_temperature (`float`, defaults to 1.0): its tau.
-        consistency_weight (`float`, defaults to 0.1): factor of the consistency term; 0 leaves it out.
         standardize (`bool`, defaults to `True`):
             before the first step, fit the model's mean and standard deviation of each vector dimension on the training turns.
     """
 
-    contrastive_weight: float = field(default=2.0, metadata={"help": "Factor of the contrastive term."})
-    contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of the contrastive term."})
-    consistency_weight: float = field(default=0.1, metadata={"help": "Factor of the consistency term."})
     standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
     num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
@@ -51,46 +48,65 @@ class MisterETrainingArguments(EpochTrainingArguments):
         super().__post_init__()
 
 
-def check_training(config: Any, arguments: MisterETrainingArguments, own_metrics: bool = True):
+@dataclass
+class MisterETrainingArguments(DialogueTrainingArguments):
     r"""
-    Whether a model of this configuration can be trained with these arguments; with `own_metrics` they choose the epoch by one of this
-    trainer's scores.
-
-    Raises:
-        InputError: if a loss term has a weight but the model lacks the experts that it needs, or there is no such score.
-    """
-    experts = getattr(config, "experts", None)
-    if experts is not None and arguments.contrastive_weight and "fusion" not in experts:
-        raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
-    if experts is not None and arguments.consistency_weight and len(experts) < 2:
-        raise InputError(f"consistency_weight needs two experts at least, the model has {experts}; set it to 0")
-    if own_metrics:
-        check_metric(arguments, (*SCORES, *(f"{expert}_weighted_f1" for expert in experts or ())))
-
-
-class MisterETrainer(EpochTrainer):
-    r"""
-    [`~transformers.Trainer`] for dialogues: adds the contrastive and consistency terms to the model's focal loss, logs every term by
-    name, compares contrastive states across processes, and writes checkpoints that appear whole or not at all.
-
-    The model may be [`MisterEModel`] or any whose output has `loss` and `logits` alone; the two terms are then left out. `eval_loss` is
-    the model's own focal loss, since the contrastive term depends on what a dialogue is batched with.
+    [`DialogueTrainingArguments`] with the weights of MiSTER-E's loss terms. Models without these terms ignore them.
 
     Args:
-        model, args, callbacks, ...: as the Trainer's; `args` of [`MisterETrainingArguments`].
-        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`: those of
-            [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither is needed for `predict`.
-
-    Raises:
-        InputError: if a term has a weight but the model lacks the experts it needs, or `args` are of another class.
+        contrastive_weight (`float`, defaults to 2.0): factor of the contrastive term; 0 leaves it out.
+        contrastive_temperature (`float`, defaults to 1.0): its tau.
+        consistency_weight (`float`, defaults to 0.1): factor of the consistency term; 0 leaves it out.
     """
 
-    def __init__(self, model=None, args: MisterETrainingArguments | None = None, **kwargs):
+    contrastive_weight: float = field(default=2.0, metadata={"help": "Factor of the contrastive term."})
+    contrastive_temperature: float = field(default=1.0, metadata={"help": "Temperature of the contrastive term."})
+    consistency_weight: float = field(default=0.1, metadata={"help": "Factor of the consistency term."})
+
+
+def check_training(config: ConversationConfig, arguments: DialogueTrainingArguments, own_metrics: bool = True):
+    r"""
+    Check that a model of this configuration can be trained with these arguments.
+
+    Args:
+        own_metrics: whether the epoch is chosen by one of this trainer's scores.
+
+    Raises:
+        InputError: if a loss term has a weight but the model cannot compute it, or the metric is not one of the scores.
+    """
+    config.check_training(arguments)
+    if own_metrics:
+        check_metric(arguments, (*SCORES, *(f"{head}_weighted_f1" for head in config.heads)))
+
+
+class DialogueTrainer(EpochTrainer):
+    r"""
+    [`~transformers.Trainer`] for conversation models: adds the model's own loss terms with their weights, logs every term by name, and writes
+    checkpoints that appear whole or not at all.
+
+    Predictions are a [`ConversationOutput`] of arrays, and so is `predictions` in `compute_metrics`. `eval_loss` is the model's own loss without the
+    further terms.
+
+    Args:
+        model: a [`ConversationPreTrainedModel`].
+        args: [`DialogueTrainingArguments`].
+        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`: those of
+            [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither is needed for `predict`.
+        kwargs: as the Trainer's.
+
+    Raises:
+        InputError: if a term has a weight but the model cannot compute it, or `args` are of another class.
+    """
+
+    arguments_class: type[DialogueTrainingArguments] = DialogueTrainingArguments
+    args: DialogueTrainingArguments
+
+    def __init__(self, model=None, args: DialogueTrainingArguments | None = None, **kwargs):
         if args is None:
-            args = MisterETrainingArguments("trainer_output")
-        if not isinstance(args, MisterETrainingArguments):
+            args = self.arguments_class("trainer_output")
+        if not isinstance(args, self.arguments_class):
             raise InputError(
-                f"MisterETrainer needs MisterETrainingArguments, got {type(args).__name__}; they take the same fields and more"
+                f"{type(self).__name__} needs {self.arguments_class.__name__}, got {type(args).__name__}; they take the same fields and more"
             )
         if kwargs.get("eval_dataset") is None and args.eval_strategy != "no":
             if kwargs.get("train_dataset") is not None:
@@ -103,11 +119,16 @@ class MisterETrainer(EpochTrainer):
         kwargs.setdefault("data_collator", DialogueCollator())
         super().__init__(model=model, args=args, **kwargs)
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
-        check_training(self.model.config, self.args, own_metrics)
+        check_training(self.own_model.config, self.args, own_metrics)
+
+    @property
+    def own_model(self) -> ConversationPreTrainedModel:
+        """The model without what the Trainer wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
 
     @property
     def title(self) -> str:
-        return f"{getattr(self.model, 'title', 'MiSTER-E')}, seed {self.args.seed}"
+        return f"{self.own_model.title}, seed {self.args.seed}"
 
     # Data
 
@@ -128,16 +149,15 @@ class MisterETrainer(EpochTrainer):
             return super()._train(checkpoint, **kwargs)
 
     def _standardize(self):
-        data = self.train_dataset
-        for name in self.train_dataset[0]:
-            modality = name.removesuffix("_embeddings")
-            module = getattr(self.model, f"{modality}_input", None)
-            if modality == name or module is None:
+        data, first = self.train_dataset, self.train_dataset[0]
+        for name, modality in MODALITIES.items():
+            module = getattr(self.own_model, f"{name}_input", None)
+            if module is None or modality.embeddings not in first:
                 continue
             own = isinstance(data, DialogueVectors)
-            found = data.statistics(modality) if own else dataset_statistics(data, modality)
+            found = data.statistics(name) if own else dataset_statistics(data, name)
             if found is None:
-                raise InputError(f"train_dataset: no turn has {modality}, so its vectors cannot be standardised")
+                raise InputError(f"train_dataset: no turn has {name}, so its vectors cannot be standardised")
             module.set_statistics(*found)
 
     # Loss
@@ -149,23 +169,113 @@ class MisterETrainer(EpochTrainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
-            terms = self._further_terms(outputs, inputs["labels"], num_items_in_batch)
-            loss = loss + sum(getattr(self.args, f"{name}_weight") * value for name, value in terms.items())
-            self.watch(focal=outputs["loss"], **terms, loss=loss)
-            self._note_terms(outputs, inputs["labels"], num_items_in_batch, terms)
+            labels, own_model = inputs["labels"], self.own_model
+            terms = self.loss_terms(outputs, labels, num_items_in_batch)
+            weights = own_model.loss_term_weights
+            loss = loss + sum(getattr(self.args, weights[name]) * value for name, value in terms.items())
+            self.watch(model=outputs["loss"], **terms, loss=loss)
+            self._note_terms(own_model.loss_parts(outputs) | terms)
             # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
             loss = loss * processes
         return (loss, outputs) if return_outputs else loss
 
-    def _experts(self) -> list[str]:
-        return list(getattr(self.model.config, "experts", []))
+    def loss_terms(
+        self, outputs: ModelOutput, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> dict[str, torch.Tensor]:
+        """Loss terms beside the model's own loss, by name; see [`ConversationPreTrainedModel.loss_terms`]."""
+        return self.own_model.loss_terms(outputs, labels, num_items)
 
-    def _further_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> dict[str, torch.Tensor]:
-        terms = {}
-        if self.args.contrastive_weight and getattr(outputs, "speech_states", None) is not None:
+    @torch.no_grad()
+    def _note_terms(self, terms: dict[str, torch.Tensor]):
+        if not self._term_sums:  # the first batch since the last log, or since training resumed
+            self._steps_at_last_log = self.state.global_step
+        for name, value in terms.items():
+            self._term_sums[f"{name}_loss"] += value.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
+        if "loss" in logs and self._term_sums:
+            steps = max(self.state.global_step - self._steps_at_last_log, 1)
+            names = sorted(self._term_sums)
+            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
+            self._term_sums.clear()
+        super().log(logs, start_time)
+
+    _steps_at_last_log = 0
+
+    # Evaluation
+
+    def evaluation_loop(self, *arguments, **kwargs):
+        with few_threads(self.model, self.args.device):
+            return super().evaluation_loop(*arguments, **kwargs)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As the Trainer's, but what is predicted keeps its names: the model's common view, without the loss."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get("labels")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if labels is None:
+                loss, output = None, model(**inputs)
+            else:
+                loss, output = self.compute_loss(model, inputs, return_outputs=True)
+                loss = loss.detach().mean()
+        view = self.own_model.view(output)
+        view = ConversationOutput(logits=view.logits, head_logits=view.head_logits, gate_weights=view.gate_weights)
+        return loss, None if prediction_loss_only else view, labels
+
+    def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Scalar scores of the main head, and weighted F1 of each further head."""
+        view = prediction.predictions
+        scored = prediction.label_ids != IGNORE_INDEX
+        names = [self.own_model.config.id2label[index] for index in range(view.logits.shape[-1])]
+        labels = prediction.label_ids[scored]
+        scores = emotion_scores(labels, softmax(view.logits[scored]), names)
+        scores.pop("f1_per_class")
+        for head, logits in (view.head_logits or {}).items():
+            scores[f"{head}_weighted_f1"] = emotion_scores(labels, softmax(logits[scored]), names)["weighted_f1"]
+        return scores
+
+    # The Hub
+
+    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
+        """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
+        if not self.is_world_process_zero():
+            return ""
+        save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        return self.push_folder(commit_message, token, kwargs.get("revision"))
+
+    def push_folder(
+        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
+        return push_checkpoint(
+            self.args.output_dir,
+            self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+        )
+
+
+class MisterETrainer(DialogueTrainer):
+    r"""
+    [`DialogueTrainer`] with the contrastive and consistency terms, for the models that name them. The contrastive term compares states across
+    processes.
+    """
+
+    arguments_class = MisterETrainingArguments
+    args: MisterETrainingArguments
+
+    def loss_terms(self, outputs, labels, num_items):
+        terms, model = super().loss_terms(outputs, labels, num_items), self.own_model
+        named = model.loss_term_weights
+        if "contrastive" in named and self.args.contrastive_weight and outputs.speech_states is not None:
             terms["contrastive"] = self._contrastive(outputs, labels, num_items)
-        if self.args.consistency_weight and len(self._experts()) > 1:
-            available = expert_availability(self._experts(), outputs.speech_mask, outputs.text_mask)
+        if "consistency" in named and self.args.consistency_weight and len(model.config.heads) > 1:
+            available = expert_availability(model.config.experts, outputs.speech_mask, outputs.text_mask)
             terms["consistency"] = consistency_loss(outputs.expert_logits, available, labels, num_items)
         return terms
 
@@ -192,77 +302,6 @@ class MisterETrainer(EpochTrainer):
             candidate_labels=torch.cat([part[:count] for part, count in zip(all_labels, counts, strict=True)]),
             anchor_offset=sum(counts[: self.accelerator.process_index]),
             **options,
-        )
-
-    @torch.no_grad()
-    def _note_terms(self, outputs: MisterEOutput, labels: torch.Tensor, num_items, terms: dict[str, torch.Tensor]):
-        if not self._term_sums:  # the first batch since the last log, or since a run was gone on with
-            self._steps_at_last_log = self.state.global_step
-        for name, value in terms.items():
-            self._term_sums[f"{name}_loss"] += value.detach()
-        if self._experts():
-            config = self.model.config
-            available = expert_availability(config.experts, outputs.speech_mask, outputs.text_mask)
-            weights = self.accelerator.unwrap_model(self.model).class_weights(outputs.logits)
-            focal = focal_terms(
-                outputs.logits, outputs.expert_logits, available, labels, config.focal_gamma, weights, num_items
-            )
-            for name, value in zip(["mixture", *config.experts], focal, strict=True):
-                self._term_sums[f"{name}_focal_loss"] += value
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
-        if "loss" in logs and self._term_sums:
-            steps = max(self.state.global_step - self._steps_at_last_log, 1)
-            names = sorted(self._term_sums)
-            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
-            self._term_sums.clear()
-        super().log(logs, start_time)
-
-    _steps_at_last_log = 0
-
-    # Evaluation
-
-    def evaluation_loop(self, *arguments, **kwargs):
-        with few_threads(self.model, self.args.device):
-            return super().evaluation_loop(*arguments, **kwargs)
-
-    def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Scalar scores of the mixture, and weighted F1 of each expert's own logits."""
-        outputs = prediction.predictions
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        scored = prediction.label_ids != IGNORE_INDEX
-        names = [self.model.config.id2label[index] for index in range(logits.shape[-1])]
-        labels = prediction.label_ids[scored]
-        scores = emotion_scores(labels, softmax(logits[scored]), names)
-        scores.pop("f1_per_class")
-        for number, expert in enumerate(self._experts()):
-            expert_scores = emotion_scores(labels, softmax(outputs[1][scored][:, number]), names)
-            scores[f"{expert}_weighted_f1"] = expert_scores["weighted_f1"]
-        return scores
-
-    # The Hub
-
-    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
-        """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
-        if not self.is_world_process_zero():
-            return ""
-        save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
-        return self.push_folder(commit_message, token, kwargs.get("revision"))
-
-    def push_folder(
-        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
-    ) -> str:
-        """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
-        return push_checkpoint(
-            self.args.output_dir,
-            self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
-            commit_message=commit_message,
-            token=token or self.args.hub_token,
-            private=self.args.hub_private_repo,
-            revision=revision or self.args.hub_revision,
         )
 
 

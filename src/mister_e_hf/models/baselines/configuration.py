@@ -1,17 +1,16 @@
 """The configurations of the baselines. Their defaults are what did best on validation with vectors of IEMOCAP."""
 
-import math
-
 from huggingface_hub.dataclasses import strict
 
-from ...base.configuration_labelled import LabelledConfig
 from ...base.errors import InputError
+from ...base.modalities import MODALITIES
+from ..configuration_conversation import ConversationConfig
 
-MODALITIES = ("speech", "text")
+_READ = ("speech", "text")
 
 
 @strict
-class BaselineConfig(LabelledConfig):
+class BaselineConfig(ConversationConfig):
     r"""
     What all baselines have.
 
@@ -19,20 +18,12 @@ class BaselineConfig(LabelledConfig):
         speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
         text_embedding_dim (`int`, defaults to 2048): width Dt of an utterance's text vector.
         modalities (`list[str]`, defaults to `["speech", "text"]`): which vectors are read, always in this order.
-        feature_clip (`float`, *optional*): clip standardised vectors at this many standard deviations.
-        calibration_temperature (`float`, defaults to 1.0):
-            what the logits are divided by where probabilities are made of them; fitted on validation.
-        class_weights (`dict[str, float]`, *optional*):
-            weight of each label's turns in the loss, by label name; a label left out weighs 1.
-        id2label, label2id: class names by index and back; giving one fills in the other.
+        feature_clip, calibration_temperature, class_weights, id2label, label2id: see [`ConversationConfig`].
     """
 
     speech_embedding_dim: int = 2048
     text_embedding_dim: int = 2048
-    modalities: list[str] | tuple[str, ...] = MODALITIES
-    feature_clip: float | int | None = None
-    calibration_temperature: float | int = 1.0
-    class_weights: dict[str, float | int] | None = None
+    modalities: list[str] | tuple[str, ...] = _READ
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -47,19 +38,16 @@ class BaselineConfig(LabelledConfig):
         dropout = getattr(self, "dropout", 0)
         if not 0 <= dropout < 1:
             raise InputError(f"dropout must lie in [0, 1), got {dropout}")
-        self.check_temperature("calibration_temperature")
-        if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
-            raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
 
     def validate_modalities(self):
         chosen = set(self.modalities)
-        if not chosen or chosen - set(MODALITIES) or len(chosen) != len(self.modalities):
-            raise InputError(f"modalities must be a choice of {list(MODALITIES)}, got {self.modalities}")
+        if not chosen or chosen - set(_READ) or len(chosen) != len(self.modalities):
+            raise InputError(f"modalities must be a choice of {list(_READ)}, got {self.modalities}")
 
     @property
     def input_size(self) -> int:
         """Width of the vectors that are read, beside one another."""
-        return sum(getattr(self, f"{modality}_embedding_dim") for modality in self.modalities)
+        return sum(getattr(self, MODALITIES[name].width) for name in self.modalities)
 
 
 @strict
@@ -107,10 +95,8 @@ class _TransformerConfig(BaselineConfig):
     """Of a model whose modalities attend to one another."""
 
     def validate_attention(self):
-        if self.modalities != list(MODALITIES):
-            raise InputError(
-                f"modalities must be {list(MODALITIES)}, for each attends to the other; got {self.modalities}"
-            )
+        if self.modalities != list(_READ):
+            raise InputError(f"modalities must be {list(_READ)}, for each attends to the other; got {self.modalities}")
         # even, for half of the position's numbers are sines
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise InputError(
@@ -158,6 +144,10 @@ class SdtConfig(_TransformerConfig):
     num_attention_heads: int = 4
     dropout: float | int = 0.5
     distillation_temperature: float | int = 1.0
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("speech", "text")
 
     def validate_temperature(self):
         self.check_temperature("distillation_temperature")

@@ -3,49 +3,33 @@
 Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), D width of a turn's vectors, H hidden, C classes.
 """
 
-from dataclasses import dataclass
-
 import torch
-from transformers.utils import ModelOutput
 
 from ...base.losses import focal_loss
-from ..mister_e.modeling_mister_e import MisterEPreTrainedModel, ModalityInput, ModalityTurns
+from ...base.modalities import MODALITIES
+from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
+from ..turn_layers import ModalityInput, ModalityTurns
 from ..turns import TurnLayout
 from .configuration import BaselineConfig
 
 
-@dataclass
-class BaselineOutput(ModelOutput):
-    """
-    Output of a baseline; zero at padding.
-
-    Args:
-        loss (`()`, when labels are given): cross-entropy, with what else the method learns by.
-        logits (`(B, T, C)`): scores before the softmax.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-
-
-class BaselineModel(MisterEPreTrainedModel):
+class BaselineModel(ConversationPreTrainedModel):
     r"""
     Base class of the baselines; each defines `heads`, and `title` and `method` for its card. Padding and absent modalities are ignored whatever they hold, NaN included; a learned
     vector stands for an absent one.
     """
 
     config_class = BaselineConfig
-    title: str
-    method: str
+    tags = ("baseline",)
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
-        for modality in config.modalities:
-            width = getattr(config, f"{modality}_embedding_dim")
-            setattr(self, f"{modality}_input", ModalityInput(width, config.feature_clip))
+        for name in config.modalities:
+            width = getattr(config, MODALITIES[name].width)
+            setattr(self, f"{name}_input", ModalityInput(width, config.feature_clip))
 
     def heads(self, turns: dict[str, ModalityTurns], layout: TurnLayout) -> tuple[torch.Tensor, ...]:
-        """Logits (N, C) of each head from the turns by modality, the model's own logits first; the others are for the loss alone."""
+        """Logits (N, C) of each head from the turns by modality: the model's own, then those of `config.heads`."""
         raise NotImplementedError
 
     def turn_loss(self, heads: tuple[torch.Tensor, ...], labels: torch.Tensor, num_items) -> torch.Tensor:
@@ -64,26 +48,28 @@ class BaselineModel(MisterEPreTrainedModel):
         text_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> BaselineOutput:
+    ) -> ConversationOutput:
         r"""
         Arguments and errors are those of [`MisterEModel`]. A modality that the configuration does not name is not read.
         """
-        real, masks = self._check_inputs(speech_embeddings, text_embeddings, attention_mask, speech_mask, text_mask)
+        embeddings = {"speech": speech_embeddings, "text": text_embeddings}
+        real, masks = self.check_inputs(embeddings, attention_mask, {"speech": speech_mask, "text": text_mask})
         # A batch of nothing but padding still has to take part in a distributed step: stand-in turns, weighing nothing.
         weight = real.any()
         layout = TurnLayout(real if weight else torch.ones_like(real))
-        embeddings, turns = {"speech": speech_embeddings, "text": text_embeddings}, {}
-        for name in self.config.modalities:
-            module = getattr(self, f"{name}_input")
-            given = embeddings[name]
-            vectors = module.mean.expand(layout.count, -1) if given is None else layout.flatten(given)
-            turns[name] = module(vectors, layout.flatten(masks[name]))
-        heads = self.heads(turns, layout)
+        present = {name: layout.flatten(mask) for name, mask in masks.items()}
+        main, *others = heads = self.heads(self.modality_turns(embeddings, present, layout), layout)
         loss = None
         if labels is not None:
-            scored = layout.flatten(self._labels(labels, real))
+            scored = layout.flatten(self.scored_labels(labels, real))
             loss = self.turn_loss(heads, scored, num_items_in_batch)
-        return BaselineOutput(loss=loss, logits=layout.unflatten(heads[0] * weight.to(heads[0].dtype)))
+
+        def padded(rows: torch.Tensor) -> torch.Tensor:
+            return layout.unflatten(rows * weight.to(rows.dtype))
+
+        names = self.config.heads
+        head_logits = {name: padded(rows) for name, rows in zip(names, others, strict=True)} if names else None
+        return ConversationOutput(loss=loss, logits=padded(main), head_logits=head_logits)
 
 
 def joined(turns: dict[str, ModalityTurns]) -> torch.Tensor:

@@ -7,7 +7,7 @@ There the steps are words and frames of an utterance; here they are a dialogue's
 import torch
 from torch import nn
 
-from ..mister_e.modeling_mister_e import TurnLinear
+from ..turn_layers import TurnLinear
 from .configuration import MultConfig
 from .layers import Transformer, sinusoidal_positions
 from .modeling import BaselineModel

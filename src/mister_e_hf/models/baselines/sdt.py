@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ...base.losses import IGNORE_INDEX
-from ..mister_e.modeling_mister_e import TurnLinear
+from ...base.modalities import IGNORE_INDEX
+from ..turn_layers import TurnLinear
 from ..turns import TurnLayout
 from .configuration import SdtConfig
 from .layers import Transformer, sinusoidal_positions

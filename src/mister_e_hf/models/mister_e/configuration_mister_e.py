@@ -1,19 +1,18 @@
 """The configuration of the stage-2 conversation model."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from ...base.configuration_labelled import LabelledConfig
 from ...base.errors import InputError, short
+from ..configuration_conversation import ConversationConfig
 
-TASK = "conversation-emotion-recognition"
 EXPERTS = ("speech", "text", "fusion")
 
 
 @strict
-class MisterEConfig(LabelledConfig):
+class MisterEConfig(ConversationConfig):
     r"""
     Sizes and switches of [`MisterEModel`]. The defaults are the published sizes (Dutta, Balaji and Ganapathy, Computer
     Speech & Language 100, 2026, 101965).
@@ -54,19 +53,12 @@ class MisterEConfig(LabelledConfig):
             place of two of H/2, causal attention.
         modality_dropout (`float`, defaults to 0.0):
             in training, the probability with which each modality of each turn is taken away, independently.
-        feature_clip (`float`, *optional*):
-            clip standardised vectors at this many standard deviations.
         focal_gamma (`float`, defaults to 3.0): gamma of the focal loss (Lin et al. 2017); 0 is cross-entropy.
-        calibration_temperature (`float`, defaults to 1.0):
-            what the mixture's logits are divided by where probabilities are made of them (Guo et al. 2017); fitted on validation. Neither
-            `logits` nor the loss knows it.
-        class_weights (`dict[str, float]`, *optional*):
-            weight of each label's turns in the focal loss, by label name; a label left out weighs 1.
-        id2label, label2id: class names by index and back; giving one fills in the other.
+        feature_clip, calibration_temperature, class_weights, id2label, label2id: see [`ConversationConfig`].
     """
 
     model_type = "mister_e"
-    keys_to_ignore_at_inference = ["speech_states", "text_states", "speech_mask", "text_mask"]
+    keys_to_ignore_at_inference = ["speech_states", "text_states", "speech_mask", "text_mask", "focal_losses"]
 
     speech_embedding_dim: int = 2048
     text_embedding_dim: int = 2048
@@ -90,16 +82,33 @@ class MisterEConfig(LabelledConfig):
     gate_temperature: float | int = 2.0
     causal: bool = False
     modality_dropout: float | int = 0.0
-    feature_clip: float | int | None = None
     focal_gamma: float | int = 3.0
-    calibration_temperature: float | int = 1.0
-    class_weights: dict[str, float | int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # one order for every output; a wrong name stays, for validate_experts to refuse
         self.experts = sorted(self.experts, key=lambda name: EXPERTS.index(name) if name in EXPERTS else len(EXPERTS))
         self.context_kernel_sizes = list(self.context_kernel_sizes)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(name for name in ("speech", "text") if name in self.experts or "fusion" in self.experts)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return tuple(self.experts)
+
+    @property
+    def streams(self) -> bool:
+        return self.causal
+
+    def check_training(self, arguments: Any):
+        if getattr(arguments, "contrastive_weight", 0.0) and "fusion" not in self.experts:
+            raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
+        if getattr(arguments, "consistency_weight", 0.0) and len(self.experts) < 2:
+            raise InputError(
+                f"consistency_weight needs two experts at least, the model has {self.experts}; set it to 0"
+            )
 
     def validate_sizes(self):
         self.check_sizes(
@@ -126,12 +135,9 @@ class MisterEConfig(LabelledConfig):
         for name in ("context_dropout", "attention_dropout", "projection_dropout", "modality_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("gate_temperature", "calibration_temperature"):
-            self.check_temperature(name)
+        self.check_temperature("gate_temperature")
         if not 0 < self.layer_norm_eps < 1:
             raise InputError(f"layer_norm_eps must be positive and below 1, got {self.layer_norm_eps}")
-        if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
-            raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")
         if not 0 <= self.focal_gamma < math.inf:
             raise InputError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
 

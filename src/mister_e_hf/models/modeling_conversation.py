@@ -1,0 +1,304 @@
+"""What all conversation models share: the checks of their inputs, their first weights, their checkpoint folder and their common view.
+
+Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), C classes, E heads beside the main one.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, initialization
+from transformers.utils import ModelOutput, logging
+from transformers.utils.hub import resolve_revision
+
+from ..base.errors import InputError, MissingLibraryError
+from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
+from ..base.remote_code import CarriesCode, write_code
+from ..hub.loading import ACCESS_OPTIONS, explained, refuse_misfits, require_config, settle
+from .configuration_conversation import ConversationConfig
+from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
+from .turns import TurnLayout
+
+logger = logging.get_logger(__name__)
+
+_PIPELINE = "ConversationEmotionPipeline"
+# In the package, or among the code of a checkpoint, all of whose files are beside each other.
+_PIPELINE_FILES = [
+    folder / "pipeline_conversation_emotion.py"
+    for folder in (Path(__file__).parents[1] / "inference", Path(__file__).parent)
+]
+
+
+@dataclass
+class ConversationOutput(ModelOutput):
+    """
+    The common view of a conversation model's output, read by name from its own; see [`ConversationPreTrainedModel.view`].
+
+    Args:
+        loss (`()`, when labels are given): the model's own loss.
+        logits (`(B, T, C)`): scores of the main head before the softmax.
+        head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without any.
+        gate_weights (`(B, T, E)`): weights of the heads, in the order of `config.heads`; None without a gate.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    head_logits: dict[str, torch.Tensor] | None = None
+    gate_weights: torch.Tensor | None = None
+
+
+class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
+    r"""
+    Base class of conversation models: an emotion for every turn of a dialogue from the vectors of its modalities, without using who speaks.
+
+    A subclass takes `<modality>_embeddings` and `<modality>_mask` of each of its modalities, `attention_mask`, `labels` and `num_items_in_batch`
+    in its `forward`, by these names, and keeps a [`ModalityInput`] as `<modality>_input`. With `config.reads_transcripts` it also takes `transcripts`,
+    for each dialogue a list of strings, None at padding and where a turn has no transcript.
+
+    Attributes:
+        title: name of the method, for reports (`"MiSTER-E"`).
+        method: the same in a sentence of the model card, with a link to the paper.
+        citation: BibTeX entry of the paper; empty without one of its own.
+        tags: tags of the model card.
+        checkpoint_files: glob patterns of what its checkpoint folder holds beside configuration, weights, code and encoders.
+        loss_term_weights: by the name of each loss term beside the output's `loss`, the field of the training arguments that is its weight.
+    """
+
+    config_class = ConversationConfig
+    base_model_prefix = ""
+    main_input_name = "speech_embeddings"
+    accepts_loss_kwargs = True
+    _supports_sdpa = True
+
+    title: str
+    method: str
+    citation: str = ""
+    tags: tuple[str, ...] = ()
+    checkpoint_files: tuple[str, ...] = ()
+    loss_term_weights: Mapping[str, str] = {}
+
+    def view(self, output: ModelOutput) -> ConversationOutput:
+        """The common view of this model's own output; a model with an output class of its own overrides it."""
+        return output
+
+    def loss_parts(self, output: ModelOutput) -> dict[str, torch.Tensor]:
+        """By name, the parts that the output's `loss` is the sum of, for the log; empty where it has one."""
+        return {}
+
+    def loss_terms(
+        self, output: ModelOutput, labels: torch.Tensor, num_items: torch.Tensor | int | None
+    ) -> dict[str, torch.Tensor]:
+        """
+        Loss terms beside the output's `loss`, by the names in `loss_term_weights`: sums over the turns divided by `num_items`. The Trainer multiplies each
+        with its weight and adds it.
+        """
+        return {}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """As torch initialises each layer; the published code trains from there."""
+        if isinstance(module, (nn.Linear, TurnConvolution)):
+            fan_in = module.weight.shape[-1] * (module.weight.shape[0] if isinstance(module, TurnConvolution) else 1)
+            initialization.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5)
+            if module.bias is not None:
+                initialization.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5)
+        elif isinstance(module, TurnAttention) and module.log_slopes is not None:
+            heads = torch.arange(1, module.num_heads + 1, device=module.log_slopes.device)
+            initialization.copy_(module.log_slopes, -heads * math.log(2.0))
+        elif isinstance(module, (nn.GRU, nn.GRUCell)):
+            for parameter in module.parameters():
+                initialization.uniform_(parameter, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+        elif isinstance(module, nn.LayerNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+        elif isinstance(module, ModalityInput):
+            initialization.zeros_(module.mean)
+            initialization.ones_(module.std)
+            initialization.zeros_(module.null_embedding)
+
+    def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        """The configured class weights (C,), or None."""
+        weights = self.config.label_weights()
+        return None if weights is None else like.new_tensor(weights)
+
+    def check_inputs(
+        self,
+        embeddings: Mapping[str, torch.Tensor | None],
+        attention_mask: torch.Tensor | None,
+        masks: Mapping[str, torch.Tensor | None],
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        r"""
+        Check the inputs of `forward`.
+
+        Args:
+            embeddings, masks: by modality, in the order of [`MODALITIES`]: (B, T, D) and (B, T).
+
+        Returns:
+            Masks as (B, T) booleans: the real turns, and by modality the turns that have it.
+
+        Raises:
+            InputError: if no embeddings are given, or shapes disagree with one another or with the configuration.
+        """
+        given = {name: vectors for name, vectors in embeddings.items() if vectors is not None}
+        if not given:
+            names = ", ".join(MODALITIES[name].embeddings for name in embeddings)
+            raise InputError(f"{type(self).__name__} needs at least one of {names}")
+        for name, vectors in given.items():
+            modality = MODALITIES[name]
+            width = getattr(self.config, modality.width)
+            if vectors.dim() != 3 or vectors.shape[-1] != width:
+                raise InputError(
+                    f"{modality.embeddings} must have shape (B, T, {width}) as config.{modality.width} says, got {tuple(vectors.shape)}"
+                )
+        shapes = {MODALITIES[name].embeddings: tuple(vectors.shape) for name, vectors in given.items()}
+        batch_shape = next(iter(shapes.values()))[:2]
+        if any(shape[:2] != batch_shape for shape in shapes.values()) or 0 in batch_shape:
+            raise InputError(f"embeddings must agree in B and T, both at least 1; got {shapes}")
+        for name, mask in {
+            "attention_mask": attention_mask,
+            **{MODALITIES[n].mask: m for n, m in masks.items()},
+        }.items():
+            if mask is not None and tuple(mask.shape) != batch_shape:
+                raise InputError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
+        everywhere = torch.ones(batch_shape, dtype=torch.bool, device=next(iter(given.values())).device)
+        real = everywhere if attention_mask is None else attention_mask.bool()
+        present = {}
+        for name, mask in masks.items():
+            if name in given:
+                present[name] = real if mask is None else real & mask.bool()
+            elif mask is not None and (mask.bool() & real).any():
+                raise InputError(
+                    f"{MODALITIES[name].mask} is true at some turns, but {MODALITIES[name].embeddings} is None"
+                )
+            else:
+                present[name] = ~everywhere
+        return real, present
+
+    def modality_turns(
+        self, embeddings: Mapping[str, torch.Tensor | None], present: Mapping[str, torch.Tensor], layout: TurnLayout
+    ) -> dict[str, ModalityTurns]:
+        """The real turns of each modality that the model reads, from embeddings (B, T, D) and where they are present (N,)."""
+        turns = {}
+        for name, vectors in embeddings.items():
+            module = getattr(self, f"{name}_input", None)
+            if module is not None:
+                rows = module.mean.expand(layout.count, -1) if vectors is None else layout.flatten(vectors)
+                turns[name] = module(rows, present[name])
+        return turns
+
+    def scored_labels(self, labels: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Labels (B, T), -100 at padding whatever it holds, and checked."""
+        if labels.shape == real.shape:
+            labels = labels.masked_fill(~real, IGNORE_INDEX)
+        self.config.check_labels(labels, real.shape)
+        return labels
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape
+        raise.
+
+        With `ignore_mismatched_sizes=True` and a new `id2label` the heads and the gate start anew, and one warning lists
+        them: fine-tuning to one's own classes.
+
+        Raises:
+            ValueError: naming the weights that do not fit.
+            OSError: naming the file that is damaged, or if there is none in safetensors.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        other_classes = kwargs.pop("ignore_mismatched_sizes", False)
+        # another shape is let through here, to be refused below by name
+        # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
+        hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
+        if kwargs.get("config") is None:  # else the caller knows better, and AutoModel has read it
+            require_config(pretrained_model_name_or_path, kwargs, cls.config_class.check_type)
+        revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
+        if revision is not None:
+            kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
+        with explained(pretrained_model_name_or_path, kwargs):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **{"use_safetensors": True, **kwargs},
+            )
+        anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in f".{name}"]
+        refuse_misfits(pretrained_model_name_or_path, info, anew if other_classes else ())
+        if other_classes and (
+            info["mismatched_keys"]
+            or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
+        ):
+            model._start_anew(anew)
+            logger.warning(
+                f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
+                f"use: {', '.join(anew)}."
+            )
+        model.hub_options = hub_options
+        settle(model, pretrained_model_name_or_path)
+        for name, buffer in model.named_buffers():
+            if name.endswith(".std") and not (buffer > 0).all():
+                raise InputError(
+                    f"'{pretrained_model_name_or_path}': the standard deviations in '{name}' must be positive"
+                )
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
+        r"""
+        As [`~transformers.PreTrainedModel.save_pretrained`], with the code of the model and of the pipeline:
+        `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` needs no more.
+        """
+        if kwargs.get("is_main_process", True):
+            name, *pipeline = write_code(save_directory, type(self), *(p for p in _PIPELINE_FILES if p.is_file()))
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
+            for file in pipeline:
+                self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
+        hub = {
+            name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs
+        }
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            vars(self.config).pop("custom_pipelines", None)
+        if push_to_hub:
+            self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """
+        Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id.
+
+        Raises:
+            ImportError: for a model loaded with the code of its checkpoint where this package is not installed.
+        """
+        try:
+            from mister_e_hf.hub.checkpoint import push_model
+        except ImportError as error:
+            raise MissingLibraryError("Pushing a model needs the package: pip install mister-e-hf") from error
+
+        return push_model(self, repo_id, commit_message, token, private, revision)
+
+    @classmethod
+    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:
+        names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+        stored, _ = cls.config_class.get_config_dict(
+            pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
+        )
+        return cls.config_class(**stored).id2label
+
+    def _start_anew(self, names: list[str]):
+        for name in names:
+            module = self.get_submodule(name.rpartition(".")[0])
+            for parameter in module.parameters():
+                parameter._is_hf_initialized = False
+            self._init_weights(module)

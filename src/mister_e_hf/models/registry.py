@@ -1,0 +1,265 @@
+"""Every conversation model, declared once.
+
+A new model is a folder beside this file and one entry of `_ENTRIES`. Nothing of a model is loaded before it is used.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..base.errors import InputError
+
+if TYPE_CHECKING:
+    from .configuration_conversation import ConversationConfig
+    from .modeling_conversation import ConversationPreTrainedModel
+
+
+@dataclass(frozen=True)
+class Ablation:
+    r"""
+    A change of a model's recipe whose effect an ablation study measures.
+
+    Args:
+        description: what is different, for the report.
+        changes: new values of fields, by `model.field` or `training.field`.
+        needs: how many heads the model must have at least, of which; enough if one of several is met. Empty: any model.
+        leaves: the heads that are left, fewer than the model has.
+        adds: whether it adds what the recipe goes without, in place of leaving out what it has.
+    """
+
+    description: str
+    changes: Mapping[str, Any]
+    needs: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    leaves: tuple[str, ...] | None = None
+    adds: bool = False
+
+    def applies(self, heads: Sequence[str]) -> bool:
+        """Whether a model with these heads has what is changed."""
+        if self.leaves is not None:
+            return set(self.leaves) < set(heads)
+        return not self.needs or any(len(set(heads) & set(of)) >= count for count, of in self.needs)
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    r"""
+    A conversation model as the rest of the package knows it.
+
+    Args:
+        name: short name, for options, folders and tables (`"bc_lstm"`).
+        model_type: as `config.json` states it (`"erc_bc_lstm"`).
+        config, model: where the classes are, as `"module:Class"`; a module that begins with a dot is below this folder.
+        training: defaults of its training arguments beside the recipe's.
+        search_space: values to search by `section.field`.
+        ablations: by name.
+        streams: whether it can take a dialogue turn by turn, if its configuration says so.
+        baseline: whether it is run beside other models for comparison.
+    """
+
+    name: str
+    model_type: str
+    config: str
+    model: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, list] = field(default_factory=dict)
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
+    streams: bool = False
+    baseline: bool = False
+
+    def config_class(self) -> "type[ConversationConfig]":
+        return _load(self.config)
+
+    def model_class(self) -> "type[ConversationPreTrainedModel]":
+        return _load(self.model)
+
+    @property
+    def title(self) -> str:
+        """Name of the method, as its class states it."""
+        return self.model_class().title
+
+    @property
+    def method(self) -> str:
+        """The method in a sentence, with a link to its paper."""
+        return self.model_class().method
+
+    @property
+    def citation(self) -> str:
+        """BibTeX entry of the paper; empty without one."""
+        return self.model_class().citation
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module, __package__), name)
+
+
+def registered() -> tuple[RegisteredModel, ...]:
+    """All models, in the order of tables."""
+    return tuple(_ENTRIES.values())
+
+
+def baselines() -> tuple[RegisteredModel, ...]:
+    """The models that are run beside others for comparison."""
+    return tuple(each for each in registered() if each.baseline)
+
+
+def entry(name: str) -> RegisteredModel:
+    r"""
+    A model by its short name.
+
+    Raises:
+        InputError: if no model has that name.
+    """
+    if name not in _ENTRIES:
+        raise InputError(f"Unknown model '{name}'; expected one of {', '.join(_ENTRIES)}")
+    return _ENTRIES[name]
+
+
+def entry_of(config: Any) -> RegisteredModel:
+    r"""
+    The model that a configuration, or a `model_type`, is of.
+
+    Raises:
+        InputError: if it is not a registered model's.
+    """
+    model_type = config if isinstance(config, str) else config.model_type
+    for each in registered():
+        if each.model_type == model_type:
+            return each
+    known = ", ".join(each.model_type for each in registered())
+    raise InputError(f"Unknown model type '{model_type}'; expected one of {known}")
+
+
+def register(new: RegisteredModel):
+    r"""
+    Add a model of your own: it then works with the Auto classes, recipes, the pipeline and studies as those of this package do.
+
+    Raises:
+        InputError: if its name or type is taken.
+    """
+    if new.name in _ENTRIES or any(each.model_type == new.model_type for each in registered()):
+        raise InputError(f"A model '{new.name}' or of type '{new.model_type}' is registered already")
+    _ENTRIES[new.name] = new
+    importlib.import_module(".._registration", __package__).install_loaded()
+
+
+# How a field of MiSTER-E is bound to its experts: how many it needs at least, of which.
+_ALL = (2, ("speech", "text", "fusion"))
+_FUSION = (1, ("fusion",))
+_WITHOUT_TERMS = {"training.contrastive_weight": 0.0, "training.consistency_weight": 0.0}
+_MISTER_E_ABLATIONS = {
+    "without_contrastive": Ablation("no contrastive term", {"training.contrastive_weight": 0.0}, needs=(_FUSION,)),
+    "without_consistency": Ablation("no consistency term", {"training.consistency_weight": 0.0}, needs=(_ALL,)),
+    "without_both_terms": Ablation("neither contrastive nor consistency term", _WITHOUT_TERMS, needs=(_FUSION, _ALL)),
+    "gate_mean": Ablation("mean of the experts in place of the gate", {"model.gate": "mean"}, needs=(_ALL,)),
+    "speech_expert_only": Ablation(
+        "trained with the speech expert alone", {"model.experts": ["speech"], **_WITHOUT_TERMS}, leaves=("speech",)
+    ),
+    "text_expert_only": Ablation(
+        "trained with the text expert alone", {"model.experts": ["text"], **_WITHOUT_TERMS}, leaves=("text",)
+    ),
+    "fusion_expert_only": Ablation(
+        "trained with the fusion expert alone",
+        {"model.experts": ["fusion"], "training.consistency_weight": 0.0},
+        leaves=("fusion",),
+    ),
+    "without_speech_expert": Ablation(
+        "text and fusion experts", {"model.experts": ["text", "fusion"]}, leaves=("text", "fusion")
+    ),
+    "without_text_expert": Ablation(
+        "speech and fusion experts", {"model.experts": ["speech", "fusion"]}, leaves=("speech", "fusion")
+    ),
+    "without_fusion_expert": Ablation(
+        "speech and text experts, so no contrastive term",
+        {"model.experts": ["speech", "text"], "training.contrastive_weight": 0.0},
+        leaves=("speech", "text"),
+    ),
+    "without_context_layer": Ablation(
+        "experts of one modality see each turn by itself",
+        {"model.context_layer": False},
+        needs=((1, ("speech", "text")),),
+    ),
+    "concatenation": Ablation(
+        "fusion by concatenation in place of co-attention", {"model.fusion": "concatenation"}, needs=(_FUSION,)
+    ),
+    "without_modality_dropout": Ablation("every modality always there in training", {"model.modality_dropout": 0.0}),
+    "cross_entropy": Ablation("cross-entropy in place of the focal loss", {"model.focal_gamma": 0.0}),
+    "without_fusion_context": Ablation(
+        "fusion of each turn's vectors alone", {"model.fusion_context": False}, needs=(_ALL,)
+    ),
+    "without_attention_decay": Ablation(
+        "attention that does not know the turns' order", {"model.attention_decay": False}, needs=(_FUSION,)
+    ),
+    "without_class_weights": Ablation("every turn weighs the same", {"model.class_weights": None}),
+    "causal": Ablation("no turn sees later ones", {"model.causal": True}),
+    # What the method has, for recipes without it.
+    "with_contrastive": Ablation(
+        "a contrastive term of weight 0.1", {"training.contrastive_weight": 0.1}, needs=(_FUSION,), adds=True
+    ),
+    "with_consistency": Ablation(
+        "a consistency term of weight 0.1", {"training.consistency_weight": 0.1}, needs=(_ALL,), adds=True
+    ),
+    "with_focal_loss": Ablation(
+        "focal loss of gamma 1 in place of cross-entropy", {"model.focal_gamma": 1.0}, adds=True
+    ),
+}
+
+_DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
+_COMMON = {
+    "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
+    "training.weight_decay": [0.01, 0.1, 0.3],
+    "training.num_train_epochs": [5, 10, 15, 25],
+}
+_MISTER_E_SPACE = {
+    **_COMMON,
+    "model.hidden_size": [96, 192],
+    "model.context_dropout": _DROPOUTS,
+    "model.projection_dropout": _DROPOUTS,
+}
+
+
+def _baseline(
+    name: str, class_name: str, learning_rate: float, search_space: Mapping[str, list] | None = None
+) -> RegisteredModel:
+    return RegisteredModel(
+        name,
+        f"erc_{name}",
+        f".baselines.configuration:{class_name}Config",
+        f".baselines.{name}:{class_name}Model",
+        # the rate and length of training that suit it on validation
+        training={"learning_rate": learning_rate, "num_train_epochs": 25},
+        search_space=_COMMON | (search_space or {}),
+        baseline=True,
+    )
+
+
+_ENTRIES = {
+    each.name: each
+    for each in (
+        RegisteredModel(
+            "mister_e",
+            "mister_e",
+            ".mister_e.configuration_mister_e:MisterEConfig",
+            ".mister_e.modeling_mister_e:MisterEModel",
+            search_space=_MISTER_E_SPACE,
+            ablations=_MISTER_E_ABLATIONS,
+            streams=True,
+        ),
+        _baseline("logistic_regression", "LogisticRegression", 1e-3),
+        _baseline("bc_lstm", "BcLstm", 1e-3, {"model.hidden_size": [64, 96, 128, 192], "model.dropout": _DROPOUTS}),
+        _baseline(
+            "dialogue_rnn",
+            "DialogueRNN",
+            2e-3,
+            {"model.hidden_size": [64, 100, 150], "model.dropout": [0.1, 0.2, 0.4, 0.5]},
+        ),
+        _baseline(
+            "mult",
+            "Mult",
+            3e-4,
+            {"model.hidden_size": [64, 128], "model.num_layers": [1, 2], "model.dropout": _DROPOUTS},
+        ),
+        _baseline("sdt", "Sdt", 1e-3, {"model.hidden_size": [64, 128, 256], "model.dropout": _DROPOUTS}),
+    )
+}

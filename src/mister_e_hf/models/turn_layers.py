@@ -1,0 +1,110 @@
+"""Layers over the real turns of a batch, each with its modality's vectors standardised and a learned vector in place of an absent one.
+
+Letters: N real turns of the batch (as flat rows, see `turns.py`), D embedding width, H hidden, A attention width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .turns import TurnLayout
+
+
+class ModalityTurns(NamedTuple):
+    """
+    One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1); `null` (D,) stands there.
+    `absent` is None where no turn lacks the modality.
+    """
+
+    vectors: torch.Tensor
+    absent: torch.Tensor | None
+    null: torch.Tensor
+
+
+class ModalityInput(nn.Module):
+    """Standardises one modality's vectors and learns the vector that stands for an absent one."""
+
+    def __init__(self, embedding_dim: int, feature_clip: float | None):
+        super().__init__()
+        self.feature_clip = feature_clip
+        self.register_buffer("mean", torch.zeros(embedding_dim))
+        self.register_buffer("std", torch.ones(embedding_dim))
+        self.null_embedding = nn.Parameter(torch.zeros(embedding_dim))
+
+    @torch.no_grad()
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor):
+        """mean, std (D,) of the training vectors. A dimension that does not vary is only centred."""
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0))
+
+    def forward(self, embeddings: torch.Tensor, present: torch.Tensor) -> ModalityTurns:
+        """embeddings (N, D), present (N,)"""
+        vectors = (embeddings.to(self.mean) - self.mean) / self.std
+        if self.feature_clip is not None:
+            vectors = vectors.clamp(-self.feature_clip, self.feature_clip)
+        if present.all():
+            return ModalityTurns(vectors, None, self.null_embedding)
+        absent = ~present[:, None]
+        return ModalityTurns(vectors.masked_fill(absent, 0.0), absent.to(vectors), self.null_embedding)
+
+
+def project(turns: ModalityTurns, weight: torch.Tensor) -> torch.Tensor:
+    # Equal to a linear map of the vectors with the null vector put in, but no gradient of the (N, D) input is needed.
+    rows = F.linear(turns.vectors, weight)
+    return rows if turns.absent is None else rows + turns.absent * F.linear(turns.null, weight)
+
+
+class TurnLinear(nn.Linear):
+    """Linear map of one modality's vectors, absent ones included: [`ModalityTurns`] -> (N, H)."""
+
+    def forward(self, turns: ModalityTurns) -> torch.Tensor:
+        # 0 * null: a parameter without a gradient would hold up the other processes
+        return project(turns, self.weight) + (self.bias + 0.0 * turns.null.sum())
+
+
+class TurnConvolution(nn.Module):
+    """1-D convolution over a dialogue's turns: one matrix product for all taps, then sums over neighbouring rows."""
+
+    def __init__(self, embedding_dim: int, hidden_size: int, kernel_size: int, causal: bool):
+        super().__init__()
+        first = 1 - kernel_size if causal else -(kernel_size // 2)
+        self.offsets = range(first, first + kernel_size)
+        self.weight = nn.Parameter(torch.empty(kernel_size, hidden_size, embedding_dim))
+        self.bias = nn.Parameter(torch.empty(hidden_size))
+
+    def forward(self, turns: ModalityTurns, layout: TurnLayout) -> torch.Tensor:
+        taps = project(turns, self.weight.flatten(0, 1)).unflatten(1, (len(self.offsets), -1))  # [N, k, H]
+        total = self.bias
+        for rows, offset in zip(taps.unbind(1), self.offsets, strict=True):
+            total = total + layout.neighbours(rows, offset, self)
+        return total
+
+
+class TurnAttention(nn.Module):
+    """Multi-head attention from the turns of one stream to those of another within each dialogue: (N, H) -> (N, H)."""
+
+    def __init__(
+        self, hidden_size: int, attention_dim: int, num_heads: int, dropout: float, causal: bool, decay: bool = False
+    ):
+        super().__init__()
+        self.num_heads, self.dropout, self.causal = num_heads, dropout, causal
+        self.query = nn.Linear(hidden_size, attention_dim)
+        self.key = nn.Linear(hidden_size, attention_dim)
+        self.value = nn.Linear(hidden_size, attention_dim)
+        self.output = nn.Linear(attention_dim, hidden_size)
+        self.log_slopes = nn.Parameter(torch.empty(num_heads)) if decay else None
+
+    def forward(self, stream: torch.Tensor, other: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
+        attended = layout.attend(
+            self.query(stream),
+            self.key(other),
+            self.value(other),
+            self.num_heads,
+            self.causal,
+            self.dropout if self.training else 0.0,
+            self,
+            None if self.log_slopes is None else self.log_slopes.exp(),
+        )
+        return self.output(attended)
