@@ -105,7 +105,9 @@ def test_a_baseline_needs_the_modalities_it_reads(demo_folder, tmp_path):
 
 
 def test_what_is_wrong_with_a_baseline_is_named():
-    with pytest.raises(ValueError, match="Unknown model 'lstm'; expected one of mister_e, logistic_regression, bc_lstm"):
+    with pytest.raises(
+        ValueError, match="Unknown model 'lstm'; expected one of mister_e, logistic_regression, bc_lstm"
+    ):
         recipe().baseline("lstm")
     with pytest.raises(ValueError, match="(?s)recipe, baseline sdt: section 'model': .*dropout must lie in"):
         recipe("--baselines.sdt.model.dropout", "2").baseline("sdt").model_config()
