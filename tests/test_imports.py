@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 import mister_e_hf
 from mister_e_hf import UtteranceEncoder
+from support.checkpoint_code import PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, file_stems
+from support.hidden_packages import HIDE
 from support.tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
 
 PACKAGE = Path(mister_e_hf.__file__).parent
@@ -30,52 +32,6 @@ ROOMS = (
     "studies",
     "cli",
 )
-# The files that go to the Hub with a model.
-SHARED = (
-    "base.errors",
-    "base.configuration_labelled",
-    "base.losses",
-    "base.modalities",
-    "base.remote_code",
-    "hub.loading",
-)
-STAGE_1 = (
-    *SHARED,
-    "encoders.configuration_utterance_encoder",
-    "encoders.modeling_utterance_encoder",
-    "encoders.backbones",
-    "encoders.backbone_kinds",
-    "encoders.backbone_trial",
-    "encoders.adapters",
-    "encoders.pooling",
-)
-STAGE_2 = (
-    *SHARED,
-    "models.turns",
-    "models.turn_layers",
-    "models.configuration_conversation",
-    "models.modeling_conversation",
-    "models.mister_e.configuration_mister_e",
-    "models.mister_e.modeling_mister_e",
-)
-PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files", "media.transcripts")
-PIPELINE = (
-    *PROCESSOR,
-    "inference.pipeline_conversation_emotion",
-    "inference.stored_stages",
-    "inference.raw_turns",
-    "inference.turn_vectors",
-    "media.audio",
-    "media.audio_layout",
-    "media.audio_objects",
-    "media.subtitles",
-    "media.text_files",
-)
-
-
-def names_of(*modules: str) -> set[str]:
-    """Of files, as they lie beside weights."""
-    return {module.rpartition(".")[2] for module in modules}
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:
@@ -191,32 +147,14 @@ def test_auto_classes_know_ours_in_every_order_of_import(saved, saved_encoder, t
     assert printed.splitlines() == [f"{name}: done" for name in ORDERS], printed
 
 
-# Hides packages from import and from the look-ups by which transformers finds out what is installed.
-ONLY_TORCH_AND_TRANSFORMERS = """
+ONLY_TORCH_AND_TRANSFORMERS = (
+    HIDE
+    + """
 import sys
 
 folder, stored, visible, *modules = sys.argv[1:]
-HIDDEN = {"mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"}
-HIDDEN -= set(visible.split())
-
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
-for name in HIDDEN:
-    try:
-        __import__(name)
-    except ImportError:
-        continue
-    raise AssertionError(f"{name} is not hidden")
-
+packages = ["mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"]
+hidden = hide(*(name for name in packages if name not in visible.split()))
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -234,10 +172,11 @@ for name, value in expected.items():
 loaded = {name.rpartition(".")[2] for name in sys.modules if name.startswith("transformers_modules.")}
 print(*sorted(loaded & set(modules)))
 assert type(model).__module__.startswith("transformers_modules.")
-assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
+assert not hidden & {name.partition(".")[0] for name in sys.modules}
 model.save_pretrained(folder + "_again")
 AutoModel.from_pretrained(folder + "_again", trust_remote_code=True)
 """
+)
 
 
 def assert_works_without_the_package(folder, model, batch, modules, tmp_path, visible=""):
@@ -253,8 +192,8 @@ def assert_works_without_the_package(folder, model, batch, modules, tmp_path, vi
 def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
     model = tiny_model(dtype=torch.float32)
     batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
-    assert {path.stem for path in saved.glob("*.py")} == names_of(*STAGE_2, *STAGE_1, *PIPELINE)
-    assert_works_without_the_package(saved, model, batch, names_of(*STAGE_2), tmp_path)
+    assert {path.stem for path in saved.glob("*.py")} == file_stems(*STAGE_2, *STAGE_1, *PIPELINE)
+    assert_works_without_the_package(saved, model, batch, file_stems(*STAGE_2), tmp_path)
 
 
 @pytest.mark.parametrize(("tuning", "visible"), [("full", ""), ("lora", "peft accelerate")])
@@ -262,8 +201,8 @@ def test_encoder_works_where_only_torch_and_transformers_are_installed(saved_enc
     """And peft, where LoRA is."""
     folder, encoder = saved_encoder(tuning)
     batch = tiny_batch(tmp_path / "base", "bert") | {"labels": torch.tensor([0, 2, 1])}
-    assert {path.stem for path in folder.glob("*.py")} == names_of(*STAGE_1, *PROCESSOR)
-    assert_works_without_the_package(folder, encoder, batch, names_of(*STAGE_1), tmp_path, visible)
+    assert {path.stem for path in folder.glob("*.py")} == file_stems(*STAGE_1, *PROCESSOR)
+    assert_works_without_the_package(folder, encoder, batch, file_stems(*STAGE_1), tmp_path, visible)
 
 
 def imports(path: Path) -> tuple[set[str], set[str]]:
@@ -358,7 +297,7 @@ SIZES = {"src": 400, "scripts": 400, "tests": 600}
 TO_BE_SPLIT = set(
     """
 processing_utterance_encoder stage2
-test_modeling_mister_e test_pipeline test_audio test_iemocap test_meld test_utterance_encoder
+test_modeling_mister_e test_audio test_iemocap test_meld test_utterance_encoder
 """.split()
 )
 

@@ -10,44 +10,11 @@ from huggingface_hub import ModelCard
 
 from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.hub.checkpoint import push_checkpoint, save_checkpoint
+from support.checkpoint_code import PIPELINE, STAGE_1, STAGE_2, file_stems
 from support.loopback_hub import loopback_hub
 
 ROOT = Path(__file__).parents[2]
-STAGE_2 = (
-    "errors",
-    "configuration_labelled",
-    "configuration_mister_e",
-    "loading",
-    "losses",
-    "modeling_mister_e",
-    "remote_code",
-    "turns",
-)
-STAGE_1 = (
-    "configuration_utterance_encoder",
-    "modeling_utterance_encoder",
-    "backbones",
-    "backbone_kinds",
-    "backbone_trial",
-    "adapters",
-    "pooling",
-    "processing_utterance_encoder",
-    "processor_files",
-    "transcripts",
-)
-PIPELINE = (
-    "pipeline_conversation_emotion",
-    "stored_stages",
-    "audio",
-    "audio_layout",
-    "audio_objects",
-    "subtitles",
-    "text_files",
-    "raw_turns",
-    "turn_vectors",
-    "transcripts",
-)
-CODE = {f"{name}.py" for name in STAGE_2 + STAGE_1 + PIPELINE}
+CODE = {f"{name}.py" for name in file_stems(*STAGE_2, *STAGE_1, *PIPELINE)}
 CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 
 PUSH_CORPUS = """

@@ -18,26 +18,18 @@ from mister_e_hf.hub.checkpoint import ENCODER_FILES, PUSHED_FILES
 from mister_e_hf.training import stages
 from mister_e_hf.training.encoder_experiment import train_encoder
 from mister_e_hf.training.recipe import Recipe
+from support.hidden_packages import HIDE
 from support.loopback_hub import loopback_hub
 from support.small_demo import RECIPE, SHORT, run_small_demo
 
 ROOT = Path(__file__).parents[2]
 # What stage 1 and stage 2 compute, where neither this package nor any other than torch, transformers and safetensors can be imported.
-WITHOUT_THE_PACKAGE = """
+WITHOUT_THE_PACKAGE = (
+    HIDE
+    + """
 import sys
 
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        hidden = {"mister_e_hf", "datasets", "pyarrow", "soundfile", "soxr", "accelerate", "sklearn"}
-        return None if name.partition(".")[0] in hidden else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+hide("mister_e_hf", "datasets", "pyarrow", "soundfile", "soxr", "accelerate", "sklearn")
 from transformers import AutoModel
 
 repo = sys.argv[1]
@@ -47,6 +39,7 @@ for modality in ("speech", "text"):
     assert encoder.config.modality == modality and type(encoder).__module__.startswith("transformers_modules.")
 print(type(model).__name__, type(encoder).__name__)
 """
+)
 
 
 @pytest.fixture(scope="module")

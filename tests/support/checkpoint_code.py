@@ -1,0 +1,47 @@
+"""The modules whose code is stored in a checkpoint folder, by what needs them."""
+
+SHARED = (
+    "base.errors",
+    "base.configuration_labelled",
+    "base.losses",
+    "base.modalities",
+    "base.remote_code",
+    "hub.loading",
+)
+STAGE_1 = (
+    *SHARED,
+    "encoders.configuration_utterance_encoder",
+    "encoders.modeling_utterance_encoder",
+    "encoders.backbones",
+    "encoders.backbone_kinds",
+    "encoders.backbone_trial",
+    "encoders.adapters",
+    "encoders.pooling",
+)
+STAGE_2 = (
+    *SHARED,
+    "models.turns",
+    "models.turn_layers",
+    "models.configuration_conversation",
+    "models.modeling_conversation",
+    "models.mister_e.configuration_mister_e",
+    "models.mister_e.modeling_mister_e",
+)
+PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files", "media.transcripts")
+PIPELINE = (
+    *PROCESSOR,
+    "inference.pipeline_conversation_emotion",
+    "inference.stored_stages",
+    "inference.raw_turns",
+    "inference.turn_vectors",
+    "media.audio",
+    "media.audio_layout",
+    "media.audio_objects",
+    "media.subtitles",
+    "media.text_files",
+)
+
+
+def file_stems(*modules: str) -> set[str]:
+    """The names of these modules' files in a checkpoint folder, without `.py`."""
+    return {module.rpartition(".")[2] for module in modules}
