@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from mister_e_hf.base import progress
-from mister_e_hf.cli.output import Failure, printing, say
+from mister_e_hf.cli.output import Failure, print_result, printing
 from mister_e_hf.training.epoch_lines import EpochLines
 from support.terminal import Terminal
 
@@ -78,21 +78,21 @@ def test_an_error_begins_on_a_line_of_its_own():
 
 def test_json_is_one_object_and_quiet_keeps_the_result(capsys):
     with printing(as_json=True):
-        say("the mean is 3", mean=3)
-        say("in x", folder="x")
+        print_result("the mean is 3", mean=3)
+        print_result("in x", folder="x")
     assert json.loads(capsys.readouterr().out) == {"mean": 3, "folder": "x"}
     with printing(quiet=True):
-        say("the mean is 3", mean=3)
+        print_result("the mean is 3", mean=3)
         progress.line("a step")
     assert capsys.readouterr() == ("the mean is 3\n", "")
     with pytest.raises(ValueError), printing(as_json=True):
-        say("no score", score=float("nan"))
+        print_result("no score", score=float("nan"))
     assert capsys.readouterr().out == ""
 
 
 def test_a_result_that_shows_a_failure_is_json_too(capsys):
     with pytest.raises(Failure), printing(as_json=True):
-        say("one is bad", findings=[False])
+        print_result("one is bad", findings=[False])
         raise Failure("1 of 1 is bad")
     assert capsys.readouterr().out == '{"findings": [false]}\n'
 

@@ -1,4 +1,4 @@
-"""What each command writes: the result to standard output, named progress to standard error, one JSON object with `--json`."""
+"""What each command prints: results to standard output, progress to standard error, JSON with `--json`."""
 
 import contextlib
 import json
@@ -76,7 +76,7 @@ def call(words: list[str], capsys) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_reports_in_its_own_words(command, places, tmp_path, capsys, own_cache):
+def test_each_command_prints_only_its_own_output(command, places, tmp_path, capsys, own_cache):
     words, wanted = COMMANDS[command]
 
     def given(number: int) -> list[str]:
@@ -93,7 +93,7 @@ def test_each_command_reports_in_its_own_words(command, places, tmp_path, capsys
     assert wanted <= set(json.loads(printed))
 
 
-def test_a_second_run_says_what_it_skips(places, capsys, own_cache):
+def test_second_run_reports_what_it_skips(places, capsys, own_cache):
     run = places["run"]
     words = [f"{run}/training.yaml", "--corpus", f"{run}/demo/corpus", "--output_dir", str(run)]
     status, _, shown = call(["train", *words], capsys)
@@ -107,7 +107,7 @@ def test_a_second_run_says_what_it_skips(places, capsys, own_cache):
     assert all(" earlier" in line or line.startswith("warning: ") for line in lines if line.strip())
 
 
-def test_predictions_are_lines_of_json(places, capsys):
+def test_predictions_are_json_lines(places, capsys):
     words = ["predict", f"{places['run']}/demo/recordings/test", "--model", str(places["run"])]
     for more in (["--json"], ["--quiet", "--json"], ["--quiet"]):  # where output is not a terminal without it, too
         status, printed, _ = call([*words, *more], capsys)
@@ -128,12 +128,12 @@ def test_predictions_are_lines_of_json(places, capsys):
         ["report", "nowhere"],
     ],
 )
-def test_an_error_is_one_line_and_no_json(words, capsys):
+def test_error_is_one_line_without_json(words, capsys):
     status, printed, shown = call([*words, "--json"], capsys)
     assert (status, printed) == (2, "") and shown.startswith("error: ") and shown.count("\n") == 1
 
 
-def test_findings_that_are_bad_are_json_too(places, tmp_path, capsys):
+def test_bad_findings_are_printed_as_json(places, tmp_path, capsys):
     status, printed, shown = call(["doctor", str(tmp_path), "--json"], capsys)
     assert status == 2 and "marked BAD" in shown
     assert [found["good"] for found in json.loads(printed)["findings"]].count(False) == 1

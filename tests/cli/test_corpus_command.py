@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mister_e_hf import cli
-from mister_e_hf.cli.output import in_its_words
+from mister_e_hf.cli.output import with_options
 from mister_e_hf.corpora import builder
 from support.small_corpora import write_calls
 
@@ -26,21 +26,21 @@ def corpus(tmp_path, capfd):
     return corpus
 
 
-def test_missing_audio_is_counted_before_any_is_read_and_said_in_options(corpus, tmp_path):
+def test_missing_audio_is_reported_before_any_is_read(corpus, tmp_path):
     for name in ("a.wav", "b.wav", "long.wav"):
         (tmp_path / "calls" / name).unlink()
     (tmp_path / "calls" / "c.wav").write_bytes(b"broken, and never read")
     status, _, error = corpus()
     assert status == 2
     assert re.fullmatch(
-        r"error: Dialogue folder, turn a_0: Audio file '.*a\.wav' not found, nor 2 others: long\.wav, b\.wav\. Repair the files, or pass "
-        r"--bad_audio missing to keep such turns without audio\.\n",
+        r"error: Dialogue folder, turn a_0: Audio file '.*a\.wav' not found, nor 2 others: long\.wav, b\.wav\. "
+        r"Repair the files, or pass --bad_audio missing to keep such turns without audio\.\n",
         error,
     )
     assert corpus("--bad_audio", "missing")[0] == 0
 
 
-def test_columns_are_asked_about_in_options(corpus, tmp_path):
+def test_message_about_columns_names_the_option(corpus, tmp_path):
     table = tmp_path / "calls" / "metadata.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("dialogue_id", "scene 1", 1), encoding="utf-8")
     status, _, error = corpus()
@@ -58,20 +58,20 @@ def test_columns_are_asked_about_in_options(corpus, tmp_path):
         ("no '/x/data_dir/y' and text='it'", "no '/x/data_dir/y' and text='it'"),
     ],
 )
-def test_settings_as_options(message, expected):
+def test_settings_are_printed_as_options(message, expected):
     arguments = argparse.Namespace(bad_audio=None, columns=None, data_dir=None)
-    assert in_its_words(message, arguments) == expected
-    assert in_its_words(message, argparse.Namespace()) == message
+    assert with_options(message, arguments) == expected
+    assert with_options(message, argparse.Namespace()) == message
 
 
-def test_a_corpus_that_is_replaced_is_named(corpus, tmp_path):
+def test_replaced_corpus_is_named(corpus, tmp_path):
     out = ["--out", str(tmp_path / "out")]
     assert f"in {tmp_path / 'out'}\n" in corpus(*out, "--name", "First")[1]
     assert "in place of 'First' with 4 dialogues, which was there" in corpus(*out)[1]
     assert "in place of 'calls' with 4 dialogues, which was there" in corpus(*out)[1]
 
 
-def test_a_killed_process_is_one_line(corpus, monkeypatch):
+def test_killed_process_is_one_line(corpus, monkeypatch):
     main, read = os.getpid(), builder.CorpusBuilder._with_audio
 
     def dying(self, *words):
@@ -88,7 +88,7 @@ def test_a_killed_process_is_one_line(corpus, monkeypatch):
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_an_error_for_the_user_is_itself_from_any_process(corpus, monkeypatch, num_proc):
+def test_input_error_of_any_process_is_printed(corpus, monkeypatch, num_proc):
     def refuse(source):
         raise builder.InputError("'x.parquet', row 3: what is wrong")
 
@@ -97,7 +97,7 @@ def test_an_error_for_the_user_is_itself_from_any_process(corpus, monkeypatch, n
     assert status == 2 and "error: 'x.parquet', row 3: what is wrong\n" in error and "Traceback" not in error
 
 
-def test_a_full_disk_is_said_as_such(corpus, monkeypatch):
+def test_full_disk_is_reported(corpus, monkeypatch):
     def full(source):
         raise OSError(28, "No space left on device", "/tmp/x.arrow")
 

@@ -39,7 +39,7 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def command(capsys):
-    """Runs a command in this process; its exit status, and what it wrote to stdout and, but for progress bars, to stderr."""
+    """Runs a command in this process; returns its status, its stdout, and its stderr without progress bars."""
 
     def run(*words: str | Path) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -66,7 +66,7 @@ def lines_of(text: str) -> list[dict]:
 # predict
 
 
-def test_a_recording_becomes_lines_of_emotions(run, command, call, tmp_path):
+def test_predict_writes_a_line_per_turn(run, command, call, tmp_path):
     recording, subtitles = call
     words = ("predict", recording, "--segments", subtitles, "--model", run)
     status, printed, _ = command(*words)
@@ -89,7 +89,7 @@ def test_a_recording_becomes_lines_of_emotions(run, command, call, tmp_path):
     assert [line["label"] for line in written] == [first["label"], second["label"]]
 
 
-def test_every_dialogue_of_a_folder_is_predicted_in_order(run, command):
+def test_predict_keeps_the_order_of_dialogues_in_a_folder(run, command):
     recordings = run / "demo" / "recordings" / "test"
     status, printed, _ = command("predict", recordings, "--model", run)
     found = lines_of(printed)
@@ -116,7 +116,7 @@ def test_every_dialogue_of_a_folder_is_predicted_in_order(run, command):
         (("{wav}", "--segments", "{srt}", "--columns", "emotion"), "--columns expects FIELD=NAME"),
     ],
 )
-def test_predict_names_what_is_wrong(run, command, call, words, message):
+def test_predict_reports_invalid_input(run, command, call, words, message):
     empty = call[0].with_suffix("")
     empty.mkdir()
     given = [word.format(wav=call[0], srt=call[1], folder=empty) for word in words]
@@ -124,7 +124,7 @@ def test_predict_names_what_is_wrong(run, command, call, words, message):
     assert (status, printed) == (2, "") and message in error and len(error.splitlines()) == 1
 
 
-def test_a_failed_prediction_leaves_no_file(run, command, call, tmp_path):
+def test_failed_prediction_leaves_no_file(run, command, call, tmp_path):
     (tmp_path / "call.srt").write_text(SUBTITLES.replace("00:00:01,400", "00:01:01,400"))
     status, _, error = command("predict", call[0], "--segments", call[1], "--model", run, "--out", tmp_path / "out")
     assert status == 2 and "turn 1" in error and "call.wav" in error
@@ -134,7 +134,7 @@ def test_a_failed_prediction_leaves_no_file(run, command, call, tmp_path):
 # evaluate
 
 
-def test_evaluate_repeats_the_stored_figures(run, command, tmp_path):
+def test_evaluate_reproduces_the_stored_scores(run, command, tmp_path):
     status, printed, _ = command("evaluate", run, "--out", tmp_path / "scores.json", "--use_cpu")
     assert status == 0 and "equal to what results.json holds" in printed and "NOT" not in printed
     stored, found = (
@@ -148,7 +148,7 @@ def test_evaluate_repeats_the_stored_figures(run, command, tmp_path):
     assert status == 0 and printed.startswith("validation ") and "\nequal to" in printed
 
 
-def test_evaluate_from_sound_and_words_gives_the_same(run, command, tmp_path):
+def test_evaluate_on_dialogues_gives_the_same_scores(run, command, tmp_path):
     words = ("--corpus", run / "demo" / "corpus", "--use_cpu", "--out", tmp_path / "scores.json")
     status, printed, _ = command("evaluate", run, *words, "--vectors", tmp_path / "vectors")
     stored = json.loads((run / "results.json").read_text())["test"]
@@ -160,7 +160,7 @@ def test_evaluate_from_sound_and_words_gives_the_same(run, command, tmp_path):
     assert (tmp_path / "vectors" / "embedding.json").is_file()
 
 
-def test_evaluate_names_what_is_wrong(run, command, tmp_path):
+def test_evaluate_reports_invalid_input(run, command, tmp_path):
     status, _, error = command("evaluate", tmp_path)
     assert status == 2 and f"'{tmp_path}' is not a checkpoint: it has no config.json" in error
     alone = shutil.copytree(
@@ -172,7 +172,7 @@ def test_evaluate_names_what_is_wrong(run, command, tmp_path):
     assert status == 2 and "dev" in error
 
 
-def test_labels_that_a_model_does_not_know_are_named_before_anything_is_embedded(run, command, tmp_path):
+def test_unknown_labels_raise_before_anything_is_embedded(run, command, tmp_path):
     table = (
         "dialogue_id,order,text,emotion,split\na,0,Well.,bored,train\nb,0,So.,bored,validation\nc,0,No.,bored,test\n"
     )
@@ -188,7 +188,7 @@ def test_labels_that_a_model_does_not_know_are_named_before_anything_is_embedded
 # push
 
 
-def test_a_dry_run_lists_what_a_push_sends(run, command, tmp_path):
+def test_dry_run_lists_the_files_of_a_push(run, command, tmp_path):
     status, printed, _ = command("push", run, "org/name", "--dry-run")
     printed, _, claims = printed.partition("the card says:\n")
     assert "model name: MiSTER-E" in claims and "license: apache-2.0" in claims
@@ -211,7 +211,7 @@ def test_a_dry_run_lists_what_a_push_sends(run, command, tmp_path):
         assert set(hub.files("org/name")) - {".gitattributes"} == set(listed)
 
 
-def test_what_is_no_checkpoint_is_not_pushed(command, tmp_path):
+def test_folder_that_is_not_a_checkpoint_is_not_pushed(command, tmp_path):
     status, _, error = command("push", tmp_path, "org/name")
     assert status == 2 and "is not a checkpoint folder: it has no config.json" in error
 
@@ -224,7 +224,7 @@ print(MisterEModel.from_pretrained("org/model").push_to_hub("org/again"))
 """
 
 
-def test_a_model_pushes_the_folder_it_came_from_also_from_the_hub(run, tmp_path):
+def test_model_pushes_the_folder_it_was_loaded_from(run, tmp_path):
     with loopback_hub() as hub:
         environment = os.environ | hub.env(tmp_path / "home")
         words = [sys.executable, "-c", PUSH_ON, str(run)]
@@ -237,7 +237,7 @@ def test_a_model_pushes_the_folder_it_came_from_also_from_the_hub(run, tmp_path)
             assert hub.read(name, weights) == (run / weights).read_bytes()
 
 
-def test_a_pipeline_saves_its_encoders(run, tmp_path):
+def test_pipeline_saves_its_encoders(run, tmp_path):
     turns = [{"text": "You did what?"}, {"text": "Never."}]
     erc = pipeline("conversation-emotion-recognition", model=str(run))
     erc.save_pretrained(tmp_path / "saved")
@@ -249,7 +249,7 @@ def test_a_pipeline_saves_its_encoders(run, tmp_path):
 # doctor
 
 
-def test_doctor_finds_a_whole_folder_whole(run, command):
+def test_doctor_accepts_a_complete_folder(run, command):
     status, printed, _ = command("doctor", run)
     assert status == 0 and "BAD" not in printed
     for expected in ("torch 2.", "speech_encoder/:", "vectors of 32 numbers", "finite logits"):
@@ -280,7 +280,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("spoil", "message"), BROKEN.values(), ids=BROKEN)
-def test_doctor_names_what_is_broken(run, command, tmp_path, spoil, message):
+def test_doctor_reports_a_damaged_folder(run, command, tmp_path, spoil, message):
     folder = shutil.copytree(
         run, tmp_path / "run", ignore=shutil.ignore_patterns("demo", "encoders", "vectors", "checkpoint*")
     )
@@ -293,7 +293,7 @@ def test_doctor_names_what_is_broken(run, command, tmp_path, spoil, message):
 # convert
 
 
-def test_convert_writes_a_checkpoint_of_the_authors_weights(command, tmp_path):
+def test_convert_reports_missing_weights(command, tmp_path):
     status, _, error = command("convert", tmp_path / "moe_model.pth", tmp_path / "out", "--labels", "a", "b")
     assert status == 2 and "No checkpoint at" in error and not (tmp_path / "out").exists()
 
@@ -301,7 +301,7 @@ def test_convert_writes_a_checkpoint_of_the_authors_weights(command, tmp_path):
 # The folder is the same whoever writes it
 
 
-def test_the_recipe_is_no_part_of_a_model_without_one(tmp_path):
+def test_model_without_a_recipe_has_no_training_yaml(tmp_path):
     sizes = {
         "speech_embedding_dim": 3,
         "text_embedding_dim": 2,

@@ -1,4 +1,4 @@
-"""`mister-e`: its commands, by what they are for."""
+"""The command line `mister-e`."""
 
 from .commands import main
 

@@ -1,4 +1,4 @@
-"""What commands print, and how they read FIELD=NAME."""
+"""Print the results of commands, and parse FIELD=NAME options."""
 
 import argparse
 import contextlib
@@ -15,22 +15,22 @@ from ..base.chatter import calm_libraries
 from ..base.errors import InputError
 from ..base.plain_text import for_terminal
 
-# With --json the values of the result so far, by name; None where its text is printed.
+# With --json the values of the result so far, by name; None if its text is printed.
 _values: dict[str, Any] | None = None
 
 
 @contextlib.contextmanager
 def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
     r"""
-    What a command shows until the block ends. Progress goes to standard error and results to standard output.
+    Print the output of a command until the block ends: progress to standard error, results to standard output.
 
     Args:
-        quiet: show the result alone.
-        as_json: print the values of the result as one line of JSON in place of its text.
+        quiet: print only the result.
+        as_json: print the values of the result as one line of JSON instead of its text.
     """
     global _values
     before, _values = _values, {} if as_json else None
-    other = os.environ.get("RANK", "0") != "0"  # of several processes of one launch the first reports
+    other = os.environ.get("RANK", "0") != "0"  # only the first process of a launch reports
     with progress.quiet(quiet or other), calm_libraries():
         try:
             yield
@@ -43,7 +43,7 @@ def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
 
 
 class Failure(Exception):
-    """A command gave its result, and that shows a failure, as when some of its runs failed."""
+    """The result of a command, already printed, reports a failure, such as failed runs."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message)
@@ -52,21 +52,23 @@ class Failure(Exception):
 
 def _write_values():
     if _values:
-        write_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
+        print_line(json.dumps(_values, ensure_ascii=False, allow_nan=False, default=str))
 
 
-def say(text: str, /, **values: Any):
-    """A part of the result: its text, or with `--json` its values, by name, in the one object that is printed in the end."""
+def print_result(text: str, /, **values: Any):
+    """Print a part of the result: its text, or with `--json` its values, collected in one object."""
     if _values is None:
         progress.close_bars()
-        write_line(text)
+        print_line(text)
     else:
         _values.update(values)
 
 
-def write_line(text: str):
+def print_line(text: str):
     """
-    Print, at once, without what a terminal would obey. What the output is piped to may have read enough: no reason to leave the work half done.
+    Print text at once, with control characters escaped.
+
+    A closed pipe is not an error, since its reader may have read enough and the work should still be finished.
     """
     try:
         with progress.above_bars():
@@ -75,15 +77,21 @@ def write_line(text: str):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say_once(text: str, /, **values: Any):
-    """As [`say`], by one process of several."""
+def print_result_once(text: str, /, **values: Any):
+    """Like [`print_result`], but only in the first of several processes."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:
-        say(text, **values)
+        print_result(text, **values)
 
 
-def pairs(given: Sequence[str], option: str = "--columns", form: str = "FIELD=NAME") -> list[tuple[str, str]]:
+def parse_pairs(given: Sequence[str], option: str = "--columns", form: str = "FIELD=NAME") -> list[tuple[str, str]]:
+    r"""
+    Parse words of the form FIELD=NAME.
+
+    Raises:
+        InputError: naming the option, if a word does not have this form or a field appears twice.
+    """
     pairs = [pair.partition("=") for pair in given]
     if not all(equals for _, equals, _ in pairs):
         raise InputError(f"{option} expects {form}, got {given}")
@@ -93,8 +101,8 @@ def pairs(given: Sequence[str], option: str = "--columns", form: str = "FIELD=NA
     return [(field, name) for field, _, name in pairs]
 
 
-def in_its_words(message: str, arguments: argparse.Namespace) -> str:
-    """A message whose settings are written as in Python (`bad_audio='missing'`) with the options of the command that has them."""
+def with_options(message: str, arguments: argparse.Namespace) -> str:
+    """Rewrite the settings in a message (`bad_audio='missing'`) as options of the command (`--bad_audio missing`)."""
 
     def option(found: re.Match) -> str:
         return f"--{found[1]} {shlex.quote(found[2])}" if hasattr(arguments, found[1]) else found[0]

@@ -1,44 +1,56 @@
-"""`mister-e search`, `ablate`, `report`."""
+"""The commands `mister-e search`, `ablate` and `report`."""
 
 import argparse
 
 from ..base.chatter import hide_unnamed_bars
 from ..base.progress import line
-from .output import Failure, say
+from .output import Failure, print_result
 
 
-def add_evidence(commands, shared: argparse.ArgumentParser):
+def add_study_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser):
+    """Add the commands that compare models and report on them."""
     study = argparse.ArgumentParser(add_help=False, parents=[shared])
-    study.add_argument("recipe", help="YAML file, or name, of a recipe of a MiSTER-E model")
-    study.add_argument("--out", required=True, help="the study's folder")
+    study.add_argument("recipe", help="recipe: a YAML file, or the name of a recipe of this package")
+    study.add_argument("--out", required=True, help="folder of the study")
     study.add_argument("--folds", type=int, default=4, help="number of folds of the development data (default: 4)")
-    study.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    study.add_argument("--jobs", type=int, default=1, help="number of runs at the same time (default: 1)")
     study.set_defaults(takes_fields=True)
-    rest = "Every further --field value overrides the recipe's."
+    rest = "Any other --field VALUE overrides the recipe."
     search = commands.add_parser(
         "search",
         parents=[study],
         epilog=rest,
         help="random hyper-parameter search with the same budget for every model, on folds of the development data",
     )
-    search.add_argument("--trials", type=int, default=8, help="trials per model, the recipe's own first (default: 8)")
-    search.add_argument("--systems", nargs="+", metavar="NAME", help="which to search (default: all)")
+    search.add_argument(
+        "--trials",
+        type=int,
+        default=8,
+        help="number of trials per model; the first one is the recipe's own (default: 8)",
+    )
+    search.add_argument("--systems", nargs="+", metavar="NAME", help="models to search (default: all)")
     search.set_defaults(run=_search)
     ablate = commands.add_parser(
         "ablate",
         parents=[study],
         epilog=rest,
-        help="run an ablation study: a recipe's variants and baselines, on folds of the development data (resumes)",
+        help="run an ablation study: variants of a recipe and baselines, on folds of the development data (resumes)",
     )
-    ablate.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
-    ablate.add_argument("--variants", nargs="+", metavar="NAME", help="which to run (default: all)")
     ablate.add_argument(
-        "--final", action="store_true", help="freeze the recipes, with the date, and score test, in place of the folds"
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="random seeds (default: 0 1 2 3 4)"
+    )
+    ablate.add_argument("--variants", nargs="+", metavar="NAME", help="variants and baselines to run (default: all)")
+    ablate.add_argument(
+        "--final",
+        action="store_true",
+        help="freeze the recipes, with the date, and score the test split instead of the folds",
     )
     ablate.set_defaults(run=_ablate)
-    report = commands.add_parser("report", parents=[shared], help="tables and plots of ablation studies")
-    report.add_argument("studies", nargs="+", metavar="OUT", help="folder of a study; the report is written into it")
-    report.add_argument("--results", metavar="RESULTS.md", help="write the tables of all of them to this file, too")
+    report = commands.add_parser("report", parents=[shared], help="write tables and plots of ablation studies")
+    report.add_argument(
+        "studies", nargs="+", metavar="OUT", help="folders of studies; each report is written into its folder"
+    )
+    report.add_argument("--results", metavar="RESULTS.md", help="file to write the tables of all studies to")
     report.set_defaults(run=_report)
 
 
@@ -47,13 +59,13 @@ def _search(arguments: argparse.Namespace):
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
-    recipe = Recipe.load(arguments.recipe, arguments.words)
+    recipe = Recipe.load(arguments.recipe, arguments.overrides)
     names = ("out", "trials", "systems", "folds", "jobs")
     scored = search(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
-    say(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
+    print_result(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
     failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
     if failed:
-        raise Failure(f"{len(failed)} trials have runs that failed; the same command tries them again")
+        raise Failure(f"{len(failed)} trials have failed runs; run the same command again to retry them")
 
 
 def _ablate(arguments: argparse.Namespace):
@@ -61,12 +73,12 @@ def _ablate(arguments: argparse.Namespace):
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
-    recipe = Recipe.load(arguments.recipe, arguments.words)
+    recipe = Recipe.load(arguments.recipe, arguments.overrides)
     names = ("out", "seeds", "folds", "variants", "final", "jobs")
     failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
-    say(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out, failed=failed)
+    print_result(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out, failed=failed)
     if failed:
-        raise Failure(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries them again")
+        raise Failure(f"{len(failed)} runs failed: {', '.join(failed)}; run the same command again to retry them")
 
 
 def _report(arguments: argparse.Namespace):
@@ -79,4 +91,4 @@ def _report(arguments: argparse.Namespace):
     written = [str(write_report(folder)) for folder in arguments.studies]
     if arguments.results:
         written.append(str(write_results(arguments.studies, arguments.results)))
-    say("\n".join(written), files=written)
+    print_result("\n".join(written), files=written)

@@ -1,63 +1,83 @@
-"""`mister-e init`, `train`, `train_encoder`, `embed`."""
+"""The commands `mister-e init`, `train`, `train_encoder` and `embed`."""
 
 import argparse
 
 from ..base.chatter import hide_unnamed_bars
-from .output import say, say_once
+from ..base.modalities import MODALITIES
+from .output import print_result, print_result_once
 
 
-def add_stages(commands, shared: argparse.ArgumentParser):
-    init = commands.add_parser("init", parents=[shared], help="write a recipe that trains on a corpus of your own")
+def add_training_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser):
+    """Add the commands that train: a recipe, all stages, or one of them."""
+    init = commands.add_parser("init", parents=[shared], help="write a recipe for your own corpus")
     init.add_argument(
-        "corpus", help="folder that `mister-e corpus` wrote, or one of vectors, or the id of a Hub dataset"
+        "corpus",
+        help="corpus of dialogues (as `mister-e corpus` writes it) or of vectors: a folder, or its id on the Hub",
     )
-    init.add_argument("--out", help="the YAML file (default: the folder's name with .yaml)")
+    init.add_argument("--out", help="YAML file to write (default: the name of the folder with .yaml)")
     init.set_defaults(run=_init)
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
         "recipe",
-        help="YAML file with the sections model, corpus and training, and speech_encoder, text_encoder for stage 1; or the name of "
-        "a recipe of this package, such as own-small",
+        help="recipe: a YAML file with the sections model, corpus and training, and "
+        f"{', '.join(each.encoder for each in MODALITIES.values())} for stage 1; or the name of a recipe of this "
+        "package, such as own-small",
     )
-    common.add_argument("--output_dir", help="where the run goes (default: runs/NAME-OF-THE-RECIPE)")
+    common.add_argument("--output_dir", help="folder of the run (default: runs/NAME-OF-THE-RECIPE)")
     common.set_defaults(takes_fields=True)
-    rest = "Every further --field value overrides the recipe's, e.g. --corpus FOLDER --learning_rate 1e-4 --text_encoder.tuning full."
-    train = commands.add_parser(
-        "train", parents=[common], epilog=rest, help="train a recipe: encoders, vectors, MiSTER-E"
+    rest = (
+        "Any other --field VALUE overrides the recipe, e.g. --learning_rate 1e-4 --text_encoder.tuning full, or "
+        "--corpus FOLDER, a corpus of dialogues or of vectors."
     )
-    train.add_argument("--seeds", type=int, nargs="+", default=[0], help="several go to OUTPUT_DIR/seed-N/")
+    train = commands.add_parser(
+        "train",
+        parents=[common],
+        epilog=rest,
+        help="run all stages of a recipe: encoders, vectors, conversation model (resumes)",
+    )
+    train.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        help="random seeds; several are written to OUTPUT_DIR/seed-N/ (default: 0)",
+    )
     train.add_argument(
         "--dry_run",
         action="store_true",
-        help="check everything, run a step of each stage on this device, and print memory and time; nothing is written",
+        help="check everything, run one step of each stage on this device, and print memory and time; write nothing",
     )
     train.add_argument(
         "--threads",
         type=int,
-        help="threads of the CPU (default: OMP_NUM_THREADS, else one for a small model of stage 2)",
+        help="number of CPU threads (default: OMP_NUM_THREADS, else one for a small model of stage 2)",
     )
     train.set_defaults(run=_train)
     encoder = commands.add_parser("train_encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
-    encoder.add_argument("--modality", choices=["speech", "text"], required=True)
-    encoder.add_argument("--seed", type=int, default=0)
+    encoder.add_argument("--modality", choices=list(MODALITIES), required=True, help="modality of the encoder")
+    encoder.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     encoder.set_defaults(run=_train_encoder)
     embed = commands.add_parser(
-        "embed", parents=[common], epilog=rest, help="make a corpus's vectors with trained encoders"
+        "embed", parents=[common], epilog=rest, help="compute the vectors of a corpus with trained encoders"
     )
-    embed.add_argument("--out", help="where the vectors go (default: OUTPUT_DIR/vectors)")
+    embed.add_argument("--out", help="folder for the vectors (default: OUTPUT_DIR/vectors)")
     embed.add_argument(
         "--bad_audio",
         choices=["error", "missing"],
         default="error",
-        help="what to do with audio that cannot be used",
+        help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
     )
-    embed.add_argument("--num_workers", type=int, default=0, help="processes that decode audio ahead of the model")
-    embed.add_argument("--token_budget", type=int, default=8192, help="largest batch of text, in tokens")
-    embed.add_argument("--second_budget", type=float, default=120.0, help="largest batch of audio, in seconds")
+    embed.add_argument("--num_workers", type=int, default=0, help="number of processes that decode audio (default: 0)")
+    embed.add_argument(
+        "--token_budget", type=int, default=8192, help="largest batch of transcripts, in tokens (default: 8192)"
+    )
+    embed.add_argument(
+        "--second_budget", type=float, default=120.0, help="largest batch of audio, in seconds (default: 120)"
+    )
     embed.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="computation dtype (default: bfloat16 on a GPU made for it)",
+        help="computation dtype (default: bfloat16 on a GPU that supports it, else that of the encoder)",
     )
     embed.set_defaults(run=_embed)
 
@@ -68,7 +88,7 @@ def _init(arguments: argparse.Namespace):
     path, recipe = init_recipe(arguments.corpus, arguments.out)
     found = described(recipe)
     lines = [f"{name:7} {', '.join(each) if isinstance(each, list) else each}" for name, each in found.items()]
-    say("\n".join([*lines, f"in {path}; next: mister-e train {path}"]), **found, recipe=str(path))
+    print_result("\n".join([*lines, f"in {path}; next: mister-e train {path}"]), **found, recipe=str(path))
 
 
 def _recipe(arguments: argparse.Namespace):
@@ -77,7 +97,7 @@ def _recipe(arguments: argparse.Namespace):
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
-    recipe = Recipe.load(arguments.recipe, arguments.words)
+    recipe = Recipe.load(arguments.recipe, arguments.overrides)
     return recipe, Path(arguments.output_dir or Path("runs") / Path(arguments.recipe).stem)
 
 
@@ -91,7 +111,7 @@ def _train(arguments: argparse.Namespace):
     if arguments.dry_run:
         return _dry_run(recipe, folder, arguments.seeds)
     summary = train(recipe, folder, arguments.seeds)
-    say_once(f"{format_results(summary)}\nin {folder}", **summary, folder=str(folder))
+    print_result_once(f"{format_results(summary)}\nin {folder}", **summary, folder=str(folder))
 
 
 def _use_threads(count: int):
@@ -107,7 +127,7 @@ def _dry_run(recipe, folder, seeds: list[int]):
     from ..training.dry_run import dry_run, format_costs
 
     costs = dry_run(recipe, folder, seeds)
-    say_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
+    print_result_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
 
 
 def _train_encoder(arguments: argparse.Namespace):
@@ -118,7 +138,7 @@ def _train_encoder(arguments: argparse.Namespace):
     folder = encoder_folder(folder, arguments.modality)
     results = train_encoder(recipe, arguments.modality, folder, arguments.seed)
     scores = [f"{name} {100 * results[name]['weighted_f1']:.2f}" for name in ("validation", "test") if name in results]
-    say_once(f"weighted F1: {', '.join(scores)}\nin {folder}", **results, folder=str(folder))
+    print_result_once(f"weighted F1: {', '.join(scores)}\nin {folder}", **results, folder=str(folder))
 
 
 def _embed(arguments: argparse.Namespace):
@@ -131,4 +151,4 @@ def _embed(arguments: argparse.Namespace):
     options = {name: getattr(arguments, name) for name in names}
     dtype = arguments.dtype and getattr(torch, arguments.dtype)
     vectors = embed(recipe, folder, arguments.out, dtype=dtype, **options)
-    say_once(f"vectors in {vectors}", folder=str(vectors))
+    print_result_once(f"vectors in {vectors}", folder=str(vectors))

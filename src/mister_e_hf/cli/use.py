@@ -1,4 +1,4 @@
-"""`mister-e predict`, `plot`, `serve`, `evaluate`, `push`, `convert`, `doctor`."""
+"""The commands `mister-e predict`, `plot`, `serve`, `evaluate`, `push`, `convert` and `doctor`."""
 
 import argparse
 import codecs
@@ -6,89 +6,99 @@ import contextlib
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..base.chatter import hide_unnamed_bars
 from ..base.errors import InputError, short
+from ..base.modalities import MODALITIES
 from ..base.plain_text import count_of
-from .output import Failure, pairs, say, write_line
+from .output import Failure, parse_pairs, print_line, print_result
 
 
-def add_use(commands, shared: argparse.ArgumentParser):
+def add_inference_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser):
+    """Add the commands that use a trained checkpoint."""
     checkpoint = argparse.ArgumentParser(add_help=False, parents=[shared])
     checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
     predict = commands.add_parser(
-        "predict", parents=[checkpoint], help="emotions of the turns of a recording, or of tables of turns"
+        "predict", parents=[checkpoint], help="predict the emotions of the turns of a recording, or of tables of turns"
     )
     predict.add_argument(
         "input",
-        help="a recording; a transcript (.txt) with a turn in each line; or a table, subtitle file or folder of turns, as for `corpus folder`; "
-        "a table may be in the order of its rows",
+        help="recording; transcript (.txt) with one turn per line; or table, subtitle file or folder of turns, as for "
+        "`corpus folder` (a table need not number its turns)",
     )
     predict.add_argument(
-        "--segments", help="SRT or WebVTT file with the recording's turns (default: the one of its name beside it)"
+        "--segments",
+        help="SRT or WebVTT file with the turns of the recording (default: the one of the same name beside it)",
     )
     predict.add_argument("--model", required=True, help="checkpoint folder, or its id on the Hub")
-    predict.add_argument("--transcriber", help="recognition model for turns without text")
+    predict.add_argument("--transcriber", help="speech recognition model for turns without a transcript")
     predict.add_argument(
         "--out",
-        help="file, .csv, .tsv, .jsonl or .parquet (default: standard output, a table on a terminal, else JSON lines)",
+        help="file to write, .csv, .tsv, .jsonl or .parquet (default: a table on a terminal, else JSON lines)",
     )
-    predict.add_argument("--top_k", type=int, help="how many classes to list (default: all)")
+    predict.add_argument("--top_k", type=int, help="number of classes to list (default: all)")
     predict.add_argument(
-        "--bad_audio", choices=["error", "missing"], default="error", help="what to do with audio that cannot be used"
+        "--bad_audio",
+        choices=["error", "missing"],
+        default="error",
+        help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
     )
-    predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="the table's own names")
-    predict.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="columns of the table by field")
+    predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
-    plot = commands.add_parser("plot", parents=[shared], help="plot one dialogue's emotions")
-    plot.add_argument("lines", help="JSON lines that `predict` wrote")
-    plot.add_argument("--out", help="picture, .png, .svg or .pdf (default: the lines' name with .png)")
+    plot = commands.add_parser("plot", parents=[shared], help="plot the emotions of one dialogue")
+    plot.add_argument("lines", help="JSON lines written by `predict`")
+    plot.add_argument("--out", help="image file, .png, .svg or .pdf (default: the name of the lines with .png)")
     plot.add_argument("--dialogue", help="dialogue to plot (default: the first)")
     plot.set_defaults(run=_plot)
-    serve = commands.add_parser("serve", parents=[checkpoint], help="a local web app")
+    serve = commands.add_parser("serve", parents=[checkpoint], help="start a local web app")
     serve.add_argument("model", help="checkpoint folder, or its id on the Hub")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
-    serve.add_argument("--port", type=int, default=7860, help="(default: 7860)")
-    serve.add_argument("--transcriber", help="recognition model for turns without text")
-    serve.add_argument("--device", help="such as cpu or cuda:0 (default: the first accelerator)")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, only this machine)"
+    )
+    serve.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    serve.add_argument("--transcriber", help="speech recognition model for turns without a transcript")
+    serve.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
     serve.set_defaults(run=_serve)
     evaluate = commands.add_parser("evaluate", parents=[checkpoint], help="score a checkpoint on a corpus")
     evaluate.add_argument("model", help="checkpoint folder, or its id on the Hub")
-    evaluate.add_argument("--corpus", help="vectors, or audio and text (default: what it was trained on)")
-    evaluate.add_argument("--split", default="test", help="which split (default: test)")
-    evaluate.add_argument("--vectors", help="keep the vectors that are made in this folder")
-    evaluate.add_argument("--out", help="write all scores to this JSON file")
+    evaluate.add_argument(
+        "--corpus",
+        help="corpus of dialogues or of vectors: a folder, or its id on the Hub (default: the training corpus)",
+    )
+    evaluate.add_argument("--split", default="test", help="split to score (default: test)")
+    evaluate.add_argument("--vectors", help="folder to keep the computed vectors in (default: a temporary one)")
+    evaluate.add_argument("--out", help="JSON file to write all scores to")
     evaluate.add_argument("--use_cpu", action="store_true", help="run on the CPU even if a GPU is available")
     evaluate.set_defaults(run=_evaluate)
     push = commands.add_parser("push", parents=[shared], help="push a checkpoint folder to the Hub")
     push.add_argument("folder", help="checkpoint folder")
-    push.add_argument("repository", metavar="ORG/NAME")
+    push.add_argument("repository", metavar="ORG/NAME", help="repository on the Hub")
     push.add_argument("--private", action="store_true", default=None, help="make the repository private")
-    push.add_argument("--revision", help="push to this branch")
+    push.add_argument("--revision", help="branch to push to")
     push.add_argument(
         "--base_model",
         nargs="+",
         metavar="MODALITY=ID",
-        help="the base model's id on the Hub, where the encoder was made from a folder: text=ORG/NAME",
+        help="base model of an encoder that was made from a folder, by its id on the Hub: text=ORG/NAME",
     )
     push.add_argument(
         "--dry_run",
         action="store_true",
-        help="list what would go and what the card says, and push nothing",
+        help="list the files to push and what the card says, and push nothing",
     )
-    push.add_argument("--dry-run", dest="dry_run", action="store_true", help=argparse.SUPPRESS)  # its earlier name
     push.set_defaults(run=_push)
     convert = commands.add_parser(
-        "convert", parents=[shared], help="weights of the authors' code -> a checkpoint folder"
+        "convert", parents=[shared], help="convert weights of the authors' code to a checkpoint folder"
     )
-    convert.add_argument("weights", help="their state dictionary, moe_model.pth")
-    convert.add_argument("folder", help="where the checkpoint goes")
+    convert.add_argument("weights", help="state dictionary of the authors' code, moe_model.pth")
+    convert.add_argument("folder", help="folder for the checkpoint")
     convert.add_argument("--labels", nargs="+", required=True, help="class names in the order of their indices")
     convert.set_defaults(run=_convert)
     doctor = commands.add_parser(
-        "doctor", parents=[shared], help="check the installation, the device, a checkpoint folder"
+        "doctor", parents=[shared], help="check the installation, the device and a checkpoint folder"
     )
     doctor.add_argument("folder", nargs="?", help="checkpoint folder")
     doctor.set_defaults(run=_doctor, works_in_any_installation=True)
@@ -98,7 +108,7 @@ def _predict(arguments: argparse.Namespace):
     from ..inference.predict import check_model, check_source, check_transcriber, predict_dialogues
     from ..inference.prediction_output import check_format, write_predictions
 
-    columns = dict(pairs(arguments.columns)) if arguments.columns else None
+    columns = dict(parse_pairs(arguments.columns)) if arguments.columns else None
     if arguments.out:
         from ..base.files import check_output
 
@@ -113,7 +123,7 @@ def _predict(arguments: argparse.Namespace):
     with contextlib.closing(lines):
         if arguments.out:
             count = write_predictions(lines, labels, arguments.out)
-            say(f"{count_of(count, 'turn')} in {arguments.out}", turns=count, out=arguments.out)
+            print_result(f"{count_of(count, 'turn')} in {arguments.out}", turns=count, out=arguments.out)
         else:
             _print_predictions(lines, arguments.json or not sys.stdout.isatty())
 
@@ -124,18 +134,20 @@ def _print_predictions(lines: Iterator[dict[str, Any]], as_json: bool):
     if as_json:
         ascii_only = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
         for line in lines:
-            write_line(json_line(line, ascii_only))
+            print_line(json_line(line, ascii_only))
         return
     width = shutil.get_terminal_size().columns
     for number, (_, turns) in enumerate(itertools.groupby(lines, key=lambda line: line["dialogue"])):
-        write_line(("\n" if number else "") + turn_table(list(turns), width))
+        print_line(("\n" if number else "") + turn_table(list(turns), width))
 
 
 def _plot(arguments: argparse.Namespace):
     from ..inference.timeline import plot_lines
 
     path, name, count = plot_lines(arguments.lines, arguments.out, arguments.dialogue)
-    say(f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}", file=str(path), dialogue=name)
+    print_result(
+        f"dialogue '{name}'{f', one of {count}' if count > 1 else ''}, in {path}", file=str(path), dialogue=name
+    )
 
 
 def _serve(arguments: argparse.Namespace):
@@ -165,32 +177,37 @@ def _evaluate(arguments: argparse.Namespace):
     if arguments.out:
         check_output(arguments.out, [arguments.model, arguments.corpus])
     found = evaluate_checkpoint(arguments.model, **options)
-    say(format_results({arguments.split: summarize([found["scores"]])}, arguments.split), **found)
+    print_result(format_results({arguments.split: summarize([found["scores"]])}, arguments.split), **found)
     if found["as_stored"] is not None:
-        say("equal to what results.json holds" if found["as_stored"] else "NOT equal to what results.json holds")
+        print_result(
+            "equal to what results.json holds" if found["as_stored"] else "NOT equal to what results.json holds"
+        )
     if arguments.out:
         check_output(arguments.out, [found["corpus"]])
         write_json(arguments.out, found["scores"])
-        say(f"in {arguments.out}", file=arguments.out)
+        print_result(f"in {arguments.out}", file=arguments.out)
 
 
 def _push(arguments: argparse.Namespace):
     from ..hub.checkpoint import card_claims, check_repository, checkpoint_files, push_checkpoint, pushed_contents
     from ..inference.stored_stages import load_model
 
-    base_models = dict(pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
-    if unknown := set(base_models) - {"speech", "text"}:
-        raise InputError(f"--base_model takes speech=ID and text=ID, got '{unknown.pop()}'")
+    base_models = dict(parse_pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
+    if unknown := set(base_models) - set(MODALITIES):
+        expected = ", ".join(f"{name}=ID" for name in MODALITIES)
+        raise InputError(f"--base_model expects {expected}, got '{unknown.pop()}'")
     files = checkpoint_files(arguments.folder)
     check_repository(arguments.repository)
     hide_unnamed_bars()
-    load_model(arguments.folder)  # what cannot be loaded helps nobody
+    load_model(arguments.folder)  # never push a checkpoint that cannot be loaded
     if arguments.dry_run:
         contents = pushed_contents(arguments.folder, base_models)
         claims = card_claims(contents)
-        say("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
+        print_result("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
         said = [f"  {name.replace('_', ' ')}: {_listed(value) or 'none'}" for name, value in claims.items()]
-        say("\n".join(["the card says:", *said]) if claims else "there is no card (README.md)", card=claims)
+        print_result(
+            "\n".join(["the card says:", *said]) if claims else "the folder has no card (README.md)", card=claims
+        )
         return
     hide_unnamed_bars()
     repository = push_checkpoint(
@@ -200,38 +217,38 @@ def _push(arguments: argparse.Namespace):
         revision=arguments.revision,
         base_models=base_models,
     )
-    say(f"pushed to {repository}", repository=repository)
+    print_result(f"pushed to {repository}", repository=repository)
 
 
-def _listed(value) -> str:
+def _listed(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
 def _convert(arguments: argparse.Namespace):
+    from .. import convert_reference_checkpoint
     from ..base.files import check_output_folder
     from ..hub.checkpoint import save_checkpoint
-    from ..models.mister_e.convert_reference import convert_reference_checkpoint
 
     folder = check_output_folder(arguments.folder, [arguments.weights])
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
-            f"'{folder}' is not empty; a checkpoint would be mixed with what it holds. Choose another folder."
+            f"'{folder}' is not empty; the checkpoint would be mixed with its content. Choose another folder."
         )
     hide_unnamed_bars()
     model = convert_reference_checkpoint(arguments.weights, dict(enumerate(arguments.labels)))
     folder = save_checkpoint(folder, model)
-    say(f"in {folder}", folder=str(folder))
+    print_result(f"in {folder}", folder=str(folder))
 
 
 def _doctor(arguments: argparse.Namespace):
     from ..base.installation import examine_installation
 
-    findings = []
+    findings: list[dict[str, Any]] = []
 
-    def report(found):
+    def report(found: Iterable[tuple[bool, str]]):
         for good, text in found:
             findings.append({"good": good, "finding": text})
-            say(f"{'ok ' if good else 'BAD'}  {text}", findings=findings)
+            print_result(f"{'ok ' if good else 'BAD'}  {text}", findings=findings)
 
     report(examine_installation())
     try:

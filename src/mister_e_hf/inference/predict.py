@@ -3,7 +3,7 @@
 import logging
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def predict_dialogues(
     revision: str | None = None,
     device: str | None = None,
     **options: Any,
-) -> tuple[list[str], Iterator[dict[str, Any]]]:
+) -> tuple[list[str], Generator[dict[str, Any], None, None]]:
     r"""
     Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder
     or table as [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order`
@@ -158,7 +158,7 @@ def check_device(device: str):
         raise InputError(f"--device '{device}': this machine has {', '.join(there)}")
 
 
-def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
+def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Generator[dict[str, Any], None, None]:
     with progress.bar("predicting", None, "vectors") as bar:
         erc._encoders.on_vectors = bar.update
         for name, turns in dialogues:
