@@ -8,6 +8,8 @@ import torch
 
 from mister_e_hf import MisterEConfig, MisterEModel
 
+pytest.register_assert_rewrite("support")
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 # Tiny models: more threads only wait for one another, here and in the processes that tests start.

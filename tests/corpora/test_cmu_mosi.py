@@ -1,6 +1,4 @@
 import csv
-import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -13,8 +11,8 @@ import soundfile
 
 from mister_e_hf import CmuMosi
 from mister_e_hf.corpora.builder import published
-from mister_e_hf.corpora.schema import LABELS, SPLITS, dialogue_features
-from mister_e_hf.media.audio import AudioError
+from mister_e_hf.corpora.schema import LABELS, SPLITS
+from support.corpus_contract import build_corpus, change_text, rows, turns, warnings
 
 RATE = 16_000
 FACTS = published("cmu_mosi")
@@ -136,38 +134,8 @@ def table(tmp_path) -> Path:
     return folder
 
 
-def prepare(tmp_path: Path, folder: Path, num_proc: int | None = None, **settings) -> datasets.DatasetDict:
-    builder = CmuMosi(folder, cache_dir=str(tmp_path / "cache"), **settings)
-    builder.download_and_prepare(num_proc=num_proc)
-    return builder.as_dataset()
-
-
-def rows(corpus: datasets.DatasetDict) -> dict[str, list[dict]]:
-    """Turns by video, the emotion as a name."""
-    name = next(iter(corpus.values())).features["utterances"].feature["emotion"].int2str
-    return {
-        row["dialogue_id"]: [
-            turn | {"emotion": None if turn["emotion"] is None else name(turn["emotion"])}
-            for turn in row["utterances"]
-        ]
-        for data in corpus.values()
-        for row in data
-    }
-
-
-def turns(corpus: datasets.DatasetDict) -> dict[str, dict]:
-    return {turn["utterance_id"]: turn for video in rows(corpus).values() for turn in video}
-
-
-def warnings(caplog) -> list[str]:
-    """Our own, but for that of the tiny corpus's difference from the published one."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name.startswith("mister_e_hf")
-        and record.levelno >= logging.WARNING
-        and "published are" not in record.getMessage()
-    ]
+def prepare(tmp_path: Path, folder: Path, **settings) -> datasets.DatasetDict:
+    return build_corpus(CmuMosi, folder, tmp_path / "cache", **settings)
 
 
 def expected_turns(video: str, sound) -> list[dict]:
@@ -214,12 +182,6 @@ def test_every_field_of_the_layout_with_one_table(tmp_path, table, place, caplog
     for video, found in rows(corpus).items():
         assert found == expected_turns(video, lambda *segment: clip(table, *segment))
     assert not warnings(caplog)
-
-
-def test_features_and_description(tmp_path, table):
-    for data in prepare(tmp_path, table).values():
-        assert data.features == dialogue_features(LABELS["cmu_mosi"])
-        assert "research only" in data.info.license and "2016" in data.info.citation
 
 
 @pytest.mark.parametrize("mode", ["valid", "validation", "dev", " Dev "])
@@ -371,45 +333,6 @@ def test_without_sound_it_is_text_alone(tmp_path, layout, caplog, request):
     assert warnings(caplog) == [f"CMU-MOSI: no audio of segments in '{folder}'; its turns have text alone"]
 
 
-def no_wav(path: Path):
-    path.write_bytes(np.random.default_rng(0).bytes(2000))
-
-
-def silent(path: Path):
-    soundfile.write(path, np.zeros(4000), RATE)
-
-
-BAD = {Path.unlink: "not found", no_wav: "is corrupt", silent: "is silent"}
-
-
-@pytest.mark.parametrize("num_proc", [None, 2])
-@pytest.mark.parametrize("damage", BAD, ids=lambda damage: damage.__name__)
-def test_unusable_sound_is_an_error_that_names_turn_and_file(tmp_path, release, damage, num_proc):
-    path = released_sound(release, "0h-zjBukYpk", 10)
-    damage(path)
-    with pytest.raises(AudioError, match=BAD[damage]) as caught:
-        prepare(tmp_path, release, num_proc=num_proc)
-    assert str(caught.value).startswith("CMU-MOSI, turn 0h-zjBukYpk_10: ")
-    assert f"'{path}'" in str(caught.value) and "bad_audio='missing'" in str(caught.value)
-
-
-@pytest.mark.parametrize("layout", ["release", "table"])
-def test_turns_with_unusable_sound_go_without_it(tmp_path, layout, caplog, request):
-    folder = request.getfixturevalue(layout)
-    place = {"release": released_sound, "table": clip}[layout]
-    paths = [place(folder, "03bSnISJMiM", number) for number in (1, 2, 11)]
-    for path, damage in zip(paths, BAD, strict=True):
-        damage(path)
-    found = rows(prepare(tmp_path, folder, bad_audio="missing"))
-    assert [turn["audio"] for turn in found["03bSnISJMiM"]] == [None] * 3
-    assert [turn["emotion"] for turn in found["03bSnISJMiM"]] == ["non-negative", "negative", "non-negative"]
-    assert all(turn["audio"] for video, segments in found.items() if video != "03bSnISJMiM" for turn in segments)
-    (message,) = warnings(caplog)
-    assert message.startswith("CMU-MOSI: 3 turns have no usable audio and are kept without it: ")
-    # A clip that is not there has no suffix of its own.
-    assert all(str(path.with_suffix("")) in message for path in paths)
-
-
 def test_a_wrong_folder(tmp_path):
     write_sound(tmp_path / "calls" / "a_1.wav", 0.1)
     for folder, message in {
@@ -424,19 +347,6 @@ def test_a_wrong_folder(tmp_path):
 def test_without_a_folder_it_is_told_where_to_get_it(given):
     with pytest.raises(FileNotFoundError, match=r"http://multicomp\.cs\.cmu\.edu/.* data_dir"):
         CmuMosi(*given)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"bad_audio": "skip"}, "bad_audio must be 'error' or 'missing', got 'skip'"),
-        ({"max_seconds": -1.0}, "max_seconds must be above 0, got -1.0"),
-        ({"validation": "session 1"}, "CmuMosi has no setting 'validation'"),
-    ],
-)
-def test_wrong_settings(tmp_path, table, settings, message):
-    with pytest.raises(ValueError, match=message):
-        CmuMosi(table, cache_dir=str(tmp_path / "cache"), **settings)
 
 
 WRONG_CELLS = {
@@ -497,48 +407,12 @@ def test_a_segment_or_video_stands_in_one_place(tmp_path, table):
 # The cache
 
 
-def test_the_same_folder_is_served_from_the_cache(tmp_path, release):
-    first = rows(prepare(tmp_path, release))
-    files = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (tmp_path / "cache").rglob("*.arrow")}
-    assert len(files) == 3
-    assert rows(prepare(tmp_path, release)) == first
-    assert files == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
-
-
-def change(path: Path, old: str, new: str):
-    """A text of the same size and time."""
-    state = path.stat()
-    path.write_bytes(path.read_bytes().replace(old.encode(), new.encode()))
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert path.stat().st_size == state.st_size
-
-
 def test_a_changed_release_is_read(tmp_path, release):
     prepare(tmp_path, release)
-    change(transcript(release, "c7UH_rxdZv4"), "FUNNY", "JOLLY")
+    change_text(transcript(release, "c7UH_rxdZv4"), "FUNNY", "JOLLY")
     assert turns(prepare(tmp_path, release))["c7UH_rxdZv4_2"]["text"] == "but jolly"
-    change(release / "Labels" / "OpinionLevelSentiment.csv", "-2.8", "-2.7")
+    change_text(release / "Labels" / "OpinionLevelSentiment.csv", "-2.8", "-2.7")
     assert turns(prepare(tmp_path, release))["c7UH_rxdZv4_1"]["sentiment"] == -2.7
-    silent(released_sound(release, "c7UH_rxdZv4", 1))
-    with pytest.raises(AudioError, match="c7UH_rxdZv4_1.* is silent"):
-        prepare(tmp_path, release)
-
-
-def test_a_changed_table_is_read(tmp_path, table):
-    prepare(tmp_path, table)
-    change(table / "label.csv", "c7UH_rxdZv4,2,BUT FUNNY,3.0", "c7UH_rxdZv4,2,BUT JOLLY,2.9")
-    turn = turns(prepare(tmp_path, table))["c7UH_rxdZv4_2"]
-    assert (turn["text"], turn["sentiment"]) == ("but jolly", 2.9)
-    path = clip(table, "c7UH_rxdZv4", 2)
-    size = path.stat().st_size
-    soundfile.write(path, np.zeros(soundfile.info(path).frames), RATE)
-    assert path.stat().st_size == size
-    with pytest.raises(AudioError, match="c7UH_rxdZv4_2.* is silent"):
-        prepare(tmp_path, table)
-    path.unlink()
-    assert turns(prepare(tmp_path, table, bad_audio="missing"))["c7UH_rxdZv4_2"]["audio"] is None
-    write_sound(path, 0.5)
-    assert turns(prepare(tmp_path, table, bad_audio="missing"))["c7UH_rxdZv4_2"]["duration"] == 0.5
 
 
 # The real corpus

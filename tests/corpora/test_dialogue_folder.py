@@ -2,6 +2,7 @@ import csv
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import soundfile
 
 from mister_e_hf import DialogueFolder
 from mister_e_hf.media.audio import AudioError, encode_flac
+from support.corpus_contract import build_corpus
 
 ROWS = [
     {
@@ -63,11 +65,9 @@ def folder_of(tmp_path: Path, rows: list[dict] = ROWS, name: str = "metadata.csv
     return folder
 
 
-def build(folder: Path, **settings):
+def build(folder: Path, **settings) -> datasets.DatasetDict:
     cache = next(parent for parent in folder.parents if not parent.name.startswith("calls")) / "cache"
-    builder = DialogueFolder(folder, cache_dir=str(cache), **settings)
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    return build_corpus(DialogueFolder, folder, cache, **settings)
 
 
 def dialogues_of(corpus) -> dict[str, list[dict]]:
@@ -282,16 +282,6 @@ def test_labels_in_an_order_of_ones_own(tmp_path):
     assert [turn["emotion"] for turn in turns[0]["utterances"]] == [0, 1]
     with pytest.raises(ValueError, match="row 3: unknown emotion 'anger'; expected one of \\['joy'\\]"):
         build(tmp_path / "calls", labels=["joy"])
-
-
-def test_sound_that_is_not_there(tmp_path, caplog):
-    folder = folder_of(tmp_path)
-    (folder / "b.wav").unlink()
-    with pytest.raises(AudioError, match="turn 001_1: Audio file '.*b.wav'.*bad_audio='missing'"):
-        build(folder)
-    turns = dialogues_of(build(folder, bad_audio="missing"))
-    assert [turn["audio"] is None for turn in turns["001"] + turns["two"]] == [False, True, True, True]
-    assert "2 turns have no usable audio" in caplog.text
 
 
 def test_folder_without_turns(tmp_path):

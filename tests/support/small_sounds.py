@@ -105,3 +105,10 @@ def piped(samples: np.ndarray, rate: int, form: str, codec: str) -> bytes:
     pipe = Pipe()
     muxed(samples, rate, form, codec, file=pipe)
     return bytes(pipe.content)
+
+
+def spectrum_peak(samples: np.ndarray) -> tuple[float, float]:
+    """Frequency in Hz and amplitude of the strongest sine."""
+    window = np.hanning(len(samples))
+    amplitudes = np.abs(np.fft.rfft(samples * window)) * 2 / window.sum()
+    return amplitudes.argmax() * 16_000 / len(samples), amplitudes.max()

@@ -22,7 +22,7 @@ def calm_libraries() -> Iterator[None]:
     """
     handler = _Lines()
     logger = logging.getLogger(_PACKAGE)
-    with warnings.catch_warnings(), _variables(), without_datasets_bars():
+    with warnings.catch_warnings(), _variables(), progress.without_datasets_bars():
         if not sys.warnoptions:
             warnings.simplefilter("ignore")
         logger.addHandler(handler)
@@ -67,17 +67,3 @@ def _variables() -> Iterator[None]:
     finally:
         for name in wanted:
             os.environ.pop(name, None)
-
-
-@contextlib.contextmanager
-def without_datasets_bars() -> Iterator[None]:
-    """Disable the progress bars of `datasets`, if it is imported, until the block ends."""
-    datasets = sys.modules.get("datasets")
-    if datasets is None or datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()

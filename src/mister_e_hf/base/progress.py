@@ -111,3 +111,17 @@ def close_bars():
     """Erase what is drawn, so that a message starts on a line of its own."""
     for each in list(getattr(tqdm, "_instances", ())):
         each.close()
+
+
+@contextlib.contextmanager
+def without_datasets_bars() -> Iterator[None]:
+    """Disable the progress bars of `datasets`, if it is imported, until the block ends."""
+    datasets = sys.modules.get("datasets")
+    if datasets is None or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -13,9 +13,8 @@ import datasets
 import multiprocess
 import pyarrow as pa
 
-from ..base.chatter import without_datasets_bars
 from ..base.errors import InputError
-from ..base.progress import bar, line
+from ..base.progress import bar, line, without_datasets_bars
 from ..corpora import sources
 from ..media import audio
 from .provenance import Provenance
