@@ -17,6 +17,7 @@ from pyarrow.parquet import read_table
 
 from mister_e_hf import Recipe
 from mister_e_hf.cli import main
+from mister_e_hf.models import registry
 from mister_e_hf.studies.report.results_page import main_table_in
 from mister_e_hf.training.experiment import summarize
 from mister_e_hf.training.recipe_files import recipe_names
@@ -105,7 +106,10 @@ def run_snippets(tmp_path, monkeypatch):
         specification.loader.exec_module(module)
         return vars(module)
 
-    return run
+    entries = dict(registry._ENTRIES)
+    yield run
+    registry._ENTRIES.clear()
+    registry._ENTRIES.update(entries)
 
 
 # What the comments of the snippets say.
@@ -256,6 +260,13 @@ def blocks_of_section(title: str) -> list[str]:
 def test_the_layout_names_every_folder():
     named = re.findall(r"`(\w+)/`", README[README.index("## Layout") :])
     assert [name for name in named if name in ROOMS] == named[: len(ROOMS)] and set(named) >= set(ROOMS)
+
+
+def test_the_table_of_models_names_all():
+    listed = re.findall(
+        r"^\| `(\w+)` \|", README[README.index("## Models") : README.index("## Results")], flags=re.MULTILINE
+    )
+    assert listed[1:] == [model.model_type for model in registry.registered()]
 
 
 def test_the_recipes_are_those_that_are_described():
