@@ -1,83 +1,115 @@
-"""What is left of a trained model's answers when a dialogue's input is damaged: turns without speech or text, noise, a start that is missing."""
+"""Predictions under missing modalities, noise and truncated context.
+
+Letters: T turns of a dialogue, N turns of a split.
+"""
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from ..base.modalities import MODALITIES
 from ..evaluation.predictions import predict
-from ..training.dialogue_trainer import MisterETrainer
-from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
+from ..models.modeling_conversation import ConversationPreTrainedModel
+from ..training.dialogue_trainer import DialogueTrainer
+from ..vectors.dialogue_vectors import DialogueVectors
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISE_LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0)
 CUT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
-NOT_THERE = -1
+CUT_OFF = -1  # in place of a prediction
 
-Item = dict[str, torch.Tensor]
+Item = dict[str, Any]  # a dialogue: fields with one entry per turn
+Damage = Callable[[Item, torch.Generator], Item]
 
 
-def robustness_table(trainer: MisterETrainer, data: DialogueVectors, draws: int = 5, seed: int = 0) -> pa.Table:
+def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int = 5, seed: int = 0) -> pa.Table:
     r"""
-    Predictions of a split under damage, a row for each curve, level and draw. The damage of a draw is the same for every model.
+    Predictions of a split under damage, one row per curve, level and draw. The damage of a draw is the same for every
+    model.
+
+    The curves are `speech removed`, `text removed` and `both removed` (for every subset of the split's modalities: from a
+    share of the turns, with the transcripts if the model reads them), `noise` (Gaussian noise on each dimension of the
+    vectors; the level is its standard deviation, in standard deviations of the training vectors) and `start cut` (a share of
+    each dialogue's first turns is cut off).
 
     Args:
-        trainer: with the trained model.
+        trainer: trainer with the trained model.
         data: the split.
-        draws: how often damage that is random is drawn at each level.
+        draws: number of draws of random damage at each level.
+        seed: seed of the first draw.
 
     Returns:
-        `curve`, `level`, `draw` and `predictions`, a class index per turn of the split (-1 where the turn was cut off). Curves: `speech removed`, `text
-        removed` and `both removed` from a share of the turns; `noise`, standard deviations of Gaussian noise on every dimension of the vectors, in
-        those of the training vectors; `start cut`, the share of each dialogue's first turns that is not there.
+        table with `curve`, `level`, `draw` and `predictions`: a class index per turn of the split, -1 where it was cut off.
     """
     rows = []
-    for curve, level, damage in _damages(trainer.model):
+    for curve, level, damage in _damages(trainer.own_model, list(data.vectors)):
         for draw in range(1 if level == 0 or curve == "start cut" else draws):
-            generator = torch.Generator().manual_seed(seed + draw)
-            damaged = _Damaged(data, lambda item, d=damage, g=generator: d(item, g))
-            predictions = np.full(data.num_turns, NOT_THERE)
-            predictions[damaged.there] = predict(trainer, damaged)["mixture"].argmax(-1)
+            damaged = _Damaged(data, damage, torch.Generator().manual_seed(seed + draw))
+            predictions = np.full(data.num_turns, CUT_OFF)
+            predictions[damaged.kept] = predict(trainer, damaged)["mixture"].argmax(-1)
             rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions.tolist()})
     return pa.Table.from_pylist(rows)
 
 
-def _damages(model) -> Iterator[tuple[str, float, Callable[[Item, torch.Generator], Item]]]:
-    for name in (*MODALITIES, "both"):
-        modalities = MODALITIES if name == "both" else (name,)
-        for share in SHARES:
-            yield f"{name} removed", share, lambda item, g, s=share, m=modalities: _without(item, m, s, g)
+def removal_curve(modalities: tuple[str, ...], of: int) -> str:
+    """Name of the curve on which these modalities, out of so many, are removed."""
+    if 1 < len(modalities) == of:
+        return "both removed" if of == 2 else "all removed"
+    return f"{' and '.join(modalities)} removed"
+
+
+def _damages(model: ConversationPreTrainedModel, modalities: list[str]) -> Iterator[tuple[str, float, Damage]]:
+    """Yield the name of each curve, its levels, and the damage to a dialogue."""
+    for count in range(1, len(modalities) + 1):
+        for removed in combinations(modalities, count):
+            for share in SHARES:
+                yield removal_curve(removed, len(modalities)), share, _removal(removed, share)
     deviations = {
-        name: getattr(model, f"{name}_input").std.cpu() for name in MODALITIES if hasattr(model, f"{name}_input")
+        name: getattr(model, f"{name}_input").std.cpu() for name in modalities if hasattr(model, f"{name}_input")
     }
     for level in NOISE_LEVELS:
-        yield "noise", level, lambda item, g, x=level: _with_noise(item, deviations, x, g)
+        yield "noise", level, _noise(deviations, level)
     for share in CUT_SHARES:
-        yield "start cut", share, lambda item, g, s=share: {name: v[int(s * len(v)) :] for name, v in item.items()}
+        yield "start cut", share, _cut(share)
 
 
-def _without(item: Item, modalities: tuple[str, ...], share: float, generator: torch.Generator) -> Item:
-    kept = torch.rand(len(next(iter(item.values()))), generator=generator) >= share
-    return item | {f"{name}_mask": item[f"{name}_mask"] & kept for name in modalities if f"{name}_mask" in item}
+def _removal(modalities: tuple[str, ...], share: float) -> Damage:
+    masks = [MODALITIES[name].mask for name in modalities]
+
+    def remove(item: Item, generator: torch.Generator) -> Item:
+        kept = torch.rand(len(item["labels"]), generator=generator) >= share
+        return item | {mask: item[mask] & kept for mask in masks if mask in item}
+
+    return remove
 
 
-def _with_noise(item: Item, deviations: dict[str, torch.Tensor], level: float, generator: torch.Generator) -> Item:
-    noisy = {}
-    for modality, deviation in deviations.items():
-        if (name := f"{modality}_embeddings") in item:
-            noise = torch.randn(item[name].shape, generator=generator)
-            noisy[name] = item[name].float() + level * deviation * noise
-    return item | noisy
+def _noise(deviations: dict[str, torch.Tensor], level: float) -> Damage:
+    def add_noise(item: Item, generator: torch.Generator) -> Item:
+        noisy = {}
+        for modality, deviation in deviations.items():
+            if (name := MODALITIES[modality].embeddings) in item:
+                noise = torch.randn(item[name].shape, generator=generator)
+                noisy[name] = item[name].float() + level * deviation * noise
+        return item | noisy
+
+    return add_noise
+
+
+def _cut(share: float) -> Damage:
+    return lambda item, generator: {name: values[int(share * len(values)) :] for name, values in item.items()}
 
 
 class _Damaged(torch.utils.data.Dataset):
-    """A split with every dialogue damaged once, and which of its turns are still `there` (N,)."""
+    """A split with every dialogue damaged once, and which of its turns are `kept` (N,)."""
 
-    def __init__(self, data: DialogueVectors, damage: Callable[[Item], Item]):
-        self.items = [damage(data[number]) for number in range(len(data))]
+    def __init__(self, data: DialogueVectors, damage: Damage, generator: torch.Generator):
+        self.items = [damage(data[number], generator) for number in range(len(data))]
         self.lengths = np.array([len(item["labels"]) for item in self.items])
-        self.there = np.concatenate(
+        self.kept = np.concatenate(
             [np.arange(full) >= full - left for full, left in zip(data.lengths, self.lengths, strict=True)]
         )
 

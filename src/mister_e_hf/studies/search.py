@@ -1,7 +1,7 @@
-"""
-Settings by search: for MiSTER-E and each baseline as many trials, drawn from a space of their own, scored in one way on folds of the development data.
+"""Random search of hyper-parameters (Bergstra and Bengio 2012), with the same budget for a model and the baselines.
 
-Random search after Bergstra and Bengio (2012). The first trial is the recipe as it stands.
+Each model has its own search space, which the registry declares; all are scored on the same development folds. The first
+trial is the recipe without changes.
 """
 
 import itertools
@@ -19,30 +19,12 @@ from sklearn.metrics import f1_score
 from ..base.errors import InputError, reading, short
 from ..base.files import check_output_folder, write_json, write_yaml
 from ..base.records import check_same
-from ..models.baselines import BASELINES
 from ..training.recipe import Recipe
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE
+from .variants import compared_systems
 
 logger = logging.getLogger(__name__)
-
-_DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
-_COMMON = {
-    "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
-    "training.weight_decay": [0.01, 0.1, 0.3],
-    "training.num_train_epochs": [5, 10, 15, 25],
-}
-MISTER_E = "mister_e"
-SPACES: dict[str, dict[str, list]] = {
-    MISTER_E: _COMMON
-    | {"model.hidden_size": [96, 192], "model.context_dropout": _DROPOUTS, "model.projection_dropout": _DROPOUTS},
-    "logistic_regression": _COMMON,
-    "bc_lstm": _COMMON | {"model.hidden_size": [64, 96, 128, 192], "model.dropout": _DROPOUTS},
-    "dialogue_rnn": _COMMON | {"model.hidden_size": [64, 100, 150], "model.dropout": [0.1, 0.2, 0.4, 0.5]},
-    "mult": _COMMON | {"model.hidden_size": [64, 128], "model.num_layers": [1, 2], "model.dropout": _DROPOUTS},
-    "sdt": _COMMON | {"model.hidden_size": [64, 128, 256], "model.dropout": _DROPOUTS},
-}
-
 
 def search(
     recipe: Recipe,
@@ -54,38 +36,41 @@ def search(
     report: Callable[[str], Any] = print,
 ) -> dict[str, list[dict[str, Any]]]:
     r"""
-    Search settings, or go on with a search; finished runs are not run again.
+    Search hyper-parameters; finished runs are skipped.
 
     Args:
-        recipe: of MiSTER-E, with its baselines.
-        out: the search's folder; `search.json` there holds every trial and its score.
-        trials: of each system; 1 is the recipe as it stands.
-        systems: of [`SPACES`]; by default all.
-        folds: see [`~mister_e_hf.vectors.folds.development_folds`]; weighted F1 is that of all left-out turns together, one seed.
+        recipe: recipe of any registered model; the baselines are trained on the same corpus.
+        out: folder of the search; `search.json` there holds every trial and its score.
+        trials: number of trials per system; 1 is the recipe without changes.
+        systems: names of the models to search; by default the recipe's own and every baseline.
+        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The weighted F1 of a trial
+            is that of all held-out turns together, with one seed.
         jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
 
     Returns:
-        by system its trials, the best first: `settings`, `weighted_f1` (None where a run failed).
+        trials by system, the best first: `trial`, `settings`, `weighted_f1` (None if a run failed).
 
     Raises:
-        ValueError: if a system is not known, or `out` holds a search of something else.
+        InputError: if a system is unknown, or if `out` holds a search with other settings.
     """
     check_counts(trials=trials, folds=folds, jobs=jobs)
     out = check_output_folder(out, [recipe.corpus.path])
+    known = compared_systems(recipe)
     for name in systems or ():
-        if name not in SPACES:
-            raise InputError(f"Unknown system '{name}'; expected one of {', '.join(SPACES)}")
+        if name not in known:
+            raise InputError(f"Unknown system '{name}'; expected one of {', '.join(known)}")
     corpus = corpus_of_study(recipe, folds)
+    spaces = {name: dict(model.search_space) for name, (model, _) in known.items()}
+    recipes = {name: own_recipe for name, (_, own_recipe) in known.items()}
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
-    record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": SPACES, "data_fingerprints": fingerprints}
+    record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": spaces, "data_fingerprints": fingerprints}
     check_same(out / "search.yaml", record, "a search", "--out")
     earlier = _earlier_trials(out / "search.json")
     out.mkdir(parents=True, exist_ok=True)
     write_yaml(out / "search.yaml", record)
     if has_label_leakage(recipe):
         logger.warning(LABEL_LEAKAGE)
-    recipes = {MISTER_E: recipe} | {name: recipe.baseline(name) for name in BASELINES}
-    drawn = {name: draw_settings(recipes[name], SPACES[name], trials) for name in systems or SPACES}
+    drawn = {name: draw_settings(recipes[name], spaces[name], trials) for name in systems or known}
     runs = {
         (name, number): [
             Run(
@@ -102,14 +87,14 @@ def search(
         for number, settings in enumerate(found)
     }
     run_all([run for each in runs.values() for run in each], jobs, report)
-    scored = {
+    scored: dict[str, list[dict[str, Any]]] = {
         name: [
             {"trial": number, "settings": settings, "weighted_f1": _score(runs[name, number])}
             for number, settings in enumerate(found)
         ]
         for name, found in drawn.items()
     }
-    for name, found in scored.items():  # trials that an earlier, longer search had stay
+    for name, found in scored.items():  # a shorter search keeps the trials of an earlier, longer one
         found += [trial for trial in earlier.get(name, []) if trial["trial"] >= len(found)]
         found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
     write_json(out / "search.json", earlier | scored)
@@ -117,7 +102,7 @@ def search(
 
 
 def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """What a search wrote into its folder before; nothing where it is the first."""
+    """Read the trials of an earlier search in this folder, by system; empty if there was none."""
     if not path.is_file():
         return {}
     with reading(path, "the trials of a search"):
@@ -130,7 +115,7 @@ def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[dict[str, Any]]:
-    """No change, and then other settings of the space at random, always the same, none twice; fewer where the space has fewer."""
+    """Draw the settings of each trial: first no change, then different points of the space, in an order that is always the same."""
     points = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
     own = {field: recipe.value(field) for field in space}
     others = [points[number] for number in np.random.default_rng(0).permutation(len(points)) if points[number] != own]
@@ -138,6 +123,7 @@ def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[d
 
 
 def _score(runs: list[Run]) -> float | None:
+    """Weighted F1 of the held-out turns of all folds together; None if a run failed."""
     if not all(run.is_finished for run in runs):
         return None
     columns = ["label", "prediction"]
@@ -150,7 +136,7 @@ def _score(runs: list[Run]) -> float | None:
 
 
 def format_trials(scored: dict[str, list[dict[str, Any]]]) -> str:
-    """A line for each trial, the best of each system first, weighted F1 in per cent."""
+    """Format a line per trial, the best of each system first, weighted F1 in per cent."""
     lines = []
     for name, trials in scored.items():
         for trial in trials:

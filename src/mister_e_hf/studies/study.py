@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.metrics import scored_turns
+from ..models.registry import entry, entry_of, registered
 
 LABEL_LEAKAGE = (
     "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of "
     "held-out turns, so scores on folds are inflated. Scores on test are not affected."
 )
 
-FULL, MAJORITY = "full", "majority_vote"
+FULL, MAJORITY, BASELINE = "full", "majority_vote", "baseline_"  # names of systems; the last begins that of a baseline
 ROBUST = (FULL, "without_modality_dropout")  # the variants that also predict damaged input
 # The held-out fold is scored, so it cannot also choose the epoch: the last one counts, and no checkpoint is needed.
 LAST_EPOCH = {
@@ -117,6 +118,16 @@ class Study:
     @property
     def class_names(self) -> list[str]:
         return self.settings["recipe"]["corpus"]["labels"]
+
+    def title(self, system: str) -> str:
+        """Name of a system in tables: for the full model and the baselines the title of their method."""
+        if system == FULL:
+            model_type = self.settings["recipe"].get("model", {}).get("model_type", registered()[0].model_type)
+            return f"{entry_of(model_type).title}, full"
+        name = system.removeprefix(BASELINE)
+        if system.startswith(BASELINE) and name in (each.name for each in registered()):
+            return entry(name).title
+        return name.replace("_", " ")
 
     @property
     def latest(self) -> Stage:

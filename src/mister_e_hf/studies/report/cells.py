@@ -3,21 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..study import Study
+
 NOTHING = "–"
-_NAMES = {
-    "full": "MiSTER-E, full",
-    "baseline_bc_lstm": "bc-LSTM (GRU)",
-    "baseline_dialogue_rnn": "DialogueRNN, one party",
-    "baseline_mult": "MulT over turns",
-    "baseline_sdt": "SDT without speakers",
-}
 
 Record = dict[str, Any]
 
 
-def system_cell(record: Record) -> str:
-    name = record["system"]
-    return _NAMES.get(name, name.removeprefix("baseline_").replace("_", " "))
+def system_cell(study: Study) -> Callable[[Record], str]:
+    return lambda record: study.title(record["system"])
 
 
 def seeds_cell(record: Record) -> str:

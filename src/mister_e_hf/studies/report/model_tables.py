@@ -183,7 +183,7 @@ def robustness_table(study: Study, stage: Stage) -> Table:
         {
             "curve": lambda record: record["curve"],
             "level": lambda record: f"{record['level']:g}",
-            "system": system_cell,
+            "system": system_cell(study),
             "weighted F1": percent("weighted_f1"),
             "95 % interval": interval("weighted_f1"),
             "nothing cut off": percent("uncut"),

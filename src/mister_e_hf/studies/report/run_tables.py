@@ -67,7 +67,7 @@ def cost_table(study: Study, stage: Stage) -> Table:
         "machine included. Memory: peak of the process, libraries and corpus included.",
         records,
         {
-            "system": system_cell,
+            "system": system_cell(study),
             "runs": lambda record: str(record["runs"]),
             "parameters": lambda record: formatted(record["parameters"], "{:,.0f}"),
             "epochs": lambda record: formatted(record["epochs"], "{:g}"),
@@ -106,7 +106,7 @@ def systems_table(study: Study, stage: Stage) -> Table:
         "A seed is finished when all of its folds are.",
         records,
         {
-            "system": system_cell,
+            "system": system_cell(study),
             "folder": lambda record: NOTHING if record["kind"] == "derived" else record["system"],
             "kind": lambda record: record["kind"],
             "what it is": lambda record: record["description"],

@@ -88,7 +88,7 @@ def main_table(scores: StageScores, suffix: str = "") -> Table:
         "F1 in per cent: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
         records,
         {
-            "system": system_cell,
+            "system": system_cell(scores.study),
             "weighted F1": with_sd("weighted_f1"),
             "95 % interval": interval("weighted_f1"),
             "macro F1": with_sd("macro_f1"),
@@ -119,7 +119,7 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
         + ("" if full else " The full model has no finished seed, so nothing can be compared."),
         records,
         {
-            "ablation": system_cell,
+            "ablation": system_cell(scores.study),
             "weighted F1": with_sd("weighted_f1"),
             "ablation − full": signed("system_minus_full"),
             "95 % interval of it": interval("system_minus_full", signed=True),
@@ -176,7 +176,7 @@ def class_table(scores: StageScores) -> Table:
             else f" Turns: {', '.join(f'{name} {int(n):,}' for name, n in zip(classes, turns, strict=True))}."
         ),
         records,
-        {"system": system_cell} | {label: with_sd(label) for label in classes},
+        {"system": system_cell(scores.study)} | {label: with_sd(label) for label in classes},
     )
 
 
