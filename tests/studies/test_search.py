@@ -5,17 +5,19 @@ import pytest
 
 from mister_e_hf import Recipe, cli
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.studies.search import MISTER_E, SPACES, _earlier_trials, draw_settings, search
+from mister_e_hf.models.registry import registered
+from mister_e_hf.studies.search import _earlier_trials, draw_settings, search
+from mister_e_hf.studies.variants import compared_systems
 from studies.test_ablation import DEMO, SHORT, demo_folder  # noqa: F401 (a fixture)
 
 CONFIGS = Path(__file__).parents[2] / "hub_configs"
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_every_value_of_a_space_fits_its_recipe(name, tmp_path):
-    recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml")
-    recipe = recipe if name == MISTER_E else recipe.baseline(name)
-    for field, values in SPACES[name].items():
+@pytest.mark.parametrize("name", [each.name for each in registered()])
+def test_every_value_of_a_search_space_fits_its_recipe(name, tmp_path):
+    model, recipe = compared_systems(Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml"))[name]
+    assert model.name == name and model.search_space
+    for field, values in model.search_space.items():
         for value in values:
             changed = recipe.changed({field: value})
             changed.model_config()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from mister_e_hf import Recipe
-from mister_e_hf.models.baselines import BASELINES
+from mister_e_hf.models.registry import baselines
 from mister_e_hf.studies.variants import variants_of
 
 CONFIGS = Path(__file__).parents[2] / "hub_configs"
@@ -57,7 +57,7 @@ def test_every_variant_of_every_recipe_is_a_model_that_can_be_trained(name, tmp_
         experts = variant.recipe.sections["model"].get("experts", ["speech", "text", "fusion"])
         assert "fusion" in experts or not arguments.contrastive_weight
         assert len(experts) > 1 or not arguments.consistency_weight
-    assert {f"baseline_{name}" for name in BASELINES} <= set(found)
+    assert {f"baseline_{each.name}" for each in baselines()} <= set(found)
 
 
 def test_a_change_that_is_there_already_is_no_variant():
@@ -95,6 +95,9 @@ def test_another_validation_split_is_of_iemocap_alone():
     assert not [each for each in variants_of(recipe("mister-e-meld")).values() if each.kind == "split"]
 
 
-def test_variants_are_of_mister_e():
-    with pytest.raises(ValueError, match="variants are of a MiSTER-E model"):
-        variants_of(recipe("mister-e-meld-small").baseline("bc_lstm"))
+def test_a_baseline_as_the_main_model_is_compared_with_the_others():
+    found = variants_of(recipe("mister-e-meld-small").baseline("bc_lstm"))
+    assert found["full"].recipe.sections["model"]["model_type"] == "erc_bc_lstm"
+    expected = {f"baseline_{each.name}" for each in baselines()} - {"baseline_bc_lstm"}
+    assert {name for name, each in found.items() if each.kind == "baseline"} == expected
+    assert len(found) == 1 + len(expected)

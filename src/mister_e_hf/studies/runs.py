@@ -29,7 +29,7 @@ from ..encoders.embedding import RECORD
 from ..evaluation.predictions import predict, prediction_table, probabilities, score
 from ..inference.stored_stages import load_model
 from ..training.checkpoints import finished_checkpoints
-from ..training.dialogue_trainer import MisterETrainer
+from ..training.dialogue_trainer import DialogueTrainer
 from ..training.evaluate import scoring_trainer
 from ..training.experiment import digests, run_experiment, train_model
 from ..training.recipe import Recipe
@@ -139,7 +139,7 @@ def run_on_test(recipe: Recipe, run: Run):
         shutil.rmtree(checkpoint)
 
 
-def _write_robustness(run: Run, trainer: MisterETrainer, data: DialogueVectors):
+def _write_robustness(run: Run, trainer: DialogueTrainer, data: DialogueVectors):
     if run.robust:
         write_table(run.folder / _ROBUSTNESS, robustness_table(trainer, data))
 

@@ -26,6 +26,7 @@ from .variants import compared_systems
 
 logger = logging.getLogger(__name__)
 
+
 def search(
     recipe: Recipe,
     out: str | Path,

@@ -12,7 +12,7 @@ class BcLstmModel(BaselineModel):
     """A bidirectional GRU over the turns' concatenated vectors, and a linear head."""
 
     config_class = BcLstmConfig
-    title = "bc-LSTM"
+    title = "bc-LSTM (GRU)"
     method = "bc-LSTM with a GRU in its place (Poria et al., [ACL 2017](https://aclanthology.org/P17-1081))"
 
     def __init__(self, config: BcLstmConfig):

@@ -69,7 +69,7 @@ class DialogueRNNModel(BaselineModel):
     """Global, party and emotion GRUs in both directions, and attention from each turn's emotion state to all of the dialogue's."""
 
     config_class = DialogueRNNConfig
-    title = "DialogueRNN"
+    title = "DialogueRNN, one party"
     method = "bidirectional DialogueRNN with attention (Majumder et al., [AAAI 2019](https://arxiv.org/abs/1811.00405)), with one party for all turns"
 
     def __init__(self, config: DialogueRNNConfig):

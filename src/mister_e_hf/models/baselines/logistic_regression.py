@@ -11,7 +11,7 @@ class LogisticRegressionModel(BaselineModel):
     """One linear map of a turn's standardised vectors."""
 
     config_class = LogisticRegressionConfig
-    title = "Logistic regression"
+    title = "logistic regression"
     method = "logistic regression of each turn by itself"
 
     def __init__(self, config: LogisticRegressionConfig):

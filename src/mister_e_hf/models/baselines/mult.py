@@ -17,7 +17,7 @@ class MultModel(BaselineModel):
     """Each modality's turns attend to the other's, then to one another; a residual block over both and a head."""
 
     config_class = MultConfig
-    title = "MulT"
+    title = "MulT over turns"
     method = "MulT over the turns of a dialogue (Tsai et al., [ACL 2019](https://arxiv.org/abs/1906.00295))"
 
     def __init__(self, config: MultConfig):

@@ -47,7 +47,7 @@ class SdtModel(BaselineModel):
     """Intra- and inter-modal transformers, gates, and a fusion that teaches each modality alone."""
 
     config_class = SdtConfig
-    title = "SDT"
+    title = "SDT without speakers"
     method = "SDT without a speaker embedding (Ma et al., [IEEE TMM 2024](https://arxiv.org/abs/2310.20494))"
 
     def __init__(self, config: SdtConfig):
