@@ -173,7 +173,7 @@ def test_zeros_are_left_out_of_the_second_scoring():
         (["--corpus", "no/../where"], "No corpus folder"),
         (["--lerning_rate", "1"], "learning_rate"),
         (["--text_embedding_dim", "31"], "width 32"),
-        (["--labels", "[a, b]"], "none of the model's labels"),
+        (["--labels", "[a, b]"], "not one of the model's labels"),
     ],
 )
 def test_mistakes_end_in_one_clear_line_before_training(words, message, demo_folder, tmp_path, capsys):
