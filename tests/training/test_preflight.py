@@ -114,7 +114,7 @@ def test_encoders_that_are_not_wanted_are_skipped(demo, tmp_path, capsys):
     terms = ["--contrastive_weight", "0", "--consistency_weight", "0"]
     plan = preflight.check_run(recipe_of(demo, "--experts", "speech", *terms), tmp_path)
     assert plan.modalities == ["speech"] and "text_encoder" not in plan.recipe.sections
-    assert "text encoder: skipped, no expert of the model uses it" in capsys.readouterr().err
+    assert "text encoder: skipped, the model does not use it" in capsys.readouterr().err
 
 
 SEEDS = {

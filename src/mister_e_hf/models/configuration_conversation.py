@@ -1,6 +1,7 @@
 """What the configurations of all conversation models say of themselves."""
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -35,7 +36,22 @@ class ConversationConfig(LabelledConfig):
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that the model reads, in the order of [`MODALITIES`]."""
-        return tuple(name for name, modality in MODALITIES.items() if hasattr(self, modality.width))
+        return tuple(self.widths)
+
+    @property
+    def required_modalities(self) -> tuple[str, ...]:
+        """The modalities that some training turn must have; by default all that the model reads."""
+        return self.modalities
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of the vectors of each modality that the configuration has a width for."""
+        fields = self.own_fields()
+        return {name: getattr(self, each.width) for name, each in MODALITIES.items() if each.width in fields}
+
+    def without(self, absent: Collection[str]) -> dict[str, Any]:
+        """The changes of a recipe, by `section.field`, that leave out the parts which need these modalities; empty if there are none."""
+        return {}
 
     @property
     def heads(self) -> tuple[str, ...]:

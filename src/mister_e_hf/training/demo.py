@@ -14,6 +14,7 @@ from transformers import (
     set_seed,
 )
 
+from ..base.modalities import MODALITIES
 from ..base.progress import line
 from ..corpora.demo_recordings import write_demo_recordings
 from ..corpora.dialogue_folder import DialogueFolder
@@ -46,8 +47,8 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
     if not (made / "backbones").is_dir():
         write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
     words = ["--corpus", str(made / "corpus"), *overrides]
-    for modality in ("speech", "text"):
-        words += [f"--{modality}_encoder.backbone", str(made / "backbones" / modality)]
+    for name, modality in MODALITIES.items():
+        words += [f"--{modality.encoder}.backbone", str(made / "backbones" / name)]
     return train(Recipe.load(recipe, words), output_dir)
 
 

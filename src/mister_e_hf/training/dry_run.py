@@ -14,8 +14,10 @@ from torch.utils.data import Subset
 from transformers import Trainer, TrainerCallback, set_seed
 
 from ..base import progress
+from ..base.modalities import MODALITIES
 from ..corpora.dialogues import turns_of_dialogues
 from ..encoders.utterances import Utterances
+from ..models.configuration_conversation import ConversationConfig
 from .dialogue_trainer import MisterETrainer
 from .epoch_trainer import EpochTrainingArguments
 from .preflight import Plan, check_run, encoder_folder
@@ -146,13 +148,13 @@ def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
     steps = _steps(real, len(lengths))
     epochs = steps / max(_steps(real, len(lengths), 1), 1)
     turn = dialogue / max(float(np.mean([lengths[index] for index in order[count:]])), 1)
-    return _cost(
-        getattr(model, "title", "MiSTER-E"), step, steps * runs, runs * (steps * step + epochs * validation * turn)
-    )
+    return _cost(recipe.title(), step, steps * runs, runs * (steps * step + epochs * validation * turn))
 
 
-def _random_dialogue(config: Any, modalities: Sequence[str], length: int) -> dict[str, torch.Tensor]:
-    item = {f"{name}_embeddings": torch.randn(length, getattr(config, f"{name}_embedding_dim")) for name in modalities}
+def _random_dialogue(config: ConversationConfig, modalities: Sequence[str], length: int) -> dict[str, Any]:
+    item = {MODALITIES[name].embeddings: torch.randn(length, config.widths[name]) for name in modalities}
+    if config.reads_transcripts:
+        item["transcripts"] = ["word"] * length
     return item | {"labels": torch.randint(len(config.id2label), (length,))}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import PreTrainedModel
 
 from ..base.errors import InputError, reading, short
+from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import load_dialogues
 from ..encoders.embedding import embed_corpus
@@ -22,9 +22,11 @@ from ..encoders.utterances import Utterances
 from ..evaluation.predictions import predict, probabilities, score
 from ..hub.loading import find_file, read_json
 from ..inference.stored_stages import has_encoder, load_encoder, load_model
-from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
+from ..models.configuration_conversation import ConversationConfig
+from ..models.modeling_conversation import ConversationPreTrainedModel
+from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.store import holds_vectors, read_corpus
-from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
+from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .recipe import CorpusSettings
 
 _COLUMNS = ("label_column", "score_column")
@@ -94,7 +96,7 @@ def evaluate_checkpoint(
             Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before the work of embedding
             source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
         data = read(source)
-        data.check({name: getattr(config, f"{name}_embedding_dim") for name in MODALITIES})
+        data.check(config.widths)
         batch = batch_size or recipe["training"].get("per_device_eval_batch_size", 8)
         output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
         _refuse_not_finite(model, output, data)
@@ -171,22 +173,20 @@ def _results(model: str | Path, hub: dict[str, Any]) -> dict[str, Any]:
 
 
 def scoring_trainer(
-    model: PreTrainedModel, output_dir: str | Path, batch_size: int = 8, use_cpu: bool = False
-) -> MisterETrainer:
+    model: ConversationPreTrainedModel, output_dir: str | Path, batch_size: int = 8, use_cpu: bool = False
+) -> DialogueTrainer:
     """A trainer that only predicts, `batch_size` dialogues at a time."""
-    arguments = MisterETrainingArguments(
+    arguments = DialogueTrainingArguments(
         str(output_dir),
         per_device_eval_batch_size=batch_size,
         use_cpu=use_cpu,
-        contrastive_weight=0.0,  # nothing is trained, and the model may lack the experts of these terms
-        consistency_weight=0.0,
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,
         report_to="none",
         disable_tqdm=True,
     )
-    return MisterETrainer(model, arguments)
+    return DialogueTrainer(model, arguments)
 
 
 def _agree(one: Any, other: Any) -> bool:
@@ -204,14 +204,17 @@ def _agree(one: Any, other: Any) -> bool:
         return False
 
 
-def _encoders(model: str | Path, config, hub: dict[str, Any]) -> dict[str, tuple[UtteranceEncoder, MisterEProcessor]]:
+def _encoders(
+    model: str | Path, config: ConversationConfig, hub: dict[str, Any]
+) -> dict[str, tuple[UtteranceEncoder, MisterEProcessor]]:
     found = {
-        modality: load_encoder(model, modality, getattr(config, f"{modality}_embedding_dim"), **hub)
-        for modality in MODALITIES
+        modality: load_encoder(model, modality, width, **hub)
+        for modality, width in config.widths.items()
         if has_encoder(model, modality, **hub)
     }
     if not found:
         raise InputError(
-            f"'{model}' has no speech_encoder/ and no text_encoder/, so it scores corpora of vectors alone; this one holds audio and transcripts"
+            f"'{model}' holds no encoders ({' or '.join(f'{each.encoder}/' for each in MODALITIES.values())}), so it "
+            "scores corpora of vectors alone; this one holds audio and transcripts"
         )
     return found

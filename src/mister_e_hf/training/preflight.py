@@ -12,10 +12,11 @@ from transformers import AutoModel
 from ..base import progress
 from ..base.errors import InputError, short
 from ..base.files import check_output_folder
+from ..base.modalities import MODALITIES
 from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES
-from ..vectors.dialogue_vectors import MODALITIES, SPLITS
+from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
@@ -71,12 +72,12 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     modalities, lacking = _keep_encoders(recipe, corpus)
     if not modalities:
         raise InputError(
-            f"{recipe.source}: no speech_encoder and no text_encoder that this corpus can train, so nothing makes vectors"
+            f"{recipe.source}: no section of an encoder that this corpus can train, so nothing makes vectors"
         )
     _leave_out(recipe, lacking, "nothing makes vectors of")
     label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
     for modality in modalities:
-        recipe.set(f"model.{modality}_embedding_dim", recipe.encoder(modality).config(label2id).embedding_dim)
+        recipe.set(f"model.{MODALITIES[modality].width}", recipe.encoder(modality).config(label2id).embedding_dim)
     check_conversation_model(recipe, output_dir)
     _check_splits(recipe, corpus, modalities)
     with progress.bar("checking the encoders", len(modalities), "encoders") as bar:
@@ -97,7 +98,7 @@ def check_seeds(seeds: Sequence[int]):
 
 def named_encoders(recipe: Recipe) -> list[str]:
     """The modalities that the recipe has an encoder for."""
-    return [modality for modality in MODALITIES if recipe.sections.get(f"{modality}_encoder")]
+    return [name for name, modality in MODALITIES.items() if recipe.sections.get(modality.encoder)]
 
 
 def with_turns(modalities: Sequence[str], corpus: datasets.DatasetDict) -> list[str]:
@@ -119,8 +120,8 @@ def _keep_encoders(recipe: Recipe, corpus: datasets.DatasetDict) -> tuple[list[s
         if "train" in corpus and not len(_labelled(recipe, corpus, "train", modality)):
             lacking.append(modality)
             reason = f"no labelled turn of train has {modality}"
-        elif modality not in recipe.modalities_used():
-            reason = "no expert of the model uses it"
+        elif modality not in recipe.model_config().modalities:
+            reason = "the model does not use it"
         else:
             kept.append(modality)
             continue
@@ -179,12 +180,12 @@ def _check_splits(recipe: Recipe, corpus: datasets.DatasetDict, modalities: list
 
 def _check_encoder(recipe: Recipe, modality: str, corpus: datasets.DatasetDict, folder: Path):
     """Its arguments, and unless it is finished the encoder itself, on two turns."""
-    settings, section = recipe.encoder(modality), f"{recipe.source}: section '{modality}_encoder'"
+    settings, section = recipe.encoder(modality), f"{recipe.source}: section '{MODALITIES[modality].encoder}'"
     arguments = settings.training_arguments(folder, 0)
     try:
         check_metric(arguments, SCORES)
     except InputError as error:
-        raise InputError(f"{recipe.source}: section '{modality}_encoder.training': {error}") from error
+        raise InputError(f"{section[:-1]}.training': {error}") from error
     if settings.folds and not 2 <= settings.folds <= len(corpus["train"]):
         raise InputError(f"{section}: folds must be from 2 to {len(corpus['train'])}, the dialogues of train")
     if read_results(folder) is not None:

@@ -6,34 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import AutoModel, PreTrainedModel
 
-from ..base.configuration_labelled import LabelledConfig
 from ..base.errors import InputError, short, unwrapped
+from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..encoders.embedding import RECORD
-from ..models.baselines import BASELINES, TRAINING, baseline_config
-from ..models.mister_e.configuration_mister_e import MisterEConfig
+from ..models.configuration_conversation import ConversationConfig
+from ..models.registry import baselines, entry, entry_of, registered
 from ..vectors.corpus_labels import corpus_labels
-from ..vectors.dialogue_vectors import MODALITIES, DialogueVectors
+from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.folds import validation_by_group
 from ..vectors.store import read_corpus
 from .dialogue_trainer import MisterETrainingArguments
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
 from .recipe_sections import (
-    BASELINE_SECTIONS,
-    CONFIGS,
     CORPUS_FIELDS,
-    ENCODER_SECTIONS,
-    MODEL_FIELDS,
     NOT_IN_A_RECIPE,
     SECTIONS,
     TRAINING_FIELDS,
     CorpusSettings,
     EncoderSettings,
+    baseline_sections,
+    default_model_type,
+    encoder_sections,
+    model_fields,
 )
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
@@ -62,7 +61,7 @@ class Recipe:
             if section not in self.fields():
                 raise self._unknown_section(section)
             self._check_holds(section, values, "fields and values")
-            if section in BASELINE_SECTIONS:
+            if section in baseline_sections():
                 self.sections[section] = {}  # that it is named says something already
             # the model's type first, for its fields depend on it
             for field, value in sorted((values or {}).items(), key=lambda item: item[0] != "model_type"):
@@ -70,14 +69,14 @@ class Recipe:
 
     def _one_level(self, sections: dict[str, Any]) -> dict[str, Any]:
         """Sections that stand in others, under their dotted names."""
-        for section in [name for name in sections if name in ENCODER_SECTIONS and isinstance(sections[name], dict)]:
+        for section in [name for name in sections if name in encoder_sections() and isinstance(sections[name], dict)]:
             if "training" in sections[section]:
                 sections[f"{section}.training"] = sections[section].pop("training")
-        baselines = sections.pop("baselines", None)
-        self._check_holds("baselines", baselines, "names of baselines")
-        for name, parts in (baselines or {}).items():
-            if name not in BASELINES:
-                raise InputError(f"{self.source}: unknown baseline '{name}'{nearest(name, BASELINES)}")
+        given, known = sections.pop("baselines", None), [each.name for each in baselines()]
+        self._check_holds("baselines", given, "names of baselines")
+        for name, parts in (given or {}).items():
+            if name not in known:
+                raise InputError(f"{self.source}: unknown baseline '{name}'{nearest(name, known)}")
             self._check_holds(f"baselines.{name}", parts, "the sections model and training")
             sections |= {
                 f"baselines.{name}.{part}": values for part, values in ({"model": {}} | (parts or {})).items()
@@ -100,9 +99,14 @@ class Recipe:
 
     def fields(self) -> dict[str, dict[str, Any]]:
         """Name and type of the fields of each section; those of the model depend on its type."""
-        model = MODEL_FIELDS[self.sections["model"].get("model_type", MisterEConfig.model_type)]
+        model = model_fields(self.model_type)
         stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": TRAINING_FIELDS}
-        return stage_2 | ENCODER_SECTIONS | BASELINE_SECTIONS
+        return stage_2 | encoder_sections() | baseline_sections()
+
+    @property
+    def model_type(self) -> str:
+        """The type of the model, one of those in [`~mister_e_hf.models.registry`]."""
+        return self.sections["model"].get("model_type", default_model_type())
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
@@ -142,13 +146,13 @@ class Recipe:
                 f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got {short(repr(value))}{quotes}"
             )
         if section.rpartition(".")[2] == "training":
-            arguments = UtteranceTrainingArguments if section in ENCODER_SECTIONS else MisterETrainingArguments
+            arguments = UtteranceTrainingArguments if section in encoder_sections() else MisterETrainingArguments
             try:
                 check_field(field, fitting[0], arguments)
             except InputError as error:
                 raise InputError(f"{self.source}: section '{section}': {error}") from error
         if field == "model_type":
-            foreign = [name for name in self.sections["model"] if name not in MODEL_FIELDS[fitting[0]]]
+            foreign = [name for name in self.sections["model"] if name not in model_fields(fitting[0])]
             if foreign:
                 raise InputError(
                     f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
@@ -190,7 +194,7 @@ class Recipe:
             while not equals and words and not words[0].startswith("--"):
                 given.append(words.pop(0))
             values = [read_word(each, name) for each in given]
-            if name in ENCODER_SECTIONS and "." not in name:
+            if name in encoder_sections() and "." not in name:
                 self._leave_out(name, given)
             else:
                 value = values if len(values) > 1 else values[0] if values else True
@@ -201,7 +205,7 @@ class Recipe:
             raise InputError(
                 f"--{section} takes none alone, which leaves the section out; its fields are --{section}.backbone, ..."
             )
-        self.drop_encoder(section.partition("_")[0])
+        self.drop_encoder(next(name for name, modality in MODALITIES.items() if modality.encoder == section))
 
     @property
     def corpus(self) -> CorpusSettings:
@@ -213,12 +217,12 @@ class Recipe:
         settings.check(self.source)
         return settings
 
-    def model_config(self) -> LabelledConfig:
+    def model_config(self) -> ConversationConfig:
         """The model's configuration, its classes those of the corpus section."""
         fields = dict(self.sections["model"])
-        config_class = CONFIGS[fields.pop("model_type", MisterEConfig.model_type)]
+        fields.pop("model_type", None)
         try:
-            return config_class(id2label=dict(enumerate(self.corpus.labels)), **fields)
+            return entry_of(self.model_type).config_class()(id2label=dict(enumerate(self.corpus.labels)), **fields)
         except Exception as error:  # the config's checks raise errors of several kinds
             raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
 
@@ -228,33 +232,36 @@ class Recipe:
 
     def title(self) -> str:
         """What the model is called."""
-        with torch.device("meta"):
-            return getattr(self.model(), "title", "MiSTER-E")
+        return entry_of(self.model_type).title
 
     def baseline(self, name: str) -> "Recipe":
         r"""
         The recipe of a baseline on the same corpus of vectors. Its model has the widths, clipping and class weights of this recipe's, its training is this
-        recipe's with the rate and length that suit it ([`~mister_e_hf.models.baselines.TRAINING`]), and what the section `baselines` says of either goes
+        recipe's with the rate and length that suit it (`training` in [`~mister_e_hf.models.registry`]), and what the section `baselines` says of either goes
         before.
 
         Args:
-            name: one of [`~mister_e_hf.models.baselines.BASELINES`].
+            name: of a registered model.
         """
+        other = entry(name)
         model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
-        shared = ("speech_embedding_dim", "text_embedding_dim", "feature_clip", "class_weights")
+        shared = {*(modality.width for modality in MODALITIES.values()), "feature_clip", "class_weights"}
+        shared &= set(other.config_class().own_fields())
         model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
-        # of a push there is one model, and the loss has no such terms
+        # One model is pushed, and terms of another model's loss are not among this one's.
         own = {
             field: value
             for field, value in self.sections["training"].items()
             if not field.startswith(("hub_", "push_"))
         }
-        without = {"contrastive_weight": 0.0, "consistency_weight": 0.0}
+        terms = set(other.model_class().loss_term_weights.values())
+        weights = [weight for each in registered() for weight in each.model_class().loss_term_weights.values()]
+        without = {weight: 0.0 for weight in weights if weight in TRAINING_FIELDS and weight not in terms}
         return Recipe(
             {
-                "model": {"model_type": baseline_config(name).model_type, **model},
+                "model": {"model_type": other.model_type, **model},
                 "corpus": self.sections["corpus"],
-                "training": own | TRAINING[name] | training | without,
+                "training": own | dict(other.training) | training | without,
             },
             f"{self.source}, baseline {name}",
         )
@@ -285,46 +292,26 @@ class Recipe:
         splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
         if corpus.validation_group is not None:
             splits |= validation_by_group(splits, corpus.group_pattern, corpus.validation_group)
-        widths = {"speech": config.speech_embedding_dim, "text": config.text_embedding_dim}
         for data in splits.values():
-            data.check(widths)
+            data.check(config.widths)
             if not (data.labels >= 0).any():
                 raise InputError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
-        parts = "experts" if hasattr(config, "experts") else "modalities"
-        for modality in widths:
+        for modality in config.required_modalities:
             present = splits["train"].present.get(modality)
-            if modality in getattr(config, parts) and (present is None or not present.any()):
-                raise InputError(
-                    f"train: no turn has {modality}, so nothing can be learned from it; leave it out of model.{parts}"
-                )
+            if present is None or not present.any():
+                field = next(iter(config.without([modality])), None)
+                hint = f"leave it out of {field}" if field else f"{self.title()} needs it"
+                raise InputError(f"train: no turn has {modality}, so nothing can be learned from it; {hint}")
         return splits
-
-    def modalities_used(self) -> list[str]:
-        """The modalities that the model reads."""
-        config = self.model_config()
-        experts = getattr(config, "experts", None)
-        if experts is None:
-            return list(config.modalities)
-        return [modality for modality in MODALITIES if modality in experts or "fusion" in experts]
 
     def leave_out(self, absent: Sequence[str]) -> str:
         r"""
-        Leave out what needs vectors of modalities that nothing has: their experts, and the loss terms that need those.
+        Leave out the parts of the model that need vectors of absent modalities.
 
         Returns:
-            what was changed, in words; empty where nothing was.
+            A description of the changes; empty without any.
         """
-        config, changes = self.model_config(), {}
-        if not hasattr(config, "experts"):
-            kept = [modality for modality in config.modalities if modality not in absent]
-            changes["model.modalities"] = kept
-        else:
-            kept = [modality for modality in MODALITIES if modality not in absent]
-            kept = [modality for modality in kept if modality in config.experts] or kept
-            changes["model.experts"] = kept
-            changes["training.contrastive_weight"] = 0.0
-            if len(kept) < 2:
-                changes["training.consistency_weight"] = 0.0
+        changes = self.model_config().without(absent)
         changes = {name: value for name, value in changes.items() if self.value(name) != value}
         for name, value in changes.items():
             self.set(name, value)
@@ -335,7 +322,7 @@ class Recipe:
 
     def drop_encoder(self, modality: str):
         """Leave the section of an encoder out."""
-        for section in (f"{modality}_encoder", f"{modality}_encoder.training"):
+        for section in (MODALITIES[modality].encoder, f"{MODALITIES[modality].encoder}.training"):
             self.sections.pop(section, None)
 
     def corpus_path(self) -> str:
@@ -346,7 +333,7 @@ class Recipe:
 
     def encoder(self, modality: str) -> "EncoderSettings":
         """The section of one modality's encoder."""
-        section = f"{modality}_encoder"
+        section = MODALITIES[modality].encoder
         if not self.sections.get(section, {}).get("backbone"):
             raise InputError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
         return EncoderSettings(

@@ -7,12 +7,13 @@ import yaml
 
 from ..base.errors import InputError
 from ..base.files import write_text
+from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import Utterances
 from ..vectors.corpus_facts import class_counts
 from ..vectors.corpus_labels import corpus_labels
-from ..vectors.dialogue_vectors import MODALITIES, SPLITS
+from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import holds_vectors, read_corpus
 from .recipe import Recipe
 from .recipe_files import find_recipe
@@ -42,19 +43,17 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
     sections = read_yaml(find_recipe(BASE))
     labels = corpus_labels(corpus)
     widths = _widths(corpus, labels)
-    for modality in MODALITIES:
-        width = widths.get(modality)
-        if width is not None or modality not in widths:
-            sections.pop(f"{modality}_encoder")  # its vectors are there, or there is nothing to make them from
+    for name, modality in MODALITIES.items():
+        width = widths.get(name)
+        if width is not None or name not in widths:
+            sections.pop(modality.encoder, None)  # its vectors are there, or there is nothing to make them from
         if width is not None:
-            sections["model"][f"{modality}_embedding_dim"] = width
-        elif modality not in widths:
-            sections["model"].pop(f"{modality}_embedding_dim")
-    if len(widths) == 1:
-        sections["model"]["experts"] = list(widths)
+            sections["model"][modality.width] = width
+        elif name not in widths:
+            sections["model"].pop(modality.width, None)
     sections["corpus"] = {"path": str(corpus), "labels": labels}
     recipe = Recipe(sections, str(path))
-    recipe.model_config()
+    recipe.leave_out([name for name in MODALITIES if name not in widths])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _header(path, widths) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
     return path, recipe
@@ -116,9 +115,8 @@ def _header(path: Path, widths: dict[str, int | None]) -> str:
 
 def described(recipe: Recipe) -> dict[str, Any]:
     """What was written, in few words: labels, and by modality the encoder or the width of its vectors."""
-    model, sections = recipe.sections["model"], recipe.sections
-    found = {"labels": recipe.corpus.labels}
-    for modality in model.get("experts") or MODALITIES:
-        backbone = sections.get(f"{modality}_encoder", {}).get("backbone")
-        found[modality] = backbone or f"vectors of width {model[f'{modality}_embedding_dim']}"
+    config, found = recipe.model_config(), {"labels": recipe.corpus.labels}
+    for modality in config.modalities:
+        backbone = recipe.sections.get(MODALITIES[modality].encoder, {}).get("backbone")
+        found[modality] = backbone or f"vectors of width {config.widths[modality]}"
     return found

@@ -10,11 +10,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..base.errors import InputError, short, unwrapped
+from ..base.modalities import MODALITIES
 from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..models.baselines import BASELINES, baseline_config
-from ..models.mister_e.configuration_mister_e import MisterEConfig
+from ..models.registry import baselines, entry_of, registered
 from .dialogue_trainer import MisterETrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 
@@ -66,11 +66,6 @@ class CorpusSettings:
             ) from error
 
 
-CONFIGS = {config.model_type: config for config in (MisterEConfig, *map(baseline_config, BASELINES))}
-MODEL_FIELDS = {
-    model_type: {"model_type": Literal[tuple(CONFIGS)], **config.own_fields()}
-    for model_type, config in CONFIGS.items()
-}
 CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
 # A recipe is the same for every run of it, is stored with each and pushed.
@@ -101,17 +96,35 @@ _ENCODER_FIELDS = {
 _ENCODER_TRAINING_FIELDS = {
     field.name: field.type for field in dataclasses.fields(UtteranceTrainingArguments) if field.init
 }
-ENCODER_SECTIONS = {
-    "speech_encoder": _ENCODER_FIELDS,
-    "speech_encoder.training": _ENCODER_TRAINING_FIELDS,
-    "text_encoder": _ENCODER_FIELDS,
-    "text_encoder.training": _ENCODER_TRAINING_FIELDS,
-}
-BASELINE_SECTIONS = {
-    f"baselines.{name}.{part}": fields
-    for name in BASELINES
-    for part, fields in (("model", baseline_config(name).own_fields()), ("training", TRAINING_FIELDS))
-}
+
+
+def default_model_type() -> str:
+    """The type of the model of a recipe that names none."""
+    return registered()[0].model_type
+
+
+def model_fields(model_type: str) -> dict[str, Any]:
+    """Name and type of the fields of a registered model's section."""
+    types = tuple(each.model_type for each in registered())
+    return {"model_type": Literal[types], **entry_of(model_type).config_class().own_fields()}
+
+
+def encoder_sections() -> dict[str, dict[str, Any]]:
+    """Fields of the sections of encoders, by the section's name."""
+    return {
+        f"{modality.encoder}{part}": fields
+        for modality in MODALITIES.values()
+        for part, fields in (("", _ENCODER_FIELDS), (".training", _ENCODER_TRAINING_FIELDS))
+    }
+
+
+def baseline_sections() -> dict[str, dict[str, Any]]:
+    """Fields of the sections of baselines, by the section's name."""
+    return {
+        f"baselines.{each.name}.{part}": fields
+        for each in baselines()
+        for part, fields in (("model", each.config_class().own_fields()), ("training", TRAINING_FIELDS))
+    }
 
 
 @dataclasses.dataclass
@@ -160,7 +173,7 @@ class EncoderSettings:
     @contextlib.contextmanager
     def _naming_itself(self):
         """Errors say which section they come from."""
-        section = f"{self.modality}_encoder"
+        section = MODALITIES[self.modality].encoder
         try:
             yield
         except OSError as error:
@@ -174,7 +187,9 @@ class EncoderSettings:
         try:
             return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
-            raise InputError(f"{self.source}: section '{self.modality}_encoder.training': {short(error)}") from error
+            raise InputError(
+                f"{self.source}: section '{MODALITIES[self.modality].encoder}.training': {short(error)}"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         return {"modality": self.modality, **self.fields, "training": self.training}

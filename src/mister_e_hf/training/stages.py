@@ -9,6 +9,7 @@ import datasets
 
 from ..base.errors import InputError
 from ..base.files import check_output_folder
+from ..base.modalities import MODALITIES
 from ..corpora.dialogues import load_dialogues
 from ..encoders.embedding import RECORD, embed_corpus
 from ..evaluation.predictions import summarize
@@ -35,7 +36,7 @@ def embed(
     """
     check_output_folder(out or output_dir, [recipe.corpus_path() if corpus is None else None])
     if not named_encoders(recipe):
-        raise InputError(f"{recipe.source}: no speech_encoder and no text_encoder, so nothing makes vectors")
+        raise InputError(f"{recipe.source}: no section of an encoder, so nothing makes vectors")
     source = load_dialogues(recipe.corpus_path() if corpus is None else corpus)
     modalities = with_turns(named_encoders(recipe), source)
     if not modalities:
@@ -79,7 +80,7 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
         recipe.sections["corpus"]["vectors"] = others
     encoders = {modality: encoder_folder(output_dir, modality) for modality in modalities}
     for modality, folder in encoders.items():
-        recipe.set(f"model.{modality}_embedding_dim", read_results(folder)["embedding_dim"])
+        recipe.set(f"model.{MODALITIES[modality].width}", read_results(folder)["embedding_dim"])
     if len(seeds) > 1:
         return run_seeds(recipe, output_dir, list(seeds), encoders)
     return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], encoders=encoders)["test"]])}

@@ -1,5 +1,8 @@
 """The configurations of the baselines. Their defaults are what did best on validation with vectors of IEMOCAP."""
 
+from collections.abc import Collection
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 
 from ...base.errors import InputError
@@ -43,6 +46,9 @@ class BaselineConfig(ConversationConfig):
         chosen = set(self.modalities)
         if not chosen or chosen - set(_READ) or len(chosen) != len(self.modalities):
             raise InputError(f"modalities must be a choice of {list(_READ)}, got {self.modalities}")
+
+    def without(self, absent: Collection[str]) -> dict[str, Any]:
+        return {"model.modalities": [name for name in self.modalities if name not in absent]}
 
     @property
     def input_size(self) -> int:

@@ -1,6 +1,7 @@
 """The configuration of the stage-2 conversation model."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -93,6 +94,18 @@ class MisterEConfig(ConversationConfig):
     @property
     def modalities(self) -> tuple[str, ...]:
         return tuple(name for name in ("speech", "text") if name in self.experts or "fusion" in self.experts)
+
+    @property
+    def required_modalities(self) -> tuple[str, ...]:
+        return tuple(name for name in self.modalities if name in self.experts)
+
+    def without(self, absent: Collection[str]) -> dict[str, Any]:
+        present = [name for name in ("speech", "text") if name not in absent]
+        if len(present) == 2:
+            return {}
+        experts = [name for name in present if name in self.experts] or present
+        changes: dict[str, Any] = {"model.experts": experts, "training.contrastive_weight": 0.0}
+        return changes if len(experts) > 1 else changes | {"training.consistency_weight": 0.0}
 
     @property
     def heads(self) -> tuple[str, ...]:
