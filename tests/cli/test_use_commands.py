@@ -167,7 +167,7 @@ def test_evaluate_reports_invalid_input(run, command, tmp_path):
         run, tmp_path / "alone", ignore=shutil.ignore_patterns("*_encoder", "encoders", "demo", "vectors")
     )
     status, _, error = command("evaluate", alone, "--corpus", run / "demo" / "corpus")
-    assert status == 2 and "has no speech_encoder/ and no text_encoder/" in error
+    assert status == 2 and "holds no encoders (speech_encoder/ or text_encoder/)" in error
     status, _, error = command("evaluate", run, "--split", "dev")
     assert status == 2 and "dev" in error
 

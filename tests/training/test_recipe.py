@@ -6,6 +6,7 @@ import yaml
 
 from mister_e_hf import MisterEConfig, MisterEModel, Recipe
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.models.registry import registered
 from mister_e_hf.training import recipe_sections as module
 from support.small_recipes import (
     OWN_LABELS,
@@ -127,13 +128,13 @@ def test_exponents_in_the_file(tmp_path):
     assert made.sections["model"]["layer_norm_eps"] == 1e-6
 
 
-def test_a_name_of_two_sections_must_say_which(monkeypatch):
-    for model_type in module.MODEL_FIELDS:
-        fields = recipe().fields() | {"model": module.MODEL_FIELDS[model_type]}
+def test_a_field_of_two_sections_needs_its_section(monkeypatch):
+    for each in registered():
+        fields = recipe().fields() | {"model": module.model_fields(each.model_type)}
         names = [name for section in SECTIONS for name in fields[section]]
         assert len(set(names)) == len(names)  # as it is, each name says enough
-    monkeypatch.setitem(module.MODEL_FIELDS["mister_e"], "label_column", str)
-    with pytest.raises(ValueError, match="'label_column' may be model.label_column or corpus.label_column"):
+    monkeypatch.setitem(module.TRAINING_FIELDS, "label_column", str)
+    with pytest.raises(ValueError, match="'label_column' may be corpus.label_column or training.label_column"):
         recipe("--label_column", "x")
     assert recipe("--corpus.label_column", "x").corpus.label_column == "x"
 
