@@ -359,7 +359,7 @@ def test_pipeline_needs_no_corpus_and_no_trainer():
 
 def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
     outside, ours = reached("encoders.modeling_utterance_encoder")
-    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "peft", "regex"}
+    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "peft", "regex"}
     assert [path.stem for path in PACKAGE.rglob("*.py") if "peft" in imports(path)[0]] == ["adapters"]
     assert ours == set(STAGE_1)
 
@@ -367,7 +367,7 @@ def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
 def test_processor_needs_no_model_and_no_corpus():
     outside, ours = reached("encoders.processing_utterance_encoder")
     assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
-    assert ours == {*PROCESSOR, "encoders.backbone_kinds", "base.errors", "hub.loading", "base.remote_code"}
+    assert ours == {*PROCESSOR, *BACKBONES, "base.errors", "hub.loading", "base.remote_code"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("corpora.")])

@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
 from mister_e_hf.encoders.embedding import embed_turns
-from mister_e_hf.encoders.processing_utterance_encoder import packed_batches
+from mister_e_hf.encoders.packing import packed_batches
 from mister_e_hf.encoders.utterances import Utterances
 
 LABELS = {0: "joy", 1: "anger"}

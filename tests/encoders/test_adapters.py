@@ -6,6 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
 from mister_e_hf import UtteranceEncoder
+from mister_e_hf.encoders.adapters import lora_targets
 from support.tiny_backbones import tiny_batch, tiny_encoder, write_backbone
 
 ENDLESS = r"(?:(?:(?:.{1,1000}){1,1000}){1,1000}){1,1000}Y|(([a-z_.]+)+)+[0-9]X"
@@ -38,7 +39,7 @@ def test_names_of_parameters_stay_those_of_stored_checkpoints(base, tmp_path):
     encoder.save_pretrained(tmp_path)
     assert f"base_model.model.{layer}.lora_A.weight" in load_file(tmp_path / "adapter/adapter_model.safetensors")
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
-    assert settings["target_modules"] == encoder.config.lora_targets
+    assert settings["target_modules"] == lora_targets(encoder.config)
 
 
 def test_an_adapter_that_was_trained_elsewhere_goes_in_bit_for_bit(base, tmp_path):

@@ -8,8 +8,8 @@ import transformers
 from transformers import AutoConfig, AutoModel
 
 from mister_e_hf import MisterEProcessor, UtteranceEncoder
-from mister_e_hf.encoders.backbone_kinds import SUPPORTED, longest_text
 from mister_e_hf.encoders.backbone_trial import try_backbone
+from mister_e_hf.encoders.backbones import kind_of, tested_backbones
 from support.tiny_backbones import (
     KINDS,
     LABELS,
@@ -23,6 +23,7 @@ from support.tiny_backbones import (
     write_backbone,
 )
 
+MODALITIES = ("speech", "text")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = {**SIZES, "vocab_size": 330}
 WAVES = {"conv_dim": (32, 32), "conv_stride": (5, 4), "conv_kernel": (10, 8)}
@@ -54,10 +55,12 @@ def written(folder, config, tokenizer=True):
 
 
 def test_every_listed_backbone_is_tested(base):
-    tested = {modality: set() for modality in SUPPORTED}
+    tested = {modality: set() for modality in MODALITIES}
     for kind in KINDS + MORE:
         tested[modality_of(kind)].add(AutoConfig.from_pretrained(base(kind)).model_type)
-    assert tested == {modality: set(kinds) for modality, kinds in SUPPORTED.items()}
+    assert {modality: sorted(kinds) for modality, kinds in tested.items()} == {
+        modality: tested_backbones(modality) for modality in MODALITIES
+    }
 
 
 @pytest.mark.parametrize("kind", MORE)  # the others: test_utterance_encoder.py
@@ -82,7 +85,8 @@ def test_default_targets_of_lora_reach_every_module_that_they_name(base, kind):
 def test_the_longest_text_is_cut_and_counted(base, kind, most):
     folder = base(kind)
     tokenizer = tiny_tokenizer(model_max_length=most)
-    limit = min(most, longest_text(AutoConfig.from_pretrained(folder)))
+    config = AutoConfig.from_pretrained(folder)
+    limit = min(most, kind_of("text", config.model_type).longest(config))
     texts = ["hello there " * (limit // 2), "no", "x " * (limit - 2)]
     made = MisterEProcessor.from_backbone(folder, "text", max_tokens=10**6)
     processor = MisterEProcessor("text", made.backbone_type, tokenizer=tokenizer, max_tokens=made.max_tokens)
@@ -128,7 +132,7 @@ def test_the_wrong_modality_is_refused_by_processors_too(base):
     with pytest.raises(ValueError, match="A whisper backbone encodes speech, not text"):
         MisterEProcessor.from_backbone(base("whisper"), "text")
     for make in (UtteranceEncoder.from_backbone, MisterEProcessor.from_backbone):
-        with pytest.raises(ValueError, match="modality must be 'speech' or 'text', got 'video'"):
+        with pytest.raises(ValueError, match="modality must be one of speech, text, got 'video'"):
             make(base("bert"), "video")
 
 

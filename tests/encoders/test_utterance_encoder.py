@@ -26,6 +26,7 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mister_e_hf import UtteranceEncoder, UtteranceEncoderConfig
+from mister_e_hf.encoders.adapters import lora_targets
 from mister_e_hf.encoders.pooling import UtterancePooling
 from support.loopback_hub import loopback_hub
 from support.tiny_backbones import (
@@ -1167,7 +1168,7 @@ def test_configuration_comes_back(tmp_path):
 
 def test_lora_targets_fit_the_backbone():
     def reached(config, *names):
-        targets = UtteranceEncoderConfig(backbone="org/name", backbone_config=config).lora_targets
+        targets = lora_targets(UtteranceEncoderConfig(modality="speech", backbone="org/name", backbone_config=config))
         return [bool(re.fullmatch(targets, name)) for name in names]
 
     assert reached(
@@ -1180,7 +1181,7 @@ def test_lora_targets_fit_the_backbone():
         True,
         False,
     ]
-    assert UtteranceEncoderConfig(lora_target_modules=".*x").lora_targets == ".*x"
+    assert lora_targets(UtteranceEncoderConfig(lora_target_modules=".*x")) == ".*x"
 
 
 def test_modality_names_are_those_of_the_kinds():

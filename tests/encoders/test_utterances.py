@@ -14,7 +14,7 @@ from mister_e_hf import load_audio
 from mister_e_hf.corpora.dialogues import load_dialogues
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
-from mister_e_hf.encoders.processing_utterance_encoder import packed_batches
+from mister_e_hf.encoders.packing import packed_batches
 from mister_e_hf.encoders.utterances import UtteranceCollator, Utterances
 from mister_e_hf.media.audio import AudioError
 from support.small_encoders import LABELS, RATE, read_lines, tiny_encoder, write_backbone, write_lines

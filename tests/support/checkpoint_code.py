@@ -8,12 +8,19 @@ SHARED = (
     "base.remote_code",
     "hub.loading",
 )
+BACKBONES = (
+    "encoders.backbones",
+    "encoders.backbone_kind",
+    "encoders.text_backbones",
+    "encoders.speech_backbones",
+    "encoders.mel_backbones",
+    "media.transcripts",
+)
 STAGE_1 = (
     *SHARED,
     "encoders.configuration_utterance_encoder",
     "encoders.modeling_utterance_encoder",
-    "encoders.backbones",
-    "encoders.backbone_kinds",
+    *BACKBONES,
     "encoders.backbone_trial",
     "encoders.adapters",
     "encoders.pooling",
@@ -27,13 +34,14 @@ STAGE_2 = (
     "models.mister_e.configuration_mister_e",
     "models.mister_e.modeling_mister_e",
 )
-PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files", "media.transcripts")
+PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files")
 PIPELINE = (
     *PROCESSOR,
     "inference.pipeline_conversation_emotion",
     "inference.stored_stages",
     "inference.raw_turns",
     "inference.turn_vectors",
+    "encoders.packing",
     "media.audio",
     "media.audio_layout",
     "media.audio_objects",

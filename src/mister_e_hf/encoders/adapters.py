@@ -19,6 +19,8 @@ from transformers.utils import cached_file
 
 from ..base.errors import InputError, MissingLibraryError
 from ..hub.loading import check_kinds, differences
+from .backbone_kind import BackboneKind
+from .backbones import kind_of
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 
 ADAPTER = "adapter"
@@ -42,15 +44,13 @@ def add_adapter(backbone: nn.Module, config: UtteranceEncoderConfig):
         MissingLibraryError: without peft.
     """
     peft = _peft()
-    reached = _reached(backbone, config.lora_targets)
+    targets = lora_targets(config)
+    reached = _reached(backbone, targets)
     if not reached:
         raise InputError(
-            f"lora_target_modules '{config.lora_targets}' matches no module of the {backbone.config.model_type} backbone"
+            f"lora_target_modules '{targets}' matches no module of the {backbone.config.model_type} backbone"
         )
-    if backbone.config.model_type == "wavlm" and any(".attention." in name for name in reached):
-        raise InputError(
-            "WavLM's attention reads its weights past any adapter: LoRA there would do nothing. Target the feed-forward layers"
-        )
+    _kind(config).check_lora(backbone.config, reached)
     settings = peft.LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -63,7 +63,7 @@ def add_adapter(backbone: nn.Module, config: UtteranceEncoderConfig):
         peft.inject_adapter_in_model(settings, backbone, _NAME)
     except ValueError as error:
         raise InputError(
-            f"lora_target_modules '{config.lora_targets}' matches modules that LoRA cannot change: {error}"
+            f"lora_target_modules '{targets}' matches modules that LoRA cannot change: {error}"
         ) from error
     backbone._hf_peft_config_loaded = True  # what transformers goes by, in gradient checkpointing for one
     for name, parameter in backbone.named_parameters():
@@ -112,9 +112,9 @@ def save_adapter(
     settings = copy.deepcopy(backbone.peft_config[_NAME])
     settings.base_model_name_or_path = config.backbone
     settings.inference_mode = True
-    settings.target_modules = config.lora_targets
-    if inside := _prefix(config).removeprefix("base_model.model."):
-        settings.target_modules = f"{re.escape(inside)}({config.lora_targets})"
+    settings.target_modules = lora_targets(config)
+    if inside := _kind(config).prefix:
+        settings.target_modules = f"{re.escape(inside)}({lora_targets(config)})"
     settings.save_pretrained(folder)
 
 
@@ -145,9 +145,20 @@ def _load(path: str) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
+def lora_targets(config: UtteranceEncoderConfig) -> str:
+    """The regular expression of the modules that get LoRA: `lora_target_modules`, or the default of the backbone's type."""
+    if config.lora_target_modules is not None:
+        return config.lora_target_modules
+    return _kind(config).lora_targets(config.backbone_config.model_type)
+
+
+def _kind(config: UtteranceEncoderConfig) -> BackboneKind:
+    return kind_of(config.modality, config.backbone_config.model_type)
+
+
 def _prefix(config: UtteranceEncoderConfig) -> str:
-    """Where the backbone is in the model that its name loads: of Whisper it is the encoder."""
-    return "base_model.model." + ("encoder." if config.backbone_config.model_type == "whisper" else "")
+    """What the names in an adapter's file begin with, as peft writes them for the model that the backbone's name loads."""
+    return f"base_model.model.{_kind(config).prefix}"
 
 
 def _reached(backbone: nn.Module, pattern: str) -> list[str]:

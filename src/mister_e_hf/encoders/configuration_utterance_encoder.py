@@ -11,16 +11,6 @@ from transformers import PreTrainedConfig
 from ..base.configuration_labelled import DTYPES, LabelledConfig
 from ..base.errors import InputError, short
 
-_LORA_TARGETS = {
-    "deberta-v2": r".*\.(query_proj|key_proj)",
-    "distilbert": r".*\.(q_lin|k_lin)",
-    "modernbert": r".*\.Wqkv",
-    "wav2vec2-conformer": r".*\.(linear_q|linear_k)",
-    "wavlm": r".*\.(intermediate_dense|output_dense)",
-    # The audio tower has modules of the same names; the published setting leaves it as it is.
-    "qwen2_audio": r".*language_model.*\.(q_proj|k_proj)",
-}
-
 
 @strict
 class UtteranceEncoderConfig(LabelledConfig):
@@ -116,13 +106,6 @@ class UtteranceEncoderConfig(LabelledConfig):
             raise InputError(
                 f"tuning='{self.tuning}' keeps a backbone that is not trained, but no backbone is named; name it, or set save_backbone=True"
             )
-
-    @property
-    def lora_targets(self) -> str:
-        """The regular expression in force."""
-        if self.lora_target_modules is not None:
-            return self.lora_target_modules
-        return _LORA_TARGETS.get(self.backbone_config.model_type, r".*\.(q_proj|k_proj|query|key|q|k|c_attn)")
 
     @property
     def holds_backbone(self) -> bool:

@@ -31,7 +31,8 @@ from ..corpora.provenance import Provenance
 from ..vectors.corpus_labels import LABELS_KEY
 from .alignment import Alignment, align
 from .modeling_utterance_encoder import UtteranceEncoder
-from .processing_utterance_encoder import MisterEProcessor, packed_batches
+from .packing import packed_batches
+from .processing_utterance_encoder import MisterEProcessor
 from .utterances import Utterances
 
 logger = logging.getLogger(__name__)

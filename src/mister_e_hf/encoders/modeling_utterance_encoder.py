@@ -31,9 +31,8 @@ from ..hub.loading import (
     require_config,
 )
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
-from .backbone_kinds import OF_MELS, computation, sizes
 from .backbone_trial import try_backbone
-from .backbones import WEIGHT_OPTIONS, build_backbone, load_backbone, run_backbone
+from .backbones import WEIGHT_OPTIONS, build_backbone, computation, kind_of, load_backbone
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .pooling import UtterancePooling
 
@@ -69,15 +68,23 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
 
-    def __init__(self, config: UtteranceEncoderConfig):
+    config: UtteranceEncoderConfig
+
+    def __init__(self, config: UtteranceEncoderConfig, with_backbone: bool = True, prepared: bool = True):
+        r"""
+        Args:
+            config: with a `backbone_config`.
+            with_backbone: False leaves the backbone out, for [`from_backbone`] and [`from_pretrained`] to put in.
+            prepared: False leaves the backbone as its own weights fit it, to be frozen and given LoRA once they are loaded.
+        """
         super().__init__(config)
         if config.backbone_config is None:
             raise InputError(
                 "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
             )
-        follows = getattr(config, "_follows", None)
-        self.backbone = None if follows == "backbone" else build_backbone(config.backbone_config)
-        width, layers = sizes(config.backbone_config)
+        self.kind = kind_of(config.modality, config.backbone_config.model_type)
+        self.backbone = build_backbone(config.backbone_config, config.modality) if with_backbone else None
+        width, layers = self.kind.sizes(config.backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
             raise InputError(f"layer {config.layer} is none of the backbone's {states} hidden states")
@@ -89,7 +96,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.embedding_dim, config.num_labels)
         self.post_init()
-        if follows is None:
+        if with_backbone and prepared:
             self._prepare_backbone()
 
     # Making one
@@ -130,11 +137,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             backbone_config=model.config,
             **settings,
         )
-        config._follows = "backbone"
-        try:
-            encoder = cls(config)
-        finally:
-            del config._follows
+        encoder = cls(config, with_backbone=False)
         encoder.backbone = model
         encoder._prepare_backbone()
         try_backbone(encoder.backbone, modality)
@@ -151,12 +154,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
                 module.layerdrop = 0.0
         self.backbone.requires_grad_(self.config.tuning == "full")
         for name, parameter in self.backbone.named_parameters():
-            # Whisper's positions are sinusoids and no weights; what else is here is not used.
-            if (
-                name.startswith("pooler.")
-                or name == "masked_spec_embed"
-                or (name.endswith("embed_positions.weight") and self._hears_mels)
-            ):
+            if self.kind.is_unused(name):
                 parameter.requires_grad_(False)
         if self.config.tuning == "lora" and not has_adapter(self.backbone):
             add_adapter(self.backbone, self.config)
@@ -166,10 +164,6 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
     def _depth(self) -> int | None:
         """How many of the backbone's layers are needed; None for all."""
         return self.config.layer if isinstance(self.config.layer, int) and self.config.layer >= 0 else None
-
-    @property
-    def _hears_mels(self) -> bool:
-        return self.config.backbone_config.model_type in OF_MELS
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -220,8 +214,15 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         """
         frozen = self.config.tuning == "frozen"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            inputs = input_ids, input_values, input_features, attention_mask, feature_attention_mask, pooling_mask
-            states, mask = run_backbone(self.backbone, self.config.modality, self._depth, *inputs)
+            inputs = {
+                "input_ids": input_ids,
+                "input_values": input_values,
+                "input_features": input_features,
+                "attention_mask": attention_mask,
+                "feature_attention_mask": feature_attention_mask,
+                "pooling_mask": pooling_mask,
+            }
+            states, mask = self.kind.run(self.backbone, inputs, self._depth)
             if self.config.layer != "weighted_sum":
                 states = [states[-1 if self.config.layer is None else self.config.layer]]
         if utterance_index is None:
@@ -350,33 +351,31 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
             try:
                 with explained(config.backbone, options, or_pickle=True):
-                    backbone = load_backbone(config.backbone, config.backbone_revision, options)
+                    backbone = load_backbone(config.backbone, config.backbone_revision, options, config.modality)
             except (OSError, InputError) as error:
                 raise OSError(
                     f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
                     f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, say where it is by backbone=..., or save "
                     "the encoder with save_backbone=True."
                 ) from error
-            if sizes(backbone.config) != sizes(config.backbone_config):
+            kind = kind_of(config.modality, config.backbone_config.model_type)
+            if kind.sizes(backbone.config) != kind.sizes(config.backbone_config):
                 raise InputError(
                     f"'{config.backbone}' has become another model than the one that '{pretrained_model_name_or_path}' was trained on; "
                     "give backbone=... and backbone_revision=... of that one"
                 )
             kwargs.pop("quantization_config", None)
         # The backbone comes as it was before LoRA, from here or from its own repository.
-        config._follows = "weights" if backbone is None else "backbone"
-        try:
-            model, info = load_strictly(
-                super().from_pretrained,
-                pretrained_model_name_or_path,
-                *args,
-                config=config,
-                reinitialized=(lambda weight: weight.startswith("head.")) if other_classes else None,
-                **kwargs,
-            )
-        finally:
-            del config._follows
-        del model.config._follows
+        model, info = load_strictly(
+            super().from_pretrained,
+            pretrained_model_name_or_path,
+            *args,
+            config=config,
+            reinitialized=(lambda weight: weight.startswith("head.")) if other_classes else None,
+            with_backbone=backbone is None,
+            prepared=False,
+            **kwargs,
+        )
         if backbone is None and dtype is not None:
             for parameter in model.backbone.parameters():
                 parameter.data = parameter.data.to(dtype)

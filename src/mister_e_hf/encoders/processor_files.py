@@ -1,6 +1,7 @@
 """The files of a processor: its settings, and those of its tokenizer and feature extractor."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import transformers  # the Auto classes when they are used: loading them registe
 
 from ..base.errors import InputError, reading, short
 from ..hub.loading import read_json
+from .backbone_kind import BackboneKind
 
 PARTS = ("tokenizer_config.json", "tokenizer.json", "preprocessor_config.json")
 _SETTINGS = {
@@ -46,13 +48,16 @@ def backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | Non
         return transformers.AutoConfig.for_model(**own)
 
 
-def load_parts(name: str | os.PathLike, modality: str, backbone_type: str, hub: dict[str, Any]) -> dict[str, Any]:
+def load_parts(
+    name: str | os.PathLike, kind: BackboneKind, backbone_type: str, hub: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The feature extractor and tokenizer of a pretrained model, as far as its kind needs them."""
     config, parts = transformers.AutoConfig.for_model(backbone_type), {}
-    if modality == "speech":
+    if "feature_extractor" in kind.parts:
         parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(
             name, config=config, trust_remote_code=False, **hub
         )
-    if modality == "text" or backbone_type == "qwen2_audio":
+    if "tokenizer" in kind.parts:
         # Without the name of its own model's processor, which AutoProcessor would take for the one that is saved here.
         parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(
             name, config=config, processor_class=None, trust_remote_code=False, **hub

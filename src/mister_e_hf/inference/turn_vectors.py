@@ -17,7 +17,8 @@ from transformers import PreTrainedModel, logging
 
 from ..base.errors import InputError, short
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
-from ..encoders.processing_utterance_encoder import MisterEProcessor, packed_batches
+from ..encoders.packing import packed_batches
+from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..media.audio import SAMPLING_RATE, AudioError, load_audio
 from ..media.transcripts import transcript
 from .raw_turns import Turn, read_vector
