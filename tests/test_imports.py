@@ -367,7 +367,8 @@ def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
 def test_processor_needs_no_model_and_no_corpus():
     outside, ours = reached("encoders.processing_utterance_encoder")
     assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
-    assert ours == {*PROCESSOR, *BACKBONES, "base.errors", "hub.loading", "base.remote_code"}
+    configuration = {"encoders.configuration_utterance_encoder", "base.configuration_labelled"}
+    assert ours == {*PROCESSOR, *BACKBONES, *configuration, "base.errors", "hub.loading", "base.remote_code"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("corpora.")])

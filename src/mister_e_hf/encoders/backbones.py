@@ -1,5 +1,6 @@
 """The kinds of pretrained models that stage 1 can be built around: found by modality and type, loaded, and made from a configuration."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,9 @@ import torch
 import transformers  # the Auto classes when they are used: loading them registers what is here
 
 from ..base.errors import InputError
+from ..hub.loading import explained
 from .backbone_kind import BackboneKind
+from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .mel_backbones import AudioLanguageBackbone, WhisperBackbone
 from .speech_backbones import WaveformBackbone
 from .text_backbones import TextBackbone
@@ -65,7 +68,7 @@ def check_backbone(config: transformers.PreTrainedConfig, modality: str) -> Back
     return kind
 
 
-def tested_backbones(modality: str) -> list[str]:
+def supported_backbones(modality: str) -> list[str]:
     """The types of models that are tested as backbones of a modality. Any other is tried when an encoder is made from it."""
     return sorted(model_type for kind in KINDS if kind.modality == modality for model_type in kind.tested)
 
@@ -76,7 +79,7 @@ def refusal(config: transformers.PreTrainedConfig, modality: str, reason: str) -
 
 
 def _refusal(model_type: str, modality: str, reason: str) -> InputError:
-    known = ", ".join(tested_backbones(modality))
+    known = ", ".join(supported_backbones(modality))
     return InputError(
         f"A {model_type} backbone cannot encode {modality}: {reason}. Backbones that are tested: {known}"
     )
@@ -89,9 +92,14 @@ def build_backbone(config: transformers.PreTrainedConfig, modality: str) -> tran
 
 
 def load_backbone(
-    name: str, revision: str | None, options: Mapping[str, Any], modality: str
+    name: str, revision: str | None, options: Mapping[str, Any], modality: str, check: bool = True
 ) -> transformers.PreTrainedModel:
-    """A pretrained model from the Hub or a folder, in float32 unless the options name another dtype."""
+    r"""
+    A pretrained model from the Hub or a folder, in float32 unless the options name another dtype.
+
+    Raises:
+        InputError: if `check` and it cannot be an encoder of the modality.
+    """
     options = dict(options)
     if revision is not None:
         options["revision"] = revision
@@ -99,9 +107,45 @@ def load_backbone(
         options["dtype"] = torch.float32  # never train a half-precision checkpoint in half precision silently
     of_config = {key: value for key, value in options.items() if key not in WEIGHT_OPTIONS}
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **of_config)
-    kind = check_backbone(config, modality)
+    if check:
+        check_backbone(config, modality)
     model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
-    return kind.encoder(model)
+    return kind_of(modality, config.model_type).encoder(model)
+
+
+def load_stored_backbone(
+    encoder: str | os.PathLike, config: UtteranceEncoderConfig, options: Mapping[str, Any]
+) -> transformers.PreTrainedModel:
+    r"""
+    The backbone of a saved encoder whose checkpoint does not hold it.
+
+    Args:
+        encoder: name of the encoder, for messages.
+        config: of the encoder.
+        options: see [`load_backbone`].
+
+    Raises:
+        OSError: if the backbone cannot be loaded; the message says how to supply it.
+        InputError: if the name belongs to another model now.
+    """
+    stored = config.backbone_config
+    assert config.backbone is not None and isinstance(stored, transformers.PreTrainedConfig)
+    try:
+        with explained(config.backbone, options, or_pickle=True):
+            backbone = load_backbone(config.backbone, config.backbone_revision, options, config.modality, check=False)
+    except (OSError, InputError) as error:
+        raise OSError(
+            f"The encoder '{encoder}' was trained on the backbone '{config.backbone}' (revision {config.backbone_revision}), "
+            f"which could not be loaded: {error}. Make it available, pass its place as backbone=..., or save the encoder "
+            "with save_backbone=True."
+        ) from error
+    kind = kind_of(config.modality, stored.model_type)
+    if kind.sizes(backbone.config) != kind.sizes(stored):
+        raise InputError(
+            f"'{config.backbone}' has become another model than the one that '{encoder}' was trained on; "
+            "pass backbone=... and backbone_revision=... of that one"
+        )
+    return backbone
 
 
 def computation(config: transformers.PreTrainedConfig) -> dict[str, object]:

@@ -32,7 +32,7 @@ from ..hub.loading import (
 )
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
 from .backbone_trial import try_backbone
-from .backbones import WEIGHT_OPTIONS, build_backbone, computation, kind_of, load_backbone
+from .backbones import WEIGHT_OPTIONS, build_backbone, computation, kind_of, load_backbone, load_stored_backbone
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .pooling import UtterancePooling
 
@@ -349,21 +349,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         if not config.holds_backbone:
             options = {name: kwargs[name] for name in (*WEIGHT_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
-            try:
-                with explained(config.backbone, options, or_pickle=True):
-                    backbone = load_backbone(config.backbone, config.backbone_revision, options, config.modality)
-            except (OSError, InputError) as error:
-                raise OSError(
-                    f"The encoder '{pretrained_model_name_or_path}' holds what was trained on '{config.backbone}' (revision "
-                    f"{config.backbone_revision}), and that could not be loaded: {error}. Make it available, say where it is by backbone=..., or save "
-                    "the encoder with save_backbone=True."
-                ) from error
-            kind = kind_of(config.modality, config.backbone_config.model_type)
-            if kind.sizes(backbone.config) != kind.sizes(config.backbone_config):
-                raise InputError(
-                    f"'{config.backbone}' has become another model than the one that '{pretrained_model_name_or_path}' was trained on; "
-                    "give backbone=... and backbone_revision=... of that one"
-                )
+            backbone = load_stored_backbone(pretrained_model_name_or_path, config, options)
             kwargs.pop("quantization_config", None)
         # The backbone comes as it was before LoRA, from here or from its own repository.
         model, info = load_strictly(
