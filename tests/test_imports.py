@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import mister_e_hf
 from mister_e_hf import UtteranceEncoder
-from support.checkpoint_code import PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, file_stems
+from support.checkpoint_code import BACKBONES, PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, file_stems
 from support.hidden_packages import HIDE
 from support.tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
 
@@ -368,7 +368,8 @@ def test_processor_needs_no_model_and_no_corpus():
     outside, ours = reached("encoders.processing_utterance_encoder")
     assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
     configuration = {"encoders.configuration_utterance_encoder", "base.configuration_labelled"}
-    assert ours == {*PROCESSOR, *BACKBONES, *configuration, "base.errors", "hub.loading", "base.remote_code"}
+    shared = {"base.errors", "base.modalities", "hub.loading", "base.remote_code"}
+    assert ours == {*PROCESSOR, *BACKBONES, *configuration, *shared}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("corpora.")])
