@@ -210,7 +210,7 @@ def test_a_system_equal_to_the_full_model_shows_no_difference(small):
 
 
 def test_probabilities_before_the_temperature_are_those_of_the_logits(out):
-    """The generated logits were divided by 2; their logits over 1 are the same probabilities squared and normalised."""
+    """The generated logits were divided by 2; without that the probabilities are the same squared and normalised."""
     from mister_e_hf.studies.report.model_tables import _states
 
     full = read_study(out).latest.systems["full"]
@@ -223,7 +223,7 @@ def test_probabilities_before_the_temperature_are_those_of_the_logits(out):
 
 def test_gate_weights_by_group(small):
     def set_weights(columns: dict) -> dict:
-        """All on speech where the turn is happy, else all on fusion; speech right at happy alone, text never, fusion always."""
+        """Weight on speech at happy turns, else on fusion; speech is right at happy turns, text never, fusion always."""
         happy = [label == "happy" for label in columns["label"]]
         weights = [[1.0, 0.0, 0.0] if yes else [0.0, 0.0, 1.0] for yes in happy]
         names = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]
@@ -284,7 +284,8 @@ def test_what_is_missing_is_told_and_keeps_its_row(small):
     lines = [
         "development/without_contrastive/seed-1/fold-0: failed: ValueError: a < b & c",
         "development/baseline_mult: not run",
-        "Development: Weighted F1 on damaged input: no finished seed of full or without_modality_dropout has a robustness.parquet",
+        "Development: Weighted F1 on damaged input: no finished seed of full or without_modality_dropout has a "
+        "robustness.parquet",
     ]
     for line in lines:
         assert html.escape(line) in text and f"- {line}" in markdown

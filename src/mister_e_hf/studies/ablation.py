@@ -1,4 +1,4 @@
-"""Ablation study: train the variants of a recipe with several seeds, score them on development folds and, once, on test.
+"""Ablation study: train variants of a recipe with several seeds, score them on development folds and, once, on test.
 
 The folder of a study:
 
@@ -41,8 +41,8 @@ def ablate(
     report: Callable[[str], Any] = print,
 ) -> list[str]:
     r"""
-    Run an ablation study; finished runs are skipped. Failures are reported and do not stop the rest; the next call tries
-    failed runs again.
+    Run an ablation study; finished runs are skipped. Failures are reported and do not stop the rest; the next call
+    tries failed runs again.
 
     Args:
         recipe: recipe of any registered model; see [`~mister_e_hf.studies.variants.variants_of`] for what is run.

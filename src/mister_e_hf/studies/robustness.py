@@ -5,7 +5,7 @@ Letters: T turns of a dialogue, N turns of a split.
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,10 +31,10 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
     Predictions of a split under damage, one row per curve, level and draw. The damage of a draw is the same for every
     model.
 
-    The curves are `speech removed`, `text removed` and `both removed` (for every subset of the split's modalities: from a
-    share of the turns, with the transcripts if the model reads them), `noise` (Gaussian noise on each dimension of the
-    vectors; the level is its standard deviation, in standard deviations of the training vectors) and `start cut` (a share of
-    each dialogue's first turns is cut off).
+    The curves are `speech removed`, `text removed` and `both removed` (for every subset of the split's modalities:
+    from a share of the turns, with the transcripts if the model reads them), `noise` (Gaussian noise on each dimension
+    of the vectors; the level is its standard deviation, in standard deviations of the training vectors) and `start
+    cut` (a share of each dialogue's first turns is cut off).
 
     Args:
         trainer: trainer with the trained model.
@@ -43,14 +43,16 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
         seed: seed of the first draw.
 
     Returns:
-        table with `curve`, `level`, `draw` and `predictions`: a class index per turn of the split, -1 where it was cut off.
+        table with `curve`, `level`, `draw` and `predictions`: a class index per turn of the split, -1 where it was cut
+        off.
     """
     rows = []
     for curve, level, damage in _damages(trainer.own_model, list(data.vectors)):
         for draw in range(1 if level == 0 or curve == "start cut" else draws):
             damaged = _Damaged(data, damage, torch.Generator().manual_seed(seed + draw))
             predictions = np.full(data.num_turns, CUT_OFF)
-            predictions[damaged.kept] = predict(trainer, damaged)["mixture"].argmax(-1)
+            outputs = predict(trainer, cast(DialogueVectors, damaged))  # which only needs its items and lengths
+            predictions[damaged.kept] = outputs["mixture"].argmax(-1)
             rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions.tolist()})
     return pa.Table.from_pylist(rows)
 

@@ -1,4 +1,4 @@
-"""Train the runs of a study, each in its own process and folder: on folds of the development data, or to score test."""
+"""Train the runs of a study, each in its own process and folder, to score development folds or test."""
 
 import contextlib
 import datetime
@@ -80,7 +80,7 @@ class Run:
 
 
 def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
-    """Read the corpus; InputError if it cannot be split into that many folds, or if the recipe pushes each run to the Hub."""
+    """Read the corpus; InputError if it cannot be split into that many folds, or if the recipe pushes to the Hub."""
     if recipe.sections["training"].get("push_to_hub"):
         raise InputError("push_to_hub in a study would push one run over the other: push the folder of one run")
     corpus = recipe.read_corpus()
@@ -118,7 +118,8 @@ def run_on_fold(recipe: Recipe, run: Run):
 def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], fingerprints: dict[str, str]):
     trainer, facts = train_model(recipe, recipe.training_arguments(run.folder, run.seed), **fold)
     _, data = fold.values()
-    id2label = trainer.model.config.id2label
+    id2label = trainer.own_model.config.id2label
+    assert id2label is not None
     predictions = probabilities(predict(trainer, data))
     write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, id2label))
     _write_robustness(run, trainer, data)
@@ -236,8 +237,8 @@ def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
 
 def _end_fork_server():
     """
-    End the server from which the runs are forked. It would end by itself, but only after it has imported everything, and
-    Python has no public way to end it.
+    End the server from which the runs are forked. It would end by itself, but only after it has imported everything,
+    and Python has no public way to end it.
     """
     server = sys.modules.get("multiprocessing.forkserver")  # absent where processes are spawned
     pid = getattr(getattr(server, "_forkserver", None), "_forkserver_pid", None)

@@ -1,7 +1,7 @@
 """Random search of hyper-parameters (Bergstra and Bengio 2012), with the same budget for a model and the baselines.
 
-Each model has its own search space, which the registry declares; all are scored on the same development folds. The first
-trial is the recipe without changes.
+Each model has its own search space, which the registry declares; all are scored on the same development folds. The
+first trial is the recipe without changes.
 """
 
 import itertools
@@ -44,8 +44,8 @@ def search(
         out: folder of the search; `search.json` there holds every trial and its score.
         trials: number of trials per system; 1 is the recipe without changes.
         systems: names of the models to search; by default the recipe's own and every baseline.
-        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The weighted F1 of a trial
-            is that of all held-out turns together, with one seed.
+        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The weighted F1 of a
+            trial is that of all held-out turns together, with one seed.
         jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
 
     Returns:
@@ -116,7 +116,10 @@ def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[dict[str, Any]]:
-    """Draw the settings of each trial: first no change, then different points of the space, in an order that is always the same."""
+    """
+    Draw the settings of each trial: first no change, then different points of the space in an order that is always the
+    same. There are fewer trials if the space has fewer points.
+    """
     points = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
     own = {field: recipe.value(field) for field in space}
     others = [points[number] for number in np.random.default_rng(0).permutation(len(points)) if points[number] != own]

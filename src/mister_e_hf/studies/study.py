@@ -88,7 +88,7 @@ class Stage:
     systems: dict[str, System]
 
     def views(self) -> dict[str, np.ndarray]:
-        """Labels of each set of scored turns: all of them and, given real-valued scores, those whose score is not zero."""
+        """Labels of each set of scored turns: all and, given real-valued scores, those whose score is not zero."""
         return scored_turns(self.labels, self.scores)
 
 
@@ -137,8 +137,9 @@ class Study:
 
 def derived_systems(full: System) -> dict[str, System]:
     r"""
-    Systems made of the full model's own heads: each head by itself and, given at least three, their majority vote, which
-    is the last head's class where several classes have the most votes. Empty for a model with fewer than two heads.
+    Systems made of the full model's own heads: each head by itself and, given at least three, their majority vote,
+    which is the last head's class where several classes have the most votes. Empty for a model with fewer than two
+    heads.
     """
     heads, noun = list(full.head_probabilities), full.head_noun
     if len(heads) < 2:

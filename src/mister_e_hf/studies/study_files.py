@@ -107,8 +107,8 @@ def read_run_results(path: Path) -> dict[str, Any]:
 
 def check_digests(results: Mapping[str, Any], folder: Path):
     """
-    Raise an InputError if a file beside `results.json` is not the one that the run left. Runs of older versions did not
-    record the hashes.
+    Raise an InputError if a file beside `results.json` is not the one that the run left. Runs of older versions did
+    not record the hashes.
     """
     for name, digest in _mapping(results.get("digests", {}), f"'{folder / 'results.json'}': digests").items():
         if Path(name).name != name or not (folder / name).is_file() or file_digest(folder / name) != digest:
@@ -150,7 +150,7 @@ def read_predictions(path: Path, class_names: list[str], split: str | None) -> d
 
 
 def heads_of(columns: Iterable[str]) -> list[str]:
-    """Names of the heads beside the main one, in the order of a table's columns, which is that of the gate's weights."""
+    """Names of the heads beside the main one, in the order of the columns, which is that of the gate's weights."""
     return [name.removesuffix(_OF_HEAD) for name in columns if name.endswith(_OF_HEAD)]
 
 
@@ -177,8 +177,8 @@ def read_robustness(path: Path, turns: int, classes: int) -> Curves | None:
                 raise InputError(f"'{path}': expected a curve's name and a number, got {short((curve, level))}")
             if len(predictions) != turns:
                 raise InputError(
-                    f"'{path}': {len(predictions)} predictions of '{curve}' at {level}, but predictions.parquet beside it "
-                    f"has {turns} turns"
+                    f"'{path}': {len(predictions)} predictions of '{curve}' at {level}, but predictions.parquet "
+                    f"beside it has {turns} turns"
                 )
             if not all(isinstance(one, int) and -1 <= one < classes for one in predictions):
                 raise InputError(
@@ -230,8 +230,8 @@ def _check_likeliest(columns: Mapping[str, np.ndarray], what: str):
         turn = int(np.argmax(wrong))
         raise InputError(
             f"{what}: the prediction of utterance '{columns['utterance_id'][turn]}' of dialogue "
-            f"'{columns['dialogue_id'][turn]}' is not the class of the highest probability ({int(wrong.sum())} such turns); "
-            "the file was edited"
+            f"'{columns['dialogue_id'][turn]}' is not the class of the highest probability ({int(wrong.sum())} such "
+            "turns); the file was edited"
         )
 
 

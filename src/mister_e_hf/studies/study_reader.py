@@ -1,4 +1,4 @@
-"""Read and check the folder of a study: its runs are those that it lists, with the same turns and labels in all of them."""
+"""Read and check the folder of a study: its runs are those that it lists, all with the same turns and labels."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,8 +126,8 @@ class _StageReader:
                 if np.array_equal(probabilities[number], probabilities[other]):
                     folder = self.root / self.stage / variant
                     raise InputError(
-                        f"'{folder / f'seed-{seed}'}' holds the same probabilities as seed-{seeds[other]}: one is a copy of "
-                        "the other"
+                        f"'{folder / f'seed-{seed}'}' holds the same probabilities as seed-{seeds[other]}: one is a "
+                        "copy of the other"
                     )
 
     def _check_run(self, part: Path, variant: str, seed: int, fold: int | None, results: Mapping[str, Any]):
@@ -153,8 +153,8 @@ class _StageReader:
         found = differences(self.recipes[variant], record.get("recipe"))
         if other := [name for name in found if name not in own_fields]:
             raise InputError(
-                f"'{path}' has another recipe than the study's '{variant}' (other values of {', '.join(other[:4])}): the run "
-                "was edited, swapped or copied"
+                f"'{path}' has another recipe than the study's '{variant}' (other values of {', '.join(other[:4])}): "
+                "the run was edited, swapped or copied"
             )
         fingerprints = record.get("data_fingerprints") or {}
         if other := [split for split, value in self.data.items() if fingerprints.get(split, value) != value]:
@@ -164,7 +164,10 @@ class _StageReader:
 
     @staticmethod
     def _of_another(path: Path, what: str, found: Any, expected: Any) -> str:
-        return f"'{path}' records {what} {short(found)}, but is in the folder of {what} {expected}: the run was swapped or copied"
+        return (
+            f"'{path}' records {what} {short(found)}, but is in the folder of {what} {expected}: the run was swapped or "
+            "copied"
+        )
 
     def _check_score(self, path: Path, table: Mapping[str, np.ndarray], results: Mapping[str, Any]):
         stored = results.get("test" if self.folds is None else "held out")
@@ -174,12 +177,12 @@ class _StageReader:
         found = weighted_f1(table, len(self.class_names))
         if not isinstance(stored["weighted_f1"], float | int) or abs(stored["weighted_f1"] - found) > 1e-6:
             raise InputError(
-                f"'{path}' records a weighted F1 of {short(stored['weighted_f1'])}, but the predictions beside it have "
-                f"{found:.4f}: one of the two files was edited, swapped or copied"
+                f"'{path}' records a weighted F1 of {short(stored['weighted_f1'])}, but the predictions beside it "
+                f"have {found:.4f}: one of the two files was edited, swapped or copied"
             )
 
     def _seed(self, variant: str, seed: int) -> tuple[dict[str, np.ndarray], list[dict], Curves | None]:
-        """Read one seed: its columns in the order of the stage's turns, the results of each fold, its robustness curves."""
+        """Read one seed: columns in the order of the stage's turns, the results of each fold, robustness curves."""
         seed_folder = self.root / self.stage / variant / f"seed-{seed}"
         parts = self._parts(seed_folder)
         split = "test" if self.folds is None else None  # the table of a run on test also has validation turns
@@ -228,8 +231,8 @@ class _StageReader:
             dialogue, utterance = min(missing, key=self._position.__getitem__)
             where = paths[0] if len(paths) == 1 else paths[0].parents[1]
             raise InputError(
-                f"'{where}' lacks {len(missing)} turns that other runs have, first utterance '{utterance}' of dialogue "
-                f"'{dialogue}'"
+                f"'{where}' lacks {len(missing)} turns that other runs have, first utterance '{utterance}' of "
+                f"dialogue '{dialogue}'"
             )
         return np.array([found[key] for key in self._position])
 

@@ -1,6 +1,7 @@
 """The plots of a study's report, drawn from the records of its tables, as SVG within the page.
 
-They are small, so that a phone shows them one below another, and use line styles, markers and hatches as well as greys.
+They are small, so that a phone shows them one below another, and use line styles, markers and hatches as well as
+greys.
 """
 
 import html
@@ -30,9 +31,8 @@ _LINES = [
 _BARS = [("0.92", ""), ("0.75", "///"), ("0.45", ".."), ("0.6", "xx"), ("0.3", "")]
 _OF_HEAD = re.compile(r"eval_(.+)_weighted_f1")
 _AXES = {
-    "speech removed": "share of turns without speech",
-    "text removed": "share of turns without text",
     "both removed": "share of turns without speech and text",
+    "all removed": "share of turns without any modality",
     "noise": "noise, standard deviations",
     "start cut": "share of the dialogue's first turns cut off",
 }
@@ -46,7 +46,8 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
         names = [record["true"] for record in table.records]
         counts = np.array([[record[name] for name in names] for record in table.records])
         yield (
-            "True emotion by row. A cell shows its number of turns, pooled over seeds; the darker, the larger its share of the row.",
+            "True emotion by row. A cell shows its number of turns, pooled over seeds; the darker, the larger its "
+            "share of the row.",
             confusion_figure(counts, names),
         )
     elif table.name in ("gate_by_emotion", "gate_by_right_expert"):
@@ -76,8 +77,8 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
 
 def to_svg(figure: Figure, name: str, label: str) -> str:
     """
-    Render a figure as a self-contained `<svg>` element whose text is text. Its ids begin with `name`, so that a page can
-    hold several; `label` is read aloud by screen readers.
+    Render a figure as a self-contained `<svg>` element whose text is text. Its ids begin with `name`, so that a page
+    can hold several; `label` is read aloud by screen readers.
     """
     buffer = io.BytesIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -138,7 +139,8 @@ def _reliability(records: list[Record]) -> Figure:
 
 
 def _robustness(records: list[Record], curve: str) -> Figure:
-    figure, axes = _axes(_AXES.get(curve, "level"), "weighted F1, per cent")
+    without = f"share of turns without {curve.removesuffix(' removed')}"
+    figure, axes = _axes(_AXES.get(curve, without), "weighted F1, per cent")
     systems = list(dict.fromkeys(record["system"] for record in records))
     levels = [record["level"] for record in records]
     apart = 0.006 * (max(levels) - min(levels))

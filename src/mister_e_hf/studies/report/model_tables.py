@@ -14,7 +14,7 @@ from ..study import ROBUST, Stage, Study, System
 from .cells import Record, interval, percent, system_cell, with_sd
 from .table import NO_FULL, Table
 
-CURVES = ("speech removed", "text removed", "both removed", "noise", "start cut")
+_LAST_CURVES = ("both removed", "all removed", "noise", "start cut")
 GATE_FIELDS = ("group", "turns", "mixture_right")  # fields of a record of gate weights that are not weights
 _CURVE_DRAWS = 1000  # fewer than for tests, since a curve has many points
 
@@ -93,15 +93,20 @@ def _gate_table(name: str, title: str, group: str, records: list[Record], full: 
         "turns a seed": lambda record: f"{record['turns']:,.0f}",
     }
     heads = full.head_probabilities if full else ()
-    columns |= {head: (lambda record, head=head: f"{record[head]:.3f}") for head in heads}
+    columns |= {head: _weight(head) for head in heads}
     if records and "mixture_right" in records[0]:
         columns["mixture right"] = lambda record: f"{100 * record['mixture_right']:.1f} %"
     gap = None if records else NO_FULL if full is None else "no turn has a label"
     return Table(name, title, "Mean over turns and seeds of the full model.", records, columns, gap)
 
 
+def _weight(head: str) -> Callable[[Record], str]:
+    return lambda record: f"{record[head]:.3f}"
+
+
 def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
-    errors, bins = [], []
+    errors: list[Record] = []
+    bins: list[Record] = []
     if full:
         scored = stage.labels != IGNORE_INDEX
         labels = stage.labels[scored]
@@ -140,6 +145,7 @@ def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
 
 def _states(system: System) -> dict[str, np.ndarray]:
     """Probabilities as predicted and, if the temperature is known, as they were before it was applied."""
+    assert system.probabilities is not None  # only a majority vote has none
     if system.temperatures is None or np.isnan(system.temperatures).any() or (system.temperatures == 1).all():
         return {"as predicted": system.probabilities}
     logits = np.log(np.maximum(system.probabilities, np.finfo(np.float32).tiny), dtype=np.float64)
@@ -166,7 +172,7 @@ def _reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[Record]:
 
 
 def robustness_table(study: Study, stage: Stage) -> Table:
-    records = []
+    records: list[Record] = []
     for name in ROBUST:
         system = stage.systems.get(name)
         if system and system.robustness:
@@ -176,9 +182,10 @@ def robustness_table(study: Study, stage: Stage) -> Table:
     return Table(
         "robustness",
         "Weighted F1 on damaged input",
-        "In per cent, mean over seeds and draws, with 95 % intervals over dialogues and seeds. Level: share of the turns that "
-        "lose the modality; standard deviations of the noise; share of a dialogue's first turns that are cut off. Where turns "
-        "are cut off, the remaining ones are scored, and the last column gives the same turns' score with nothing cut off.",
+        "In per cent, mean over seeds and draws, with 95 % intervals over dialogues and seeds. Level: share of the "
+        "turns that lose the modality; standard deviations of the noise; share of a dialogue's first turns that are "
+        "cut off. Where turns are cut off, the remaining ones are scored, and the last column gives the same turns' "
+        "score with nothing cut off.",
         records,
         {
             "curve": lambda record: record["curve"],
@@ -193,9 +200,16 @@ def robustness_table(study: Study, stage: Stage) -> Table:
     )
 
 
+def _place(curve: str) -> tuple[int, int, str]:
+    """Sorts curves: few modalities removed, all of them, noise, context cut off."""
+    if curve in _LAST_CURVES:
+        return 1, _LAST_CURVES.index(curve), curve
+    return 0, curve.count(" and "), curve
+
+
 def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
     classes = len(study.class_names)
-    curves = sorted({curve for curve, _ in system.robustness}, key=lambda curve: (*CURVES, curve).index(curve))
+    curves = sorted({curve for curve, _ in system.robustness}, key=_place)
     unchanged = system.predictions[system.robustness_seeds, None]
     found = {(curve, 0.0): unchanged for curve in curves} | system.robustness
     for curve, level in sorted(found, key=lambda point: (curves.index(point[0]), point[1])):

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,10 @@ def write_report(out: str | Path) -> Path:
     (out / "tables").mkdir(exist_ok=True)
     for section in sections:
         for table in section.tables:
-            write_atomically(
-                out / "tables" / f"{section.stage}-{table.name}.csv", lambda path, table=table: _csv(path, table)
-            )
+            write_atomically(out / "tables" / f"{section.stage}-{table.name}.csv", partial(_write_csv, table))
     write_json(out / "report.json", _as_json(study, sections))
     for name, text in {"report.md": _markdown(study, sections), "report.html": page}.items():
-        write_atomically(out / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_atomically(out / name, partial(_write_text, text))
     return out / "report.html"
 
 
@@ -128,10 +127,10 @@ def method(study: Study) -> list[str]:
         chosen = _any_result(study, "development", "best_epoch")
         paragraphs.append(
             f"Development: train and validation together are split into {settings['folds']} folds by "
-            f"{settings.get('fold_by', 'dialogue')}. Each seed ({seeds}) is trained once per fold without it and then predicts "
-            "it, so that every turn is predicted once by a model that was not trained on its dialogue; a seed's score is that "
-            "of all these predictions together. Settings were chosen on these folds, so the scores are slightly optimistic, "
-            "and p-values on them are descriptive only. "
+            f"{settings.get('fold_by', 'dialogue')}. Each seed ({seeds}) is trained once per fold without it and then "
+            "predicts it, so that every turn is predicted once by a model that was not trained on its dialogue; a "
+            "seed's score is that of all these predictions together. Settings were chosen on these folds, so the "
+            "scores are slightly optimistic, and p-values on them are descriptive only. "
             + (f"{LABEL_LEAKAGE} " if settings.get("vectors_knew_labels") else "")
             + (
                 "The epoch is chosen within each run."
@@ -153,13 +152,14 @@ def method(study: Study) -> list[str]:
     else:
         paragraphs.append("Test has not been scored.")
     paragraphs += [
-        "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % percentile "
-        f"intervals of the bootstrap ({DRAWS:,} draws): a draw takes dialogues with replacement and, independently, seeds with "
-        "replacement, the same ones for every system, so that differences are paired (Efron and Tibshirani 1993). With few "
-        "seeds their spread is underestimated, so intervals over them are rather too narrow.",
-        "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / (1 + R)), "
-        "two-sided. Holm's correction (1979) is over the ablations and over the baselines separately. The tests are of weighted "
-        "F1. Two systems are compared over the seeds that both have.",
+        "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % "
+        f"percentile intervals of the bootstrap ({DRAWS:,} draws): a draw takes dialogues with replacement and, "
+        "independently, seeds with replacement, the same ones for every system, so that differences are paired (Efron "
+        "and Tibshirani 1993). With few seeds their spread is underestimated, so intervals over them are rather too "
+        "narrow.",
+        "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / "
+        "(1 + R)), two-sided. Holm's correction (1979) is over the ablations and over the baselines separately. The "
+        "tests are of weighted F1. Two systems are compared over the seeds that both have.",
     ]
     return paragraphs
 
@@ -242,7 +242,11 @@ def _as_json(study: Study, sections: list[Section]) -> dict[str, Any]:
     }
 
 
-def _csv(path: Path, table: Table):
+def _write_text(text: str, path: Path):
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_csv(table: Table, path: Path):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(
             file, fieldnames=list(table.records[0]) if table.records else ["gap"], lineterminator="\n"

@@ -43,7 +43,7 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
 
 
 def main_table(studies: list[Study]) -> str:
-    """Weighted F1 alone, a row per system and a column per corpus, between the comments that [`main_table_in`] finds."""
+    """Weighted F1 alone, a row per system and a column per corpus, between comments that [`main_table_in`] finds."""
     columns: list[str] = []
     rows: dict[str, dict[int, str]] = {}
     for study in studies:
@@ -73,8 +73,8 @@ def _views(study: Study) -> Iterator[tuple[str, StageScores]]:
 def _parts(studies: list[Study]) -> Iterator[str]:
     yield "# Results"
     yield (
-        f"Written on {date.today().isoformat()} with `mister-e report`, from the predictions of every run. F1 in per cent, "
-        "mean ± sample standard deviation over seeds; N is the number of turns scored."
+        f"Written on {date.today().isoformat()} with `mister-e report`, from the predictions of every run. F1 in per "
+        "cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
     )
     yield "Weighted F1 of every system:"
     yield main_table(studies)

@@ -35,7 +35,8 @@ def learning_table(full: System | None) -> Table:
     return Table(
         "learning",
         "Learning curves of the full model",
-        "Mean (minimum to maximum) over seeds and folds; weighted F1 in per cent; eval is on turns outside the training data.",
+        "Mean (minimum to maximum) over seeds and folds; weighted F1 in per cent; eval is on turns outside the "
+        "training data.",
         records,
         columns,
         gap,
@@ -63,8 +64,8 @@ def cost_table(study: Study, stage: Stage) -> Table:
     return Table(
         "cost",
         "Cost of one run",
-        "A run is one seed, in development one fold of it. Time: mean ± sample standard deviation over runs, other load on the "
-        "machine included. Memory: peak of the process, libraries and corpus included.",
+        "A run is one seed, in development one fold of it. Time: mean ± sample standard deviation over runs, other "
+        "load on the machine included. Memory: peak of the process, libraries and corpus included.",
         records,
         {
             "system": system_cell(study),

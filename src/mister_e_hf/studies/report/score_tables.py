@@ -115,8 +115,8 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
     return Table(
         f"ablations{suffix.replace(' ', '_')}",
         f"Ablations against the full model{suffix}",
-        "Weighted F1 in per cent. Holm's correction is over the rows of this table; the verdict is at an adjusted p below 0.05."
-        + ("" if full else " The full model has no finished seed, so nothing can be compared."),
+        "Weighted F1 in per cent. Holm's correction is over the rows of this table; the verdict is at an adjusted p "
+        "below 0.05." + ("" if full else " The full model has no finished seed, so nothing can be compared."),
         records,
         {
             "ablation": system_cell(scores.study),
@@ -155,16 +155,20 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
 
 def class_table(scores: StageScores) -> Table:
     """F1 of each class for every system."""
-    classes, records, turns = scores.study.class_names, [], None
+    classes = scores.study.class_names
+    records: list[Record] = []
+    turns: np.ndarray | None = None
     for name in [name for kind in ("full", "derived", "ablation", "baseline") for name in scores.names(kind)]:
         record: Record = {"system": name}
         if name in scores.confusion:
             confusion = scores.confusion[name].sum(1)  # [S, C, C]
             f1, turns = scores_from_confusion(confusion)["f1_per_class"], confusion[0].sum(-1)  # [S, C], [C]
+            scored = turns > 0
+        else:
+            f1, scored = np.empty((0, len(classes))), np.zeros(len(classes), dtype=bool)
         for number, label in enumerate(classes):
-            there = name in scores.confusion and turns[number] > 0  # without a turn there is no score
-            record[label] = float(f1[:, number].mean()) if there else None
-            record[f"{label}_sd"] = float(f1[:, number].std(ddof=1)) if there and len(f1) > 1 else None
+            record[label] = float(f1[:, number].mean()) if scored[number] else None
+            record[f"{label}_sd"] = float(f1[:, number].std(ddof=1)) if scored[number] and len(f1) > 1 else None
         records.append(record)
     return Table(
         "classes",
