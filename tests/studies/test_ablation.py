@@ -14,8 +14,9 @@ from mister_e_hf import Recipe, cli
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.encoders.embedding import RECORD
+from mister_e_hf.models.registry import entry
 from mister_e_hf.studies.ablation import ablate
-from mister_e_hf.studies.report.page import method
+from mister_e_hf.studies.report.page import method, write_report
 from mister_e_hf.studies.study import LABEL_LEAKAGE
 from mister_e_hf.studies.study_reader import read_study
 
@@ -177,6 +178,21 @@ def test_the_commands_make_a_report(demo_folder, study, capsys):
     assert "logistic regression" in (study / "report.md").read_text()
     assert cli.main(["ablate", *words, "--out", str(study), "--learning_rate", "1"]) == 2
     assert "other settings: recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "heads"), [("bc_lstm", []), ("sdt", ["speech", "text"])])
+def test_a_study_of_any_registered_model_has_a_report(demo_folder, tmp_path, name, heads):
+    main = recipe(demo_folder).baseline(name).changed({"training.num_train_epochs": 1})
+    assert ablate(main, tmp_path / "study", [0], folds=2, variants=["full"], report=lambda line: None) == []
+    write_report(tmp_path / "study")
+    stage = json.loads((tmp_path / "study" / "report.json").read_text())["stages"]["development"]
+    assert "gate_by_emotion" not in stage
+    systems = [record["system"] for record in stage["main"]["records"] if record["seeds"]]
+    assert systems == ["full", *(f"{head}_head_of_full" for head in heads)]
+    assert {record["curve"] for record in stage["robustness"]["records"]} >= {"both removed", "noise", "start cut"}
+    markdown = (tmp_path / "study" / "report.md").read_text()
+    assert f"| {entry(name).title}, full |" in markdown
+    assert not any(word in markdown for word in ("MiSTER-E", "expert"))
 
 
 @pytest.mark.parametrize(

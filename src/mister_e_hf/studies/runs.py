@@ -28,6 +28,7 @@ from ..base.progress import Bar, bar, line
 from ..encoders.embedding import RECORD
 from ..evaluation.predictions import predict, prediction_table, probabilities, score
 from ..inference.stored_stages import load_model
+from ..models.registry import RegisteredModel, register, registered
 from ..training.checkpoints import finished_checkpoints
 from ..training.dialogue_trainer import DialogueTrainer
 from ..training.evaluate import scoring_trainer
@@ -222,9 +223,9 @@ def _in_a_process(run: Run, jobs: int, running: _Running) -> str | None:
     if _CAN_FORK:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])  # so that all runs import once
-        process = context.Process(target=_work, args=(run, jobs))
+        process = context.Process(target=_work, args=(run, jobs, registered()))
     else:
-        process = multiprocessing.get_context("spawn").Process(target=_work, args=(run, jobs))
+        process = multiprocessing.get_context("spawn").Process(target=_work, args=(run, jobs, registered()))
     running.wait_for(process)
     if process.exitcode == 0:
         return None
@@ -255,8 +256,11 @@ def _end_with_the_study():
     os._exit(1)
 
 
-def _work(run: Run, jobs: int):
+def _work(run: Run, jobs: int, models: Iterable[RegisteredModel]):
     """Run in this process; standard output and errors go to `log.txt`, a failure to `error.txt`."""
+    for model in models:
+        if model not in registered():  # registered by the user, in the process of the study
+            register(model)
     threading.Thread(target=_end_with_the_study, daemon=True).start()
     hide_unnamed_bars()
     run.folder.mkdir(parents=True, exist_ok=True)

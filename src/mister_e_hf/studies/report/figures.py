@@ -64,7 +64,7 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
     elif table.name == "learning":
         losses = {"loss": "train, all terms", "eval_loss": "held out, the model's own loss"}
         heads = [found for name in table.records[0] if (found := _OF_HEAD.fullmatch(name))]
-        scores = {"eval_weighted_f1": "mixture" if heads else "model"}
+        scores = {"eval_weighted_f1": "full model"}
         scores |= {found[0]: found[1].replace("_", " ") for found in heads}
         for caption, kinds, unit in (
             ("Loss by epoch: mean and range over runs.", losses, "loss"),
