@@ -32,7 +32,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError, OSError(errno.ENOSPC, "No space")])
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, error):
+def test_failed_write_leaves_the_previous_file(tmp_path, error):
     path = tmp_path / "o.jsonl"
     path.write_text("before")
 
@@ -47,12 +47,12 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path, error):
         assert str(path) in str(raised.value) and UNFINISHED not in str(raised.value)
 
 
-def test_errors_of_other_files_keep_their_own_name(tmp_path):
+def test_errors_of_other_files_keep_their_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="call.wav"):
         write_atomically(tmp_path / "o.jsonl", lambda partial: (tmp_path / "call.wav").read_bytes())
 
 
-def test_an_error_names_the_output_and_not_its_partial(tmp_path):
+def test_error_names_the_output_not_the_partial_file(tmp_path):
     with pytest.raises(FileNotFoundError) as raised:
         write_text(tmp_path / "missing" / "o.json", "x")
     assert "missing/o.json" in str(raised.value) and UNFINISHED not in str(raised.value)
@@ -72,7 +72,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path, writer):
+def test_full_disk_names_the_file_and_leaves_no_partial_file(tmp_path, writer):
     """By the system's own limit on the size of a file, which a write meets as it meets the end of a disk."""
     limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
@@ -87,7 +87,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path, writer):
     assert names(tmp_path) == []
 
 
-def test_of_two_writers_at_once_the_last_to_end_wins_whole(tmp_path):
+def test_last_of_two_concurrent_writers_wins(tmp_path):
     path, steps = tmp_path / "o.jsonl", threading.Barrier(2, timeout=20)
 
     def first(partial: Path):
@@ -111,7 +111,7 @@ def test_of_two_writers_at_once_the_last_to_end_wins_whole(tmp_path):
     assert path.read_text() == "first " * 20 and names(tmp_path) == ["o.jsonl"]
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path):
+def test_files_of_a_killed_writer_are_removed(tmp_path):
     child = os.fork()
     if not child:
         write_atomically(tmp_path / "o.jsonl", lambda partial: os.kill(os.getpid(), signal.SIGKILL))
@@ -140,7 +140,7 @@ def test_links_are_followed_and_modes_are_kept(tmp_path):
     assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o644
 
 
-def test_a_pipe_is_written_into(tmp_path):
+def test_pipe_is_written_directly(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert check_output(tmp_path / "pipe") == tmp_path / "pipe"
     got = []
@@ -151,7 +151,7 @@ def test_a_pipe_is_written_into(tmp_path):
     assert got == ["through"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and names(tmp_path) == ["pipe"]
 
 
-def test_json_and_yaml_round_trip_and_numbers_that_are_not_finite_are_named(tmp_path):
+def test_json_and_yaml_round_trip_and_non_finite_numbers_raise(tmp_path):
     value = {"name": "Zürich 表情", "numbers": [1, 2.5], "nothing": None}
     write_json(tmp_path / "a.json", value)
     write_yaml(tmp_path / "a.yaml", value)
@@ -162,7 +162,7 @@ def test_json_and_yaml_round_trip_and_numbers_that_are_not_finite_are_named(tmp_
     assert names(tmp_path) == ["a.json", "a.yaml"]
 
 
-def test_outputs_that_are_inputs_are_refused(tmp_path):
+def test_output_that_is_an_input_raises(tmp_path):
     corpus, table = tmp_path / "corpus", tmp_path / "turns.csv"
     (corpus / "more").mkdir(parents=True)
     table.write_text("a")
@@ -181,17 +181,17 @@ def test_outputs_that_are_inputs_are_refused(tmp_path):
     assert check_output_folder(tmp_path / "new" / "er", inputs) == tmp_path / "new" / "er"
 
 
-def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path):
+def test_unwritable_output_raises(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="is a folder"):
         check_output(tmp_path)
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="does not exist; create it first"):
         check_output(tmp_path / "missing" / "o.csv")
     with pytest.raises(InputError, match="'.*file' is a file"):
         check_output_folder(tmp_path / "file" / "run")
 
 
-def test_another_process_waits_until_the_first_has_left_a_folder_or_died(tmp_path):
+def test_second_process_waits_until_the_first_leaves_the_folder_or_dies(tmp_path):
     inside, go_on = os.pipe(), os.pipe()
     child = os.fork()
     if not child:

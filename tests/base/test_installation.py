@@ -34,12 +34,12 @@ def site(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_this_installation_fits_together():
+def test_this_installation_has_no_conflicts():
     assert conflicts() == []
     installation.check_installation()
 
 
-def test_a_version_that_another_library_does_not_accept(site):
+def test_unaccepted_version_is_a_conflict(site):
     install(site, "zz-first", "zz-third>=2,<3", "numpy>=1")
     install(site, "zz-second", "zz-third>=2.5", "zz-fourth; extra == 'all'", "zz-fourth; python_version < '3'")
     install(site, "zz-third", version="1.4")
@@ -48,17 +48,18 @@ def test_a_version_that_another_library_does_not_accept(site):
         Conflict("zz-third", "1.4", ("zz-first (<3,>=2)", "zz-second (>=2.5)"), "pip install 'zz-third<3,>=2,>=2.5'")
     ]
     assert str(found[0]) == (
-        "zz-third 1.4 does not fit zz-first (<3,>=2), zz-second (>=2.5). To mend it: pip install 'zz-third<3,>=2,>=2.5'"
+        "zz-third 1.4 does not satisfy zz-first (<3,>=2), zz-second (>=2.5). "
+        "To fix it: pip install 'zz-third<3,>=2,>=2.5'"
     )
 
 
-def test_a_library_that_is_missing(site):
+def test_missing_library_is_a_conflict(site):
     install(site, "zz-first", "zz-third")
     (found,) = conflicts(["zz-first"])
-    assert str(found) == "zz-third is missing, required by zz-first. To mend it: pip install 'zz-third'"
+    assert str(found) == "zz-third is missing, required by zz-first. To fix it: pip install 'zz-third'"
 
 
-def test_a_source_tree_without_a_distribution_has_no_demands(monkeypatch):
+def test_source_tree_without_a_distribution_has_no_requirements(monkeypatch):
     monkeypatch.setattr(installation, "DISTRIBUTION", "zz-not-installed")
     assert conflicts() == []
 
@@ -82,11 +83,12 @@ def broken(tmp_path):
 
 
 LINE = (
-    r"does not fit mister-e-hf (>=999). To mend it: pip install 'numpy>=999' (and 1 more; `mister-e doctor` lists all)"
+    "does not satisfy mister-e-hf (>=999). To fix it: pip install 'numpy>=999' "
+    "(and 1 more; `mister-e doctor` lists all)"
 )
 
 
-def test_the_first_use_says_what_to_install(broken):
+def test_first_use_raises_with_the_command_to_install(broken):
     call = broken("-m", "mister_e_hf", "predict", "x.wav", "--model", "y")
     assert call.returncode == 2 and call.stderr.count("\n") == 1
     assert call.stderr.startswith("error: numpy ") and call.stderr.rstrip().endswith(LINE)
@@ -98,7 +100,7 @@ def test_doctor_lists_every_conflict(broken):
     call = broken("-m", "mister_e_hf", "doctor")
     bad = [line for line in call.stdout.splitlines() if line.startswith("BAD")]
     assert call.returncode == 2 and len(bad) == 2
-    assert bad[0].endswith("To mend it: pip install 'numpy>=999'") and "zz-none is missing" in bad[1]
+    assert bad[0].endswith("To fix it: pip install 'numpy>=999'") and "zz-none is missing" in bad[1]
     assert re.search(r"error: 2 findings of \d+ marked BAD above", call.stderr)
 
 
@@ -113,7 +115,7 @@ def test_lowest_versions_are_the_floors_of_the_project(tmp_path):
     assert "torch" not in floors and floors["transformers"] == "5.23"
 
 
-def test_constraints_name_a_version_for_all_that_is_required():
+def test_constraints_have_a_version_for_every_requirement():
     project = Path(__file__).parents[2]
     pinned = dict(line.split("==") for line in (project / "constraints.txt").read_text().splitlines() if "==" in line)
     floors = dict(line.split("==") for line in lowest_versions(project / "pyproject.toml"))

@@ -68,7 +68,7 @@ LABELS = torch.tensor([[0, 2, -100, 1], [1, -100, 2, 2]])
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("class_weights", [None, [0.5, 1.0, 3.0]])
 @pytest.mark.parametrize("num_items", [None, 11])
-def test_focal_loss_is_its_closed_form(gamma, class_weights, num_items):
+def test_focal_loss_equals_its_closed_form(gamma, class_weights, num_items):
     logits = tensor(2, 4, 3)
     weights = None if class_weights is None else torch.tensor(class_weights)
     loss = focal_loss(logits, LABELS, gamma, weights, num_items)
@@ -81,7 +81,7 @@ def test_focal_loss_with_gamma_0_is_cross_entropy():
     torch.testing.assert_close(focal_loss(logits, LABELS, gamma=0.0), expected)
 
 
-def test_class_weights_scale_turns_and_leave_the_divisor():
+def test_class_weights_scale_turns_but_not_the_divisor():
     logits = tensor(2, 4, 3)
     weights = torch.tensor([0.0, 2.0, 0.0])
     ones = focal_loss(logits, LABELS.masked_fill(LABELS != 1, -100), num_items=6)
@@ -113,7 +113,7 @@ def test_focal_loss_gradient(gamma):
     assert torch.autograd.gradcheck(lambda x: focal_loss(x, LABELS, gamma, weights, 5), logits)
 
 
-def test_focal_terms_leave_absent_experts_out_and_keep_the_divisor():
+def test_focal_terms_ignore_absent_experts_and_keep_the_divisor():
     logits, experts = tensor(2, 4, 3), tensor(2, 4, 2, 3, seed=1)
     mask = torch.rand(2, 4, 2, generator=torch.Generator().manual_seed(3)) > 0.4
     assert not mask.all()
@@ -134,7 +134,7 @@ def test_focal_terms_gradient():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_focal_loss_stays_finite_where_the_true_class_is_certain_or_impossible(gamma, dtype):
+def test_focal_loss_is_finite_for_certain_and_impossible_classes(gamma, dtype):
     logits = torch.tensor([[1e4, 0, 0], [-1e4, 0, 0], [0, 1e4, 0], [1e4, 1e4, -1e4], [60, 0, 0]], dtype=dtype)
     logits.requires_grad_()
     loss = focal_loss(logits, torch.zeros(5, dtype=torch.long), gamma)
@@ -145,7 +145,7 @@ def test_focal_loss_stays_finite_where_the_true_class_is_certain_or_impossible(g
     assert focal_loss(logits[2:3], torch.tensor([0]), gamma).item() == pytest.approx(expected)
 
 
-def test_focal_loss_ignores_what_stands_where_nothing_is_scored():
+def test_focal_loss_ignores_unscored_turns():
     logits = tensor(2, 4, 3)
     expected = focal_loss(logits, LABELS)
     filled = logits.masked_fill((LABELS == -100)[..., None], torch.nan).requires_grad_()
@@ -160,7 +160,7 @@ STATE_LABELS = torch.tensor([0, 1, 0, 2, 1, 0, 2])
 
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 2.5])
 @pytest.mark.parametrize("num_items", [None, 5])
-def test_contrastive_loss_is_its_closed_form(temperature, num_items):
+def test_contrastive_loss_equals_its_closed_form(temperature, num_items):
     states = tensor(7, 4, scale=3.0)
     loss = contrastive_loss(states, STATE_LABELS, temperature, num_items)
     expected = contrastive_by_hand(states, STATE_LABELS, temperature, num_items and 2 * num_items)
@@ -174,7 +174,7 @@ def test_contrastive_loss_gradient():
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, lonely), states)
 
 
-def test_contrastive_loss_is_that_of_unit_vectors():
+def test_contrastive_loss_normalises_its_states():
     states = tensor(7, 4)
     lengths = torch.linspace(0.01, 100, 7, dtype=torch.float64)[:, None]
     torch.testing.assert_close(
@@ -182,7 +182,7 @@ def test_contrastive_loss_is_that_of_unit_vectors():
     )
 
 
-def test_anchor_without_positives_adds_nothing_and_is_counted():
+def test_anchor_without_positives_adds_zero_and_is_counted():
     states = tensor(3, 4)
     labels = torch.tensor([0, 0, 1])
     loss = contrastive_loss(states, labels)
@@ -194,7 +194,7 @@ def test_anchor_without_positives_adds_nothing_and_is_counted():
 
 
 @pytest.mark.parametrize("labels", [[0], [0, 1, 2], []], ids=["one state", "no two alike", "no state"])
-def test_contrastive_loss_without_any_positive_is_an_exact_zero_with_a_graph(labels):
+def test_contrastive_loss_without_positives_is_an_exact_zero_with_a_graph(labels):
     states = tensor(len(labels), 4, requires_grad=True)
     loss = contrastive_loss(states, torch.tensor(labels, dtype=torch.long))
     loss.backward()
@@ -213,7 +213,7 @@ def test_contrastive_loss_does_not_depend_on_order():
 
 
 @pytest.mark.parametrize("cut", [0, 1, 3, 7])
-def test_anchors_divided_over_two_processes_sum_to_the_whole_in_value_and_gradient(cut):
+def test_anchors_of_two_processes_sum_to_the_whole_in_value_and_gradient(cut):
     whole = tensor(7, 4, requires_grad=True)
     expected = contrastive_loss(whole, STATE_LABELS, 0.5, 6)
     expected.backward()
@@ -227,7 +227,7 @@ def test_anchors_divided_over_two_processes_sum_to_the_whole_in_value_and_gradie
     torch.testing.assert_close(states.grad, whole.grad, rtol=0, atol=1e-14)
 
 
-def test_process_without_an_anchor_still_hangs_on_the_others_states():
+def test_process_without_an_anchor_keeps_the_other_states_in_the_graph():
     states = tensor(3, 4, requires_grad=True)
     loss = contrastive_loss(
         states[:0], STATE_LABELS[:0], num_items=2, candidates=states, candidate_labels=STATE_LABELS[:3]
@@ -236,7 +236,7 @@ def test_process_without_an_anchor_still_hangs_on_the_others_states():
     assert loss.item() == 0 and (states.grad == 0).all()
 
 
-def test_contrastive_loss_stays_finite_at_extreme_states():
+def test_contrastive_loss_is_finite_for_extreme_states():
     states = torch.tensor([[0.0, 0.0], [1e30, 1.0], [1e-30, 0.0], [-1e30, 0.0], [1e4, -1e4]], requires_grad=True)
     loss = contrastive_loss(states, torch.tensor([0, 0, 1, 1, 1]), temperature=1e-3)
     loss.backward()
@@ -260,13 +260,13 @@ def expert_mask(seed: int = 0) -> torch.Tensor:
     "mask", [torch.ones(8, 3, dtype=torch.bool), expert_mask()], ids=["all present", "some absent"]
 )
 @pytest.mark.parametrize("num_items", [None, 9])
-def test_consistency_loss_is_its_closed_form(mask, num_items):
+def test_consistency_loss_equals_its_closed_form(mask, num_items):
     logits = tensor(8, 3, 4)
     loss = consistency_loss(logits, mask, TURN_LABELS, num_items)
     assert loss.item() == pytest.approx(consistency_by_hand(logits, mask, TURN_LABELS, num_items), abs=1e-12)
 
 
-def test_consistency_loss_takes_any_number_of_leading_dimensions():
+def test_consistency_loss_accepts_any_number_of_leading_dimensions():
     logits, mask = tensor(8, 3, 4), expert_mask()
     shaped = consistency_loss(logits.unflatten(0, (2, 4)), mask.unflatten(0, (2, 4)), LABELS)
     torch.testing.assert_close(shaped, consistency_loss(logits, mask, TURN_LABELS))
@@ -275,7 +275,7 @@ def test_consistency_loss_takes_any_number_of_leading_dimensions():
 @pytest.mark.parametrize(
     "mask", [torch.ones(8, 3, dtype=torch.bool), expert_mask()], ids=["all present", "some absent"]
 )
-def test_consistency_loss_gradient_runs_through_both_sides(mask):
+def test_consistency_loss_gradient_flows_through_both_sides(mask):
     logits = tensor(8, 3, 4, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: consistency_loss(x, mask, TURN_LABELS), logits)
     one_sided = consistency_loss(
@@ -287,7 +287,7 @@ def test_consistency_loss_gradient_runs_through_both_sides(mask):
     assert (actual[0, 0] != 0).all() and (actual[0, 1] != 0).all()
 
 
-def test_consistency_loss_ignores_absent_experts_whatever_they_say():
+def test_consistency_loss_ignores_the_logits_of_absent_experts():
     logits, mask = tensor(8, 3, 4), expert_mask()
     loud = (logits + 100 * tensor(8, 3, 4, seed=5) * ~mask[..., None]).requires_grad_()
     loss = consistency_loss(loud, mask, TURN_LABELS)
@@ -303,7 +303,7 @@ def test_consistency_loss_of_one_expert_is_an_exact_zero_with_a_graph():
     assert loss.item() == 0 and (logits.grad == 0).all()
 
 
-def test_consistency_loss_stays_finite_at_extreme_logits():
+def test_consistency_loss_is_finite_for_extreme_logits():
     logits = torch.tensor([[[1e4, 0, 0], [0, 1e4, 0], [-1e4, 1e4, 0]]], requires_grad=True)
     loss = consistency_loss(logits, torch.ones(1, 3, dtype=torch.bool), torch.tensor([0]))
     loss.backward()

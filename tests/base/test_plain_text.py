@@ -28,13 +28,13 @@ HOSTILE = [
 ]
 
 
-def test_ordinary_names_stay_as_they_are():
+def test_ordinary_names_are_unchanged():
     for name in ("neutral", "happy_excited", "très bien", "高兴", "frustration/anger", "so-so", "C++ (2)", "ça va?"):
         assert for_terminal(name) == for_markdown(name) == for_plot(name) == for_csv(name) == name
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_destination_gets_lines_or_controls_of_a_name(name):
+def test_every_destination_escapes_line_breaks_and_controls(name):
     for text in (for_terminal(name), for_markdown(name), for_plot(name)):
         assert text.isprintable() or "\u202e" not in text
         assert not any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in text)
@@ -48,7 +48,7 @@ def rendered(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_markdown_shows_a_name_as_text_in_a_line_and_in_a_cell(name):
+def test_markdown_renders_a_name_as_text(name):
     shown = " ".join(for_terminal(" ".join(name.split())).split())
     escaped = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert rendered(for_markdown(name)) == f"<p>{escaped}</p>\n"
@@ -56,23 +56,23 @@ def test_markdown_shows_a_name_as_text_in_a_line_and_in_a_cell(name):
     assert f"<td>{escaped}</td>\n<td>1</td>" in table
 
 
-def test_whole_output_keeps_its_lines():
+def test_whole_output_keeps_its_line_breaks():
     assert for_terminal("a\tb\n\x1b[31mc\r", lines=True) == "a\tb\n\\u001b[31mc\\u000d"
 
 
 @pytest.mark.parametrize("name", HOSTILE + ["$x$", "100 $ and 5 $", "\\$"])
-def test_matplotlib_draws_a_name_as_text(name):
+def test_matplotlib_renders_a_name_as_text(name):
     figure = pytest.importorskip("matplotlib.figure").Figure()
     text = figure.text(0.5, 0.5, for_plot(name))
     figure.savefig(io.BytesIO(), format="svg")
     assert text._preprocess_math(text.get_text()) == (for_terminal(" ".join(name.split())), False)
 
 
-def test_a_plot_does_not_draw_a_label_without_end():
+def test_labels_of_a_plot_are_truncated():
     assert len(for_plot("x" * 100_000)) == 60
 
 
-def test_spreadsheets_run_no_cell():
+def test_csv_cells_are_not_formulas():
     assert for_csv('=HYPERLINK("http://evil.example","x")').startswith("'=")
     assert [for_csv(value) for value in ("+1-1", "-x", "@SUM(1)", "a=1", "-1.5e-3", 2.5, -1, None)] == [
         "'+1-1",

@@ -49,7 +49,7 @@ def test_a_line_for_each_epoch(tmp_path, capsys):
     assert capsys.readouterr().err == "text encoder, epoch 1 of 2: loss 0.5\ntext encoder, epoch 2 of 2: loss 0.25\n"
 
 
-def test_one_named_bar_on_a_terminal(tmp_path):
+def test_one_bar_with_a_title_on_a_terminal(tmp_path):
     with contextlib.redirect_stderr(Terminal()) as terminal:
         training(tmp_path, eval_strategy="epoch")
     shown = terminal.getvalue()
@@ -68,7 +68,7 @@ def test_quiet_shows_nothing(tmp_path):
         assert terminal.getvalue() == "" and progress.shows_bars()
 
 
-def test_an_error_begins_on_a_line_of_its_own():
+def test_error_begins_on_a_new_line():
     with contextlib.redirect_stderr(Terminal()) as terminal:
         bar = progress.bar("vectors", 3, "turns")
         bar.update(1)
@@ -90,14 +90,14 @@ def test_json_is_one_object_and_quiet_keeps_the_result(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_result_that_shows_a_failure_is_json_too(capsys):
+def test_failed_result_is_printed_as_json(capsys):
     with pytest.raises(Failure), printing(as_json=True):
         print_result("one is bad", findings=[False])
         raise Failure("1 of 1 is bad")
     assert capsys.readouterr().out == '{"findings": [false]}\n'
 
 
-def test_one_bar_at_a_time_and_messages_above_it():
+def test_one_bar_at_a_time_with_messages_above():
     with contextlib.redirect_stderr(Terminal()) as terminal, printing():
         with progress.bar("vectors", 3, "turns"), progress.bar("another", 2, "runs") as inner:
             inner.update()
@@ -108,7 +108,7 @@ def test_one_bar_at_a_time_and_messages_above_it():
     assert "\rwarning: a file is odd\\u001b[2J\n" in shown.replace(" ", " ").replace("\x1b[K", "")
 
 
-def test_a_log_file_hears_of_what_takes_long_and_has_no_bars(capsys, monkeypatch):
+def test_long_steps_are_reported_in_a_log_file_without_bars(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     with progress.bar("vectors", 100, "turns") as bar:

@@ -10,7 +10,7 @@ from mister_e_hf.base.remote_code import write_code
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Writes the files of a package `house`, by path, and gives its folder; what is imported from it is forgotten afterwards."""
+    """Writes the files of a package `house`, by path, and returns its folder; its modules are unloaded afterwards."""
 
     def make(**files: str) -> Path:
         for name, text in files.items():
@@ -35,7 +35,7 @@ class Model:
 """
 
 
-def test_code_of_several_rooms_lies_flat_and_differs_in_its_import_lines_alone(package, tmp_path):
+def test_copied_code_is_flat_and_differs_only_in_its_imports(package, tmp_path):
     here = package(
         models__model=MODEL,
         models__layers="from .deep.sizes import SIZE\n\ndef layer(f):\n    return f(SIZE)\n",
@@ -66,13 +66,13 @@ def test_code_of_several_rooms_lies_flat_and_differs_in_its_import_lines_alone(p
         assert (again / path.name).read_text() == path.read_text()
 
 
-def test_a_file_is_written_without_being_loaded(package, tmp_path):
+def test_file_is_written_without_being_imported(package, tmp_path):
     here = package(pipeline="from .audio import load\nraise RuntimeError\n", audio="load = 1\n")
     assert write_code(tmp_path / "flat", here / "pipeline.py") == ["pipeline"]
     assert {path.name for path in (tmp_path / "flat").iterdir()} == {"pipeline.py", "audio.py"}
 
 
-def test_what_cannot_lie_flat_is_refused(package, tmp_path):
+def test_code_that_cannot_be_flat_raises(package, tmp_path):
     files = {
         "two": "from .a.same import x\nfrom .b.same import y\n",
         "folder": "from .a import x\n",
@@ -80,7 +80,7 @@ def test_what_cannot_lie_flat_is_refused(package, tmp_path):
         "gone": "from ..nowhere import x\n",
     }
     here = package(**files, a__same="x = 1\n", b__same="y = 1\n", a____init__="")
-    with pytest.raises(ValueError, match="cannot lie in one folder"):
+    with pytest.raises(ValueError, match="cannot be in one folder"):
         write_code(tmp_path / "flat", here / "two.py")
     for name in ("folder", "module", "gone"):
         with pytest.raises(ValueError, match=f"{name}.py' imports"):

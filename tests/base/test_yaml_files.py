@@ -7,21 +7,30 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.yaml_files import parse_yaml, read_yaml
 
 VALUES = {
-    "words that YAML 1.1 takes for truth values": ("[yes, No, on, off, y, true]", ["yes", "No", "on", "off", "y", True]),
-    "words that it takes for numbers and dates": ("[010, 1:30, 2024-01-01, 0x10, 1e-5]", "010 1:30 2024-01-01 0x10 1e-5".split()),
+    "words that YAML 1.1 takes for truth values": (
+        "[yes, No, on, off, y, true]",
+        ["yes", "No", "on", "off", "y", True],
+    ),
+    "words that it takes for numbers and dates": (
+        "[010, 1:30, 2024-01-01, 0x10, 1e-5]",
+        "010 1:30 2024-01-01 0x10 1e-5".split(),
+    ),
     "numbers": ("[0, -3, +5, 1_000, .5, 1.0e-4, .inf]", [0, -3, 5, 1000, 0.5, 1e-4, math.inf]),
     "nothing": ("{a: , b: ~, c: null}", {"a": None, "b": None, "c": None}),
-    "what another section has, in part": ("a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}", {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}}),
+    "what another section has, in part": (
+        "a: &a {x: 1, y: 1}\nb: {<<: *a, y: 2}",
+        {"a": {"x": 1, "y": 1}, "b": {"x": 1, "y": 2}},
+    ),
     "an anchor used twice": ("[&a [1], *a, *a]", [[1], [1], [1]]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "value"), VALUES.values(), ids=VALUES)
-def test_values_are_what_they_look_like(text, value):
+def test_values_are_read_as_in_yaml_1_2(text, value):
     assert parse_yaml(text, "it") == value
 
 
-def test_what_was_written_comes_back():
+def test_written_values_are_read_back():
     words = [
         "no",
         "010",
@@ -56,8 +65,8 @@ WRONG = {
     "a key that equals another": ("1: a\n1.0: b\n", "appears twice"),
     "a merge twice": ("a: &a {}\nb: {<<: *a, <<: *a}", "'<<' appears twice"),
     "a list for a key": ("? [a]\n: b\n", "a list or mapping cannot be a key"),
-    "a mapping that holds itself": ("corpus: {vectors: &v {speech: x, more: *v}}", "holds itself"),
-    "a list that holds itself below": ("- &b [[[*b]]]", "holds itself"),
+    "a mapping that holds itself": ("corpus: {vectors: &v {speech: x, more: *v}}", "contains itself"),
+    "a list that holds itself below": ("- &b [[[*b]]]", "contains itself"),
     "anchors for 10^9 values": (bomb(9), "more than 100,000 values"),
     "3,000 nested lists": ("[" * 3000 + "]" * 3000, "nested more than 50 levels"),
     "100 nested lists": ("[" * 100 + "]" * 100, "nested more than 50 levels"),
@@ -70,7 +79,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_meant_is_refused(text, message, tmp_path):
+def test_invalid_yaml_raises(text, message, tmp_path):
     with pytest.raises(InputError, match="^it is not valid YAML: .*") as error:
         parse_yaml(text, "it")
     assert message in str(error.value) and len(str(error.value)) < 500

@@ -162,7 +162,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(model, table, tmp
         (table, "--model", tmp_path / "checkpoint"): "is not a checkpoint: it has no config.json",
         (table, "--model", table): "is a file; expected a checkpoint folder",
         (table, "--out", "x.xlsx"): "'x.xlsx' must end in one of .jsonl",
-        (table, "--out", tmp_path / "nowhere" / "x.csv"): "there is no folder",
+        (table, "--out", tmp_path / "nowhere" / "x.csv"): "does not exist; create it first",
         (table, "--out", tmp_path / "folder"): "is a folder",
         (table, "--out", table): "is an input of this command",
         (table, "--out", model / "x.csv"): "is an input of this command",

@@ -190,7 +190,7 @@ def test_a_plot_goes_where_it_can_and_over_no_input(tmp_path, capsys):
     (tmp_path / "folder.png").mkdir()
     for out, message in {
         path: "is an input of this command",
-        tmp_path / "nowhere" / "x.png": "there is no folder",
+        tmp_path / "nowhere" / "x.png": "does not exist; create it first",
         tmp_path / "folder.png": "is a folder",
     }.items():
         assert cli.main(["plot", str(path), "--out", str(out)]) == 2

@@ -224,8 +224,8 @@ def test_damage_names_the_file(tmp_path):
         ("results.json", "", r"results.json' .*empty or damaged. Remove it"),
         ("results.json", "[1]", r"results.json' .*empty or damaged. Remove it"),
         ("results.json", '{"a": ', r"results.json' is not the results of a run that can be read"),
-        ("run.yaml", "", r"run.yaml' is not the whole record of a run: it is empty or cut off"),
-        ("run.yaml", "recipe: {rate: 1}\n", r"run.yaml' is not the whole record of a run: it has no seed. Restore it"),
+        ("run.yaml", "", r"run.yaml' is not a complete record of a run: it is empty or truncated"),
+        ("run.yaml", "recipe: {rate: 1}\n", r"run.yaml' is not a complete record of a run: it lacks seed. Restore it"),
         ("run.yaml", "recipe: {rate", r"run.yaml' is not valid YAML"),
         ("run.yaml", "recipe: {rate: 1}\nseed: 3\nseed: 3\n", r"'seed' appears twice, in lines 2 and 3"),
         (

@@ -46,7 +46,7 @@ MISTAKES = {
         "training: {}\nmodel: {}\ntraining: {use_cpu: true}\n",
         "'training' appears twice, in lines 1",
     ),
-    "file, a mapping that holds itself": ("corpus: {vectors: &v {speech: x, more: *v}}\n", "holds itself"),
+    "file, a mapping that holds itself": ("corpus: {vectors: &v {speech: x, more: *v}}\n", "contains itself"),
     "file, a list in a mapping of words": (
         "corpus: {vectors: {speech: [x]}}\n",
         "'vectors' must be dict[str, str] | None",

@@ -1,1 +1,1 @@
-"""What every other folder builds on: errors, files, configurations, losses, the code of a checkpoint."""
+"""What every other folder uses: errors, files, configurations, losses, modalities, the code of a checkpoint."""

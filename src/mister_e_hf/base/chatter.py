@@ -1,4 +1,4 @@
-"""What other libraries say and draw that a user of a command cannot act on, and how this package's warnings are shown."""
+"""Silence the messages and progress bars of other libraries in a command, and print the warnings of this package."""
 
 import contextlib
 import logging
@@ -16,9 +16,10 @@ _PACKAGE = __name__.partition(".")[0]
 @contextlib.contextmanager
 def calm_libraries() -> Iterator[None]:
     """
-    Until the block ends, other libraries show errors alone, and no bar but that of a download on a terminal; this
-    package's warnings are lines of their own. `PYTHONWARNINGS` and the variables of the libraries are obeyed where
-    they are set.
+    Show only errors of other libraries, and of their bars only that of a download on a terminal, until the block ends.
+
+    Warnings of this package are printed as lines. `PYTHONWARNINGS` and the variables of the libraries take precedence
+    where they are set.
     """
     handler = _Lines()
     logger = logging.getLogger(_PACKAGE)
@@ -33,14 +34,14 @@ def calm_libraries() -> Iterator[None]:
 
 
 def hide_unnamed_bars():
-    """Where transformers is used: no bar for each weights file that it reads or writes. Downloads keep theirs."""
+    """Hide the bars that transformers shows when it reads or writes weights. Downloads keep theirs."""
     from transformers.utils import logging
 
     logging.set_tqdm_hook(lambda factory, words, options: logging.EmptyTqdm(*words, **options))
 
 
 class _Lines(logging.Handler):
-    """Warnings of this package, each above a bar that is being drawn."""
+    """Prints the warnings of this package above a bar that is being drawn."""
 
     def __init__(self):
         super().__init__(logging.WARNING)
@@ -51,7 +52,7 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def _variables() -> Iterator[None]:
-    """Libraries that are not imported yet read these variables when they are."""
+    """Set the variables that libraries read when they are imported."""
     wanted = {
         "TRANSFORMERS_VERBOSITY": "error",
         "DATASETS_VERBOSITY": "error",

@@ -1,11 +1,11 @@
-"""What the configurations of both stages share: class names and weights, and that an unknown field is an error."""
+"""What all configurations share: class names, class weights, and errors for unknown fields."""
 
 import contextlib
 import difflib
 import inspect
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 
@@ -13,7 +13,7 @@ from .errors import InputError, reading, short
 from .modalities import IGNORE_INDEX
 from .remote_code import CarriesCode, write_code
 
-# What transformers itself hands to a config beside its fields. Everything else that is not a field is a typing error.
+# Keys that transformers passes to a config beside its fields. Any other key that is not a field is a misspelling.
 _TRANSFORMERS_KEYS = {
     "_attn_implementation",
     "_commit_hash",
@@ -32,22 +32,24 @@ _TRANSFORMERS_KEYS = {
     "use_cache",
 }
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-# By model type, what loads it.
-_LOADED_BY = {"mister_e": "MisterEModel", "mister_e_utterance_encoder": "UtteranceEncoder (an encoder of stage 1)"}
 
 
 class LabelledConfig(CarriesCode, PreTrainedConfig):
-    """A configuration with `id2label` and `class_weights` whose fields are checked; each subclass is a strict dataclass."""
+    """Configuration with `id2label` and `class_weights` that checks its fields; subclasses are strict dataclasses."""
+
+    if TYPE_CHECKING:  # always set, and narrower than in transformers
+        id2label: dict[int, str]
+        label2id: dict[str, int]
 
     @classmethod
     def own_fields(cls) -> dict[str, Any]:
-        """Name and type of each field that is not one of transformers' own or a label's."""
+        """Name and type of each field that neither transformers nor the labels define."""
         ours = [kind for kind in reversed(cls.__mro__) if issubclass(kind, LabelledConfig)]
         return {name: hint for kind in ours for name, hint in inspect.get_annotations(kind).items()}
 
     def __post_init__(self, **kwargs):
         if not __name__.startswith("transformers_modules."):
-            kwargs.pop("custom_pipelines", None)  # the folder's own code for what this package registers itself
+            kwargs.pop("custom_pipelines", None)  # remote code for what this package registers itself
         fields = {*self.own_fields(), "id2label", "label2id"}
         for name, value in kwargs.items():
             if name not in _TRANSFORMERS_KEYS and name not in vars(PreTrainedConfig()):
@@ -55,7 +57,9 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
                 hint = f" Did you mean '{nearest[0]}'?" if nearest else f" It has: {', '.join(sorted(fields))}."
                 raise InputError(f"{type(self).__name__} has no field '{name}' (given: {value!r}).{hint}")
         for name, given in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
-            plain = isinstance(given, str | int | float | list | dict)  # not torch's own, which is not imported here
+            plain = isinstance(
+                given, str | int | float | list | dict
+            )  # not a torch.dtype, since torch is not imported
             if plain and (not isinstance(given, str) or given.removeprefix("torch.") not in DTYPES):
                 raise InputError(f"{name} must be one of {', '.join(DTYPES)}, got {short(repr(given), 80)}")
         if isinstance(kwargs.get("quantization_config"), str | int | float | list):
@@ -81,21 +85,22 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
             self.label2id = {label: index for index, label in self.id2label.items()}
 
     def check_sizes(self, *names: str):
-        """Sizes that are at least 1 and no larger than any machine could hold."""
+        """Check that sizes are at least 1 and not larger than any machine could hold."""
         for name in names:
-            most = 128 if name.endswith("num_layers") else 2**20 if name.endswith("embedding_dim") else 2**14
+            largest = 128 if name.endswith("num_layers") else 2**20 if name.endswith("embedding_dim") else 2**14
             size = getattr(self, name)
             if size < 1:
                 raise InputError(f"{name} must be at least 1, got {size}")
-            if size > most:
-                raise InputError(f"{name} must be at most {most:,}, got {short(size, 40)}")
+            if size > largest:
+                raise InputError(f"{name} must be at most {largest:,}, got {short(size, 40)}")
 
     def check_temperature(self, name: str):
-        """What logits are divided by: near 0 they overflow, and near infinity nothing is left of them."""
+        """Check a temperature, which divides logits: near 0 they overflow, and near infinity they vanish."""
         if not 1e-4 <= getattr(self, name) <= 1e4:
             raise InputError(f"{name} must be positive and finite, from 0.0001 to 10,000, got {getattr(self, name)}")
 
     def validate_labels(self):
+        """Check labels and class weights; called by the strict dataclass."""
         if not self.id2label or not all(isinstance(label, str) for label in self.id2label.values()):
             raise InputError(f"id2label must hold at least one label, each of them a string, got {self.id2label}")
         if not all(label.strip() for label in self.id2label.values()):
@@ -108,57 +113,62 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
             raise InputError(f"id2label {self.id2label} and label2id {self.label2id} disagree")
         for label, weight in (self.class_weights or {}).items():
             if label not in self.label2id:
-                raise InputError(f"class_weights names '{label}', which is none of the labels {list(self.label2id)}")
+                raise InputError(
+                    f"class_weights names '{label}', which is not one of the labels {list(self.label2id)}"
+                )
             if not 0 <= weight < math.inf:
                 raise InputError(f"class_weights['{label}'] must be finite and not negative, got {weight}")
 
     def label_weights(self) -> list[float] | None:
-        """`class_weights` in the order of the class indices, 1 where none is given; None without any."""
+        """`class_weights` in the order of the class indices, 1 by default; None if the config has none."""
         if self.class_weights is None:
             return None
         return [self.class_weights.get(self.id2label[index], 1.0) for index in range(len(self.id2label))]
 
     def check_labels(self, labels: Any, shape: tuple[int, ...]):
         r"""
-        Whether a tensor of labels can be learned from.
+        Check a tensor of labels.
 
         Raises:
-            InputError: for another shape, and for numbers that are neither a class's nor -100.
+            InputError: if it has another shape, or holds numbers that are neither a class index nor -100.
         """
         if tuple(labels.shape) != tuple(shape) or labels.is_floating_point():
             raise InputError(
-                f"labels must be whole numbers of shape {tuple(shape)}, got {labels.dtype} of shape {tuple(labels.shape)}"
+                f"labels must be whole numbers of shape {tuple(shape)}, got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
             )
-        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= self.num_labels))
+        num_labels = len(self.id2label)
+        wrong = (labels != IGNORE_INDEX) & ((labels < 0) | (labels >= num_labels))
         if wrong.any():
             raise InputError(
-                f"labels hold {int(labels[wrong][0])}; the model has {self.num_labels} classes, 0 to {self.num_labels - 1}, and {IGNORE_INDEX} is where "
-                "nothing is scored"
+                f"labels hold {int(labels[wrong][0])}; the model has {num_labels} classes, 0 to {num_labels - 1}, and "
+                f"{IGNORE_INDEX} for turns that are not scored"
             )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
-        """As [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` needs without this package."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
+        """Like [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` loads it from."""
         (name,) = write_code(save_directory, type(self))
         self.auto_map = {**(getattr(self, "auto_map", None) or {}), "AutoConfig": name}
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
         """
-        As [`~transformers.PreTrainedConfig.from_pretrained`].
+        Like [`~transformers.PreTrainedConfig.from_pretrained`].
 
         Raises:
-            InputError: naming the file and the field that cannot be.
+            InputError: naming the file and the field that is not valid.
         """
         where = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "", "config.json")
         with reading(where, "a configuration"):
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """
-        As [`~transformers.PreTrainedConfig.from_dict`], but fields given beside `config_dict` are checked together with it.
-        New labels take the place of the old ones, whose class weights go with them.
+        Like [`~transformers.PreTrainedConfig.from_dict`], but checks `config_dict` and the given fields together.
+
+        New labels replace the old ones together with their class weights.
         """
         name = kwargs.get("name_or_path")
         with reading(os.path.join(name, "config.json"), "a configuration") if name else contextlib.nullcontext():
@@ -166,18 +176,21 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
 
     @classmethod
     def check_type(cls, config_dict: dict[str, Any]):
-        """Refuse another model's configuration, and name what loads it."""
+        """Raise an `InputError` if this is the configuration of another model."""
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
-            loader = _LOADED_BY.get(str(kind)) or ("AutoModel" if str(kind).startswith("erc_") else None)
-            hint = f": load it with {loader}" if loader else ", which is not a model of this package"
+            from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+            other = CONFIG_MAPPING[kind] if isinstance(kind, str) and kind in CONFIG_MAPPING else None
+            ours = isinstance(other, type) and issubclass(other, LabelledConfig)
+            hint = ": load it with AutoModel" if ours else ", which is not a model of this package"
             raise InputError(f"model_type is '{short(kind, 80)}', not '{cls.model_type}'{hint}")
 
     @classmethod
     def _from_dict(cls, config_dict: dict[str, Any], **kwargs):
         cls.check_type(config_dict)
-        labels = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
-        given = {name: kwargs.pop(name) for name in cls.own_fields() if name in kwargs}
+        labels: dict[str, Any] = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in cls.own_fields() if name in kwargs}
         config_dict = dict(config_dict)
         stored = cls(**{name: config_dict[name] for name in ("id2label", "label2id") if name in config_dict}).id2label
         count = kwargs.get("num_labels") or len(stored)

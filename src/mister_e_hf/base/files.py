@@ -1,4 +1,4 @@
-"""Outputs: each file appears whole or not at all, under a name of its own until then, and never replaces an input."""
+"""Write files that appear whole or not at all, and never replace an input."""
 
 import contextlib
 import errno
@@ -19,8 +19,8 @@ from .errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows: files of killed processes stay there
-    fcntl = None
+except ImportError:
+    fcntl = None  # type: ignore[assignment]  # Windows, where files of killed processes are left behind
 
 UNFINISHED = ".unfinished"
 
@@ -30,12 +30,13 @@ _FULL = "could not be written whole: the disk is full, or a file is larger than 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], Any]):
     r"""
-    The file appears whole or not at all, whatever happens; of several writers at once the last one wins, whole. Links are followed; what
-    exists and is not a plain file (a pipe, a device) is written into.
+    Write a file that appears whole or not at all; of several writers at once the last one wins.
+
+    Links are followed. A path that exists and is not a plain file (a pipe, a device) is written directly.
 
     Args:
         path: the file.
-        write: gets the path to write to.
+        write: function that writes to the path that it is given.
 
     Raises:
         OSError: naming `path`, if it cannot be written.
@@ -57,7 +58,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], Any]):
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike, *names: str | os.PathLike) -> Iterator[None]:
-    """Around the writing of `path`: errors of a full disk, also as torch and safetensors word them, name it."""
+    """Context for writing `path` that names it in errors of a full disk, also in those of torch and safetensors."""
     own = {os.fspath(name) for name in (path, *names)}
     try:
         yield
@@ -68,7 +69,7 @@ def writing(path: str | os.PathLike, *names: str | os.PathLike) -> Iterator[None
             raise OSError(error.errno, error.strerror, os.fspath(path)) from error
         raise
     except Exception as error:
-        # PyTorch's and safetensors' own words for a write that the system cut off
+        # Messages of PyTorch and safetensors for an interrupted write.
         if any(mark in str(error) for mark in ("inline_container", "PytorchStreamWriter", "(os error")):
             raise OSError(f"'{path}' {_FULL}") from error
         raise
@@ -77,8 +78,9 @@ def writing(path: str | os.PathLike, *names: str | os.PathLike) -> Iterator[None
 @contextlib.contextmanager
 def _own_partial(target: Path) -> Iterator[Path]:
     """
-    A new empty file beside the target, of this writer alone, locked while it is written and gone afterwards. Those that killed processes
-    left of the same target hold no lock, and are removed.
+    Create an empty file beside the target, lock it until the block ends, and remove it.
+
+    Files that killed processes left for the same target are not locked, and are removed as well.
     """
     name = target.name[-40:]
     for stale in target.parent.glob(f"{UNFINISHED}-*"):
@@ -89,7 +91,7 @@ def _own_partial(target: Path) -> Iterator[Path]:
         descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with _locked(descriptor) as locked:
             try:
-                if not locked or partial.exists():  # else taken for a killed writer's before it was locked
+                if not locked or partial.exists():  # otherwise another writer removed it before it was locked
                     yield partial
                     return
             finally:
@@ -97,7 +99,7 @@ def _own_partial(target: Path) -> Iterator[Path]:
 
 
 def _remove_unlocked(path: Path):
-    with contextlib.suppress(OSError):  # gone meanwhile, or a folder
+    with contextlib.suppress(OSError):  # removed meanwhile, or a folder
         with _locked(os.open(path, os.O_RDWR), wait=False) as locked:
             if locked:
                 path.unlink()
@@ -106,12 +108,13 @@ def _remove_unlocked(path: Path):
 @contextlib.contextmanager
 def only_process_in(folder: str | os.PathLike, waiting: Callable[[], Any] = lambda: None) -> Iterator[None]:
     r"""
-    No other process is inside of this context for the same folder; one that comes meanwhile waits, and goes in after the first has left
-    or died. Without effect where the file system has no locks.
+    Let only one process at a time enter this context for a folder; others wait until it leaves or dies.
+
+    Without effect on file systems without locks.
 
     Args:
-        folder: made where it is missing.
-        waiting: called once where another process is inside.
+        folder: created if it does not exist.
+        waiting: called once if another process is inside.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     if not fcntl:
@@ -128,7 +131,7 @@ def only_process_in(folder: str | os.PathLike, waiting: Callable[[], Any] = lamb
 
 @contextlib.contextmanager
 def _locked(descriptor: int, wait: bool = True) -> Iterator[bool]:
-    """Whether an open file is this process's alone: not where another holds it, nor where the system has no locks. Closed in the end."""
+    """Lock an open file and yield whether that worked: not if another process holds it. It is closed at the end."""
     locked = False
     try:
         with contextlib.suppress(OSError):
@@ -141,8 +144,8 @@ def _locked(descriptor: int, wait: bool = True) -> Iterator[bool]:
 
 
 def sync(path: Path):
-    """A file's or folder's content is on the disk before what depends on it, so that a power cut leaves no file of 0 bytes."""
-    with contextlib.suppress(OSError):  # Windows opens no folder; some file systems synchronise nothing
+    """Flush a file or folder to the disk, so that a power failure leaves no empty file."""
+    with contextlib.suppress(OSError):  # Windows cannot open folders; some file systems cannot synchronise
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -151,7 +154,7 @@ def sync(path: Path):
 
 
 def sync_folder(folder: Path):
-    """All files in a folder, checkpoints aside, are on the disk."""
+    """Flush all files in a folder, except its checkpoints, to the disk."""
     for path in (*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/adapter/*")):
         if path.is_file() and not path.parent.name.startswith("checkpoint-"):
             sync(path)
@@ -159,13 +162,13 @@ def sync_folder(folder: Path):
 
 
 def file_digest(path: str | os.PathLike) -> str:
-    """A hash of a file's content."""
+    """Hash of the content of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class OpenedFile:
-    """A file as it is when it is opened, to be asked later whether it was written to since; one renamed into its place does no harm."""
+    """A file whose state is remembered, to check later that it has not changed. It may be replaced by another file."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -176,31 +179,31 @@ class OpenedFile:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def check(self):
-        """Raises an `InputError` if the file was written to; what is mapped from one that became shorter would end the process."""
+        """Raise an `InputError` if the file was changed: reading memory mapped from a truncated file would crash."""
         try:
             now = self._of(self.path.stat())
-        except OSError:  # removed, but what is mapped stays
+        except OSError:  # removed, but its mapped memory stays valid
             return
         if now[:2] == self._state[:2] and now != self._state:
             raise InputError(f"'{self.path}' was changed while it was read; start again with the file as it is now")
 
 
 def write_bytes(path: str | os.PathLike, content: bytes):
-    """Write bytes, the file whole or not at all."""
+    """Write bytes atomically."""
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
 def write_text(path: str | os.PathLike, text: str):
-    """Write text in UTF-8, the file whole or not at all."""
+    """Write text in UTF-8 atomically."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: str | os.PathLike, value: Any):
     r"""
-    Write JSON in UTF-8, the file whole or not at all.
+    Write JSON in UTF-8 atomically.
 
     Raises:
-        ValueError: if a number is not finite, which JSON has no word for; names where it is.
+        ValueError: naming the place, if a number is not finite, which JSON cannot represent.
     """
     if wrong := next(_not_finite(value), None):
         raise ValueError(f"'{path}': {'.'.join(wrong[0])} is {wrong[1]}, which JSON cannot hold")
@@ -208,12 +211,12 @@ def write_json(path: str | os.PathLike, value: Any):
 
 
 def write_yaml(path: str | os.PathLike, value: Any):
-    """Write YAML in UTF-8, its keys in their order, the file whole or not at all."""
+    """Write YAML in UTF-8 atomically, with keys in their order."""
     write_text(path, yaml.safe_dump(value, sort_keys=False))
 
 
-def write_table(path: str | os.PathLike, table):
-    """Write a `pyarrow.Table` as Parquet, the file whole or not at all."""
+def write_table(path: str | os.PathLike, table: Any):
+    """Write a `pyarrow.Table` as Parquet atomically."""
     import pyarrow.parquet as pq
 
     write_atomically(path, lambda partial: pq.write_table(table, partial))
@@ -232,14 +235,15 @@ def _not_finite(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike | None] = ()) -> Path:
     r"""
-    Whether a file can be written there, asked before the work that makes it.
+    Check that a file can be written, before the work that makes it.
 
     Args:
         path: the file; its folder must exist.
-        inputs: files and folders that are read, a checkpoint included; what does not exist, such as an id on the Hub, is passed over.
+        inputs: files and folders that are read, such as a checkpoint; those that do not exist (ids on the Hub) are
+            ignored.
 
     Raises:
-        InputError: if it is a folder, its folder is missing or not writable, or it is an input or lies in a folder that is one.
+        InputError: if it is a folder, its folder is missing or not writable, or it is an input or inside of one.
     """
     path = Path(path)
     if path.is_dir():
@@ -248,16 +252,16 @@ def check_output(path: str | os.PathLike, inputs: Iterable[str | os.PathLike | N
         return path
     folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
-        raise InputError(f"'{path}': there is no folder '{folder}'; make it first, or choose another output")
+        raise InputError(f"'{path}': the folder '{folder}' does not exist; create it first, or choose another output")
     return _check_place(path, folder, inputs)
 
 
 def check_output_folder(path: str | os.PathLike, inputs: Iterable[str | os.PathLike | None] = ()) -> Path:
     r"""
-    Whether a folder can be written to, as [`check_output`]; it need not exist.
+    Check that a folder can be written to, like [`check_output`]; it need not exist.
 
     Raises:
-        InputError: if it is a file or lies below one, is not writable, or it is an input or lies in a folder that is one.
+        InputError: if it is a file or below one, is not writable, or it is an input or inside of one.
     """
     path = Path(path)
     above = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
@@ -271,11 +275,11 @@ def _check_place(path: Path, folder: Path, inputs: Iterable[str | os.PathLike | 
     if not os.access(folder, os.W_OK):
         raise InputError(f"'{path}': the folder '{folder}' cannot be written to; choose another output")
     real = Path(os.path.realpath(path))
-    for source in inputs:
-        if source is None or not (source := Path(source).expanduser()).exists():
+    for given in inputs:
+        if given is None or not (source := Path(given).expanduser()).exists():
             continue
         for place in (real, *real.parents) if source.is_dir() else (real,):
             if place.exists() and os.path.samefile(place, source):
-                lies = "is" if place == real else f"lies in '{source}', which is"
-                raise InputError(f"'{path}' {lies} an input of this command; choose another output")
+                is_or_in = "is" if place == real else f"is in '{source}', which is"
+                raise InputError(f"'{path}' {is_or_in} an input of this command; choose another output")
     return path

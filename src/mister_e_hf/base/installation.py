@@ -1,4 +1,4 @@
-"""Whether the installed libraries fit together: what this package asks of each of them, and what they ask of one another."""
+"""Check the installed libraries: what this package requires of them, and what they require of one another."""
 
 import functools
 import importlib.metadata
@@ -16,7 +16,7 @@ _EXTRAS = {"av": "audio of MP4 and other containers", "matplotlib": "mister-e pl
 
 @dataclass(frozen=True)
 class Conflict:
-    """A library that is missing, or installed in a version that another one does not accept."""
+    """A library that is missing or installed in a version that another one does not accept."""
 
     name: str
     installed: str | None
@@ -25,27 +25,29 @@ class Conflict:
 
     def __str__(self) -> str:
         state = (
-            f"{self.name} {self.installed} does not fit" if self.installed else f"{self.name} is missing, required by"
+            f"{self.name} {self.installed} does not satisfy"
+            if self.installed
+            else f"{self.name} is missing, required by"
         )
-        return f"{state} {', '.join(self.asked_by)}. To mend it: {self.command}"
+        return f"{state} {', '.join(self.asked_by)}. To fix it: {self.command}"
 
 
 def conflicts(asking: Iterable[str] | None = None) -> list[Conflict]:
     r"""
-    What does not fit among the installed distributions.
+    Requirements that the installed distributions do not satisfy.
 
     Args:
         asking (`Iterable[str]`, *optional*):
-            distributions whose requirements are checked; by default this package and all that it brings along.
+            distributions whose requirements are checked; by default this package and all that it requires.
 
     Returns:
-        a [`Conflict`] per library, with one command that meets the demands of all that ask for it. Nothing where this package is not
+        a [`Conflict`] per library, with one command that satisfies all that require it. Nothing if this package is not
         installed as a distribution, as when it runs from a source tree on the path.
     """
     from packaging.specifiers import SpecifierSet
 
-    demands = defaultdict(dict)
-    for asked_by in _brought_along() if asking is None else asking:
+    demands: dict[str, dict[str, SpecifierSet]] = defaultdict(dict)
+    for asked_by in _with_dependencies() if asking is None else asking:
         for requirement in _requirements(asked_by):
             demands[requirement.name][asked_by] = requirement.specifier
     found = []
@@ -68,8 +70,10 @@ def conflicts(asking: Iterable[str] | None = None) -> list[Conflict]:
 @functools.cache
 def check_installation():
     """
+    Check the libraries that this package requires.
+
     Raises:
-        MissingLibraryError: in one line, if a library that this package needs is missing or of a version that it does not accept.
+        MissingLibraryError: if one of them is missing or has a version that this package does not accept.
     """
     if found := conflicts([DISTRIBUTION]):
         more = f" (and {len(found) - 1} more; `mister-e doctor` lists all)" if len(found) > 1 else ""
@@ -77,15 +81,15 @@ def check_installation():
 
 
 def version_of(name: str) -> str | None:
-    """Version of an installed distribution; None where it is not installed."""
+    """Version of a distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _brought_along() -> Iterator[str]:
-    """This package, and the installed distributions that it needs, directly or by way of others."""
+def _with_dependencies() -> Iterator[str]:
+    """This package and the installed distributions that it requires, directly or indirectly."""
     waiting, seen = [DISTRIBUTION], set()
     while waiting:
         name = waiting.pop()
@@ -106,7 +110,7 @@ def _requirements(name: str) -> Iterator:
     for text in given:
         try:
             requirement = Requirement(text)
-        except InvalidRequirement:  # of a library of its own kind; pip could not have read it either
+        except InvalidRequirement:  # pip could not have read it either
             continue
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             requirement.name = canonicalize_name(requirement.name)
@@ -114,28 +118,29 @@ def _requirements(name: str) -> Iterator:
 
 
 def examine_installation() -> Iterator[tuple[bool, str]]:
-    """Findings on the interpreter and the libraries, each with whether it is as it should be; imports none of them but a table of transformers."""
+    """Yield findings on the interpreter and the libraries, each with whether it is good. Imports no library."""
     yield True, f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     wrong = {conflict.name: conflict for conflict in conflicts()}
     for name in dict.fromkeys([*(requirement.name for requirement in _requirements(DISTRIBUTION)), *wrong]):
         if name in wrong:
             yield False, str(wrong[name])
         else:
-            yield True, f"{name} {version_of(name)}{_what_transformers_says(name)}"
+            yield True, f"{name} {version_of(name)}{_transformers_remark(name)}"
     for name, use in _EXTRAS.items():
         yield True, f"{name} {version_of(name) or 'is not installed'} (for {use})"
 
 
-def _what_transformers_says(name: str) -> str:
+def _transformers_remark(name: str) -> str:
     """
-    A remark where transformers refuses an installed library in methods of its own that this package does not call: its metadata does not
-    say so, and pip cannot know. LoRA is such a case; `encoders` are given their adapters with peft directly.
+    A remark on a library that some methods of transformers refuse, none of which this package calls.
+
+    The metadata of transformers does not state it, so pip cannot know. peft is an example: `encoders` use it directly.
     """
     from packaging.requirements import Requirement
 
     try:
         from transformers.dependency_versions_table import deps
-    except Exception:  # a transformers that cannot be imported is a finding of its own
+    except Exception:  # reported as a finding itself
         return ""
     wanted, installed = deps.get(name), version_of(name)
     if wanted is None or installed is None or Requirement(wanted).specifier.contains(installed, prereleases=True):

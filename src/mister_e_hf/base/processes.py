@@ -1,4 +1,4 @@
-"""This process among those of one launch: who reports, and who works in a folder."""
+"""The processes of one launch: which of them reports, and which works in a folder."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,19 +12,19 @@ from .files import only_process_in
 
 
 def processes(use_cpu: bool = False) -> PartialState:
-    """This process among those of one launch, which share a group also if there is no accelerator."""
+    """The state of this process among those of its launch, which form a group even without an accelerator."""
     return PartialState(cpu=use_cpu or not torch.accelerator.is_available())
 
 
 def report(text: str):
-    """A line of progress, from the first process of several."""
+    """Report progress, only from the first of several processes."""
     if PartialState().is_main_process:
         progress.line(text)
 
 
 @contextlib.contextmanager
 def own_folder(output_dir: Path) -> Iterator[None]:
-    """One run at a time works in a folder, with all its processes; another waits until it has ended."""
+    """Lock a folder for one run, with all its processes; another run waits until it has ended."""
     state = PartialState()
     with contextlib.ExitStack() as stack:
         if state.is_main_process:

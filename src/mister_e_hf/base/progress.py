@@ -1,21 +1,21 @@
-"""What a command shows while it works, on standard error: a line for each finished step, and one bar for the step at hand."""
+"""Progress on standard error: a line for each finished step, and one bar for the current step."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
-_FIRST_NOTE = 10.0  # seconds until a log file hears of the step at hand, and then each time twice as long
+_FIRST_NOTE = 10.0  # seconds until the current step is reported in a log file; doubled each time
 
 _quiet = False
 
 
 @contextlib.contextmanager
 def quiet(silent: bool = True) -> Iterator[None]:
-    """Without lines and bars, if `silent`, until the block ends."""
+    """Show neither lines nor bars until the block ends, if `silent`."""
     global _quiet
     before, _quiet = _quiet, _quiet or silent
     try:
@@ -25,11 +25,12 @@ def quiet(silent: bool = True) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
+    """Whether progress is hidden."""
     return _quiet
 
 
 def shows_bars() -> bool:
-    """Whether bars are drawn: into a log file they would put one endless line."""
+    """Whether bars are drawn: only on a terminal, since in a log file they would be one endless line."""
     return not _quiet and sys.stderr.isatty()
 
 
@@ -40,25 +41,26 @@ def line(text: str):
 
 
 def write(text: str):
-    """A line on standard error, above a bar that is being drawn."""
+    """Print a line on standard error, above a bar that is being drawn."""
     tqdm.write(text, file=sys.stderr)
 
 
 def above_bars() -> contextlib.AbstractContextManager[None]:
-    """Around what is printed to standard output: on a terminal a bar that is being drawn stays below it."""
+    """Context for printing to standard output: a bar that is being drawn on the terminal stays below."""
     return tqdm.external_write_mode(file=sys.stdout)
 
 
 def bar(title: str, total: int | None, unit: str, shown: bool = True) -> "Bar":
-    """
-    A bar with a name, which is erased when it is closed. It is not drawn while another one is. Where there is no
-    terminal, a step that takes long is reported in a line now and then.
+    r"""
+    A bar with a title, which is erased when it is closed. It is not drawn while another bar is.
+
+    Without a terminal, a long step is reported in a line now and then.
 
     Args:
-        title: of the step.
-        total: how many of the unit there are; None where that is not known.
-        unit: in the plural.
-        shown: without it nothing is shown.
+        title: title of the step.
+        total: number of units; None if unknown.
+        unit: unit in the plural.
+        shown: whether to show the bar.
     """
     if shown and not sys.stderr.isatty():
         return Notes(title, total, unit)
@@ -75,7 +77,7 @@ def bar(title: str, total: int | None, unit: str, shown: bool = True) -> "Bar":
 
 
 class Notes:
-    """As a bar, for a log file: a line after ten seconds, after twenty more, forty more, and so on."""
+    """A bar for a log file: a line after ten seconds, after twenty more, forty more, and so on."""
 
     def __init__(self, title: str, total: int | None, unit: str):
         self.title, self.total, self.unit, self.n = title, total, unit, 0
@@ -83,6 +85,7 @@ class Notes:
         self._next = time.monotonic() + self._wait
 
     def update(self, count: int = 1):
+        """Count finished units."""
         self.n += count
         now = time.monotonic()
         if now >= self._next:
@@ -92,10 +95,10 @@ class Notes:
             line(f"{self.title}: {self.n:,}{share} {self.unit}")
 
     def refresh(self):
-        """Nothing is drawn."""
+        """Do nothing, since nothing is drawn."""
 
     def close(self):
-        """Nothing is drawn."""
+        """Do nothing, since nothing is drawn."""
 
     def __enter__(self) -> "Notes":
         return self
@@ -104,11 +107,11 @@ class Notes:
         self.close()
 
 
-Bar = tqdm | Notes
+Bar: TypeAlias = tqdm | Notes
 
 
 def close_bars():
-    """Erase what is drawn, so that a message starts on a line of its own."""
+    """Erase all bars, so that a message starts on a new line."""
     for each in list(getattr(tqdm, "_instances", ())):
         each.close()
 

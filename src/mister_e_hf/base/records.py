@@ -1,4 +1,4 @@
-"""The record of what a folder was made from, compared with what is asked for now."""
+"""Compare the record of what a folder was made from with the present settings."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +11,29 @@ _NOT_SET = object()
 
 def check_same(path: Path, record: dict, what: str, option: str) -> dict:
     r"""
-    What the record in a file (YAML or JSON) says already; nothing if there is none.
+    Read the record in a file, if it exists, and check that it is the same.
+
+    Args:
+        path: YAML or JSON file.
+        record: present settings.
+        what: what the record describes, for messages.
+        option: name of the option that chooses the folder, for messages.
+
+    Returns:
+        the fields of the file; nothing if it does not exist.
 
     Raises:
-        InputError: if that is something else, naming each field that differs with both values, or the file is damaged.
+        InputError: naming each field that differs, with both values, or if the file is damaged.
     """
     if not path.is_file():
         return {}
     with reading(path, f"the record of {what}"):
         earlier = read_yaml(path)
     if not isinstance(earlier, dict) or (missing := [name for name in record if name not in earlier]):
-        lacks = f"it has no {', '.join(missing)}" if isinstance(earlier, dict) else "it is empty or cut off"
+        lacks = f"it lacks {', '.join(missing)}" if isinstance(earlier, dict) else "it is empty or truncated"
         raise InputError(
-            f"'{path}' is not the whole record of {what}: {lacks}. Restore it, remove its folder, or choose another {option}."
+            f"'{path}' is not a complete record of {what}: {lacks}. Restore it, remove its folder, or choose another "
+            f"{option}."
         )
     if different := list(_differences(earlier, record)):
         more = f"; and {len(different) - 6} more" if len(different) > 6 else ""
@@ -35,7 +45,7 @@ def check_same(path: Path, record: dict, what: str, option: str) -> dict:
 
 
 def _differences(earlier: dict, record: dict, place: str = "") -> Iterator[str]:
-    """`field: value there, value here` of each field of the record that the earlier one has otherwise."""
+    """Describe each field that differs between the earlier record and this one."""
     for name in (*record, *(name for name in earlier if place and name not in record)):
         if name == "description":
             continue  # for readers: another version may describe the same setting in other words

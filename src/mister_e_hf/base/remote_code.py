@@ -1,46 +1,49 @@
-"""The code of a class, laid flat beside its weights, so that transformers' Auto classes can load them without this package.
+"""Write the code of a class beside its weights, so that transformers' Auto classes can load them without this package.
 
-transformers looks for remote code in one folder and follows imports of one level (`from .losses import ...`). In this package a file may import from
-another folder: the copy differs from it in those lines alone, whose path is shortened to the name of the file.
+transformers looks for remote code in one folder and follows imports of one level (`from .losses import ...`). In this
+package a file may import from another folder. Its copy differs only in those lines, where the path is shortened to the
+name of the file.
 """
 
+import inspect
+import os
 import re
-import sys
 from pathlib import Path
 
 _IMPORT = re.compile(r"^([ \t]*from[ \t]+)(\.+)([\w.]*)([ \t]+import\b)", re.MULTILINE)
 
 
 class CarriesCode:
-    """A configuration, model or processor whose `save_pretrained` lays its code beside what it saves."""
+    """A configuration, model or processor whose `save_pretrained` also writes its code."""
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str | None = None):
-        """transformers calls this for a class that it loaded from a checkpoint's code. Nothing is to be registered: the code is saved anyway."""
+        """Do nothing: transformers calls this for a class loaded from a checkpoint's code, which is saved anyway."""
 
-    def _get_files_timestamps(self, working_dir) -> dict:
-        # With push_to_hub=True, what is in a folder before transformers saves there counts as pushed already.
-        times = super()._get_files_timestamps(working_dir)
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        # With push_to_hub=True, transformers does not push files that were in the folder before it saves there.
+        times = super()._get_files_timestamps(working_dir)  # type: ignore[misc]  # a mixin beside PushToHubMixin
         return {name: time for name, time in times.items() if not name.endswith(".py")}
 
 
-def write_code(folder: str | Path, *starts: type | Path) -> list[str]:
+def write_code(folder: str | os.PathLike, *starts: type | Path) -> list[str]:
     r"""
-    Write the files of classes, and all of this package's that they import, side by side into a folder.
+    Write the files of classes, and all files of this package that they import, side by side into a folder.
 
     Args:
         folder: created if it does not exist.
-        starts: classes, or files of this package (of those, nothing is loaded).
+        starts: classes, or files of this package, which are not imported.
 
     Returns:
-        What `auto_map` calls each: `"modeling_mister_e.MisterEModel"` (of a file: its name without `.py`).
+        the name of each in an `auto_map`: `"modeling_mister_e.MisterEModel"`; for a file, its name without `.py`.
 
     Raises:
         ValueError: if two files have the same name, or an import cannot be followed.
     """
-    references, files = [], {}
+    references: list[str] = []
+    files: dict[str, Path] = {}
     for start in starts:
-        path = Path(sys.modules[start.__module__].__file__) if isinstance(start, type) else start
+        path = Path(inspect.getfile(start)) if isinstance(start, type) else start
         references.append(f"{path.stem}.{start.__name__}" if isinstance(start, type) else path.stem)
         _collect(path, files)
     folder = Path(folder)
@@ -55,7 +58,9 @@ def write_code(folder: str | Path, *starts: type | Path) -> list[str]:
 
 def _collect(path: Path, files: dict[str, Path]):
     if files.setdefault(path.name, path) != path:
-        raise ValueError(f"'{files[path.name]}' and '{path}' cannot lie in one folder: rename one of them")
+        raise ValueError(
+            f"'{files[path.name]}' and '{path}' have the same name and cannot be in one folder: rename one"
+        )
     for _, dots, module, _ in _IMPORT.findall(path.read_text(encoding="utf-8")):
         imported = imported_file(path, dots + module)
         if imported.name not in files or files[imported.name] != imported:
@@ -64,14 +69,14 @@ def _collect(path: Path, files: dict[str, Path]):
 
 def imported_file(path: Path, module: str) -> Path:
     r"""
-    The file that a relative import in `path` names: `"..base.errors"`.
+    The file that a relative import in `path` names, such as `"..base.errors"`.
 
     Raises:
-        ValueError: if that is a package, which cannot be laid flat, or there is no such file.
+        ValueError: if it is not a file: a package cannot be written beside weights.
     """
     names = module.lstrip(".").split(".")
     folder = path.parents[len(module) - len(module.lstrip(".")) - 1]
     imported = folder.joinpath(*names[:-1], f"{names[-1]}.py")
     if not names[-1] or not imported.is_file():
-        raise ValueError(f"'{path}' imports '{module}', which is not a file: nobody could load it beside weights")
+        raise ValueError(f"'{path}' imports '{module}', which is not a file, so it cannot be written beside weights")
     return imported

@@ -1,4 +1,4 @@
-"""YAML as it is meant: no key twice, no word that becomes something else, nothing that grows without end."""
+"""Read YAML strictly: no repeated keys, no words that turn into other values, no unbounded expansion."""
 
 import re
 from pathlib import Path
@@ -9,12 +9,12 @@ import yaml
 from .errors import InputError, short
 
 _MOST_BYTES = 16 * 2**20
-_MOST_VALUES = 100_000  # with what stands for others (`*name`) counted where it stands
+_MOST_VALUES = 100_000  # with aliases (`*name`) counted each time
 _DEEPEST = 50
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, for which `yes`, `on`, `010`, `1:30` and `2024-01-01` are words, as in YAML 1.2."""
+    """PyYAML's safe loader that reads `yes`, `on`, `010`, `1:30` and `2024-01-01` as strings, as in YAML 1.2."""
 
     yaml_implicit_resolvers: dict = {}
 
@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.YAMLError(f"line {key.start_mark.line + 1}: a list or mapping cannot be a key")
-            merges = key.tag == "tag:yaml.org,2002:merge"  # `<<`, which has no value of its own
+            merges = key.tag == "tag:yaml.org,2002:merge"  # `<<`, which is not a value
             name, line = "<<" if merges else self.construct_object(key), key.start_mark.line + 1
             if name in lines:
                 raise yaml.YAMLError(f"'{short(name)}' appears twice, in lines {lines[name]} and {line}")
@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-# Each of these is among what PyYAML's writer puts into quotes, so that what it wrote comes back as it was.
+# PyYAML's writer quotes strings that match any of these, so that they are read back unchanged.
 for _name, _pattern, _first in (
     ("null", "~|null|Null|NULL|", [*"~nN", ""]),
     ("bool", "true|True|TRUE|false|False|FALSE", [*"tTfF"]),
@@ -53,15 +53,17 @@ for _name, _pattern, _first in (
 
 
 def _check_size(root: yaml.Node | None):
-    """Anchors let a few lines stand for a billion values, or for themselves."""
-    values, above, waiting = 0, [], [(root, 0)]
+    """Refuse aliases that expand a few lines to a billion values, or to themselves."""
+    values = 0
+    above: list[yaml.Node] = []
+    waiting: list[tuple[yaml.Node | None, int]] = [(root, 0)]
     while waiting:
         node, depth = waiting.pop()
         if node is None:
             continue
         del above[depth:]
         if any(node is other for other in above):
-            raise yaml.YAMLError("an anchor stands for something that holds itself")
+            raise yaml.YAMLError("an anchor contains itself")
         above.append(node)
         values += 1
         if values > _MOST_VALUES:
@@ -79,26 +81,27 @@ def parse_yaml(text: str, source: str) -> Any:
     The value of a text in YAML.
 
     Args:
-        source: what the text is, for messages.
+        text: the text.
+        source: where it comes from, for messages.
 
     Raises:
-        InputError: if it is no YAML, or has a key twice, or more values than anybody writes.
+        InputError: if it is not YAML, repeats a key, or has too many values.
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506, a safe loader
     except RecursionError as error:
         raise InputError(f"{source} is not valid YAML: it is nested more than {_DEEPEST} levels deep") from error
-    except Exception as error:  # its constructors raise errors of several kinds
+    except Exception as error:  # PyYAML raises errors of several kinds
         raise InputError(f"{source} is not valid YAML: {short(error)}") from error
 
 
 def read_yaml(path: str | Path) -> Any:
     r"""
-    The value of a YAML file in UTF-8, or in UTF-16 with its mark.
+    The value of a YAML file in UTF-8, or in UTF-16 with a byte order mark.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: naming the file, where [`parse_yaml`] refuses it or its bytes are no text.
+        FileNotFoundError: if the file does not exist.
+        InputError: naming the file, if [`parse_yaml`] refuses it or it is not text.
     """
     path = Path(path)
     if path.stat().st_size > _MOST_BYTES:
