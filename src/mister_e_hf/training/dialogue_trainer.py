@@ -116,7 +116,8 @@ class DialogueTrainer(EpochTrainer):
             args = copy.copy(args)  # to predict alone
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
-        kwargs.setdefault("data_collator", DialogueCollator())
+        reads_transcripts = model is not None and model.config.reads_transcripts
+        kwargs.setdefault("data_collator", DialogueCollator(transcripts=reads_transcripts))
         super().__init__(model=model, args=args, **kwargs)
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         check_training(self.own_model.config, self.args, own_metrics)

@@ -31,7 +31,7 @@ class DialogueCell(nn.GRUCell):
         by_state = F.linear(state, self.weight_hh, self.bias_hh)
         (reset, update, new), (more_reset, more_update, old) = by_input.chunk(3, -1), by_state.chunk(3, -1)
         new = torch.tanh(new + torch.sigmoid(reset + more_reset) * old)
-        return torch.lerp(new, state, torch.sigmoid(update + more_update))
+        return torch.lerp(new, state.to(new.dtype), torch.sigmoid(update + more_update))
 
 
 class DialogueRecurrence(nn.Module):

@@ -1,0 +1,140 @@
+"""The contract of a conversation model, checked for every registered model; the checks are in `support/model_contract.py`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mister_e_hf.base.errors import InputError
+from mister_e_hf.models.registry import RegisteredModel, entry, entry_of, register, registered
+from support.distributed_contract import gradient_of_a_step
+from support.model_contract import CHECKS, assert_same, outputs_of, small_batch, small_model
+
+NAMES = [each.name for each in registered()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_model(check, name, tmp_path):
+    check(name, tmp_path)
+
+
+def run_python(*words, **environment: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
+    call = subprocess.run(
+        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert call.returncode == 0, call.stdout + call.stderr
+    return call.stdout
+
+
+def test_two_processes_give_the_gradient_of_one(tmp_path):
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    tests = Path(__file__).parents[1]
+    run_python(*launch, tests / "support" / "distributed_contract.py", tmp_path, *NAMES, PYTHONPATH=str(tests))
+    for name in NAMES:
+        expected = gradient_of_a_step(name, tmp_path / "alone", batch_size=4)
+        assert_same(load_file(tmp_path / f"{name}.safetensors"), expected, 2e-6)
+
+
+# Hides everything but torch and transformers, then loads each checkpoint with the code beside it.
+WITHOUT_THE_PACKAGE = """
+import json, sys
+
+HIDDEN = {"mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"}
+
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+torch.set_num_threads(1)
+for folder in sys.argv[1:]:
+    stored = load_file(f"{folder}/stored.safetensors")
+    expected = {name.removeprefix("output."): stored.pop(name) for name in list(stored) if name.startswith("output.")}
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules.")
+    view = model.view(model(**stored))
+    heads = {f"head {name}": logits for name, logits in (view.head_logits or {}).items()}
+    found = {"logits": view.logits, **heads, "gate_weights": view.gate_weights}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    view.loss.backward()
+    model.save_pretrained(folder + "_again")
+    AutoModel.from_pretrained(folder + "_again", trust_remote_code=True)
+assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
+"""
+
+
+def test_checkpoints_load_with_their_own_code_without_the_package(tmp_path):
+    folders = []
+    for name in NAMES:
+        model, folder = small_model(name, torch.float32), tmp_path / name
+        model.save_pretrained(folder)
+        batch = small_batch(model.config, dtype=torch.float32)
+        outputs = {f"output.{key}": values.clone() for key, values in outputs_of(model, batch).items()}
+        save_file(batch | outputs, folder / "stored.safetensors")
+        folders.append(folder)
+    run_python("-c", WITHOUT_THE_PACKAGE, *folders, HF_HOME=str(tmp_path / "cache"))
+
+
+# Stage 2 of every model runs where LoRA's library is not installed.
+WITHOUT_PEFT = """
+import json, sys
+
+sys.modules["peft"] = None
+from support.distributed_contract import gradient_of_a_step
+
+for name in sys.argv[2:]:
+    gradient_of_a_step(name, f"{sys.argv[1]}/{name}", batch_size=4)
+assert not [name for name in sys.modules if name.startswith("peft.")]
+"""
+
+
+def test_stage_2_runs_without_peft(tmp_path):
+    run_python("-c", WITHOUT_PEFT, tmp_path, *NAMES, PYTHONPATH=str(Path(__file__).parents[1]))
+
+
+# The registry
+
+
+def test_unknown_models_are_named():
+    expected = ", ".join(NAMES)
+    with pytest.raises(InputError, match=f"Unknown model 'lstm'; expected one of {expected}"):
+        entry("lstm")
+    types = ", ".join(each.model_type for each in registered())
+    with pytest.raises(InputError, match=f"Unknown model type 'bert'; expected one of {types}"):
+        entry_of("bert")
+    with pytest.raises(InputError, match="'sdt' or of type 'erc_sdt' is registered already"):
+        register(RegisteredModel("sdt", "erc_sdt", "", ""))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_registered_settings_are_fields_of_the_model_and_its_training(name):
+    from mister_e_hf.training.dialogue_trainer import MisterETrainingArguments
+
+    known = {
+        "model": entry(name).config_class().own_fields(),
+        "training": MisterETrainingArguments.__dataclass_fields__,
+    }
+    assert set(entry(name).training) <= set(known["training"])
+    changed = [field for ablation in entry(name).ablations.values() for field in ablation.changes]
+    for field in (*entry(name).search_space, *changed):
+        section, _, own = field.partition(".")
+        assert own in known[section], field
+    assert json.dumps(entry(name).search_space)
