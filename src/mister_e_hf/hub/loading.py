@@ -289,13 +289,6 @@ def listed_problems(missing: Iterable[str], unexpected: Iterable[str], of_anothe
     return "; ".join(f"{kind}: {', '.join(sorted(names))}" for kind, names in problems.items() if names)
 
 
-def refuse_misfits(name, info, anew=()):
-    check_fit(name, info, lambda weight: weight in anew)
-
-
-settle = finish_loading
-
-
 def check_weights(tensors: Iterable[tuple[str, torch.Tensor]], what: str):
     r"""
     Args:

@@ -17,7 +17,7 @@ from transformers.utils.hub import resolve_revision
 from ..base.errors import InputError, MissingLibraryError
 from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
 from ..base.remote_code import CarriesCode, write_code
-from ..hub.loading import ACCESS_OPTIONS, explained, refuse_misfits, require_config, settle
+from ..hub.loading import ACCESS_OPTIONS, finish_loading, load_strictly, require_config
 from .configuration_conversation import ConversationConfig
 from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
 from .turns import TurnLayout
@@ -199,53 +199,54 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape
-        raise.
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape raise.
 
-        With `ignore_mismatched_sizes=True` and a new `id2label` the heads and the gate start anew, and one warning lists
-        them: fine-tuning to one's own classes.
+        With `ignore_mismatched_sizes=True` and a new `id2label`, for fine-tuning to classes of your own, the heads and the gate are initialized
+        again, and one warning lists them.
 
         Raises:
-            ValueError: naming the weights that do not fit.
-            OSError: naming the file that is damaged, or if there is none in safetensors.
+            InputError: naming the weights that do not fit.
+            OSError: naming the file that is damaged, or if no weights are stored in safetensors.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         other_classes = kwargs.pop("ignore_mismatched_sizes", False)
-        # another shape is let through here, to be refused below by name
-        # What else lies there, such as the encoders, is had from the same commit, whatever is pushed meanwhile.
         hub_options = {name: kwargs[name] for name in ACCESS_OPTIONS if kwargs.get(name) is not None}
-        if kwargs.get("config") is None:  # else the caller knows better, and AutoModel has read it
+        if kwargs.get("config") is None:  # otherwise AutoModel has read it
             require_config(pretrained_model_name_or_path, kwargs, cls.config_class.check_type)
+        # Whatever is pushed meanwhile, the encoders are loaded from the same commit.
         revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
         if revision is not None:
             kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
-        with explained(pretrained_model_name_or_path, kwargs):
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **{"use_safetensors": True, **kwargs},
-            )
-        anew = [name for name, _ in model.named_parameters() if name.startswith("gate.") or ".head." in f".{name}"]
-        refuse_misfits(pretrained_model_name_or_path, info, anew if other_classes else ())
+        model, info = load_strictly(
+            super().from_pretrained,
+            pretrained_model_name_or_path,
+            *args,
+            reinitialized=cls._depends_on_classes if other_classes else None,
+            **kwargs,
+        )
         if other_classes and (
             info["mismatched_keys"]
             or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
         ):
-            model._start_anew(anew)
+            names = [name for name, _ in model.named_parameters() if cls._depends_on_classes(name)]
+            model._initialize_again(names)
             logger.warning(
-                f"'{pretrained_model_name_or_path}' was trained for other classes. Starting anew, to be trained before "
-                f"use: {', '.join(anew)}."
+                f"'{pretrained_model_name_or_path}' was trained for other classes. Train these weights before use, they are initialized again: "
+                f"{', '.join(names)}."
             )
         model.hub_options = hub_options
-        settle(model, pretrained_model_name_or_path)
+        finish_loading(model, pretrained_model_name_or_path)
         for name, buffer in model.named_buffers():
             if name.endswith(".std") and not (buffer > 0).all():
                 raise InputError(
                     f"'{pretrained_model_name_or_path}': the standard deviations in '{name}' must be positive"
                 )
         return (model, info) if wants_info else model
+
+    @staticmethod
+    def _depends_on_classes(name: str) -> bool:
+        """Whether a weight is part of a head or of the gate."""
+        return name.startswith("gate.") or ".head." in f".{name}"
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         r"""
@@ -296,7 +297,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         )
         return cls.config_class(**stored).id2label
 
-    def _start_anew(self, names: list[str]):
+    def _initialize_again(self, names: list[str]):
         for name in names:
             module = self.get_submodule(name.rpartition(".")[0])
             for parameter in module.parameters():

@@ -170,12 +170,10 @@ class DialogueTrainer(EpochTrainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
-            labels, own_model = inputs["labels"], self.own_model
-            terms = self.loss_terms(outputs, labels, num_items_in_batch)
-            weights = own_model.loss_term_weights
-            loss = loss + sum(getattr(self.args, weights[name]) * value for name, value in terms.items())
+            terms = self.loss_terms(outputs, inputs["labels"], num_items_in_batch)
+            loss = loss + sum(self._weight_of(name) * value for name, value in terms.items())
             self.watch(model=outputs["loss"], **terms, loss=loss)
-            self._note_terms(own_model.loss_parts(outputs) | terms)
+            self._note_terms(self.own_model.loss_parts(outputs) | terms)
             # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
             loss = loss * processes
         return (loss, outputs) if return_outputs else loss
@@ -185,6 +183,12 @@ class DialogueTrainer(EpochTrainer):
     ) -> dict[str, torch.Tensor]:
         """Loss terms beside the model's own loss, by name; see [`ConversationPreTrainedModel.loss_terms`]."""
         return self.own_model.loss_terms(outputs, labels, num_items)
+
+    def _weight_of(self, term: str) -> float:
+        name = self.own_model.loss_term_weights[term]
+        if not hasattr(self.args, name):
+            raise InputError(f"The loss term '{term}' needs {name}, a field that {type(self.args).__name__} lacks")
+        return getattr(self.args, name)
 
     @torch.no_grad()
     def _note_terms(self, terms: dict[str, torch.Tensor]):

@@ -1,0 +1,145 @@
+"""A model of somebody else, of three modalities, that reads the transcripts: it works wherever the models of this package do."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments
+from mister_e_hf.models.registry import entry, entry_of, registered
+from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
+from mister_e_hf.vectors.dialogue_vectors import DialogueVectors
+from support.distributed_contract import gradient_of_a_step
+from support.model_contract import CHECKS, LABELS, WIDTHS, small_batch, small_config, small_model
+from support.toy_model import registered_toy
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    with registered_toy() as found:
+        yield found
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_toy(check, tmp_path):
+    check("toy", tmp_path)
+
+
+def test_a_registered_model_is_known_everywhere(toy, tmp_path):
+    assert entry("toy") is toy and registered()[-1] is toy
+    config = AutoConfig.for_model("toy", hidden_size=4)
+    assert entry_of(config) is toy and config.modalities == ("speech", "text", "visual")
+    assert type(AutoModel.from_config(config)) is toy.model_class()
+
+
+def toy_table(name: str, dialogues: int = 6) -> pa.Table:
+    """Dialogues whose emotion can be read off their vectors and transcripts."""
+    generator = np.random.default_rng(len(name))
+    rows = []
+    for number in range(dialogues):
+        turns = 3 + number % 3
+        emotions = generator.integers(0, 3, turns)
+        rows.append(
+            {
+                "dialogue_id": f"{name}_{number}",
+                "utterance_ids": [f"{name}_{number}_{turn}" for turn in range(turns)],
+                "labels": [LABELS[emotion] for emotion in emotions],
+                "texts": ["yes " * (int(emotion) + 1) for emotion in emotions],
+                **{
+                    f"{key}_features": (generator.normal(size=(turns, width)) + emotions[:, None]).tolist()
+                    for key, width in WIDTHS.items()
+                },
+                "has_video": [turn != 1 for turn in range(turns)],
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def toy_split(name: str) -> DialogueVectors:
+    return DialogueVectors(toy_table(name), {label: index for index, label in LABELS.items()}, name=name)
+
+
+def test_table_and_collator_hand_over_three_modalities_and_the_transcripts():
+    data = toy_split("train")
+    batch = DialogueCollator(transcripts=True)([data[0], data[1]])
+    assert batch["visual_embeddings"].shape == (2, 4, 3)
+    assert batch["visual_mask"].tolist() == [[True, False, True, False], [True, False, True, True]]
+    assert batch["transcripts"][0] == data.transcripts[0] + [None]
+    model = small_model("toy", torch.float32)
+    changed = {**batch, "transcripts": [["something else"] * 4] * 2}
+    assert not torch.equal(model(**batch).logits, model(**changed).logits)
+
+
+def arguments(folder: Path, kind=MisterETrainingArguments, **changes):
+    settings = {
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "num_train_epochs": 3,
+        "learning_rate": 1e-2,
+        "report_to": "none",
+    }
+    return kind(str(folder), **{**settings, **changes})
+
+
+def test_trainer_adds_the_terms_that_the_model_names(tmp_path):
+    model = small_model("toy", torch.float32)
+    data, validation = toy_split("train"), toy_split("validation")
+    trainer = MisterETrainer(model=model, args=arguments(tmp_path), train_dataset=data, eval_dataset=validation)
+    assert trainer.title == "Toy, seed 42"
+    trainer.train()
+    entries = [each for each in trainer.state.log_history if "loss" in each]
+    assert len(entries) == 3 and all(each["agreement_loss"] > 0 for each in entries)
+    assert "contrastive_loss" not in entries[0]
+    evaluation = next(each for each in trainer.state.log_history if "eval_loss" in each)
+    assert {"eval_weighted_f1", "eval_visual_weighted_f1"} <= set(evaluation)
+    assert model.visual_input.mean.any()  # standardised
+    view = trainer.predict(validation).predictions
+    assert view.logits.shape == (6, 5, 3) and set(view.head_logits) == set(WIDTHS)
+    assert view.gate_weights.shape == (6, 5, 3) and view.loss is None
+
+
+def test_loss_of_the_model_is_trained_with_its_terms(tmp_path):
+    """One step goes along the gradient of the loss written out."""
+    found = gradient_of_a_step("toy", tmp_path, batch_size=4)
+    config = small_config("toy")
+    torch.manual_seed(0)
+    model = entry("toy").model_class()(config)
+    batch = small_batch(model.config, dtype=torch.float32)
+    for name, width in WIDTHS.items():
+        there = batch[f"{name}_embeddings"][batch[f"{name}_mask"]].double()
+        assert there.shape[1] == width
+        getattr(model, f"{name}_input").set_statistics(there.mean(0), there.std(0, correction=0))
+    batch["transcripts"] = [
+        [text if there else None for text, there in zip(texts, mask, strict=True)]
+        for texts, mask in zip(batch["transcripts"], batch["text_mask"].tolist(), strict=True)
+    ]
+    output = model(**batch)
+    agreement = model.loss_terms(output, batch["labels"], None)["agreement"]
+    (output.loss + 0.3 * agreement).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=2e-6)
+
+
+def test_a_trainer_without_the_weight_of_a_term_says_so(tmp_path):
+    settings = arguments(tmp_path, DialogueTrainingArguments)
+    data = toy_split("train")
+    trainer = DialogueTrainer(
+        model=small_model("toy", torch.float32), args=settings, train_dataset=data, eval_dataset=data
+    )
+    with pytest.raises(
+        ValueError, match="'agreement' needs consistency_weight, a field that DialogueTrainingArguments"
+    ):
+        trainer.train()
+
+
+def test_a_model_without_terms_is_trained_by_the_trainer_of_all_models(tmp_path):
+    settings = arguments(tmp_path, DialogueTrainingArguments)
+    data = [{key: values for key, values in item.items() if "visual" not in key} for item in toy_split("train")]
+    trainer = DialogueTrainer(
+        model=small_model("sdt", torch.float32), args=settings, train_dataset=data, eval_dataset=data
+    )
+    trainer.train()
+    assert {"eval_weighted_f1", "eval_speech_weighted_f1"} <= set(trainer.evaluate())
