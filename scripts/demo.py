@@ -1,4 +1,4 @@
-"""Generate recordings, train every stage on them, load the checkpoint again and predict."""
+"""Generate recordings, train all stages on them, load the checkpoint again and predict."""
 
 import argparse
 import os
@@ -17,13 +17,13 @@ ABOUT = """\
 MiSTER-E on a generated corpus: 260 dialogues of tones and invented words. Nothing is downloaded, and no GPU is needed.
 It trains a tiny speech encoder and a tiny text encoder, makes a vector of each turn, trains the mixture of experts
 on the vectors, and scores it. That takes one to three minutes on two cores; if it is interrupted, the same command
-resumes. All of it goes to {folder}.
+resumes. Everything goes to {folder}.
 """
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="Every further --field value overrides the recipe's.")
-    parser.add_argument("folder", nargs="?", default="runs/demo", help="where all of it goes (default: runs/demo)")
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Further words, --field value, override the recipe.")
+    parser.add_argument("folder", nargs="?", default="runs/demo", help="folder for everything (default: runs/demo)")
     arguments, fields = parser.parse_known_args()
     folder = Path(arguments.folder)
     try:
@@ -49,14 +49,17 @@ def run(folder: Path, fields: list[str]):
 
 
 def show(folder: Path, summary: dict[str, Any]):
-    """The scores, a dialogue, and what to try next."""
+    """Print the scores, the predictions of a dialogue, and what to try next."""
     from mister_e_hf.evaluation.predictions import format_results
 
     scores = {name: 100 * block["weighted_f1"]["mean"] for name, block in summary["test"].items()}
     mixture = scores.pop("mixture")
-    best = max(scores, key=scores.get)
-    print(f"\nWhat was shown: scores on the generated test dialogues\n\n{format_results(summary)}\n")
-    print(f"Weighted F1 of the mixture is {mixture:.2f}, and {scores[best]:.2f} of its best expert alone ({best}).\n")
+    print(f"\nScores on the generated test dialogues\n\n{format_results(summary)}\n")
+    if scores:
+        best = max(scores, key=lambda name: scores[name])
+        print(
+            f"The weighted F1 of the mixture is {mixture:.2f}, that of its best expert ({best}) {scores[best]:.2f}.\n"
+        )
     show_dialogue(folder)
     print("\nTry next:\n")
     for words in next_commands(folder):
@@ -64,28 +67,31 @@ def show(folder: Path, summary: dict[str, Any]):
 
 
 def show_dialogue(folder: Path):
-    """The first test dialogue: what the generator meant, what the checkpoint says."""
+    """Print the emotions of the first test dialogue: the generator's, and the predictions of the checkpoint."""
     import torch
     from transformers import AutoModel
 
     from mister_e_hf import DialogueCollator, read_corpus
 
     model = AutoModel.from_pretrained(folder).eval()
-    names, experts = model.config.id2label, model.config.experts
+    names, heads = model.config.id2label, model.config.heads
     test = read_corpus(folder / "vectors", model.config.label2id, splits=("test",))["test"]
     with torch.no_grad():
-        output = model(**DialogueCollator()([test[0]]))
-    print(f"Dialogue {test.dialogue_ids[0]}: the generator's emotion, and the answers of the checkpoint in {folder}\n")
-    print("turn  generator  mixture    " + "".join(f"{name:11}" for name in experts) + "gate")
+        view = model.view(model(**DialogueCollator(model.config.reads_transcripts)([test[0]])))
+    print(
+        f"Dialogue {test.dialogue_ids[0]}: the generator's emotions, and predictions of the checkpoint in {folder}\n"
+    )
+    gated = view.gate_weights is not None
+    print("turn  generator  mixture    " + "".join(f"{name:11}" for name in heads) + ("gate" if gated else ""))
     for turn, label in enumerate(test[0]["labels"].tolist()):
-        answers = [output.logits[0, turn], *output.expert_logits[0, turn]]
-        cells = [names[label], *(names[answer.argmax().item()] for answer in answers)]
-        gate = " ".join(f"{weight:.2f}" for weight in output.gate_weights[0, turn].tolist())
+        logits = [view.logits[0, turn], *(values[0, turn] for values in (view.head_logits or {}).values())]
+        cells = [names[label], *(names[each.argmax().item()] for each in logits)]
+        gate = " ".join(f"{weight:.2f}" for weight in view.gate_weights[0, turn].tolist()) if gated else ""
         print(f"{turn:>4}  " + "".join(f"{cell:11}" for cell in cells) + gate)
 
 
 def next_commands(folder: Path) -> list[list[str]]:
-    """Three commands, as they can be typed here."""
+    """Three commands to try next, as they can be typed in this shell."""
     program, beside = ["mister-e"], Path(sys.executable).with_name("mister-e")
     if shutil.which("mister-e") is None:
         short = min(str(beside), os.path.relpath(beside), key=len)

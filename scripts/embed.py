@@ -1,4 +1,4 @@
-"""Make vectors by trained encoders: accelerate launch scripts/embed.py RECIPE --corpus FOLDER --out VECTORS"""
+"""Embed a corpus with trained encoders: accelerate launch scripts/embed.py RECIPE --corpus FOLDER --out VECTORS"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Print the lowest version of every dependency that pyproject.toml allows, as constraints for pip: what `make test-lowest` installs."""
+"""Print the lowest allowed version of every dependency as constraints for pip, which `make test-lowest` installs."""
 
 import sys
 import tomllib
@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 
 
 def lowest_versions(pyproject: Path) -> list[str]:
-    """`name==version` for each requirement with a lower bound; pinned ones, as torch of the extra `dev`, stay as they are."""
+    """`name==version` for each requirement with a lower bound, but for those that are pinned, as torch in `dev`."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     given = [project["dependencies"], *project["optional-dependencies"].values()]
     requirements = [Requirement(text) for part in given for text in part]

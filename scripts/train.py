@@ -1,4 +1,4 @@
-"""Train a recipe, stage 2 or all stages: accelerate launch scripts/train.py hub_configs/mister-e-meld-small.yaml --corpus FOLDER"""
+"""Train stage 2 or all stages of a recipe: accelerate launch scripts/train.py RECIPE --corpus FOLDER"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train an encoder of stage 1: accelerate launch scripts/train_encoder.py RECIPE --modality text --corpus FOLDER"""
+"""Train an encoder of stage 1: accelerate launch scripts/train_encoder.py RECIPE --modality text --corpus DIR"""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Time and memory of reading a corpus, on generated recordings: python scripts/benchmarks/corpora.py [--dialogues 25 100 400]
+"""Time and memory of reading a corpus of generated recordings: python scripts/benchmarks/corpora.py
 
-Each size runs in a process of its own. Memory is the peak above that of the same process before it read anything. Seconds of sound per
-second are given for each kind of file, with the ratio to the first.
+Each size runs in its own process. Memory is the peak above that of the same process before it read anything. Seconds
+of audio decoded per second are given for each kind of file, with the ratio to the first.
 """
 
 import argparse
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def write_folder(folder: Path, dialogues: int):
-    """Dialogues of noise, a file per turn, and their table."""
+    """Write dialogues of noise, one file per turn, and their table."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
@@ -40,7 +40,7 @@ def write_folder(folder: Path, dialogues: int):
 
 
 def measure(folder: Path, work: Path) -> dict:
-    """Build and write one corpus; runs in a process of its own."""
+    """Build and write one corpus, in this process."""
     import datasets
 
     from mister_e_hf import DialogueFolder
@@ -60,12 +60,12 @@ def measure(folder: Path, work: Path) -> dict:
 
 
 def decoding(work: Path) -> dict[str, float]:
-    """Seconds of sound read per second, by kind of file."""
+    """Seconds of audio decoded per second, by kind of file."""
     from mister_e_hf import load_audio
 
     speeds = {}
     for name, (suffix, rate, channels) in KINDS.items():
-        path = work / f"sound.{suffix}"
+        path = work / f"audio.{suffix}"
         soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((rate * SECONDS, channels)), rate)
         load_audio(path)
         start, count = time.perf_counter(), 0
@@ -78,13 +78,13 @@ def decoding(work: Path) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dialogues", type=int, nargs="+", default=[25, 100, 400])
+    parser.add_argument("--dialogues", type=int, nargs="+", default=[25, 100, 400], help="sizes (default: 25 100 400)")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.folder:
         print(json.dumps(measure(arguments.folder / "source", arguments.folder)))
         return
-    print(f"{'dialogues':>9} {'sound, s':>9} {'read, s':>8} {'write, s':>8} {'peak, MiB':>9} {'tables, MiB':>11}")
+    print(f"{'dialogues':>9} {'audio, s':>9} {'read, s':>8} {'write, s':>8} {'peak, MiB':>9} {'tables, MiB':>11}")
     for dialogues in arguments.dialogues:
         with tempfile.TemporaryDirectory() as folder:
             write_folder(Path(folder) / "source", dialogues)
@@ -94,14 +94,14 @@ def main():
             )
             found = json.loads(call.stdout)
         print(
-            f"{dialogues:>9} {dialogues * TURNS * SECONDS:>9,} {found['read']:>8.1f} {found['write']:>8.1f} {found['mib']:>9.0f} "
-            f"{found['size']:>11.0f}"
+            f"{dialogues:>9} {dialogues * TURNS * SECONDS:>9,} {found['read']:>8.1f} {found['write']:>8.1f} "
+            f"{found['mib']:>9.0f} {found['size']:>11.0f}"
         )
     with tempfile.TemporaryDirectory() as folder:
         speeds = decoding(Path(folder))
     first = next(iter(speeds.values()))
     for name, speed in speeds.items():
-        print(f"{name:22} {speed:>8,.0f} s of sound a second  {speed / first:.2f}")
+        print(f"{name:22} {speed:>8,.0f} s of audio a second  {speed / first:.2f}")
 
 
 if __name__ == "__main__":

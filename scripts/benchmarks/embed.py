@@ -1,8 +1,8 @@
-"""Utterances per second of `embed_corpus` against the plain loop, one utterance at a time: python scripts/benchmarks/embed.py [--turns 400]
+"""Utterances per second of `embed_corpus` against a loop over single utterances: python scripts/benchmarks/embed.py
 
-Models of the sizes of all-MiniLM-L6-v2 and of Whisper-tiny's encoder with random weights, on generated lines and recordings of the
-lengths of MELD's (8 words, 3 seconds on average). The plain loop runs transformers' own processors and models as they come, for
-Whisper that is on windows of 30 seconds. Both read the same files from disk.
+Models of the sizes of all-MiniLM-L6-v2 and of Whisper-tiny's encoder with random weights, on generated lines and
+recordings of the lengths of MELD's (8 words, 3 seconds on average). The plain loop runs transformers' own processors
+and models unchanged, which for Whisper means windows of 30 seconds. Both read the same files from disk.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, Whisper
 from transformers.utils import logging
 
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
+from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.encoders.embedding import embed_turns
 from mister_e_hf.encoders.packing import packed_batches
 from mister_e_hf.encoders.utterances import Utterances
@@ -68,7 +69,7 @@ def write_backbones(folder: Path):
 
 
 def plain_loop(encoder: UtteranceEncoder, processor: MisterEProcessor, utterances: Utterances) -> torch.Tensor:
-    """One at a time, by what transformers has."""
+    """Embed the utterances one at a time, with transformers alone."""
     vectors = []
     with torch.inference_mode():
         for item in range(len(utterances)):
@@ -83,27 +84,27 @@ def plain_loop(encoder: UtteranceEncoder, processor: MisterEProcessor, utterance
 
 
 def measure(folder: Path, turns: int) -> dict:
-    """Both roads over one corpus; a process of its own."""
+    """Time both ways on one corpus, in this process."""
     logging.disable_progress_bar()
     builder = DialogueFolder(folder / "source", cache_dir=str(folder / "cache"), split_shares=(1, 0, 0))
     builder.download_and_prepare()
     data = builder.as_dataset()["train"]
     found = {"turns": turns}
-    for modality in ("text", "speech"):
+    for modality in MODALITIES:
         backbone = folder / "backbones" / modality
         options = {"tuning": "frozen", "embedding_dim": 384, "id2label": LABELS}
         encoder = UtteranceEncoder.from_backbone(backbone, modality, **options)
         utterances = Utterances(data, modality)
-        roads = {"ours": MisterEProcessor.from_backbone(backbone, modality)}
+        ways = {"ours": MisterEProcessor.from_backbone(backbone, modality)}
         if modality == "speech":
-            roads["ours, one second of silence"] = MisterEProcessor.from_backbone(
+            ways["ours, one second of silence"] = MisterEProcessor.from_backbone(
                 backbone, modality, trailing_silence=1.0
             )
         block = found.setdefault(modality, {})
         start = time.perf_counter()
-        expected = plain_loop(encoder, next(iter(roads.values())), utterances)
+        expected = plain_loop(encoder, next(iter(ways.values())), utterances)
         block["plain"] = len(utterances) / (time.perf_counter() - start)
-        for name, processor in roads.items():
+        for name, processor in ways.items():
             start = time.perf_counter()
             vectors, _ = embed_turns(encoder, processor, utterances)
             block[name] = len(utterances) / (time.perf_counter() - start)
@@ -122,7 +123,7 @@ def measure(folder: Path, turns: int) -> dict:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, nargs="+", default=[200, 800])
+    parser.add_argument("--turns", type=int, nargs="+", default=[200, 800], help="sizes (default: 200 800)")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.folder:
@@ -138,7 +139,7 @@ def main():
             )
         found = json.loads(call.stdout.splitlines()[-1])
         print(f"{turns} turns, peak {found['peak MiB']:.0f} MiB")
-        for modality in ("text", "speech"):
+        for modality in MODALITIES:
             for name, value in found[modality].items():
                 ratio = (
                     ""

@@ -1,8 +1,9 @@
-"""Seconds from a dialogue to its emotions: python scripts/benchmarks/inference.py
+"""Time from a dialogue to its emotions: python scripts/benchmarks/inference.py
 
-A ten-turn dialogue through the pipeline, from vectors and from sound and words, against the plain loop: each turn's sound and words through
-transformers' own models one by one, then stage 2. And the cost of a turn of a stream at turn 10, 100 and 1,000, against the whole
-dialogue so far. Sizes are those of Whisper-tiny's encoder, all-MiniLM-L6-v2 and the small stage 2, weights random; times are medians of one run.
+A dialogue of ten turns through the pipeline, from vectors and from audio and transcripts, against the plain loop: the
+audio and transcript of each turn through transformers' own models one by one, then stage 2. Also the time of a
+streamed turn at turn 10, 100 and 1,000, against the whole dialogue so far. Sizes are those of Whisper-tiny's encoder,
+all-MiniLM-L6-v2 and the small stage 2, with random weights; times are medians of one run.
 """
 
 import argparse
@@ -46,7 +47,7 @@ def stage_2(**changes) -> MisterEModel:
 
 
 class Turns(list):
-    """What `plain_loop` reads."""
+    """Turns in the form that `plain_loop` reads."""
 
     def __getitem__(self, item):
         return {"turn": super().__getitem__(item)}
@@ -83,17 +84,16 @@ def ten_turns(folder: Path, times: int):
         erc = ConversationEmotionPipeline(model, encoders=encoders, device="cpu")
         if plain is None:
             plain = median(lambda encoders=encoders: plain_dialogue(encoders, model, turns), times)
-            print(f"ten turns, plain loop, sound and words   {1000 * plain:8.1f} ms")
+            print(f"ten turns, plain loop, audio and text   {1000 * plain:8.1f} ms")
         ours = median(lambda erc=erc: erc(turns), times)
-        name = "sound and words" if silence is None else "with one second of silence"
+        name = "audio and text" if silence is None else "with one second of silence"
         print(f"ten turns, pipeline, {name:26} {1000 * ours:8.1f} ms   {plain / ours:.1f} times as fast")
     vectors = [{"speech_embedding": np.ones(WIDTH), "text_embedding": np.ones(WIDTH)} for _ in turns]
     batch = torch.ones(1, 10, WIDTH)
     with torch.inference_mode():
         alone = median(lambda: model(batch, batch), times * 5)
-    print(
-        f"ten turns, pipeline, vectors                {1000 * median(lambda: erc(vectors), times * 5):8.1f} ms (the model alone {1000 * alone:.1f} ms)"
-    )
+    ours = 1000 * median(lambda: erc(vectors), times * 5)
+    print(f"ten turns, pipeline, vectors                {ours:8.1f} ms (the model alone {1000 * alone:.1f} ms)")
 
 
 def stream(times: int):
@@ -112,7 +112,8 @@ def stream(times: int):
             step = median(one, times * 5)
             whole = median(lambda turn=turn: model(vectors[:, :turn], vectors[:, :turn]), times)
         print(
-            f"turn {turn:5} of a stream {1000 * step:8.2f} ms   the whole dialogue again {1000 * whole:8.1f} ms   {whole / step:.1f} times"
+            f"turn {turn:5} of a stream {1000 * step:8.2f} ms   the whole dialogue again {1000 * whole:8.1f} ms   "
+            f"{whole / step:.1f} times"
         )
 
 

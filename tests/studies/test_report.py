@@ -223,7 +223,7 @@ def test_probabilities_before_the_temperature_are_those_of_the_logits(out):
 
 def test_gate_weights_by_group(small):
     def set_weights(columns: dict) -> dict:
-        """Weight on speech at happy turns, else on fusion; speech is right at happy turns, text never, fusion always."""
+        """Weight on speech at happy turns, else on fusion; speech is right there alone, text never, fusion always."""
         happy = [label == "happy" for label in columns["label"]]
         weights = [[1.0, 0.0, 0.0] if yes else [0.0, 0.0, 1.0] for yes in happy]
         names = ["happy", "sad", "neutral", "angry", "excited", "frustrated"]

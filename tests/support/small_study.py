@@ -199,7 +199,7 @@ def fail(folder: Path, reason: str):
 
 
 def rewrite(path: Path, change):
-    """Rewrite a table of predictions without the rows of validation, `change` applied, as if the run had left it so."""
+    """Rewrite a table of predictions without rows of validation, `change` applied, as if the run had left it so."""
     table = pq.read_table(path)
     if "split" in table.column_names:
         table = table.filter(pc.not_equal(table["split"], "validation"))

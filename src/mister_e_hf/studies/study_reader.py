@@ -165,8 +165,8 @@ class _StageReader:
     @staticmethod
     def _of_another(path: Path, what: str, found: Any, expected: Any) -> str:
         return (
-            f"'{path}' records {what} {short(found)}, but is in the folder of {what} {expected}: the run was swapped or "
-            "copied"
+            f"'{path}' records {what} {short(found)}, but is in the folder of {what} {expected}: the run was swapped "
+            "or copied"
         )
 
     def _check_score(self, path: Path, table: Mapping[str, np.ndarray], results: Mapping[str, Any]):
