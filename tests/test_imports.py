@@ -1,6 +1,6 @@
-import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,25 +13,8 @@ import mister_e_hf
 from mister_e_hf import UtteranceEncoder
 from support.checkpoint_code import BACKBONES, PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, file_stems
 from support.hidden_packages import HIDE
+from support.package_files import MODULES, PACKAGE, ROOMS, ROOT, file_of, imports, imports_at_the_top, reached
 from support.tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
-
-PACKAGE = Path(mister_e_hf.__file__).parent
-ROOT = Path(__file__).parents[1]
-# The folders of the package. Each imports itself and those before it, nothing after it.
-ROOMS = (
-    "base",
-    "media",
-    "corpora",
-    "vectors",
-    "hub",
-    "evaluation",
-    "encoders",
-    "models",
-    "inference",
-    "training",
-    "studies",
-    "cli",
-)
 
 
 def python(code: str, *words, cwd: Path, **environment: str) -> str:
@@ -61,7 +44,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path):
     assert json.loads(python(IMPORT, cwd=tmp_path)) == []
 
 
-def test_public_names_are_there_and_no_others():
+def test_public_names_exist():
     for name in mister_e_hf.__all__:
         assert getattr(mister_e_hf, name).__name__ == name
     assert set(mister_e_hf.__all__) <= set(dir(mister_e_hf))
@@ -69,25 +52,31 @@ def test_public_names_are_there_and_no_others():
         mister_e_hf.MisterF  # noqa: B018
 
 
+_IMPORT = "import mister_e_hf"
+_MODEL = "from transformers import AutoModel"
 ORDERS = {
-    "alone": "import mister_e_hf; from transformers import AutoModel",
-    "before transformers": "import mister_e_hf; import transformers; AutoModel = transformers.AutoModel",
-    "after transformers": "import transformers; import mister_e_hf; AutoModel = transformers.AutoModel",
-    "before AutoConfig": "import mister_e_hf; from transformers import AutoConfig; from transformers import AutoModel",
-    "after AutoConfig": "from transformers import AutoConfig; import mister_e_hf; from transformers import AutoModel",
-    "after AutoModel": "from transformers import AutoModel; import mister_e_hf",
-    "before PreTrainedModel": "import mister_e_hf; from transformers import PreTrainedModel, AutoModel",
-    "after PreTrainedModel": "from transformers import PreTrainedModel; import mister_e_hf; from transformers import AutoModel",
-    "before Trainer": "import mister_e_hf; from transformers import Trainer, AutoModel",
-    "after Trainer": "from transformers import Trainer; import mister_e_hf; from transformers import AutoModel",
-    "before AutoProcessor": "import mister_e_hf; from transformers import AutoProcessor, AutoModel",
-    "after AutoProcessor": "from transformers import AutoProcessor, AutoModel; import mister_e_hf",
-    "after the model": "from mister_e_hf import MisterEModel; from transformers import AutoModel",
-    "after a baseline": "from mister_e_hf.models.baselines.sdt import SdtModel; from transformers import AutoModel",
-    "after a baseline by name": "from mister_e_hf.models import baselines; baselines.baseline_model('mult'); from transformers import AutoModel",
-    "after the encoder": "from mister_e_hf import UtteranceEncoder; from transformers import AutoModel",
+    "alone": [_IMPORT, _MODEL],
+    "before transformers": [_IMPORT, "import transformers", "AutoModel = transformers.AutoModel"],
+    "after transformers": ["import transformers", _IMPORT, "AutoModel = transformers.AutoModel"],
+    "before AutoConfig": [_IMPORT, "from transformers import AutoConfig", _MODEL],
+    "after AutoConfig": ["from transformers import AutoConfig", _IMPORT, _MODEL],
+    "after AutoModel": [_MODEL, _IMPORT],
+    "before PreTrainedModel": [_IMPORT, "from transformers import PreTrainedModel, AutoModel"],
+    "after PreTrainedModel": ["from transformers import PreTrainedModel", _IMPORT, _MODEL],
+    "before Trainer": [_IMPORT, "from transformers import Trainer, AutoModel"],
+    "after Trainer": ["from transformers import Trainer", _IMPORT, _MODEL],
+    "before AutoProcessor": [_IMPORT, "from transformers import AutoProcessor, AutoModel"],
+    "after AutoProcessor": ["from transformers import AutoProcessor, AutoModel", _IMPORT],
+    "after the model": ["from mister_e_hf import MisterEModel", _MODEL],
+    "after a baseline": ["from mister_e_hf.models.baselines.sdt import SdtModel", _MODEL],
+    "after a baseline by name": [
+        "from mister_e_hf.models import baselines",
+        "baselines.baseline_model('mult')",
+        _MODEL,
+    ],
+    "after the encoder": ["from mister_e_hf import UtteranceEncoder", _MODEL],
 }
-# Each order in a process of its own, forked where all that transformers builds on is loaded already and it itself is not.
+# Each order runs in a new process, forked after what transformers imports is loaded, but before transformers is.
 FORK = """
 import json, os, sys, traceback
 import accelerate, datasets, scipy.stats, torch._dynamo, torch.distributed.tensor, torch.onnx
@@ -142,8 +131,14 @@ def saved_encoder(tmp_path):
     return make
 
 
-def test_auto_classes_know_ours_in_every_order_of_import(saved, saved_encoder, tmp_path):
-    printed = python(FORK, json.dumps(ORDERS), saved, saved_encoder("full")[0], cwd=tmp_path)
+def test_auto_classes_know_our_models_in_every_order_of_imports(saved, saved_encoder, tmp_path):
+    printed = python(
+        FORK,
+        json.dumps({name: "; ".join(lines) for name, lines in ORDERS.items()}),
+        saved,
+        saved_encoder("full")[0],
+        cwd=tmp_path,
+    )
     assert printed.splitlines() == [f"{name}: done" for name in ORDERS], printed
 
 
@@ -153,7 +148,8 @@ ONLY_TORCH_AND_TRANSFORMERS = (
 import sys
 
 folder, stored, visible, *modules = sys.argv[1:]
-packages = ["mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate", "soundfile", "soxr"]
+packages = ["mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate"]
+packages += ["soundfile", "soxr"]
 hidden = hide(*(name for name in packages if name not in visible.split()))
 import torch
 from safetensors.torch import load_file
@@ -189,7 +185,7 @@ def assert_works_without_the_package(folder, model, batch, modules, tmp_path, vi
     assert loaded.split() == sorted(modules)
 
 
-def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved, tiny_model, make_batch, tmp_path):
+def test_checkpoint_works_with_only_torch_and_transformers(saved, tiny_model, make_batch, tmp_path):
     model = tiny_model(dtype=torch.float32)
     batch = make_batch([3, 5], model.config, dtype=torch.float32, absent=0.3)
     assert {path.stem for path in saved.glob("*.py")} == file_stems(*STAGE_2, *STAGE_1, *PIPELINE)
@@ -197,73 +193,15 @@ def test_checkpoint_works_where_only_torch_and_transformers_are_installed(saved,
 
 
 @pytest.mark.parametrize(("tuning", "visible"), [("full", ""), ("lora", "peft accelerate")])
-def test_encoder_works_where_only_torch_and_transformers_are_installed(saved_encoder, tmp_path, tuning, visible):
-    """And peft, where LoRA is."""
+def test_encoder_works_with_only_torch_and_transformers(saved_encoder, tmp_path, tuning, visible):
+    """LoRA also needs peft."""
     folder, encoder = saved_encoder(tuning)
     batch = tiny_batch(tmp_path / "base", "bert") | {"labels": torch.tensor([0, 2, 1])}
     assert {path.stem for path in folder.glob("*.py")} == file_stems(*STAGE_1, *PROCESSOR)
     assert_works_without_the_package(folder, encoder, batch, file_stems(*STAGE_1), tmp_path, visible)
 
 
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """What a file imports anywhere in it: packages from outside, and modules of ours by their name below the package."""
-    outside, ours = set(), set()
-    here = path.relative_to(PACKAGE).parts[:-1]
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            below = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == PACKAGE.name else []
-            names = [node.module, *below]
-        elif isinstance(node, ast.ImportFrom):
-            base = ".".join([PACKAGE.name, *here[: len(here) - node.level + 1], *filter(None, [node.module])])
-            names = [f"{base}.{alias.name}" for alias in node.names] + [base]
-        else:
-            continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            if package != PACKAGE.name:
-                outside.add(package)
-            elif module := module_of(rest):
-                ours.add(module)
-    return outside - set(sys.stdlib_module_names), ours
-
-
-def module_of(name: str) -> str | None:
-    """The longest beginning of a dotted name that is a module of ours: names inside a module are none."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        path = PACKAGE.joinpath(*parts[:end])
-        if path.with_suffix(".py").is_file() or (path / "__init__.py").is_file():
-            return ".".join(parts[:end])
-    return None
-
-
-def file_of(module: str) -> Path:
-    path = PACKAGE.joinpath(*module.split("."))
-    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-
-
-def reached(module: str) -> tuple[set[str], set[str]]:
-    """What a module imports, itself or by way of others of ours. Not what a push needs: that tries for the whole package."""
-    outside, ours, waiting = set(), set(), {module}
-    while waiting:
-        current = waiting.pop()
-        ours.add(current)
-        more_outside, more_ours = imports(file_of(current))
-        outside |= more_outside
-        waiting |= more_ours - ours - {"hub.checkpoint"}
-    return outside, ours
-
-
-MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-    for path in PACKAGE.rglob("*.py")
-    if path != PACKAGE / "__init__.py"
-)
-
-
-def test_walk_sees_imports():
+def test_imports_are_found_also_inside_functions():
     model = imports(file_of("models.mister_e.modeling_mister_e"))
     assert model[0] == {"torch", "transformers"}
     assert {"models.mister_e.configuration_mister_e", "base.losses", "models.turns"} <= model[1]
@@ -278,13 +216,8 @@ def test_walk_sees_imports():
 def test_rooms_import_one_way(module):
     room = module.partition(".")[0]
     allowed = ROOMS[: ROOMS.index(room) + 1]
-    imported = {name.partition(".")[0] for name in reached_directly(module)}
+    imported = {name.partition(".")[0] for name in imports(file_of(module))[1] if name in MODULES}
     assert imported <= {*allowed}
-
-
-def reached_directly(module: str) -> set[str]:
-    # The push of a model tries for the package; see `reached`.
-    return {name for name in imports(file_of(module))[1] if name in MODULES}
 
 
 def test_every_folder_is_a_room():
@@ -303,7 +236,7 @@ test_modeling_mister_e test_utterance_encoder
 
 
 @pytest.mark.parametrize("folder", SIZES)
-def test_no_file_is_too_long_to_be_read(folder):
+def test_no_file_is_too_long(folder):
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
     assert lines and not {
         str(path.relative_to(ROOT)): n
@@ -313,7 +246,7 @@ def test_no_file_is_too_long_to_be_read(folder):
 
 
 @pytest.mark.parametrize("module", ["base.losses", "models.turns"])
-def test_losses_and_turns_import_torch_alone(module):
+def test_losses_and_turns_import_only_torch(module):
     assert reached(module) == ({"torch"}, {module, "base.errors" if module == "models.turns" else "base.modalities"})
 
 
@@ -331,40 +264,35 @@ MODELS = [name for name in MODULES if name.startswith("models.") and name != "mo
 
 
 @pytest.mark.parametrize("module", MODELS)
-def test_models_import_torch_and_transformers_alone(module):
+def test_models_import_only_torch_and_transformers(module):
     outside, ours = reached(module)
-    assert outside <= {
-        "torch",
-        "transformers",
-        "huggingface_hub",
-        "safetensors",
-    }  # the last two come with transformers
+    assert outside <= {"torch", "transformers", "huggingface_hub", "safetensors"}  # transformers requires the last two
     assert ours <= {*SHARED, *MODELS}
 
 
-def test_model_reaches_the_files_that_travel():
+def test_model_imports_the_files_of_its_checkpoint():
     assert reached("models.mister_e.modeling_mister_e")[1] == set(STAGE_2)
 
 
-def test_the_registry_of_models_loads_nothing():
+def test_registry_of_models_imports_no_model():
     models = {"models.configuration_conversation", "models.modeling_conversation"}  # for type checkers
-    assert reached_directly("models.registry") == {"base.errors", *models}
+    assert imports(file_of("models.registry"))[1] & {*MODULES} == {"base.errors", *models}
 
 
-def test_pipeline_needs_no_corpus_and_no_trainer():
+def test_pipeline_needs_neither_corpora_nor_trainers():
     outside, ours = reached("inference.pipeline_conversation_emotion")
     assert not {"datasets", "pyarrow", "accelerate", "sklearn", "scipy"} & outside
     assert ours == {*PIPELINE, *STAGE_1, "models.turns"}
 
 
-def test_encoder_imports_torch_and_transformers_alone_and_its_adapters_peft():
+def test_encoder_imports_only_torch_and_transformers_and_its_adapters_peft():
     outside, ours = reached("encoders.modeling_utterance_encoder")
     assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "peft", "regex"}
     assert [path.stem for path in PACKAGE.rglob("*.py") if "peft" in imports(path)[0]] == ["adapters"]
     assert ours == set(STAGE_1)
 
 
-def test_processor_needs_no_model_and_no_corpus():
+def test_processor_needs_neither_models_nor_corpora():
     outside, ours = reached("encoders.processing_utterance_encoder")
     assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
     configuration = {"encoders.configuration_utterance_encoder", "base.configuration_labelled"}
@@ -379,20 +307,6 @@ def test_corpora_never_import_torch(module):
     assert {name.partition(".")[0] for name in ours} <= {"base", "media", "corpora"}
 
 
-def imports_at_the_top(path: Path) -> set[str]:
-    """Packages from outside that a file imports whenever it is imported itself."""
-    names = set()
-    for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.add(node.module.partition(".")[0])
-        else:  # such as try, with imports in it
-            inside = ast.walk(node) if not isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ImportFrom) else []
-            assert not any(isinstance(part, ast.Import | ast.ImportFrom) for part in inside)
-    return names - set(sys.stdlib_module_names)
-
-
 def test_audio_imports_little():
     assert reached("media.audio") == (
         {"av", "numpy", "soundfile", "soxr"},
@@ -401,7 +315,7 @@ def test_audio_imports_little():
     assert imports_at_the_top(file_of("media.audio")) == {"numpy", "soundfile", "soxr"}
 
 
-def test_the_command_line_imports_what_a_command_needs_when_it_runs():
+def test_commands_import_what_they_need_when_they_run():
     for path in (PACKAGE / "cli").glob("*.py"):
         assert imports_at_the_top(path) == set()
     assert {"corpora.store", "corpora.publishing", "corpora.summary"} <= imports(PACKAGE / "cli" / "corpus.py")[1]
@@ -412,7 +326,8 @@ import sys
 import datasets  # 4.2 brings torch by itself
 brought = set(sys.modules)
 import mister_e_hf
-builders = [mister_e_hf.Iemocap, mister_e_hf.Meld, mister_e_hf.CmuMosi, mister_e_hf.DialogueFolder, mister_e_hf.load_audio]
+for name in ("Iemocap", "Meld", "CmuMosi", "DialogueFolder", "load_audio"):
+    getattr(mister_e_hf, name)
 print(*sorted({"torch", "transformers", "sklearn", "av"} & (set(sys.modules) - brought)))
 """
 
@@ -422,7 +337,15 @@ def test_corpora_load_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_nothing_imports_the_scripts_the_tests_or_the_command_line(module):
+def test_no_module_imports_scripts_tests_or_the_command_line(module):
     outside, ours = imports(file_of(module))
     assert not {"scripts", "tests"} & outside
     assert module.partition(".")[0] in ("cli", "__main__") or not any(name.partition(".")[0] == "cli" for name in ours)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.stem)
+def test_tests_share_code_only_in_support(path):
+    other_tests = re.findall(
+        r"^ *(?:from|import) +(?:\w+\.)*test_\w+.*", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert other_tests == []

@@ -21,8 +21,8 @@ from mister_e_hf.models import registry
 from mister_e_hf.studies.report.results_page import main_table_in
 from mister_e_hf.training.experiment import summarize
 from mister_e_hf.training.recipe_files import recipe_names
+from support.package_files import PACKAGE, ROOMS, ROOT
 from support.small_demo import run_small_demo
-from test_imports import PACKAGE, ROOMS, ROOT
 
 PATTERNS = ("README.md", "CONTRIBUTING.md", "hub_configs/README.md", "scripts/README.md", "src/**/README.md")
 PAGES = {str(path.relative_to(ROOT)): path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))}

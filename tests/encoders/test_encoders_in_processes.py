@@ -11,12 +11,10 @@ from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.encoders.embedding import embed_corpus
 from mister_e_hf.training.encoder_experiment import load_encoder
 from mister_e_hf.training.utterance_trainer import logits_of
+from support.distributed_encoders import ODD, SHARD
 from support.gradient_steps import assert_close, run_processes
 from support.small_encoders import read_lines, tiny_encoder, write_backbone, write_lines
 from support.utterance_training import CASES, gradient, items, trainer_of
-
-ODD = [0, 1, 2, -100, 1, 0, 2]  # labels of a number of turns that two processes cannot share evenly
-SHARD = 8  # turns
 
 
 @pytest.fixture(scope="module")

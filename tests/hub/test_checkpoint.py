@@ -10,12 +10,10 @@ from huggingface_hub import ModelCard
 
 from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.hub.checkpoint import push_checkpoint, save_checkpoint
-from support.checkpoint_code import PIPELINE, STAGE_1, STAGE_2, file_stems
+from support.checkpoint_code import CHECKPOINT
 from support.loopback_hub import loopback_hub
 
 ROOT = Path(__file__).parents[2]
-CODE = {f"{name}.py" for name in file_stems(*STAGE_2, *STAGE_1, *PIPELINE)}
-CHECKPOINT = {"README.md", "config.json", "model.safetensors"} | CODE
 
 PUSH_CORPUS = """
 from datasets import Dataset, DatasetDict

@@ -12,32 +12,15 @@ from transformers import AutoModel
 
 from mister_e_hf import Recipe, cli
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.encoders.embedding import RECORD
 from mister_e_hf.models.registry import entry
 from mister_e_hf.studies.ablation import ablate
 from mister_e_hf.studies.report.page import method, write_report
 from mister_e_hf.studies.study import LABEL_LEAKAGE
 from mister_e_hf.studies.study_reader import read_study
+from support.demo_recipe import DEMO, SHORT
 
-DEMO = Path(__file__).parents[2] / "hub_configs" / "demo.yaml"
 VARIANTS = ["full", "gate_mean", "baseline_logistic_regression"]
-SHORT = [
-    "--num_train_epochs",
-    "1",
-    "--hidden_size",
-    "16",
-    "--baselines.logistic_regression.training.num_train_epochs",
-    "1",
-]
-
-
-@pytest.fixture(scope="module")
-def demo_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("demo")
-    for split, table in demo_corpus(sizes={"train": 16, "validation": 6, "test": 8}).items():
-        pq.write_table(table, folder / f"{split}.parquet")
-    return folder
 
 
 def recipe(corpus: Path, *words: str) -> Recipe:

@@ -8,7 +8,7 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import registered
 from mister_e_hf.studies.search import _earlier_trials, draw_settings, search
 from mister_e_hf.studies.variants import compared_systems
-from studies.test_ablation import DEMO, SHORT, demo_folder  # noqa: F401 (a fixture)
+from support.demo_recipe import DEMO, SHORT
 
 CONFIGS = Path(__file__).parents[2] / "hub_configs"
 
@@ -38,7 +38,7 @@ def test_settings_are_drawn_once_each_and_always_the_same():
     assert own not in everything  # what the recipe has already
 
 
-def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):  # noqa: F811
+def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):
     words = ["--corpus", str(demo_folder), *SHORT]
     recipe, out, lines = Recipe.load(DEMO, words), tmp_path / "search", []
     options = {"systems": ["logistic_regression"], "folds": 2, "jobs": 2, "report": lines.append}

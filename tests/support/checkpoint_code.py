@@ -53,3 +53,12 @@ PIPELINE = (
 def file_stems(*modules: str) -> set[str]:
     """The names of these modules' files in a checkpoint folder, without `.py`."""
     return {module.rpartition(".")[2] for module in modules}
+
+
+# What a checkpoint of stage 2 has at least: its card, configuration, weights and code.
+CHECKPOINT = {
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    *(f"{name}.py" for name in file_stems(*STAGE_2, *STAGE_1, *PIPELINE)),
+}

@@ -13,11 +13,13 @@ import numpy as np
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from encoders.test_encoders_in_processes import ODD, SHARD
 from mister_e_hf.encoders.embedding import RECORD, embed_corpus
 from mister_e_hf.training.encoder_experiment import load_encoder
 from support.gradient_steps import end_process
 from support.utterance_training import CASES, gradient, items, trainer_of
+
+ODD = [0, 1, 2, -100, 1, 0, 2]  # labels of an odd number of turns, which two processes cannot share evenly
+SHARD = 8  # turns
 
 
 def wait(event: str, words: tuple):

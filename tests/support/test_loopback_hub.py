@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hub.test_checkpoint import CHECKPOINT
+from support.checkpoint_code import CHECKPOINT
 from support.loopback_hub import TOKEN, LoopbackHub, loopback_hub
 
 PUSH = """
