@@ -230,7 +230,7 @@ SIZES = {"src": 400, "scripts": 400, "tests": 600}
 TO_BE_SPLIT = set(
     """
 processing_utterance_encoder stage2
-test_modeling_mister_e test_utterance_encoder
+test_utterance_encoder
 """.split()
 )
 
