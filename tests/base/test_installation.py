@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mister_e_hf.base import installation
 from mister_e_hf.base.installation import Conflict, conflicts
@@ -120,3 +121,13 @@ def test_constraints_have_a_version_for_every_requirement():
     pinned = dict(line.split("==") for line in (project / "constraints.txt").read_text().splitlines() if "==" in line)
     floors = dict(line.split("==") for line in lowest_versions(project / "pyproject.toml"))
     assert set(floors) - set(pinned) == set()
+
+
+def test_pre_commit_runs_the_ruff_of_the_project():
+    project = Path(__file__).parents[2]
+    pinned = dict(line.split("==") for line in (project / "constraints.txt").read_text().splitlines() if "==" in line)
+    (hooks,) = yaml.safe_load((project / ".pre-commit-config.yaml").read_text())["repos"]
+    assert hooks["rev"] == f"v{pinned['ruff']}" and [hook["id"] for hook in hooks["hooks"]] == [
+        "ruff-check",
+        "ruff-format",
+    ]
