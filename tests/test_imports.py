@@ -229,7 +229,7 @@ def test_every_folder_is_a_room():
 SIZES = {"src": 400, "scripts": 400, "tests": 600}
 TO_BE_SPLIT = set(
     """
-processing_utterance_encoder stage2
+processing_utterance_encoder
 test_utterance_encoder
 """.split()
 )
