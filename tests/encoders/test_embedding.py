@@ -24,7 +24,7 @@ from mister_e_hf.corpora.publishing import corpus_of, push_corpus
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.encoders.alignment import align
-from mister_e_hf.encoders.embedding import RECORD, embed_corpus, embed_turns
+from mister_e_hf.encoders.embedding import RECORD, EmbeddingOptions, embed_corpus, embed_turns
 from mister_e_hf.encoders.utterances import Utterances
 from mister_e_hf.media.audio import AudioError
 from mister_e_hf.training.experiment import run_experiment
@@ -133,7 +133,7 @@ def test_training_turns_get_the_vectors_of_the_encoder_that_has_not_seen_them(
         torch.testing.assert_close(found[held_out], alignment(own[held_out]), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="holds vectors with other settings: fold encoders"):
         embed_corpus(corpus, encoders, folder, shard_turns=SHARD, fold_encoders={"text": others[::-1]})
-    with pytest.raises(ValueError, match=r"fold_encoders name \['text'\], encoders \['speech'\] alone"):
+    with pytest.raises(ValueError, match=r"fold_encoders name \['text'\], but encoders only \['speech'\]"):
         embed_corpus(corpus, {"speech": encoders["speech"]}, tmp_path / "other", fold_encoders={"text": others})
     assert not (tmp_path / "other").exists()
 
@@ -179,13 +179,13 @@ def test_stage_2_is_trained_on_it(whole, tmp_path):
 def test_one_modality_alone(corpus, encoders, tmp_path):
     folder = embed_corpus(corpus, {"speech": encoders["speech"]}, tmp_path / "speech")
     data = read_corpus(folder, LABEL2ID)["test"]
-    assert set(data[0]) == {"speech_embeddings", "speech_mask", "labels"}
+    assert set(data[0]) == {"speech_embeddings", "speech_mask", "labels", "transcripts"}
     assert "has_text" not in pq.read_schema(next(folder.glob("test-*.parquet"))).names
 
 
 @pytest.mark.parametrize("encoders", [{}, {"video": None}])
 def test_wrong_encoders_are_named(corpus, encoders, tmp_path):
-    with pytest.raises(ValueError, match="encoders must name speech, text or both"):
+    with pytest.raises(ValueError, match="encoders must name one or more of speech, text"):
         embed_corpus(corpus, encoders, tmp_path / "out")
 
 
@@ -221,7 +221,7 @@ def test_a_corrupt_file_stops_or_is_a_missing_modality(encoders, tmp_path, caplo
     lenient = embed_corpus(corpus, speech, tmp_path / "lenient", bad_audio="missing")
     done, total = progress(capfd)[-1]
     assert done == total == sum(len(row["utterances"]) for data in corpus.values() for row in data.to_list())
-    assert "Turn train_0_1 goes without sound" in caplog.text
+    assert "Turn train_0_1 is used without audio" in caplog.text
     has_audio = [turn["audio"] is not None for row in corpus["train"].to_list() for turn in row["utterances"]]
     assert has_audio[:2] == [True, True]
     data = read_corpus(lenient, LABEL2ID)["train"]
@@ -262,7 +262,7 @@ def test_no_batch_is_over_its_budget(corpus, encoders, modality):
     hook = encoder.register_forward_pre_hook(note, with_kwargs=True)
     prompt, processor.prompt = processor.prompt, "what about {text} back"
     try:
-        embed_turns(encoder, processor, Utterances(corpus["train"], modality), **budgets)
+        embed_turns(encoder, processor, Utterances(corpus["train"], modality), EmbeddingOptions(**budgets))
     finally:
         hook.remove()
         processor.prompt = prompt
@@ -287,7 +287,10 @@ def test_vectors_leave_the_encoder_as_it_was(corpus, encoders):
 
 def test_half_precision_is_asked_for(corpus, encoders):
     utterances = Utterances(corpus["test"], "speech")
-    full, half = (embed_turns(*encoders["speech"], utterances, dtype=dtype)[0] for dtype in (None, torch.bfloat16))
+    full, half = (
+        embed_turns(*encoders["speech"], utterances, EmbeddingOptions(dtype=dtype))[0]
+        for dtype in (None, torch.bfloat16)
+    )
     assert half.dtype == torch.float32 and not torch.equal(full, half)
     torch.testing.assert_close(full, half, atol=0.05, rtol=0.05)
 
@@ -477,7 +480,7 @@ def test_a_folder_of_other_vectors_is_refused(corpus, encoders, backbones, whole
 
 def test_a_folder_of_something_else_is_left_alone(corpus, encoders, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is not empty and holds no embedding.json"):
+    with pytest.raises(ValueError, match="is not empty and has no embedding.json"):
         embed_corpus(corpus, encoders, tmp_path)
     assert contents(tmp_path) == {"thesis.txt": b"years of work"}
 

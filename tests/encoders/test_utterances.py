@@ -140,7 +140,7 @@ def test_sound_that_cannot_be_used(recorded, caplog, tmp_path):
     assert len(strict[1]["turn"]) == 12000
     lenient = Utterances(recorded["train"], "speech", bad_audio="missing")
     assert [lenient[item]["turn"] is None for item in range(4)] == [True, False, False, True]
-    assert "Turn a_0 goes without sound" in caplog.text and "Turn b_1 goes without sound" in caplog.text
+    assert "Turn a_0 is used without audio" in caplog.text and "Turn b_1 is used without audio" in caplog.text
 
 
 def test_a_turn_that_the_corpus_took_is_read_whatever_its_length(tmp_path):

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 
 from ..base.configuration_labelled import DTYPES, LabelledConfig
 from ..base.errors import InputError, short
+from ..base.modalities import MODALITIES
 
 
 @strict
@@ -44,7 +45,7 @@ class UtteranceEncoderConfig(LabelledConfig):
 
     model_type = "mister_e_utterance_encoder"
 
-    modality: Literal["speech", "text"] = "text"
+    modality: str = "text"
     backbone: str | None = None
     backbone_revision: str | None = None
     backbone_config: dict | PreTrainedConfig | None = None
@@ -80,6 +81,10 @@ class UtteranceEncoderConfig(LabelledConfig):
                 if name in given:
                     given[name] = _named_dtype(name, given[name])
             self.backbone_config = transformers.AutoConfig.for_model(**given)
+
+    def validate_modality(self):
+        if self.modality not in MODALITIES:
+            raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {self.modality!r}")
 
     def validate_ranges(self):
         for name in ("lora_r", "lora_alpha", "pooling_dim", "embedding_dim"):
