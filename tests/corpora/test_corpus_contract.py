@@ -1,4 +1,7 @@
-"""The contract of a corpus's builder, for every builder. Their own layouts and peculiarities are tested in their own files."""
+"""
+The contract of a corpus's builder, for every builder. Their own layouts and peculiarities are tested in their own
+files.
+"""
 
 from pathlib import Path
 

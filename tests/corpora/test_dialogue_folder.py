@@ -327,8 +327,8 @@ def test_dialogues_called_almost_alike_are_named(tmp_path, caplog):
     write_table(tmp_path / "calls" / "turns.csv", rows)
     build(tmp_path / "calls")
     assert (
-        "2 dialogue ids differ from another in spelling alone, such as ['Call 1', 'call 1']; they are kept as separate dialogues"
-        in caplog.text
+        "2 dialogue ids differ from another in spelling alone, such as ['Call 1', 'call 1']; they are kept as "
+        "separate dialogues" in caplog.text
     )
 
 

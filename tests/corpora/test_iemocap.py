@@ -20,8 +20,10 @@ RATE = 16_000
 HUB_CONFIGS = Path(__file__).parents[2] / "hub_configs"
 FACTS = published("iemocap")
 
-# Turns by dialogue as (id, start, official label, transcript), in an order that is neither that of time nor of names. One
-# utterance of the list that the community calls happy, ids with XX, and sentences with what else stands in transcripts.
+# Turns by dialogue as (id, start, official label, transcript), in an order that is neither that of time nor of names.
+# One
+# utterance of the list that the community calls happy, ids with XX, and sentences with what else stands in
+# transcripts.
 TURNS = {
     "Ses01F_impro03": [
         ("M000", 7.5, "neu", "Yes: well. [LAUGHTER] No."),
@@ -355,8 +357,8 @@ def test_what_a_session_lacks_is_named(tmp_path, incomplete_release, caplog):
     counts = FACTS["utterances_6way"]
     train, validation = no_sound(caplog)[-2:]
     assert train == (
-        f"IEMOCAP train: 91 dialogues with {4437 - counts['Ses03F_impro04'] - 1:,} labelled utterances; published are 92 with "
-        f"4,437. missing: Ses03F_impro04 ({counts['Ses03F_impro04']} utterances). different: Ses02M_impro05 "
+        f"IEMOCAP train: 91 dialogues with {4437 - counts['Ses03F_impro04'] - 1:,} labelled utterances; published are "
+        f"92 with 4,437. missing: Ses03F_impro04 ({counts['Ses03F_impro04']} utterances). different: Ses02M_impro05 "
         f"({counts['Ses02M_impro05'] - 1} of {counts['Ses02M_impro05']})"
     )
     assert validation.endswith(

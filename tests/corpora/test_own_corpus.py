@@ -1,4 +1,7 @@
-"""What a run says of its corpus comes from the corpus: name, licence, origin of the vectors, and what is too little to score."""
+"""
+What a run says of its corpus comes from the corpus: name, licence, origin of the vectors, and what is too little to
+score.
+"""
 
 import json
 import re

@@ -21,7 +21,9 @@ def root_mean_square(samples: np.ndarray) -> float:
 
 
 def shift(part: np.ndarray, whole: np.ndarray, at: int, reach: int = 800) -> int:
-    """How many samples after `at` the part stands in the whole; its edges, which a resampler rings at, do not count."""
+    """
+    How many samples after `at` the part stands in the whole; its edges, which a resampler rings at, do not count.
+    """
     edge = 200
     part, whole = part.astype(np.float64), whole.astype(np.float64)
     window = whole[at + edge - reach : at + len(part) - edge + reach]

@@ -1,4 +1,7 @@
-"""Audio as other programs write and give it: files that hold more or less than they say, samples of another scale, objects."""
+"""
+Audio as other programs write and give it: files that hold more or less than they say, samples of another scale,
+objects.
+"""
 
 import io
 import math

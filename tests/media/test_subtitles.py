@@ -82,8 +82,8 @@ def test_round_trip(read, web):
         for start, end in zip(edges[::2], edges[1::2], strict=True)
     ]
     blocks = [
-        f"{stamp(round(cue['start'] * 1000), '.' if web else ',')} --> {stamp(round(cue['end'] * 1000), '.' if web else ',')}\n"
-        + cue["text"].replace(" ", draw.choice(" \n"))
+        f"{stamp(round(cue['start'] * 1000), '.' if web else ',')} --> "
+        f"{stamp(round(cue['end'] * 1000), '.' if web else ',')}\n" + cue["text"].replace(" ", draw.choice(" \n"))
         for cue in cues
     ]
     if not web:
@@ -115,7 +115,8 @@ def test_identifiers_notes_styles_and_settings_are_no_text(read):
     cues = read(
         "WEBVTT - The title\nKind: captions\n\nSTYLE\n::cue { color: red; }\n\nREGION\nid:left width:40%\n\n"
         "NOTE one line\n\nintroduction\n00:01.000 --> 00:02.000 align:start position:10%\nOne.\n\n"
-        "NOTE\nof two\nlines\n\n17\n00:03.000 --> 00:04.000\nTwo.\n\nthe end - 3\n00:05.000 --> 00:06.000\nThree.\n\nNOTE done"
+        "NOTE\nof two\nlines\n\n17\n00:03.000 --> 00:04.000\nTwo.\n\nthe end - 3\n00:05.000 --> "
+        "00:06.000\nThree.\n\nNOTE done"
     )
     assert texts(cues) == ["One.", "Two.", "Three."]
     assert [(cue["start"], cue["end"]) for cue in cues] == [(1, 2), (3, 4), (5, 6)]

@@ -1,4 +1,7 @@
-"""Unpack an archive that was downloaded: whole or not at all, plain files and folders alone, and no more than it can hold."""
+"""
+Unpack an archive that was downloaded: whole or not at all, plain files and folders alone, and no more than it can
+hold.
+"""
 
 import gzip
 import lzma
@@ -18,7 +21,8 @@ _AT_LEAST = 1 << 30
 
 def unpack(archive: Path, folder: Path):
     r"""
-    Unpack a tar archive, however it is compressed, and the tar archives in it, each to a folder of its name, in its place.
+    Unpack a tar archive, however it is compressed, and the tar archives in it, each to a folder of its name, in its
+    place.
 
     Args:
         archive: the file.

@@ -1,4 +1,7 @@
-"""What the builders of all corpora share: the cache's fingerprint, the check against published counts, the sound of every turn."""
+"""
+What the builders of all corpora share: the cache's fingerprint, the check against published counts, the sound of every
+turn.
+"""
 
 import dataclasses
 import json
@@ -36,8 +39,8 @@ Dialogues = dict[str, list[dict[str, Any]]]  # by split; a dialogue holds dialog
 class CorpusConfig(datasets.BuilderConfig):
     r"""
     Args:
-        bad_audio: what to do with sound that is missing, empty, corrupt, silent, not finite or too long: `"error"`, or `"missing"`, so
-            that the turn has no sound, with a warning that counts and names such turns.
+        bad_audio: what to do with sound that is missing, empty, corrupt, silent, not finite or too long: `"error"`, or
+            `"missing"`, so that the turn has no sound, with a warning that counts and names such turns.
         max_seconds: the longest turn taken, in seconds.
     """
 
@@ -58,8 +61,8 @@ class DownloadError(ConnectionError):
 
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
     r"""
-    A corpus on disk as a `datasets` builder. What it makes lies in the cache of `datasets` under a fingerprint of the source files and of
-    the code that reads them.
+    A corpus on disk as a `datasets` builder. What it makes lies in the cache of `datasets` under a fingerprint of the
+    source files and of the code that reads them.
 
     Args:
         data_dir: the corpus's folder.
@@ -145,7 +148,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         cls.BUILDER_CONFIG_CLASS(**settings)
 
     def download_and_prepare(self, *args, **settings):
-        """As in `datasets`, but errors that are meant for the user and those of the disk are raised as what they are."""
+        """
+        As in `datasets`, but errors that are meant for the user and those of the disk are raised as what they are.
+        """
         processes = settings.get("num_proc")
         if processes is not None and not 1 <= processes <= 1024:
             raise InputError(f"num_proc must be a whole number from 1 to 1,024, got {processes}")
@@ -161,8 +166,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             several = (settings.get("num_proc") or 1) > 1 and not isinstance(cause, DownloadError)
             if several and (isinstance(cause, _OF_PROCESSES) or re.search(_PROCESS_GONE, str(cause))):
                 raise ChildProcessError(
-                    f"{self.title}: a process that reads audio was ended by the system, as when memory runs out. Read with fewer processes "
-                    "(num_proc)."
+                    f"{self.title}: a process that reads audio was ended by the system, as when memory runs out. Read "
+                    "with fewer processes (num_proc)."
                 ) from error
             if isinstance(cause, InputError | OSError):
                 # As datasets words an error of the disk.
@@ -245,7 +250,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         } | utterance
         turn |= {"audio": None, "duration": None}
         if turn["emotion"] is not None:
-            # Left to datasets, all turns would stay names where the first has none, and not fit the numbers of other dialogues.
+            # Left to datasets, all turns would stay names where the first has none, and not fit the numbers of other
+            # dialogues.
             turn["emotion"] = self.info.features["utterances"].feature["emotion"].str2int(turn["emotion"])
         source = utterance.get("audio")
         if source is not None:
@@ -319,8 +325,8 @@ def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str,
             "not published": [name for name in found if name not in counts],
         }
         yield (
-            f"{title} {split}: {len(found):,} dialogues with {sum(found.values()):,} labelled utterances; published are {len(counts):,} with "
-            f"{sum(counts.values()):,}. "
+            f"{title} {split}: {len(found):,} dialogues with {sum(found.values()):,} labelled utterances; published "
+            f"are {len(counts):,} with {sum(counts.values()):,}. "
             + ". ".join(f"{kind}: {_some(names)}" for kind, names in parts.items() if names)
         )
 

@@ -1,4 +1,7 @@
-"""CMU-MOSI (Zadeh et al. 2016), from its segmented release or from the layout with one `label.csv`. A dialogue is a video."""
+"""
+CMU-MOSI (Zadeh et al. 2016), from its segmented release or from the layout with one `label.csv`. A dialogue is a
+video.
+"""
 
 import logging
 import re
@@ -24,15 +27,15 @@ _SEGMENT = re.compile(r"(.+)_(\d+)")
 
 class CmuMosi(CorpusBuilder):
     r"""
-    CMU-MOSI's videos, standard folds. The emotion is the sign of the sentiment score (-3 to 3): negative, or non-negative, zero
-    included. A segment without a score has no label. Texts in upper case are lowered.
+    CMU-MOSI's videos, standard folds. The emotion is the sign of the sentiment score (-3 to 3): negative, or
+    non-negative, zero included. A segment without a score has no label. Texts in upper case are lowered.
 
     Layouts of `data_dir`:
 
-    - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Transcript/Segmented/VIDEO.annotprocessed` and the scores
-      in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header).
-    - `label.csv` with the columns video_id, clip_id, text, label and mode, and sound as `VIDEO/N.mp4` (this needs the extra `av`), `.wav` or
-      another format, anywhere below. The splits are those of the column mode.
+    - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Transcript/Segmented/VIDEO.annotprocessed` and
+      the scores in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header).
+    - `label.csv` with the columns video_id, clip_id, text, label and mode, and sound as `VIDEO/N.mp4` (this needs the
+      extra `av`), `.wav` or another format, anywhere below. The splits are those of the column mode.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -42,8 +45,8 @@ class CmuMosi(CorpusBuilder):
     def __init__(self, data_dir: str | Path | None = None, **settings):
         if data_dir is None:
             raise FileNotFoundError(
-                "CMU-MOSI is not downloaded. Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/ and pass its folder as "
-                "data_dir."
+                "CMU-MOSI is not downloaded. Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/ and "
+                "pass its folder as data_dir."
             )
         super().__init__(data_dir, **settings)
 
@@ -109,7 +112,8 @@ def _layout(folder: Path) -> tuple[Path, bool]:
         if found:
             return found[0], segmented
     raise FileNotFoundError(
-        f"'{folder}' is not CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv with the scores"
+        f"'{folder}' is not CMU-MOSI: it has neither a label.csv nor a Labels/OpinionLevelSentiment.csv with the "
+        "scores"
     )
 
 
@@ -144,7 +148,8 @@ def _segments(folder: Path, table: Path, segmented: bool):
             raise InputError(f"'{table}', row {line}: unknown mode {row['mode']!r}; expected one of {list(_MODES)}")
         if not row["video_id"] or not str(row["clip_id"]).isdecimal():
             raise InputError(
-                f"'{table}', row {line}: video_id {row['video_id']!r}, clip_id {row['clip_id']!r}; expected a name and a number"
+                f"'{table}', row {line}: video_id {row['video_id']!r}, clip_id {row['clip_id']!r}; expected a name "
+                "and a number"
             )
         yield line, _MODES[mode], row["video_id"], int(row["clip_id"]), row["text"], _score(table, line, row["label"])
 

@@ -1,4 +1,7 @@
-"""Match the columns of a table to the fields that a reader knows: exactly, but for how they are written, by synonyms, or not without asking."""
+"""
+Match the columns of a table to the fields that a reader knows: exactly, but for how they are written, by synonyms, or
+not without asking.
+"""
 
 import difflib
 import functools
@@ -39,7 +42,8 @@ TURN_COLUMNS = {
     "sentiment": ("sentiment", "sentiment_score"),
     "split": ("split", "partition", "subset", "data_split"),
 }
-# Words that say a field's unit, or nothing: a column of the field's name and such a word may be meant, but not without asking.
+# Words that say a field's unit, or nothing: a column of the field's name and such a word may be meant, but not without
+# asking.
 _UNITS = {"ms", "msec", "millis", "milliseconds", "samples", "sample", "frames", "frame", "time", "times", "name"}
 _LIKE = 0.81  # of difflib's ratio, from which on a name may be a misspelt field
 _LISTED = 20
@@ -67,7 +71,8 @@ def match_columns(
         given: the user's own word: the column of a field, or None or "" for "no column".
 
     Raises:
-        InputError: if a column that was given is not there, or a column may be meant for a field that has none: it asks which.
+        InputError: if a column that was given is not there, or a column may be meant for a field that has none: it
+            asks which.
     """
     given = given or {}
     names: dict[str, str | None] = {}
@@ -98,8 +103,8 @@ def match_columns(
             if near:
                 unit = " It must hold seconds." if field in ("start", "end") else ""
                 raise InputError(
-                    f"'{path}' has no column {field}, but a column '{short(near[0], 60)}'. If that is meant, pass columns={{'{field}': "
-                    f"'{short(near[0], 60)}'}}; if not, pass columns={{'{field}': ''}}.{unit}"
+                    f"'{path}' has no column {field}, but a column '{short(near[0], 60)}'. If that is meant, pass "
+                    f"columns={{'{field}': '{short(near[0], 60)}'}}; if not, pass columns={{'{field}': ''}}.{unit}"
                 )
     return names
 
@@ -128,7 +133,8 @@ def _column(path: Path, field: str, known: Sequence[str], free: Sequence[str]) -
         alike = [column for column in free if plain(column) == plain(name)]
         if len(alike) > 1:
             raise InputError(
-                f"'{path}' has the columns {listed(alike)}: which one is {field}? Pass columns={{'{field}': '{alike[0]}'}}, for example."
+                f"'{path}' has the columns {listed(alike)}: which one is {field}? Pass "
+                f"columns={{'{field}': '{alike[0]}'}}, for example."
             )
         if alike:
             return alike[0]

@@ -30,9 +30,9 @@ _SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*")  # as Excel writes and reads it
 
 def delimited_rows(path: Path) -> list[Row]:
     r"""
-    The rows of a CSV or TSV file, every cell a string, or None if it is empty. The delimiter is that of the file's name, or what the line of the
-    columns' names shows in its place (semicolons, as Excel writes in half of Europe). Rows and columns without names that are empty throughout
-    are skipped.
+    The rows of a CSV or TSV file, every cell a string, or None if it is empty. The delimiter is that of the file's
+    name, or what the line of the columns' names shows in its place (semicolons, as Excel writes in half of Europe).
+    Rows and columns without names that are empty throughout are skipped.
 
     Raises:
         InputError: naming the line, if a row does not fit the columns, or two columns have one name.
@@ -58,15 +58,16 @@ def delimited_rows(path: Path) -> list[Row]:
                 cells.pop()
             if len(cells) != len(header):
                 raise InputError(
-                    f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns {listed(header)} between "
-                    f"{_DELIMITERS.get(delimiter, repr(delimiter))}"
+                    f"'{path}', line {reader.line_num}: {len(cells)} cells, but {len(header)} columns "
+                    f"{listed(header)} between {_DELIMITERS.get(delimiter, repr(delimiter))}"
                 )
             _warn_of_rows_in_a_cell(path, cells, delimiter, reader.line_num)
             rows.append(Row(((name, cell or None) for name, cell in zip(header, cells, strict=True)), number))
             begin = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"'{path}', line {begin}: {error}. A cell that begins with a quote ends with one, and quotes within it are doubled: "
+            f"'{path}', line {begin}: {error}. A cell that begins with a quote ends with one, and quotes within it "
+            "are doubled: "
             '"""Hi,"" she said"'
         ) from error
     return _without_empty_columns(rows)
@@ -78,7 +79,8 @@ def _warn_of_rows_in_a_cell(path: Path, cells: list[str], delimiter: str, line: 
         within = cell.split("\n") if "\n" in cell and len(cells) > 1 else ()
         if any(part.count(delimiter) >= len(cells) - 1 for part in within):
             logger.warning(
-                "'%s', line %d: a cell in quotes holds what looks like other rows: %s. If they are rows, close the quote before them",
+                "'%s', line %d: a cell in quotes holds what looks like other rows: %s. If they are rows, close the "
+                "quote before them",
                 path,
                 line - len(within) + 1,
                 short(repr(cell), 100),
@@ -111,7 +113,10 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _without_empty_columns(rows: list[Row]) -> list[Row]:
-    """Rows without columns that have neither a name nor a cell that is not empty, as spreadsheets leave them behind the last."""
+    """
+    Rows without columns that have neither a name nor a cell that is not empty, as spreadsheets leave them behind the
+    last.
+    """
     nameless = [name for name in (rows[0] if rows else ()) if not name or name.startswith("(column ")]
     for name in nameless:
         if all(row[name] is None for row in rows):

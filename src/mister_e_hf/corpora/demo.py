@@ -10,8 +10,8 @@ The emotion follows a Markov chain over the turns, and each emotion shows in one
 | fear | pattern a or b | d with a, c with b |
 | sadness, neutral | plain | plain |
 
-So anger needs the speech vector, joy the text vector, surprise and fear both together, and a plain turn the context: it is sadness
-where the last turn that was not plain was anger, else neutral.
+So anger needs the speech vector, joy the text vector, surprise and fear both together, and a plain turn the context:
+it is sadness where the last turn that was not plain was anger, else neutral.
 """
 
 from pathlib import Path
@@ -40,11 +40,13 @@ ABSENT_SHARE = 0.02
 
 def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
     r"""
-    Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.dialogue_vectors.DialogueVectors`] reads.
+    Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.dialogue_vectors.DialogueVectors`]
+    reads.
 
     Args:
         seed: same seed, same corpus.
-        noise: standard deviation of each vector dimension around its pattern, whose dimensions have standard deviation 1.
+        noise: standard deviation of each vector dimension around its pattern, whose dimensions have standard deviation
+            1.
         sizes: dialogues per split.
     """
     generator = np.random.default_rng(seed)

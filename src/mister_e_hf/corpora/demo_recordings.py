@@ -1,6 +1,8 @@
-"""The dialogues of `demo.py` as recordings: short tones whose pitch, energy and rate are made by rule, and lines of words.
+"""The dialogues of `demo.py` as recordings: short tones whose pitch, energy and rate are made by rule, and lines of
+words.
 
-What a turn shows in each modality is the same (see the table there); here a speech pattern is a way of speaking and a text pattern a word.
+What a turn shows in each modality is the same (see the table there); here a speech pattern is a way of speaking and a
+text pattern a word.
 
 | pattern | pitch, Hz | energy | syllables a second | word |
 |---|---|---|---|---|
@@ -28,7 +30,9 @@ _PROSODY = ((120, 115, 0.08, 4), (220, 225, 0.35, 7), (130, 240, 0.15, 4), (240,
 
 
 def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, int] | None = None) -> Path:
-    """Write `train/`, `validation/` and `test/`, each with sound files and their `metadata.csv`; returns the folder."""
+    """
+    Write `train/`, `validation/` and `test/`, each with sound files and their `metadata.csv`; returns the folder.
+    """
     folder, generator = Path(folder), np.random.default_rng(seed)
     for split, size in (sizes or SPLIT_SIZES).items():
         (folder / split).mkdir(parents=True, exist_ok=True)

@@ -28,12 +28,15 @@ logger = logging.getLogger(__name__)
 class DialogueFolderConfig(CorpusConfig):
     r"""
     Args:
-        columns: the table's own name of a field, for example `{"dialogue_id": "call", "emotion": "mood"}`, or `""` if it has none. Fields are
-            dialogue_id, order, utterance_id, text, audio, start, end, duration, speaker, emotion, sentiment and split.
-        labels: class names in order; by default the names found, sorted. A name found that is not among them is an error.
+        columns: the table's own name of a field, for example `{"dialogue_id": "call", "emotion": "mood"}`, or `""` if
+            it has none. Fields are dialogue_id, order, utterance_id, text, audio, start, end, duration, speaker,
+            emotion, sentiment and split.
+        labels: class names in order; by default the names found, sorted. A name found that is not among them is an
+            error.
         split_shares: shares of dialogues for train, validation and test, where neither a column nor folders say it.
         seed: of that split.
-        in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the order of its rows.
+        in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the
+            order of its rows.
     """
 
     columns: dict[str, str | None] | None = None
@@ -62,28 +65,34 @@ class DialogueFolder(CorpusBuilder):
     r"""
     Dialogues from a folder of one's own, or from one table or subtitle file.
 
-    - Tables (CSV, TSV, JSONL, Parquet), a row per turn: dialogue_id; order, or start; text, audio or both; and if known utterance_id, start, end
-      (or duration), speaker, emotion, sentiment, split. Case, blanks and underscores of the columns' names do not matter, and common other names
-      are known (`TURN_COLUMNS` in `columns.py`); a name that may be meant is asked about, and the others are listed in a warning.
-      `metadata.csv` (or .tsv, .jsonl, .parquet) beside the audio files, as `datasets`' AudioFolder has it, counts before other tables. Audio is a
-      path relative to the table's folder, with start and end in seconds, or as 0:01:02.5, if one recording holds the dialogue; in Parquet also the
-      file's content or samples.
-    - Without a table, recordings with subtitles: `call.wav` and `call.srt`, `call.vtt` or `call.en.vtt` are the dialogue `call`, a cue is a turn.
+    - Tables (CSV, TSV, JSONL, Parquet), a row per turn: dialogue_id; order, or start; text, audio or both; and if
+      known utterance_id, start, end (or duration), speaker, emotion, sentiment, split. Case, blanks and underscores of
+      the columns' names do not matter, and common other names are known (`TURN_COLUMNS` in `columns.py`); a name that
+      may be meant is asked about, and the others are listed in a warning. `metadata.csv` (or .tsv, .jsonl, .parquet)
+      beside the audio files, as `datasets`' AudioFolder has it, counts before other tables. Audio is a path relative
+      to the table's folder, with start and end in seconds, or as 0:01:02.5, if one recording holds the dialogue; in
+      Parquet also the file's content or samples.
+    - Without a table, recordings with subtitles: `call.wav` and `call.srt`, `call.vtt` or `call.en.vtt` are the
+      dialogue `call`, a cue is a turn.
 
-    Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev, devel) and test, or such folders
-    that a table's audio lies in, else dialogues are drawn by `seed`; adding a dialogue moves hardly any other. Fewer than three dialogues are all
-    train. No dialogue is ever in two splits. Labels that differ in writing alone (`Joy`, `joy`, `0`, `0.0`) are one class. Warnings name what is
-    not read: files, folders, columns.
+    Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev, devel)
+    and test, or such folders that a table's audio lies in, else dialogues are drawn by `seed`; adding a dialogue moves
+    hardly any other. Fewer than three dialogues are all train. No dialogue is ever in two splits. Labels that differ
+    in writing alone (`Joy`, `joy`, `0`, `0.0`) are one class. Warnings name what is not read: files, folders, columns.
 
     Args:
         data_dir: the folder or file.
-        columns: the table's own name of a field, for example `{"dialogue_id": "call", "emotion": "mood"}`, or `""` if it has none.
-        labels: class names in order; by default the names found, sorted. A name found that is not among them is an error.
+        columns: the table's own name of a field, for example `{"dialogue_id": "call", "emotion": "mood"}`, or `""` if
+            it has none.
+        labels: class names in order; by default the names found, sorted. A name found that is not among them is an
+            error.
         split_shares: shares of dialogues for train, validation and test, if neither a column nor names say the split.
         seed: seed of that split.
-        bad_audio: what to do with audio that is missing or cannot be used: `"error"`, or `"missing"`, so that the turn has no audio.
+        bad_audio: what to do with audio that is missing or cannot be used: `"error"`, or `"missing"`, so that the turn
+            has no audio.
         max_seconds: the longest turn taken, in seconds.
-        in_row_order: take a table without `dialogue_id` as one dialogue, and one without `order` and `start` in the order of its rows.
+        in_row_order: take a table without `dialogue_id` as one dialogue, and one without `order` and `start` in the
+            order of its rows.
         cache_dir: by default that of `datasets`.
         config_name: name of the configuration in that cache.
 
@@ -134,7 +143,8 @@ class DialogueFolder(CorpusBuilder):
         for row in self._rows:
             if row["emotion"] is not None and row["emotion"] not in self.config.labels:
                 raise InputError(
-                    f"{row['where']}: unknown emotion {short(repr(row['emotion']), 60)}; expected one of {listed(self.config.labels)}"
+                    f"{row['where']}: unknown emotion {short(repr(row['emotion']), 60)}; expected one of "
+                    f"{listed(self.config.labels)}"
                 )
         return list(self.config.labels)
 
@@ -157,8 +167,8 @@ class DialogueFolder(CorpusBuilder):
         elif None in splits.values():
             name = next(name for name, split in splits.items() if split is None)
             raise InputError(
-                f"{rows[name][0]['where']}: dialogue '{name}' has no split, but others have; name the split in a column `split`, or in the name of "
-                "the table or folder (train, validation, test)"
+                f"{rows[name][0]['where']}: dialogue '{name}' has no split, but others have; name the split in a "
+                "column `split`, or in the name of the table or folder (train, validation, test)"
             )
         dialogues: Dialogues = {split: [] for split in SPLITS}
         for name, turns in rows.items():
@@ -202,8 +212,8 @@ def _split_of(dialogue: str, turns: list[dict[str, Any]]) -> str | None:
     for turn in turns:
         if turn["split"] != turns[0]["split"]:
             raise InputError(
-                f"Dialogue '{dialogue}' is in two splits: {turns[0]['split'] or 'none'} by {turns[0]['where']}, {turn['split'] or 'none'} by "
-                f"{turn['where']}"
+                f"Dialogue '{dialogue}' is in two splits: {turns[0]['split'] or 'none'} by {turns[0]['where']}, "
+                f"{turn['split'] or 'none'} by {turn['where']}"
             )
     return turns[0]["split"]
 

@@ -1,4 +1,6 @@
-"""Load a corpus of dialogues from a folder or the Hub; its turns per dialogue, its fingerprint, its cross-fitting folds."""
+"""
+Load a corpus of dialogues from a folder or the Hub; its turns per dialogue, its fingerprint, its cross-fitting folds.
+"""
 
 import glob
 import hashlib
@@ -20,7 +22,8 @@ _LARGE = 200e6  # bytes of tables that take long to read for the first time
 
 def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.DatasetDict:
     r"""
-    Load a corpus of dialogues, memory-mapped, as a builder or `mister-e corpus` writes it. Splits without rows are left out.
+    Load a corpus of dialogues, memory-mapped, as a builder or `mister-e corpus` writes it. Splits without rows are
+    left out.
 
     Args:
         source: a corpus folder, the id of a dataset on the Hub, or a `datasets.DatasetDict`.
@@ -115,7 +118,9 @@ def cross_fitting_folds(count: int, folds: int) -> np.ndarray:
 
 
 def corpus_fingerprint(data: datasets.Dataset) -> str:
-    """Hash of a split's dialogues and label names; audio files that it refers to count by path, size and time of change."""
+    """
+    Hash of a split's dialogues and label names; audio files that it refers to count by path, size and time of change.
+    """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr(data.features["utterances"].feature["emotion"].names).encode())
     for table in data.with_format("arrow").iter(batch_size=8):  # few, since rows may hold audio

@@ -1,4 +1,7 @@
-"""Cells of turns that hold something other than what they seem to: what programs write for nothing, names in texts, times of another unit."""
+"""
+Cells of turns that hold something other than what they seem to: what programs write for nothing, names in texts, times
+of another unit.
+"""
 
 import logging
 import re
@@ -22,15 +25,15 @@ def check_cell(value: Any, field: str, where: str):
     """InputError where a spreadsheet shows an error in place of what was typed."""
     if isinstance(value, str) and value.strip() in _ERRORS:
         raise InputError(
-            f"{where}: {field} is {value.strip()}, which a spreadsheet shows in place of what it took for a formula. Type the cell again "
-            "in a column with the format text"
+            f"{where}: {field} is {value.strip()}, which a spreadsheet shows in place of what it took for a formula. "
+            "Type the cell again in a column with the format text"
         )
 
 
 def check_turns(rows: Sequence[dict[str, Any]]):
     r"""
-    Texts and speakers that say that there is nothing become None, with a warning; another names texts that begin with the speaker's name, which
-    a model would be given.
+    Texts and speakers that say that there is nothing become None, with a warning; another names texts that begin with
+    the speaker's name, which a model would be given.
 
     Args:
         rows: turns with all fields, changed in place.
@@ -71,8 +74,8 @@ def _warn_of_names(rows: Sequence[dict[str, Any]]):
     # A few speakers say all turns; other words before a colon hardly recur.
     if len(named) > 1 and len(named) * 2 > len(texts) and len(names) * 2 <= len(named):
         logger.warning(
-            "%s and %d more of %d texts begin with a name, such as '%s:'. A model is given it as a word that was said; move it to the column "
-            "speaker, or to <v NAME> in WebVTT",
+            "%s and %d more of %d texts begin with a name, such as '%s:'. A model is given it as a word that was "
+            "said; move it to the column speaker, or to <v NAME> in WebVTT",
             named[0][0]["where"],
             len(named) - 1,
             len(texts),
@@ -85,6 +88,8 @@ def _check_unit(turns: Sequence[dict[str, Any]]):
     usual = statistics.median(row["end"] - row["start"] for row in turns)
     if whole and usual > _MOST_SECONDS:
         raise InputError(
-            f"{turns[0]['where']}: start {turns[0]['start']:g} and end {turns[0]['end']:g} would be seconds, and half of the turns last more "
-            f"than {usual:g} s. If they are milliseconds, divide them by 1000; leave the columns out if they are neither"
+            f"{turns[0]['where']}: start {turns[0]['start']:g} and end {turns[0]['end']:g} would be seconds, and half "
+            "of the turns last more "
+            f"than {usual:g} s. If they are milliseconds, divide them by 1000; leave the columns out if they are "
+            "neither"
         )

@@ -27,12 +27,14 @@ _TRANSCRIPT = re.compile(r"^(Ses\S+) \[[^\]]*\]:(.*)$")
 class IemocapConfig(CorpusConfig):
     r"""
     Args:
-        validation: `"session 1"`, as the MiSTER-E authors do (train has sessions 2 to 4), or `"conv-emotion"`, the twelve dialogues of
-            sessions 1 to 4 that other papers take (train has the other 108). Test is session 5 in both.
-        labels: `"community"` counts as happy, besides the official majority labels, the 53 utterances without a majority that the
-            list of declare-lab/conv-emotion calls happy: 7,433 six-way utterances. `"official"` does not: 7,380.
-        other_labels: utterances of other labels are left out (`"drop"`), as in published work, or kept as turns without a label
-            (`"context"`).
+        validation: `"session 1"`, as the MiSTER-E authors do (train has sessions 2 to 4), or `"conv-emotion"`, the
+            twelve dialogues of sessions 1 to 4 that other papers take (train has the other 108). Test is session 5 in
+            both.
+        labels: `"community"` counts as happy, besides the official majority labels, the 53 utterances without a
+            majority that the list of declare-lab/conv-emotion calls happy: 7,433 six-way utterances. `"official"` does
+            not: 7,380.
+        other_labels: utterances of other labels are left out (`"drop"`), as in published work, or kept as turns
+            without a label (`"context"`).
     """
 
     validation: str = "session 1"
@@ -52,8 +54,8 @@ class IemocapConfig(CorpusConfig):
 
 class Iemocap(CorpusBuilder):
     r"""
-    IEMOCAP's dialogues, turns in order of time. Configurations: `6way` (happy, sad, neutral, angry, excited, frustrated) and `4way`
-    (excited joined to happy, frustrated left out). See [`IemocapConfig`] for splits and labels.
+    IEMOCAP's dialogues, turns in order of time. Configurations: `6way` (happy, sad, neutral, angry, excited,
+    frustrated) and `4way` (excited joined to happy, frustrated left out). See [`IemocapConfig`] for splits and labels.
     """
 
     BUILDER_CONFIG_CLASS = IemocapConfig
@@ -67,7 +69,8 @@ class Iemocap(CorpusBuilder):
         if data_dir is None:
             raise FileNotFoundError(
                 "IEMOCAP cannot be downloaded: its authors provide it on request, for research. Ask for it at "
-                "https://sail.usc.edu/iemocap/iemocap_release.htm and pass the unpacked IEMOCAP_full_release as data_dir."
+                "https://sail.usc.edu/iemocap/iemocap_release.htm and pass the unpacked IEMOCAP_full_release as "
+                "data_dir."
             )
         super().__init__(data_dir, **settings)
 

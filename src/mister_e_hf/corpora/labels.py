@@ -1,4 +1,7 @@
-"""Emotion labels as tables write them: one class for one label, however it is written, and a word on what may not be a label."""
+"""
+Emotion labels as tables write them: one class for one label, however it is written, and a word on what may not be a
+label.
+"""
 
 import difflib
 import logging
@@ -50,9 +53,9 @@ def written(label: str) -> str:
 
 def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, source: str):
     r"""
-    Let every row's `emotion` be the label's one spelling, in place. Labels that differ in case, blanks, hyphens or Unicode form alone are one class,
-    under the most frequent spelling, or that of `labels`; what a data frame writes for an empty cell is no label. Warnings name both, and classes
-    that may not be meant as such.
+    Let every row's `emotion` be the label's one spelling, in place. Labels that differ in case, blanks, hyphens or
+    Unicode form alone are one class, under the most frequent spelling, or that of `labels`; what a data frame writes
+    for an empty cell is no label. Warnings name both, and classes that may not be meant as such.
 
     Args:
         rows: with an `emotion`, or None.
@@ -149,7 +152,9 @@ def _check_names(rows: Sequence[dict[str, Any]], spelling: dict[str, str | None]
 
 
 def _alike(counts: Counter) -> Iterator[tuple[str, str]]:
-    """Pairs that differ in punctuation or leading zeros, and rare classes that may be a misspelling of a frequent one."""
+    """
+    Pairs that differ in punctuation or leading zeros, and rare classes that may be a misspelling of a frequent one.
+    """
     names = [name for name, _ in counts.most_common(_MOST_COMPARED)]
     for place, name in enumerate(names):
         for other in names[:place]:

@@ -1,6 +1,6 @@
 """
-Facts about the published corpora, one entry each: title, citation, licence, other splits, size of the test split. Builders, dataset cards, model
-cards, pushes and the results page read them here.
+Facts about the published corpora, one entry each: title, citation, licence, other splits, size of the test split.
+Builders, dataset cards, model cards, pushes and the results page read them here.
 """
 
 import re
@@ -149,8 +149,8 @@ def corpus_of_run(
     stated: Mapping[str, str | None], name: str | None, labels: Iterable[str], test_turns: int | None
 ) -> CorpusOfRun:
     r"""
-    How a run may name its corpus. What the corpus's tables state counts; the recipe's name counts only if they state nothing, and that of a
-    published corpus only if labels and test turns are the published ones.
+    How a run may name its corpus. What the corpus's tables state counts; the recipe's name counts only if they state
+    nothing, and that of a published corpus only if labels and test turns are the published ones.
 
     Args:
         stated: what the tables state: `corpus` (name of the reader), `name`, `license`.

@@ -41,13 +41,13 @@ class MeldConfig(CorpusConfig):
 
 class Meld(CorpusBuilder):
     r"""
-    MELD's dialogues from scenes of Friends, official splits. `data_dir` holds the three CSV files and, for sound, clips `diaN_uttM` as mp4 (this
-    needs the extra `av`), wav or another sound format, in a folder of each split: `train_splits`, `dev_splits_complete` and
-    `output_repeated_splits_test`, or any whose name begins with train, dev or val, test. Without clips it is text alone. Without
-    `data_dir` the release (10 GB) is downloaded.
+    MELD's dialogues from scenes of Friends, official splits. `data_dir` holds the three CSV files and, for sound,
+    clips `diaN_uttM` as mp4 (this needs the extra `av`), wav or another sound format, in a folder of each split:
+    `train_splits`, `dev_splits_complete` and `output_repeated_splits_test`, or any whose name begins with train, dev
+    or val, test. Without clips it is text alone. Without `data_dir` the release (10 GB) is downloaded.
 
-    The release lacks the clip dev dia110_utt7, train dia125_utt3 is broken, and two clips of test are cut wrongly and last minutes:
-    warnings name such turns. `sentiment` is -1 (negative), 0 (neutral) or 1 (positive).
+    The release lacks the clip dev dia110_utt7, train dia125_utt3 is broken, and two clips of test are cut wrongly and
+    last minutes: warnings name such turns. `sentiment` is -1 (negative), 0 (neutral) or 1 (positive).
     """
 
     BUILDER_CONFIG_CLASS = MeldConfig
@@ -71,8 +71,8 @@ class Meld(CorpusBuilder):
             archive = dl_manager.download(self.archive_url)
         except Exception as error:  # aiohttp's, httpx's, the Hub's
             raise DownloadError(
-                f"{self.title} could not be downloaded from {self.archive_url}: {error.__cause__ or error}. If you have it, pass data_dir, the "
-                "folder that holds it."
+                f"{self.title} could not be downloaded from {self.archive_url}: {error.__cause__ or error}. If you "
+                "have it, pass data_dir, the folder that holds it."
             ) from error
         place = Path(dl_manager.download_config.cache_dir or datasets.config.DOWNLOADED_DATASETS_PATH)
         unpacked = place / "unpacked" / Path(archive).name
@@ -82,8 +82,8 @@ class Meld(CorpusBuilder):
                 unpack(Path(archive), unpacked)
             except (*DAMAGED, InputError) as error:
                 raise InputError(
-                    f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {short(error)}. Delete it, so that it is downloaded "
-                    "again."
+                    f"'{archive}', downloaded from {self.archive_url}, is not the whole release: {short(error)}. "
+                    "Delete it, so that it is downloaded again."
                 ) from error
         return unpacked
 
@@ -91,8 +91,8 @@ class Meld(CorpusBuilder):
         clips, dialogues, astray = _clips(folder), {}, _clips_of_no_split(folder)
         if astray:
             logger.warning(
-                "MELD: %d clips are not read, such as '%s', since their folder does not say their split. Move each split's clips to a folder "
-                "whose name begins with train, dev (or val) or test, such as %s.",
+                "MELD: %d clips are not read, such as '%s', since their folder does not say their split. Move each "
+                "split's clips to a folder whose name begins with train, dev (or val) or test, such as %s.",
                 len(astray),
                 astray[0],
                 ", ".join(f"'{folder / name}'" for name in _PREFIX.values()),
@@ -170,15 +170,15 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
                 raise ValueError
         except (TypeError, ValueError):
             raise InputError(
-                f"'{table}', row {line}: Dialogue_ID and Utterance_ID must be whole numbers from 0, got {row['Dialogue_ID']!r} and "
-                f"{row['Utterance_ID']!r}"
+                f"'{table}', row {line}: Dialogue_ID and Utterance_ID must be whole numbers from 0, got "
+                f"{row['Dialogue_ID']!r} and {row['Utterance_ID']!r}"
             ) from None
         name = f"{_PREFIX[split]}_dia{key[0]}"
         emotion, sentiment = (str(row[field]).strip().lower() for field in ("Emotion", "Sentiment"))
         if emotion not in LABELS["meld"] or sentiment not in _SENTIMENT:
             raise InputError(
-                f"'{table}', row {line} ({name}_utt{key[1]}): emotion {row['Emotion']!r} and sentiment {row['Sentiment']!r}; expected one of "
-                f"{LABELS['meld']} and of {list(_SENTIMENT)}"
+                f"'{table}', row {line} ({name}_utt{key[1]}): emotion {row['Emotion']!r} and sentiment "
+                f"{row['Sentiment']!r}; expected one of {LABELS['meld']} and of {list(_SENTIMENT)}"
             )
         turns = dialogues.setdefault(key[0], {})
         if key[1] in turns:

@@ -42,11 +42,13 @@ class AudioInTable(NamedTuple):
 
 def parquet_rows(path: Path) -> list[Row]:
     r"""
-    The rows of a Parquet table. Bytes, and structs of bytes or samples, become a [`AudioInTable`], or their path if they hold no more of the
-    file; times of day and durations become seconds; NaN and empty strings become None; lists, maps and other structs become [`Nested`].
+    The rows of a Parquet table. Bytes, and structs of bytes or samples, become a [`AudioInTable`], or their path if
+    they hold no more of the file; times of day and durations become seconds; NaN and empty strings become None; lists,
+    maps and other structs become [`Nested`].
 
     Raises:
-        InputError: naming the table, if it is damaged, two columns have one name, or it is larger than a table of turns can be.
+        InputError: naming the table, if it is damaged, two columns have one name, or it is larger than a table of
+            turns can be.
     """
     rows: list[Row] = []
     text = 0
@@ -66,7 +68,8 @@ def parquet_rows(path: Path) -> list[Row]:
                 raise InputError(f"'{path}' has two columns of one name: {listed(twice)} in {listed(names)}")
             if file.metadata.num_rows * size > _MOST_CELLS:
                 raise InputError(
-                    f"'{path}' has {file.metadata.num_rows:,} rows of {size} columns; a table of turns may have {_MOST_CELLS:,} cells"
+                    f"'{path}' has {file.metadata.num_rows:,} rows of {size} columns; a table of turns may have "
+                    f"{_MOST_CELLS:,} cells"
                 )
             nested = {field.name: Nested(str(field.type)) for field in schema if _is_nested(field.type)}
             classes = _class_names(schema)
@@ -132,11 +135,13 @@ def encoded(array: Any, sampling_rate: Any, where: str) -> bytes:
         samples, rate = np.asarray(array, dtype=np.float32), int(sampling_rate)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"{where}: audio with samples must be {{'array': numbers, 'sampling_rate': Hz}}, got a sampling_rate of {short(sampling_rate, 40)}"
+            f"{where}: audio with samples must be {{'array': numbers, 'sampling_rate': Hz}}, got a sampling_rate of "
+            f"{short(sampling_rate, 40)}"
         ) from None
     if samples.ndim > 2 or not samples.size or rate <= 0:
         raise InputError(
-            f"{where}: audio with samples must be (S,) or (channels, S) at a rate above 0, got {samples.shape} at {rate}"
+            f"{where}: audio with samples must be (S,) or (channels, S) at a rate above 0, got {samples.shape} at "
+            f"{rate}"
         )
     file = io.BytesIO()
     soundfile.write(file, samples.T if samples.ndim == 2 else samples, rate, format="WAV", subtype="FLOAT")

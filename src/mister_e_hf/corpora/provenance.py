@@ -21,9 +21,10 @@ _CARRIED = "mister_e_hf: "  # and the corpus's name are the builder_name of a sp
 class Provenance:
     r"""
     Args:
-        corpus: the module that read it: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table does not say.
-        name: what to call it: `"MELD"`, `"part of MELD"` if labelled turns of the published corpus are missing, `"changed MELD"` if its
-            counts differ otherwise, or the name of an own corpus.
+        corpus: the module that read it: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table
+            does not say.
+        name: what to call it: `"MELD"`, `"part of MELD"` if labelled turns of the published corpus are missing,
+            `"changed MELD"` if its counts differ otherwise, or the name of an own corpus.
         license, citation, homepage: as its owners give it out; None if that is not known.
     """
 
@@ -81,7 +82,9 @@ class Provenance:
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Self:
-        """What the tables of a corpus folder say, be it of dialogues or of vectors; the first that says anything counts."""
+        """
+        What the tables of a corpus folder say, be it of dialogues or of vectors; the first that says anything counts.
+        """
         found = (cls.of_table(table) for table in sorted(Path(folder).expanduser().glob("*.parquet")))
         return next((one for one in found if one.corpus), cls())
 

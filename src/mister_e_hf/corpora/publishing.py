@@ -29,7 +29,10 @@ _LOAD = 'load_dataset("FOLDER")'  # a folder on disk cannot know where it goes
 
 
 def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
-    """Raises ValueError with the reason, if the corpus must not be redistributed, the repository's name is none, or there is no token."""
+    """
+    Raises ValueError with the reason, if the corpus must not be redistributed, the repository's name is none, or there
+    is no token.
+    """
     refuse_licensed(corpus)
     try:
         validate_repo_id(repo_id)
@@ -64,13 +67,14 @@ def push_corpus(
     commit_message: str | None = None,
 ) -> str:
     r"""
-    Push a corpus folder's tables and card to a dataset repository of the Hub, in one commit; tables that an earlier push left there go.
-    `load_dataset(repo_id)` then gives the same corpus.
+    Push a corpus folder's tables and card to a dataset repository of the Hub, in one commit; tables that an earlier
+    push left there go. `load_dataset(repo_id)` then gives the same corpus.
 
     Args:
         folder: as `write_corpus(..., embed_audio=True)` writes it.
         repo_id: `"ORG/NAME"`; made where it is not there.
-        private: make the repository private, be it new or not; by default a new one is as the organisation's settings say.
+        private: make the repository private, be it new or not; by default a new one is as the organisation's settings
+            say.
 
     Returns:
         the repository's id.
@@ -108,8 +112,8 @@ def push_corpus(
 
 def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     """
-    The card with the repository's name, and with what files are the splits, whatever else is there. On disk a card must not name them:
-    `load_dataset` would then take a folder for any other of that name that it read before.
+    The card with the repository's name, and with what files are the splits, whatever else is there. On disk a card
+    must not name them: `load_dataset` would then take a folder for any other of that name that it read before.
     """
     card = DatasetCard((folder / "README.md").read_text(encoding="utf-8").replace(_LOAD, f'load_dataset("{repo_id}")'))
     files: dict[str, list[str]] = {}
@@ -128,7 +132,8 @@ def _check_audio_is_inside(table: Path):
                 audio = turn.get("audio")
                 if audio is not None and audio["bytes"] is None:
                     raise InputError(
-                        f"'{table}' refers to audio files of this machine (turn {turn['utterance_id']}: {audio['path']}). Write the corpus "
+                        f"'{table}' refers to audio files of this machine (turn {turn['utterance_id']}: "
+                        f"{audio['path']}). Write the corpus "
                         "with embed_audio=True (--embed_audio) before it is pushed."
                     )
 
@@ -150,7 +155,8 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
         f"---\n{data.to_yaml()}\n---",
         f"# {for_markdown(name)}",
         info.description,
-        f"One row is a dialogue; the turns are in `utterances`, each with text, audio, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
+        "One row is a dialogue; the turns are in `utterances`, each with text, audio, speaker and one of the "
+        f"emotions {', '.join(map(for_markdown, labels))}.",
         f"<pre>\n{html.escape(for_terminal(format_summary(summary), lines=True))}\n</pre>",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
@@ -159,7 +165,7 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
     if provenance.citation:
         lines.append(provenance.citation)
     lines.append(
-        "Speech and words of people are personal data: share only what the speakers consented to. Emotions are what annotators named, not what "
-        "people felt."
+        "Speech and words of people are personal data: share only what the speakers consented to. Emotions are what "
+        "annotators named, not what people felt."
     )
     return "\n\n".join(line for line in lines if line) + "\n"

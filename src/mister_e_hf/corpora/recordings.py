@@ -66,8 +66,8 @@ def same_name(name: str) -> str:
 
 def find_audio(folder: Path, name: str, where: str) -> Path:
     r"""
-    The file that a table in `folder` names, in whatever Unicode form its name is stored and with either slash; if there is none, the path at which
-    it was looked for.
+    The file that a table in `folder` names, in whatever Unicode form its name is stored and with either slash; if
+    there is none, the path at which it was looked for.
 
     Raises:
         InputError: if the name cannot be one of a file.
@@ -109,7 +109,8 @@ def _in_any_form(folder: Path, name: Path) -> Path | None:
 
 def recording_of(subtitles: Path, beside: Sequence[Path]) -> Path | None:
     r"""
-    The recording that a subtitle file belongs to: of its name in any case and Unicode form, or of its name but for a language (`call.en.srt`).
+    The recording that a subtitle file belongs to: of its name in any case and Unicode form, or of its name but for a
+    language (`call.en.srt`).
 
     Raises:
         InputError: if there are several.
@@ -130,7 +131,10 @@ def recording_of(subtitles: Path, beside: Sequence[Path]) -> Path | None:
 
 
 def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[str]:
-    """Names in a folder of what looks like recordings, subtitles or tables and was not used, and of folders that hold such."""
+    """
+    Names in a folder of what looks like recordings, subtitles or tables and was not used, and of folders that hold
+    such.
+    """
     used = {os.path.realpath(path) for path in used}
     above = {str(parent) for path in used for parent in Path(path).parents}
     found = []

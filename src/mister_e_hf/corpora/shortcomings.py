@@ -39,11 +39,11 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
     turns = sum(classes.get("validation", {}).values())
     if 0 < turns < FEWEST_TURNS:
         yield (
-            f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no temperature is fitted to "
-            f"fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
+            f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no "
+            f"temperature is fitted to fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
         )
     if 0 < dialogues.get("test", 0) < FEWEST_DIALOGUES:
         yield (
-            f"test has {count_of(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals over resampled dialogues are "
-            "too narrow to be relied on."
+            f"test has {count_of(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals "
+            "over resampled dialogues are too narrow to be relied on."
         )

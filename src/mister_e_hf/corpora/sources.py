@@ -1,4 +1,7 @@
-"""Files that corpora are read from: tables of any kind, audio inside a table, a walk through folders, and a fingerprint of them all."""
+"""
+Files that corpora are read from: tables of any kind, audio inside a table, a walk through folders, and a fingerprint
+of them all.
+"""
 
 import hashlib
 import json
@@ -24,8 +27,8 @@ _HASHED_WHOLE = {".csv", ".tsv", ".jsonl", ".txt", ".srt", ".vtt", ".annotproces
 
 def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
     """
-    Hash of source files (name, size, time of change and, for text, content) and of the code that reads them, the rooms corpora
-    and media, so that the cache of an older version is not reused.
+    Hash of source files (name, size, time of change and, for text, content) and of the code that reads them, the rooms
+    corpora and media, so that the cache of an older version is not reused.
     """
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted([*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("*.json"), *_MEDIA.rglob("*.py")]):
@@ -44,7 +47,10 @@ class EmptyTableError(InputError):
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, through links, too, which `rglob` does not follow; a folder that links lead back to is entered once."""
+    """
+    All files below a folder, through links, too, which `rglob` does not follow; a folder that links lead back to is
+    entered once.
+    """
     entered: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         there = os.stat(root)
@@ -58,8 +64,9 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def read_table(path: Path) -> list[Row]:
     r"""
-    The rows of a CSV, TSV, JSONL or Parquet file, all with the same columns. Cells of CSV and TSV are strings, also `NA`, `None` and numbers; an
-    empty cell is None in all. Audio in a Parquet file becomes a [`AudioInTable`], or its path if the file holds no more of it.
+    The rows of a CSV, TSV, JSONL or Parquet file, all with the same columns. Cells of CSV and TSV are strings, also
+    `NA`, `None` and numbers; an empty cell is None in all. Audio in a Parquet file becomes a [`AudioInTable`], or its
+    path if the file holds no more of it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -120,7 +127,8 @@ def _json_rows(path: Path) -> list[Row]:
         for name, cell in row.items():
             if isinstance(cell, str) and len(cell) > MOST_CHARACTERS:
                 raise InputError(
-                    f"{where}, column '{short(name, 60)}': {len(cell):,} characters; a cell may have {MOST_CHARACTERS:,}"
+                    f"{where}, column '{short(name, 60)}': {len(cell):,} characters; a cell may have "
+                    f"{MOST_CHARACTERS:,}"
                 )
             if cell == "" or (isinstance(cell, float) and math.isnan(cell)):
                 row[name] = None

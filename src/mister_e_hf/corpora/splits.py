@@ -20,15 +20,18 @@ _SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names
 
 
 def split_named(name: str) -> str | None:
-    """The split of a cell, or of the stem of a table's or folder's name: `train`, `Devel`, `train-00000-of-00002`, `split=test`."""
+    """
+    The split of a cell, or of the stem of a table's or folder's name: `train`, `Devel`, `train-00000-of-00002`,
+    `split=test`.
+    """
     name = name.strip().casefold().removeprefix("split=")
     return _SPLITS.get(re.sub(r"[-_.]\d+(-of-\d+)?$", "", name)) or _SPLITS.get(name.partition("-")[0])
 
 
 def splits_of_names(names: Sequence[str]) -> dict[str, str]:
     r"""
-    The splits of tables or folders that lie beside each other, by their stems. A name counts that is that of a split; and names that hold one among
-    others (`train_data`, `my-test`), where they tell at least two splits apart.
+    The splits of tables or folders that lie beside each other, by their stems. A name counts that is that of a split;
+    and names that hold one among others (`train_data`, `my-test`), where they tell at least two splits apart.
     """
     found = {name: split for name in names if (split := split_named(name))}
     within = {}

@@ -28,14 +28,14 @@ def write_corpus(
     license: str | None = None,
 ) -> Path:
     r"""
-    Write `train.parquet`, `validation.parquet` and `test.parquet` (in shards where one is over 500 MB) and a card. The folder appears whole or
-    not at all; one that holds a corpus is replaced, any other is left alone.
+    Write `train.parquet`, `validation.parquet` and `test.parquet` (in shards where one is over 500 MB) and a card. The
+    folder appears whole or not at all; one that holds a corpus is replaced, any other is left alone.
 
     Args:
         corpus: what a builder's `as_dataset()` gives.
         folder: where to.
-        embed_audio: put each turn's own stretch of sound into the tables, as mono 16 kHz FLAC, so that the folder can be moved; else
-            they keep the paths of the source files.
+        embed_audio: put each turn's own stretch of sound into the tables, as mono 16 kHz FLAC, so that the folder can
+            be moved; else they keep the paths of the source files.
         name: what to call the corpus, stored in each table ([`Provenance`]); by default what its reader calls it.
         license: under which it may be shared, as the Hub abbreviates licences; by default what its reader knows.
 

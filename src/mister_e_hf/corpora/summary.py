@@ -8,7 +8,10 @@ import pyarrow as pa
 
 
 def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]:
-    """Counts of each split: dialogues, utterances, each label, turns without one, turns per dialogue, seconds of sound, turns without sound or text."""
+    """
+    Counts of each split: dialogues, utterances, each label, turns without one, turns per dialogue, seconds of sound,
+    turns without sound or text.
+    """
     summary = {}
     for split, data in corpus.items():
         names = data.features["utterances"].feature["emotion"].names

@@ -33,13 +33,14 @@ def read_turns(
     folder: Path, columns: Mapping[str, str | None] | None = None, in_row_order: bool = False
 ) -> list[dict[str, Any]]:
     r"""
-    Every turn with the fields of [`TURN_COLUMNS`], None if a field is not given, and `where` it was found; warnings name the files and columns that
-    are not read.
+    Every turn with the fields of [`TURN_COLUMNS`], None if a field is not given, and `where` it was found; warnings
+    name the files and columns that are not read.
 
     Args:
         folder: tables or subtitles, in itself or in folders of the splits; or one table or subtitle file.
         columns: the column of a field, or None or `""` for none.
-        in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the order of its rows.
+        in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the
+            order of its rows.
 
     Raises:
         FileNotFoundError: if there is nothing of the kind.
@@ -99,8 +100,9 @@ class _Reader:
             if self.empty:
                 raise self.empty[0]
             raise FileNotFoundError(
-                f"'{folder}' holds no table of turns ({', '.join(TABLES)}) and no subtitles ({', '.join(SUBTITLES)}) beside recordings, "
-                f"neither itself nor in folders train, validation and test. It holds {listed(left[folder] or _names(folder))}."
+                f"'{folder}' holds no table of turns ({', '.join(TABLES)}) and no subtitles ({', '.join(SUBTITLES)}) "
+                "beside recordings, neither itself nor in folders train, validation and test. It holds "
+                f"{listed(left[folder] or _names(folder))}."
             )
         for place, names in left.items():
             if names:
@@ -164,8 +166,8 @@ class _Reader:
         if utterance and "utterance_id" not in self.columns and plain(utterance) == "utterance" and not names["text"]:
             if any(" " in str(row[utterance]).strip() for row in table if row[utterance] is not None):
                 raise InputError(
-                    f"'{path}': does the column '{utterance}' hold text or ids? Pass columns={{'text': '{utterance}'}} or "
-                    f"columns={{'utterance_id': '{utterance}'}}."
+                    f"'{path}': does the column '{utterance}' hold text or ids? Pass "
+                    f"columns={{'text': '{utterance}'}} or columns={{'utterance_id': '{utterance}'}}."
                 )
         if names["start"] is None or names["end"] is not None:
             names["duration"] = None  # that of the whole file, or what start and end say
@@ -176,8 +178,9 @@ class _Reader:
             lacking.append("text or audio")
         if lacking:
             raise InputError(
-                f"'{path}' has the columns {listed(there)}; expected dialogue_id, order (or start), and text, audio or both. It lacks "
-                f"{', '.join(lacking)}: say which column holds it, for example columns={{'{lacking[0].split()[0]}': '{short(there[0], 60)}'}}."
+                f"'{path}' has the columns {listed(there)}; expected dialogue_id, order (or start), and text, audio "
+                f"or both. It lacks {', '.join(lacking)}: say which column holds it, for example "
+                f"columns={{'{lacking[0].split()[0]}': '{short(there[0], 60)}'}}."
             )
         return names
 
@@ -209,8 +212,8 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         raise InputError(f"{where}: no dialogue_id")
     if _ROUNDED.fullmatch(row["dialogue_id"]):
         raise InputError(
-            f"{where}: dialogue_id '{row['dialogue_id']}' is a long number that a spreadsheet or data frame rounded, so that several "
-            "dialogues may have it; write the ids as text"
+            f"{where}: dialogue_id '{row['dialogue_id']}' is a long number that a spreadsheet or data frame rounded, "
+            "so that several dialogues may have it; write the ids as text"
         )
     if row["dialogue_id"].lower() in ("nan", "<na>", "null"):
         raise InputError(f"{where}: dialogue_id '{row['dialogue_id']}' is what data frames write for an empty cell")

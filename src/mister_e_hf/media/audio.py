@@ -1,8 +1,9 @@
 """Any sound file or array -> mono 16 kHz float32.
 
-soundfile reads what libsndfile knows (WAV, FLAC, OGG, Opus, MP3, AIFF, ...); any other container (MP4, M4A, WebM, ...) goes through
-PyAV, the extra `av`, and so does what was written to a pipe and does not say its length. A file is read in blocks and only between
-`start` and `end`, so that memory is bounded by the stretch asked for, whatever the file's length, rate and number of channels.
+soundfile reads what libsndfile knows (WAV, FLAC, OGG, Opus, MP3, AIFF, ...); any other container (MP4, M4A, WebM, ...)
+goes through PyAV, the extra `av`, and so does what was written to a pipe and does not say its length. A file is read
+in blocks and only between `start` and `end`, so that memory is bounded by the stretch asked for, whatever the file's
+length, rate and number of channels.
 """
 
 import contextlib
@@ -32,7 +33,8 @@ _RATES = (1_000, 768_000)
 _SILENCE = 2.0**-15  # one step of 16-bit sound
 _LOUDEST = 4.0  # of full scale; what is beyond is of another scale
 _CANCELLED = 0.1  # of the loudest channel, what their sum must reach: one channel alone reaches all of it
-# What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run over.
+# What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run
+# over.
 _TOLERANCE = 0.5
 _RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
 _JITTER = 0.1  # seconds by which the times of frames may be off before they tell of a gap or an overlap
@@ -50,11 +52,13 @@ def load_audio(
     Read sound as mono 16 kHz float32. Channels are averaged; resampling is soxr's, high quality.
 
     Args:
-        source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`, floating-point
-            samples from -1 to 1, or integers of their width; or what `datasets` gives: a dictionary `{"path": ..., "bytes": ...}` or
-            `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object with `get_all_samples`).
+        source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`,
+            floating-point samples from -1 to 1, or integers of their width; or what `datasets` gives: a dictionary
+            `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object
+            with `get_all_samples`).
         sampling_rate: of an array, a whole number of Hz.
-        start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default all.
+        start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default
+            all.
         max_seconds: the longest stretch taken, in seconds.
         name: what to call the sound in messages where it is no file.
 
@@ -62,9 +66,9 @@ def load_audio(
         (S,) float32, S samples of 1/16000 second.
 
     Raises:
-        AudioError: a `ValueError` that says what is wrong with which file. Nothing is cut: a file that ends before its header or
-            `end` says, by more than half a second, or in which something follows the audio that was found, is an error too; and so are
-            samples beyond four times full scale, and channels that cancel each other.
+        AudioError: a `ValueError` that says what is wrong with which file. Nothing is cut: a file that ends before its
+            header or `end` says, by more than half a second, or in which something follows the audio that was found,
+            is an error too; and so are samples beyond four times full scale, and channels that cancel each other.
         ValueError: if the arguments make no sense.
     """
     check_stretch(start, end, max_seconds)
@@ -104,8 +108,8 @@ def load_audio(
 
 def encode_flac(samples: np.ndarray) -> bytes:
     """
-    Mono 16 kHz samples (S,) as the content of a 16-bit FLAC file; sound of 16 bits comes back bit-equal. Where the peak is above
-    full scale, all is scaled down to it rather than clipped.
+    Mono 16 kHz samples (S,) as the content of a 16-bit FLAC file; sound of 16 bits comes back bit-equal. Where the
+    peak is above full scale, all is scaled down to it rather than clipped.
     """
     peak = float(np.abs(samples).max(initial=0.0))
     file = io.BytesIO()
@@ -141,8 +145,8 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
         peak = max(peak, float(block.max()), -float(block.min()))
         if peak > _LOUDEST:
             raise AudioError(
-                f"{label} has samples of {peak:.6g}, and full scale is 1: they are of another scale. Divide what was made from 16-bit "
-                "samples by 32768, or give it as int16"
+                f"{label} has samples of {peak:.6g}, and full scale is 1: they are of another scale. Divide what was "
+                "made from 16-bit samples by 32768, or give it as int16"
             )
         block = _mono(block)
         lowest, highest = min(lowest, float(block.min())), max(highest, float(block.max()))
@@ -167,8 +171,8 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
     samples = np.concatenate(parts)
     if peak > _SILENCE and level * channels < _CANCELLED * peak:
         raise AudioError(
-            f"{label} is silent{stretch} once its {channels} channels are averaged: they cancel each other, though one has a peak of "
-            f"{peak:.3g}. Give one channel alone"
+            f"{label} is silent{stretch} once its {channels} channels are averaged: they cancel each other, though "
+            f"one has a peak of {peak:.3g}. Give one channel alone"
         )
     if not len(samples) or np.abs(samples).max() <= _SILENCE:
         quiet = f": its peak is {peak:.2g} of full scale 1; if it was meant to be louder, it is of another scale"
@@ -209,7 +213,8 @@ def _array_blocks(
     # What was shifted up to the width of its integers has zeros below; true samples of 32 bits are not so quiet.
     if low and peak <= 2 ** (8 * array.dtype.itemsize - 9):
         raise AudioError(
-            f"{label} has samples of at most {peak} as {array.dtype}, whose full scale is {2 ** (8 * array.dtype.itemsize - 1)}: it would "
+            f"{label} has samples of at most {peak} as {array.dtype}, whose full scale is "
+            f"{2 ** (8 * array.dtype.itemsize - 1)}: it would "
             "be nearly silent. Give samples of 16 bits as int16, and shift those of 24 bits up by 8 in int32"
         )
 
@@ -286,7 +291,8 @@ def _container_blocks(
         import av
     except ImportError:
         raise AudioError(
-            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip install av"
+            f"soundfile cannot read {label} ({reason}){text_at_the_start(file)}. PyAV reads video and much else: pip "
+            "install av"
         ) from None
     from_second, to_second = start or 0.0, np.inf if end is None else end
     file.seek(0)
@@ -302,7 +308,8 @@ def _container_blocks(
             ):  # its own is about a size in the file
                 raise
             raise AudioError(
-                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: {short(error)}{text_at_the_start(file)}"
+                f"{label} is corrupt, or of no kind that soundfile or PyAV can read: "
+                f"{short(error)}{text_at_the_start(file)}"
             ) from error
         _judge(examine(file, size, (container.duration or 0) / av.time_base), label)
         tracks = container.streams.audio
@@ -334,8 +341,8 @@ def _container_blocks(
                 at = reached
             if reached is not None and reached - at > _TOLERANCE * rate:
                 raise AudioError(
-                    f"{label}: its times go back from {reached / rate:.2f} s to {at / rate:.2f} s, as if several files stood one after "
-                    "another. Split them"
+                    f"{label}: its times go back from {reached / rate:.2f} s to {at / rate:.2f} s, as if several "
+                    "files stood one after another. Split them"
                 )
             if reached is not None and at - reached > _TOLERANCE * rate and position < min(at, stop):
                 _remark(f"{label} has no audio from {reached / rate:.2f} s to {at / rate:.2f} s; silence is put there")

@@ -1,6 +1,8 @@
-"""What an audio file's own structure says of its bytes: whether it is whole, and whether it is all that the file holds.
+"""What an audio file's own structure says of its bytes: whether it is whole, and whether it is all that the file
+holds.
 
-Decoders take a file that ends early for a shorter one, and stop where the first of several ends; both would go unnoticed.
+Decoders take a file that ends early for a shorter one, and stop where the first of several ends; both would go
+unnoticed.
 """
 
 import io
@@ -69,8 +71,8 @@ def after_tags(file: BinaryIO) -> int:
 
 def says_length(file: BinaryIO, size: int, sound) -> bool:
     """
-    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of a FLAC file it
-    does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
+    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of
+    a FLAC file it does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
     """
     if not sound.subtype.startswith("MPEG"):
         return sound.frames != NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
@@ -81,7 +83,10 @@ def says_length(file: BinaryIO, size: int, sound) -> bool:
 
 
 def text_at_the_start(file: BinaryIO) -> str:
-    """For the end of a message: how a file begins that is text, such as a page in place of a download; nothing for others."""
+    """
+    For the end of a message: how a file begins that is text, such as a page in place of a download; nothing for
+    others.
+    """
     start = bytes_at(file, 0, _HEADER_BYTES)
     if len(start) < 16 or not start.isascii() or re.search(rb"[^\t\r\n -~]", start):
         return ""
@@ -172,7 +177,8 @@ class _File(NamedTuple):
         padding = rest <= tolerance and not self.at(end, min(rest, 1 << 20)).strip(b"\0")
         if rest > min(tolerance, _JUNK) and not padding and not following.startswith(_TAGS):
             return (
-                f"contradicts its header, by which it ends at byte {end}; {rest} bytes follow. Either its size wrapped, as over "
+                f"contradicts its header, by which it ends at byte {end}; {rest} bytes follow. Either its size "
+                "wrapped, as over "
                 "4 GiB, or was never filled in, or another file follows: write it again with a true header"
             )
         return None
@@ -233,8 +239,8 @@ def _check_format(fields: bytes, order: str) -> tuple[str | None, str | None]:
     if kind == 0xFFFE:
         kind = int.from_bytes(fields[24:26], order)
     said = (
-        f"has a header that contradicts itself: {channels} channels of {bits} bits, {frame} bytes a frame, {rate} frames and "
-        f"{per_second} bytes a second"
+        f"has a header that contradicts itself: {channels} channels of {bits} bits, {frame} bytes a frame, {rate} "
+        f"frames and {per_second} bytes a second"
     )
     if kind not in (1, 3) or (channels and bits and frame == channels * -(-bits // 8) and per_second == rate * frame):
         return None, None
@@ -329,7 +335,9 @@ def _length_of_mp3(whole: _File) -> int | None:
 
 
 def rest_behind(file: BinaryIO, size: int, seconds: float) -> str | None:
-    """What is wrong behind where a decoder has just come to the end of FLAC or MP3 by the samples that the header counts."""
+    """
+    What is wrong behind where a decoder has just come to the end of FLAC or MP3 by the samples that the header counts.
+    """
     reached = file.tell()
     begin = after_tags(file)
     whole = _File(file, size, seconds, begin)

@@ -13,15 +13,18 @@ _KEYS = ("path", "bytes", "array", "sampling_rate")
 
 
 class AudioError(InputError):
-    """Audio that cannot be used as it is: missing, empty, corrupt, silent, not finite, too loud or too long. The message names the file."""
+    """
+    Audio that cannot be used as it is: missing, empty, corrupt, silent, not finite, too loud or too long. The message
+    names the file.
+    """
 
 
 def resolve(
     source: Any, sampling_rate: Any, name: str | None
 ) -> tuple[str | os.PathLike | bytes | np.ndarray | Any, int | None, str | None]:
     r"""
-    What was given as one of: a path, bytes, an array of numbers (S,) or (channels, S) with its whole sampling rate, or a decoder with
-    `get_all_samples`.
+    What was given as one of: a path, bytes, an array of numbers (S,) or (channels, S) with its whole sampling rate, or
+    a decoder with `get_all_samples`.
 
     Raises:
         InputError: if it is none of them.
@@ -39,7 +42,8 @@ def resolve(
         )
     if isinstance(source, tuple) and len(source) == 2 and any(isinstance(part, Real) for part in source):
         raise InputError(
-            "Expected samples and their sampling_rate apart, got a tuple of both; pass {'array': ..., 'sampling_rate': ...}"
+            "Expected samples and their sampling_rate apart, got a tuple of both; pass {'array': ..., "
+            "'sampling_rate': ...}"
         )
     array = as_array(source, name or "array")
     if array.dtype.kind not in "fi":
@@ -135,6 +139,6 @@ def check_stretch(start: float | None, end: float | None, max_seconds: float):
 
 def too_long(label: str, seconds: float, max_seconds: float, at_least: bool = False) -> str:
     return (
-        f"{label} lasts {'more than ' if at_least else ''}{seconds:.1f} s, and at most {max_seconds:g} s are taken. Give start and end, "
-        "or raise max_seconds if this is one utterance."
+        f"{label} lasts {'more than ' if at_least else ''}{seconds:.1f} s, and at most {max_seconds:g} s are taken. "
+        "Give start and end, or raise max_seconds if this is one utterance."
     )

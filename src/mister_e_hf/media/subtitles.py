@@ -57,13 +57,14 @@ _KINDS = {
 
 def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     r"""
-    The cues of a subtitle file in order, each `{"start", "end", "text", "speaker"}`: seconds; text without markup, null where the cue
-    has none; the speaker where a WebVTT voice tag names one. A line ends with `\n`, `\r\n` or `\r`, and with nothing else.
+    The cues of a subtitle file in order, each `{"start", "end", "text", "speaker"}`: seconds; text without markup,
+    null where the cue has none; the speaker where a WebVTT voice tag names one. A line ends with `\n`, `\r\n` or `\r`,
+    and with nothing else.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: naming the file, if it is of another kind, holds no cue, or is over 64 MiB; and the line, if a cue is malformed or
-            ends before it starts, or text belongs to no cue.
+        ValueError: naming the file, if it is of another kind, holds no cue, or is over 64 MiB; and the line, if a cue
+            is malformed or ends before it starts, or text belongs to no cue.
     """
     path = Path(path)
     if not path.is_file():
@@ -73,7 +74,8 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     if path.stat().st_size > _MAX_BYTES:
         raise InputError(f"'{path}' has {path.stat().st_size:,} bytes; subtitles have at most {_MAX_BYTES:,}")
     text = read_text(path)
-    # Not `splitlines`, which also splits at form feeds and Unicode's separators; two returns come from copies in text mode.
+    # Not `splitlines`, which also splits at form feeds and Unicode's separators; two returns come from copies in text
+    # mode.
     lines = re.split(r"\r{0,2}\n|\r", text)
     bare = [line.strip().strip(_INVISIBLE).strip() for line in lines]
     timings = {number: timing for number, line in enumerate(bare) if (timing := _TIMING.fullmatch(line))}
@@ -88,8 +90,8 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     if malformed:
         more = f" (and {len(malformed) - 1} lines more)" if len(malformed) > 1 else ""
         raise InputError(
-            f"'{path}', line {malformed[0] + 1}: {short(bare[malformed[0]], 80)!r} is not the timing of a cue{more}. Expected only times "
-            "and settings there, such as 00:00:01,000 --> 00:00:02,500 align:start"
+            f"'{path}', line {malformed[0] + 1}: {short(bare[malformed[0]], 80)!r} is not the timing of a cue{more}. "
+            "Expected only times and settings there, such as 00:00:01,000 --> 00:00:02,500 align:start"
         )
     web = path.suffix.lower() == ".vtt" or bare[0].startswith("WEBVTT")
     cues = _File(path, lines, bare, timings, web).cues()
@@ -131,8 +133,8 @@ class _File:
             cues.append(self._cue(head, "\n".join(self.lines[row] for row in rows)))
             if again and end in self.timings and self._times(end)[0] < cues[-1]["start"]:
                 raise InputError(
-                    f"'{self.path}', line {end + 1}: times begin again at {self._times(end)[0]:g} s, as if two subtitle files "
-                    "were joined. Split them"
+                    f"'{self.path}', line {end + 1}: times begin again at {self._times(end)[0]:g} s, as if two "
+                    "subtitle files were joined. Split them"
                 )
             number = following
         cues.sort(key=lambda cue: (cue["start"], cue["end"]))
@@ -143,7 +145,9 @@ class _File:
         return cues
 
     def _without_head(self, begin: int, end: int, expected: int) -> tuple[list[int], int | None]:
-        """The rows in front of a timing, or of the end, without the number or identifier of the cue there; that number."""
+        """
+        The rows in front of a timing, or of the end, without the number or identifier of the cue there; that number.
+        """
         rows = self._trimmed(range(begin, end))
         if not rows:
             return rows, None
@@ -185,8 +189,8 @@ class _File:
         for row in itertools.chain(*parts):
             if self.bare[row]:
                 raise InputError(
-                    f"'{self.path}', line {row + 1}: {short(self.bare[row], 80)!r} does not belong to a cue; it {where}. Remove it, or the "
-                    "empty line before it"
+                    f"'{self.path}', line {row + 1}: {short(self.bare[row], 80)!r} does not belong to a cue; it "
+                    f"{where}. Remove it, or the empty line before it"
                 )
 
     def _remark(self, text: str, row: int):
@@ -205,8 +209,8 @@ class _File:
         start, end = self._times(row)
         if end <= start:
             raise InputError(
-                f"'{self.path}', line {row + 1}: the cue at {start:g} s ends at {end:g} s, not after it starts; correct its times, or "
-                "remove it"
+                f"'{self.path}', line {row + 1}: the cue at {start:g} s ends at {end:g} s, not after it starts; "
+                "correct its times, or remove it"
             )
         voices = [_words(voice[1]) for voice in _VOICE.finditer(text)]
         if len(set(filter(None, voices))) > 1:

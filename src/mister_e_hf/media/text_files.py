@@ -18,7 +18,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Without a mark: width of a unit, which of its bytes are zero (in UTF-16 of commas, digits and line ends at least), and which never is.
+# Without a mark: width of a unit, which of its bytes are zero (in UTF-16 of commas, digits and line ends at least),
+# and which never is.
 _ZEROS = {
     "utf-32-le": (4, (2, 3), 0),
     "utf-32-be": (4, (0, 1), 3),
@@ -29,7 +30,8 @@ _LOOKED_AT = 4096
 _C1 = {code: char for code in range(0x80, 0xA0) if (char := bytes([code]).decode("cp1252", "ignore"))}
 _CONTROLS = re.compile(f"[{''.join(map(chr, _C1))}]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
-# UTF-8 that was read as Windows-1252 and saved so: an accented letter, a mark of typography, two letters of Cyrillic, Greek or Arabic.
+# UTF-8 that was read as Windows-1252 and saved so: an accented letter, a mark of typography, two letters of Cyrillic,
+# Greek or Arabic.
 _FOLLOWS = "[{}]".format("".join(re.escape(bytes([code]).decode("cp1252", "ignore")) for code in range(0x80, 0xC0)))
 _TWICE_ENCODED = re.compile(f"Ã{_FOLLOWS}|â{_FOLLOWS}{{2}}|(?:[ÐÑÎÏØÙ]{_FOLLOWS}){{2}}")
 _ADVICE = "Save the file as UTF-8, or rewrite it with `iconv -f ITS_ENCODING -t UTF-8`."
@@ -37,9 +39,10 @@ _ADVICE = "Save the file as UTF-8, or rewrite it with `iconv -f ITS_ENCODING -t 
 
 def read_text(path: str | Path) -> str:
     r"""
-    The text of a file. The encoding is that of its byte-order mark; UTF-16 or UTF-32 without a mark where the zero bytes of Western text say so;
-    else UTF-8; else Windows-1252, as old copies of corpora are, with a warning that shows an example, since other code pages would pass for
-    it. In UTF-8, C1 controls are what Windows-1252 has in their place. The mark is no part of the text.
+    The text of a file. The encoding is that of its byte-order mark; UTF-16 or UTF-32 without a mark where the zero
+    bytes of Western text say so; else UTF-8; else Windows-1252, as old copies of corpora are, with a warning that
+    shows an example, since other code pages would pass for it. In UTF-8, C1 controls are what Windows-1252 has in
+    their place. The mark is no part of the text.
 
     Raises:
         InputError: naming the file, if it is not text in any of these, or mixes two of them.
@@ -59,8 +62,8 @@ def read_text(path: str | Path) -> str:
         return _as_windows_1252(path, content, error)
     if found := _TWICE_ENCODED.search(text):
         logger.warning(
-            "'%s' holds characters that were damaged before, as when UTF-8 is opened as Windows-1252 and saved. They stay as they are; export "
-            "the file again, or mend lines such as this: %s",
+            "'%s' holds characters that were damaged before, as when UTF-8 is opened as Windows-1252 and saved. They "
+            "stay as they are; export the file again, or mend lines such as this: %s",
             path,
             short(text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0], 200),
         )
@@ -68,17 +71,26 @@ def read_text(path: str | Path) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text, ended by CR, LF or both alone; `str.splitlines` also ends them at characters that occur within a line."""
+    """
+    The lines of a text, ended by CR, LF or both alone; `str.splitlines` also ends them at characters that occur within
+    a line.
+    """
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def text_of_name(name: str | os.PathLike) -> str:
-    """The name of a file, or a word of the command line, as text that can be stored: bytes that are not valid UTF-8 become U+FFFD."""
+    """
+    The name of a file, or a word of the command line, as text that can be stored: bytes that are not valid UTF-8
+    become U+FFFD.
+    """
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def mend_controls(text: str) -> str:
-    """C1 controls, which no text has, as the characters that Windows-1252 has in their place: such a text was once taken for Latin-1."""
+    """
+    C1 controls, which no text has, as the characters that Windows-1252 has in their place: such a text was once taken
+    for Latin-1.
+    """
     return text.translate(_C1) if _CONTROLS.search(text) else text
 
 
@@ -98,8 +110,8 @@ def _as_windows_1252(path: Path, content: bytes, error: UnicodeDecodeError) -> s
     valid = len(_NOT_ASCII.findall(content.decode("utf-8", "ignore")))
     if valid > content.decode("utf-8", "replace").count("\ufffd") and b"\0" not in content:
         raise InputError(
-            f"'{path}', line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8, in which the rest of the file is written: it mixes two "
-            f"encodings. {_ADVICE}"
+            f"'{path}', line {line}: byte 0x{content[error.start]:02x} is not valid UTF-8, in which the rest of the "
+            f"file is written: it mixes two encodings. {_ADVICE}"
         )
     try:
         if b"\0" in content:  # most of what is not text would otherwise pass
@@ -109,7 +121,8 @@ def _as_windows_1252(path: Path, content: bytes, error: UnicodeDecodeError) -> s
         raise InputError(f"'{path}' is text neither in UTF-8 nor in Windows-1252. {_ADVICE}") from None
     example = next(line for line in split_lines(text) if _NOT_ASCII.search(line))
     logger.warning(
-        "'%s' is not valid UTF-8 and is read as Windows-1252. If this line is wrong, the file is in another encoding; save it as UTF-8: %s",
+        "'%s' is not valid UTF-8 and is read as Windows-1252. If this line is wrong, the file is in another encoding; "
+        "save it as UTF-8: %s",
         path,
         short(example, 200),
     )

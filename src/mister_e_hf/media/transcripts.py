@@ -6,12 +6,16 @@ from ..base.errors import InputError, short
 
 # Letters and symbols that show nothing: fillers of Hangul, the empty pattern of Braille.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
-# Separators, controls, what only joins or directs (zero-width characters, byte order marks), and marks without a letter.
+# Separators, controls, what only joins or directs (zero-width characters, byte order marks), and marks without a
+# letter.
 _UNSEEN = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me", "Mc"})
 
 
 def has_words(text: str) -> bool:
-    """Whether a text shows anything: a letter, digit, sign or symbol. One of blanks and zero-width characters is no transcript."""
+    """
+    Whether a text shows anything: a letter, digit, sign or symbol. One of blanks and zero-width characters is no
+    transcript.
+    """
     return any(unicodedata.category(letter) not in _UNSEEN and letter not in _BLANK for letter in text)
 
 
@@ -24,8 +28,8 @@ def transcript(text: str | None, where: str) -> str | None:
         where: what to call it in an error, such as `"turn 3"`.
 
     Raises:
-        InputError: if it holds half a character (a lone surrogate, as of an emoji that was cut in two), which no text file and no
-            tokenizer can hold.
+        InputError: if it holds half a character (a lone surrogate, as of an emoji that was cut in two), which no text
+            file and no tokenizer can hold.
     """
     if text is None:
         return None
@@ -33,7 +37,7 @@ def transcript(text: str | None, where: str) -> str | None:
         if "\ud800" <= letter <= "\udfff":
             cut = ascii(text[max(0, position - 10) : position + 10])
             raise InputError(
-                f"The text of {where} has half a character at position {position} ({short(cut)}): a surrogate without its other half, "
-                "as of an emoji that was cut. Remove it, or put the whole character there"
+                f"The text of {where} has half a character at position {position} ({short(cut)}): a surrogate without "
+                "its other half, as of an emoji that was cut. Remove it, or put the whole character there"
             )
     return text if has_words(text) else None
