@@ -252,8 +252,8 @@ def full(request, tmp_path_factory) -> Path:
 def told(caplog) -> list[str]:
     """All our messages but that there is no sound, which must be among them."""
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("mister_e_hf")]
-    assert sum("its turns have text alone" in message for message in messages) == 1
-    return [message for message in messages if "its turns have text alone" not in message]
+    assert sum("its turns have text only" in message for message in messages) == 1
+    return [message for message in messages if "its turns have text only" not in message]
 
 
 def test_a_whole_corpus_gives_the_published_counts(tmp_path, full, caplog):
@@ -290,7 +290,7 @@ def test_a_video_of_no_fold_is_named(tmp_path, caplog):
     videos = {**VIDEOS, "AAAA_unknown": [(1, "Who is this?", "1.0")]}
     write_release(tmp_path / "release", videos)
     assert "AAAA_unknown" not in rows(prepare(tmp_path, tmp_path / "release"))
-    assert "CMU-MOSI: 1 videos are in none of the standard folds and are left out: AAAA_unknown" in warnings(caplog)
+    assert "CMU-MOSI: 1 videos are not in the standard folds and are left out: AAAA_unknown" in warnings(caplog)
     caplog.clear()
     write_table(tmp_path / "table", videos)
     assert "AAAA_unknown" in rows(prepare(tmp_path, tmp_path / "table"))  # its mode says where it belongs
@@ -330,7 +330,7 @@ def test_without_sound_it_is_text_alone(tmp_path, layout, caplog, request):
     found = turns(prepare(tmp_path, folder))
     assert {(turn["audio"], turn["duration"]) for turn in found.values()} == {(None, None)}
     assert all(turn["text"] for turn in found.values())
-    assert warnings(caplog) == [f"CMU-MOSI: no audio of segments in '{folder}'; its turns have text alone"]
+    assert warnings(caplog) == [f"CMU-MOSI: no audio of segments in '{folder}'; its turns have text only"]
 
 
 def test_a_wrong_folder(tmp_path):

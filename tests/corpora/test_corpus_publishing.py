@@ -174,7 +174,13 @@ for name in ("org/calls", "org/shards", "loopback-user/mine"):
 try:
     corpus = read_corpus("org/vectors", {"anger": 0, "joy": 1}, score_column="sentiment")
     found["org/vectors"] = {
-        split: (data.dialogue_ids, data.utterance_ids, data.labels.tolist(), data.scores, [item["text_embeddings"].tolist() for item in data])
+        split: (
+            data.dialogue_ids,
+            data.utterance_ids,
+            data.labels.tolist(),
+            data.scores,
+            [item["text_embeddings"].tolist() for item in data],
+        )
         for split, data in corpus.items()
     }
 except FileNotFoundError as error:

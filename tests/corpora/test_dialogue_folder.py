@@ -125,7 +125,7 @@ def test_stretches_of_one_recording(tmp_path):
     assert [(turn["start"], turn["end"], turn["duration"]) for turn in turns] == [(0.0, 1.25, 1.25), (1.5, 2.75, 1.25)]
     rows[0]["end"] = 9
     write_table(folder / "turns.csv", rows)
-    with pytest.raises(AudioError, match="a_1: .*long.wav' ends at 3.00 s, but the stretch asked for at 9 s"):
+    with pytest.raises(AudioError, match="a_1: .*long.wav' ends at 3.00 s, but the requested part at 9 s"):
         build(folder)
 
 
@@ -145,7 +145,7 @@ def test_subtitles_need_one_recording_at_most(tmp_path, caplog):
     folder.mkdir()
     (folder / "call.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\n<v Eve>Hi</v>\n")
     turn = dialogues_of(build(folder))["call"][0]
-    assert (turn["speaker"], turn["audio"]) == ("Eve", None) and "text alone" in caplog.text
+    assert (turn["speaker"], turn["audio"]) == ("Eve", None) and "text only" in caplog.text
     write_sound(folder / "call.wav")
     write_sound(folder / "call.flac")
     with pytest.raises(ValueError, match="may belong to \\['call.flac', 'call.wav'\\]"):

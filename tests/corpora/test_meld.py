@@ -205,7 +205,7 @@ def test_tables_alone_are_text_alone(tmp_path, caplog):
     corpus = build(write_tables(tmp_path / "tables"), tmp_path)
     assert seconds_of(corpus) == {split: dict.fromkeys(NAMES) for split in CSV}
     assert [turn["text"] for turn in turns_of(corpus["test"])][:1] == ["Hi, it’s me."]
-    told = messages(caplog, "its turns have text alone")
+    told = messages(caplog, "its turns have text only")
     assert [message.partition(":")[0] for message in told] == [f"MELD {split}" for split in CSV]
     assert not messages(caplog, "no usable audio")
 
@@ -213,7 +213,7 @@ def test_tables_alone_are_text_alone(tmp_path, caplog):
 def test_a_split_without_clips_has_text_alone(release, tmp_path, caplog):
     shutil.rmtree(release / CLIPS["validation"])
     assert seconds_of(build(release, tmp_path)) == approximately(without(*(("validation", name) for name in NAMES)))
-    assert [message[:16] for message in messages(caplog, "text alone")] == ["MELD validation:"]
+    assert [message[:16] for message in messages(caplog, "text only")] == ["MELD validation:"]
     assert not messages(caplog, "no usable audio")
 
 
@@ -470,7 +470,7 @@ def test_download(unpacked_release, server, tmp_path, caplog):
     folder, asked = server
     pack(unpacked_release, tmp_path / "packed").rename(folder / "MELD.Raw.tar.gz")
     corpus = build(None, tmp_path)
-    assert not messages(caplog, "sound") and not messages(caplog, "text alone")
+    assert not messages(caplog, "sound") and not messages(caplog, "text only")
     assert seconds_of(corpus) == approximately(SECONDS)
     unpacked = build(unpacked_release, tmp_path)
     for split in CSV:

@@ -438,9 +438,7 @@ def test_a_recording_without_subtitles_and_subtitles_without_a_recording_are_nam
     noise(tmp_path / "other.wav")
     (tmp_path / "second.srt").write_text(CUE, encoding="utf-8")
     assert len(turns(CUE, "call.srt")) == 2
-    assert (
-        "call.srt': no recording of that name beside it, nor beside 1 more; the turns have text alone" in caplog.text
-    )
+    assert "call.srt': no recording of that name beside it, nor beside 1 more; the turns have text only" in caplog.text
     assert "these files and folders are not read: ['other.wav']" in caplog.text
 
 

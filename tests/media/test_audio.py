@@ -410,10 +410,10 @@ def test_stretches_beyond_the_end(form):
         "FLAC by a pipe": lambda: (piped(sound, 16_000, "flac", "flac"),),
     }.get(form, lambda: (written(sound, form=form),))()
     assert len(load_audio(*source, start=1.0, end=3.4)) == pytest.approx(32_000, abs=2_000)
-    with pytest.raises(AudioError, match=r"THIS.* ends at 3\.\d\d s, but the stretch asked for at 3\.8 s"):
+    with pytest.raises(AudioError, match=r"THIS.* ends at 3\.\d\d s, but the requested part at 3\.8 s"):
         load_audio(*source, start=1.0, end=3.8, name="THIS")
     unknown = form in ("array", "MKV", "FLAC by a pipe")
-    beyond = "holds no samples between" if unknown else r"lasts 3\.\d\d s; the stretch asked for starts at"
+    beyond = "holds no samples between" if unknown else r"lasts 3\.\d\d s; the requested part starts at"
     for start in (3.2, 1e6, 1e300):
         for end in (None, 2 * start):
             with pytest.raises(AudioError, match=f"THIS {beyond}"):

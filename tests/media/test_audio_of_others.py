@@ -273,7 +273,7 @@ def test_decoders_are_read_as_the_array_is(kind):
     for stretch in ({}, {"start": 1.0}, {"end": 2.0}, {"start": 0.5, "end": 2.5}):
         np.testing.assert_array_equal(load_audio(decoder, **stretch), load_audio(sound, 44_100, **stretch))
     assert decoder.calls == (["all"] * 4 if kind is Decoder else ["all"] + ["range"] * 3)
-    with pytest.raises(AudioError, match=r"audio decoder ends at 3.00 s, but the stretch asked for at 4 s"):
+    with pytest.raises(AudioError, match=r"audio decoder ends at 3.00 s, but the requested part at 4 s"):
         load_audio(decoder, end=4.0)
     calls = list(decoder.calls)
     with pytest.raises(AudioError, match="audio decoder lasts 3.0 s, and at most 2 s are taken"):

@@ -140,11 +140,13 @@ def test_what_is_not_understood_is_named_by_its_line(read, content, suffix, line
 
 KINDS = {
     "MicroDVD": "{0}{25}Hello.\n{30}{50}Bye.",
-    "SubStation Alpha": "[Script Info]\nTitle: x\n\n[Events]\nDialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,Hello.",
+    "SubStation Alpha": "[Script Info]\nTitle: x\n\n[Events]\n"
+    "Dialogue: 0,0:00:01.00,0:00:02.00,Default,,0,0,0,,Hello.",
     "SubViewer": "[INFORMATION]\n[TITLE]x\n00:00:01.00,00:00:02.00\nHello.",
     "SBV": "0:00:01.000,0:00:02.000\nHello.\n\n0:00:03.000,0:00:04.000\nBye.",
     "LRC": "[00:12.00]Hello.\n[00:17.20]Bye.",
-    "TTML": '<?xml version="1.0"?>\n<tt xmlns="http://www.w3.org/ns/ttml"><body><p begin="0s" end="1s">Hello.</p></body></tt>',
+    "TTML": '<?xml version="1.0"?>\n'
+    '<tt xmlns="http://www.w3.org/ns/ttml"><body><p begin="0s" end="1s">Hello.</p></body></tt>',
     "SAMI": "<SAMI><BODY><SYNC Start=1000><P>Hello.</SAMI>",
     "HTML": "<!DOCTYPE html>\n<html><body>404</body></html>",
     "JSON": '{"text": "Hello.", "segments": [{"id": 0, "start": 0.0, "end": 1.0, "text": "Hello."}]}',

@@ -1,6 +1,8 @@
-"""Corpora as dialogues: from what is on disk to one row per dialogue, its turns in `utterances`.
+"""
+Corpora as dialogues: from files on disk to one row per dialogue, with its turns in `utterances`.
 
-`schema.py` says what a row holds; `builder.py` is what the corpora share; `iemocap.py`, `meld.py`, `cmu_mosi.py` and
-`dialogue_folder.py` read one layout each; `store.py` writes a corpus folder and `publishing.py` pushes it. `demo.py`
-generates vectors.
+`schema.py` defines a row; `builder.py` holds what the builders share; `iemocap.py`, `meld.py`, `cmu_mosi.py` and
+`dialogue_folder.py` read one layout each; `dialogues.py` loads a corpus; `store.py` writes a corpus folder and
+`publishing.py` pushes it; `licences.py` says what the owners of each published corpus allow; `demo.py` generates a
+corpus of vectors.
 """

@@ -1,7 +1,4 @@
-"""
-Unpack an archive that was downloaded: whole or not at all, plain files and folders alone, and no more than it can
-hold.
-"""
+"""Unpack a downloaded archive: completely or not at all, plain files and folders only, and of bounded size."""
 
 import gzip
 import lzma
@@ -15,14 +12,14 @@ from ..base.errors import InputError, short
 
 DAMAGED = (tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError)
 
-_EXPANDS = 20  # times its own size, and this many bytes more: clips do not get smaller
+_EXPANDS = 20  # times its own size, plus this many bytes: clips hardly compress
 _AT_LEAST = 1 << 30
 
 
 def unpack(archive: Path, folder: Path):
     r"""
-    Unpack a tar archive, however it is compressed, and the tar archives in it, each to a folder of its name, in its
-    place.
+    Unpack a tar archive of any compression, and each tar archive in it to a folder of its name beside it.
+
 
     Args:
         archive: the file.
@@ -62,7 +59,7 @@ def _unpack(archive: Path, folder: Path):
             if left < 0:
                 raise InputError(f"it holds far more than its size, {archive.stat().st_size:,} bytes")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            # Opened as new: owner, rights and times in the archive do not matter.
+            # Write new files: owner, permissions and times in the archive do not matter.
             with (folder / path).open("wb") as file, content.extractfile(member) as source:
                 shutil.copyfileobj(source, file, 1 << 20)
             if (folder / path).stat().st_size != member.size:

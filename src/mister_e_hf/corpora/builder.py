@@ -1,7 +1,4 @@
-"""
-What the builders of all corpora share: the cache's fingerprint, the check against published counts, the sound of every
-turn.
-"""
+"""Base of all corpus builders: fingerprint of the cache, check against published counts, audio of every turn."""
 
 import dataclasses
 import json
@@ -26,9 +23,9 @@ from .schema import SPLITS, dialogue_features
 logger = logging.getLogger(__name__)
 
 _LONG_SECONDS = 60.0
-_NAMED = 10  # how many culprits a message names
+_NAMED = 10  # names listed in a message
 _WAY_OUT = "Repair the files, or pass bad_audio='missing' to keep such turns without audio."
-# What datasets gives, if one of its processes is killed.
+# What datasets raises if one of its processes is killed.
 _OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
 _PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
 
@@ -39,9 +36,9 @@ Dialogues = dict[str, list[dict[str, Any]]]  # by split; a dialogue holds dialog
 class CorpusConfig(datasets.BuilderConfig):
     r"""
     Args:
-        bad_audio: what to do with sound that is missing, empty, corrupt, silent, not finite or too long: `"error"`, or
-            `"missing"`, so that the turn has no sound, with a warning that counts and names such turns.
-        max_seconds: the longest turn taken, in seconds.
+        bad_audio: what to do with audio that is missing, empty, corrupt, silent, not finite or too long: `"error"`, or
+            `"missing"` to keep the turn without audio, with a warning that counts and names such turns.
+        max_seconds: longest turn accepted, in seconds.
     """
 
     bad_audio: str = "error"
@@ -61,8 +58,9 @@ class DownloadError(ConnectionError):
 
 class CorpusBuilder(datasets.GeneratorBasedBuilder):
     r"""
-    A corpus on disk as a `datasets` builder. What it makes lies in the cache of `datasets` under a fingerprint of the
-    source files and of the code that reads them.
+    Base class of the `datasets` builders of corpora on disk. Results are cached by a fingerprint of the source files
+    and of the code that reads them.
+
 
     Args:
         data_dir: the corpus's folder.
@@ -71,9 +69,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         settings: fields of the corpus's configuration.
 
     Raises:
-        FileNotFoundError: if the folder, or what makes it this corpus, is not there.
-        ValueError: naming the file and the line, dialogue or field, if a source does not fit.
-        AudioError: for sound that cannot be used, where `bad_audio="error"`.
+        FileNotFoundError: if the folder does not exist or does not hold this corpus.
+        InputError: if a source is malformed; the message names the file and the line, dialogue or field.
+        AudioError: if audio cannot be used and `bad_audio="error"`.
     """
 
     BUILDER_CONFIG_CLASS = CorpusConfig
@@ -88,7 +86,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         config_name: str | None = None,
         **settings,
     ):
-        # Links stay as they are: a file from the Hub's cache is a link, and what it leads to has no suffix.
+        # Do not resolve links: a file in the Hub's cache is a link to a file without a suffix.
         folder = None if data_dir is None else Path(os.path.abspath(Path(data_dir).expanduser()))
         if folder is not None and not folder.exists():
             raise FileNotFoundError(f"{self.title}: '{folder}' does not exist")
@@ -98,26 +96,28 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             settings["data_dir"] = str(folder)
         super().__init__(cache_dir=cache_dir, config_name=config_name, hash=digest, **settings)
 
-    # What a corpus says of itself
+    # Implemented by each corpus
 
     @property
     def labels(self) -> list[str]:
         raise NotImplementedError
 
     def source_files(self, folder: Path | None, settings: dict[str, Any]) -> Iterable[Path]:
-        """The files that decide what is read; with none of them changed, the cache serves."""
+        """Files that decide what is read; the cache is reused while none of them changes."""
         raise NotImplementedError
 
     def read(self, folder: Path) -> Dialogues:
-        """The corpus without its sound: an utterance's `audio` is a path, or null where the corpus knows of none."""
+        """
+        Read the corpus without audio content: the `audio` of an utterance is a path, or None if the turn has no audio.
+        """
         raise NotImplementedError
 
     def published_counts(self) -> dict[str, dict[str, int]]:
-        """Labelled utterances by split and dialogue, where they are published."""
+        """Published number of labelled utterances by split and dialogue; empty if nothing is published."""
         return {}
 
     def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
-        """What to call what was read, from its labelled utterances by split and dialogue."""
+        """Name of what was read, given its labelled utterances by split and dialogue."""
         published = {split: self.published_counts().get(split, {}) for split in counts}
         if counts == published:
             return self.title
@@ -131,7 +131,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
         raise FileNotFoundError(f"{self.title} needs data_dir, the folder of the corpus")
 
-    # How datasets runs it
+    # Called by datasets
 
     @classmethod
     def _check_settings(cls, settings: dict[str, Any]):
@@ -144,13 +144,11 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         for name in settings:
             if name not in known:
                 raise InputError(f"{cls.__name__} has no setting '{name}'; it has {sorted(known)}")
-        # Into a configuration that has a name, datasets puts settings one by one, unchecked.
+        # datasets sets the fields of a named configuration one by one, without checks.
         cls.BUILDER_CONFIG_CLASS(**settings)
 
     def download_and_prepare(self, *args, **settings):
-        """
-        As in `datasets`, but errors that are meant for the user and those of the disk are raised as what they are.
-        """
+        """As in `datasets`, but errors meant for the user and errors of the disk are raised unwrapped."""
         processes = settings.get("num_proc")
         if processes is not None and not 1 <= processes <= 1024:
             raise InputError(f"num_proc must be a whole number from 1 to 1,024, got {processes}")
@@ -159,7 +157,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 super().download_and_prepare(*args, **settings)
         except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
-            # Of an error in another process only the text comes back.
+            # Only the text of an error in another process is returned.
             named = re.findall(r"(Audio|Input)Error: (.+)", str(cause))
             if named:
                 raise (audio.AudioError if named[-1][0] == "Audio" else InputError)(named[-1][1]) from error
@@ -170,13 +168,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                     "with fewer processes (num_proc)."
                 ) from error
             if isinstance(cause, InputError | OSError):
-                # As datasets words an error of the disk.
+                # How datasets words an error of the disk.
                 own = re.search(r"Cannot find data file.*Original error:\s*(.+)", str(cause), re.DOTALL)
                 raise OSError(own[1]) if own else cause from None
             raise
 
     def as_dataset(self, *args, **settings) -> datasets.DatasetDict | datasets.Dataset:
-        """As in `datasets`; `info` of each split says which corpus it is ([`Provenance`])."""
+        """As in `datasets`; the `info` of each split records the corpus it belongs to ([`Provenance`])."""
         corpus = super().as_dataset(*args, **settings)
         splits = corpus if isinstance(corpus, dict) else {str(corpus.split): corpus}
         name = self.corpus_name({split: labelled(data) for split, data in splits.items()})
@@ -204,13 +202,13 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         ]
 
     def _prepare_split(self, split_generator: datasets.SplitGenerator, *args, num_proc: int | None = None, **settings):
-        if num_proc and num_proc > 1:  # whose bars would be several
+        if num_proc and num_proc > 1:  # which would draw several bars
             count = len(split_generator.gen_kwargs["dialogues"])
             line(f"reading {split_generator.name}: {count:,} dialogues with {num_proc} processes")
         super()._prepare_split(split_generator, *args, num_proc=num_proc, **settings)
 
     def _check_files(self, dialogues: Dialogues):
-        """Raises AudioError, if audio files are missing: all are counted before any is read."""
+        """Raise AudioError if audio files are missing; all are counted before any is read."""
         missing = {}
         for utterance in (one for found in dialogues.values() for dialogue in found for one in dialogue["utterances"]):
             path = utterance.get("audio")
@@ -250,7 +248,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         } | utterance
         turn |= {"audio": None, "duration": None}
         if turn["emotion"] is not None:
-            # Left to datasets, all turns would stay names where the first has none, and not fit the numbers of other
+            # datasets would keep names if the first turn has no label, which does not fit the numbers of other
             # dialogues.
             turn["emotion"] = self.info.features["utterances"].feature["emotion"].str2int(turn["emotion"])
         source = utterance.get("audio")
@@ -278,7 +276,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
 
 def check_dialogues(dialogues: Dialogues):
-    """Each dialogue in one split, once, with turns whose ids differ."""
+    """Raise InputError unless every dialogue appears in one split, once, and its turns have different ids."""
     seen: dict[str, str] = {}
     for split, found in dialogues.items():
         for dialogue in found:
@@ -295,7 +293,7 @@ def check_dialogues(dialogues: Dialogues):
 
 
 def labelled(data: datasets.Dataset) -> dict[str, int]:
-    """Labelled utterances of each dialogue that has any."""
+    """Number of labelled utterances of each dialogue that has any."""
     counts: dict[str, int] = {}
     for table in data.with_format("arrow").select_columns(["dialogue_id", "utterances"]).iter(batch_size=1000):
         for name, turns in zip(table["dialogue_id"].to_pylist(), table["utterances"], strict=True):
@@ -306,7 +304,7 @@ def labelled(data: datasets.Dataset) -> dict[str, int]:
 
 
 def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str, int]]) -> Iterator[str]:
-    """A message for each split that differs from the published counts, with what is missing and what is too many."""
+    """Yield a message for each split that differs from the published counts, listing the differences."""
     for split, counts in published.items():
         found = {
             dialogue["dialogue_id"]: sum(utterance.get("emotion") is not None for utterance in dialogue["utterances"])

@@ -1,6 +1,5 @@
 """
-CMU-MOSI (Zadeh et al. 2016), from its segmented release or from the layout with one `label.csv`. A dialogue is a
-video.
+CMU-MOSI (Zadeh et al. 2016), from its segmented release or the layout with one `label.csv`; a dialogue is a video.
 """
 
 import logging
@@ -27,14 +26,14 @@ _SEGMENT = re.compile(r"(.+)_(\d+)")
 
 class CmuMosi(CorpusBuilder):
     r"""
-    CMU-MOSI's videos, standard folds. The emotion is the sign of the sentiment score (-3 to 3): negative, or
-    non-negative, zero included. A segment without a score has no label. Texts in upper case are lowered.
+    CMU-MOSI's videos, with the standard folds. The emotion is the sign of the sentiment score (-3 to 3): negative, or
+    non-negative, zero included. A segment without a score has no label. Upper-case texts are lower-cased.
 
     Layouts of `data_dir`:
 
     - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Transcript/Segmented/VIDEO.annotprocessed` and
       the scores in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header).
-    - `label.csv` with the columns video_id, clip_id, text, label and mode, and sound as `VIDEO/N.mp4` (this needs the
+    - `label.csv` with the columns video_id, clip_id, text, label and mode, and audio as `VIDEO/N.mp4` (this needs the
       extra `av`), `.wav` or another format, anywhere below. The splits are those of the column mode.
     """
 
@@ -66,7 +65,7 @@ class CmuMosi(CorpusBuilder):
         table, segmented = _layout(folder)
         audio_files = _audio_files(folder, segmented)
         if not audio_files:
-            logger.warning("CMU-MOSI: no audio of segments in '%s'; its turns have text alone", folder)
+            logger.warning("CMU-MOSI: no audio of segments in '%s'; its turns have text only", folder)
         beside = next(iter(audio_files.values())).parent if audio_files else None
         videos: dict[str, dict[str, dict[int, dict[str, Any]]]] = {
             split: defaultdict(dict) for split in ("train", "validation", "test")
@@ -106,7 +105,7 @@ class CmuMosi(CorpusBuilder):
 
 
 def _layout(folder: Path) -> tuple[Path, bool]:
-    """The table of scores, and whether it is that of the segmented release."""
+    """The table of scores, and whether the folder is the segmented release."""
     for name, segmented in (("label.csv", False), ("OpinionLevelSentiment.csv", True)):
         found = sorted(folder.rglob(name), key=lambda path: (len(path.parts), path))
         if found:
@@ -118,7 +117,7 @@ def _layout(folder: Path) -> tuple[Path, bool]:
 
 
 def _transcripts(folder: Path) -> list[Path]:
-    """Those of the segmented release, but for the hidden doubles that macOS leaves."""
+    """Transcripts of the segmented release, without the hidden copies that macOS leaves."""
     return [path for path in folder.rglob("Segmented/*.annotprocessed") if not path.name.startswith(".")]
 
 
@@ -137,7 +136,7 @@ def _audio_files(folder: Path, segmented: bool) -> dict[tuple[str, int], Path]:
 
 
 def _segments(folder: Path, table: Path, segmented: bool):
-    """Row, split, video, segment, text and score of each segment."""
+    """Yield row, split, video, segment, text and score of each segment."""
     if segmented:
         yield from _released_segments(folder, table)
         return
@@ -180,7 +179,7 @@ def _released_segments(folder: Path, table: Path):
         yield line, folds[key[0]], *key, texts.get(key), score
     if without:
         logger.warning(
-            "CMU-MOSI: %d videos are in none of the standard folds and are left out: %s",
+            "CMU-MOSI: %d videos are not in the standard folds and are left out: %s",
             len(without),
             ", ".join(sorted(without)[:10]),
         )

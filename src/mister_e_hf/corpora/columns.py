@@ -1,7 +1,4 @@
-"""
-Match the columns of a table to the fields that a reader knows: exactly, but for how they are written, by synonyms, or
-not without asking.
-"""
+"""Match the columns of a table to known fields: by name, by spelling or by synonym, and ask if in doubt."""
 
 import difflib
 import functools
@@ -12,7 +9,7 @@ from pathlib import Path
 
 from ..base.errors import InputError, short
 
-# The names under which a table of turns may hold a field, in order of preference.
+# Column names of each field of a turn, in order of preference.
 TURN_COLUMNS = {
     "dialogue_id": (
         *("dialogue_id", "dialogue", "dialog_id", "dialog", "dialogue_name", "conversation_id", "conversation"),
@@ -42,16 +39,16 @@ TURN_COLUMNS = {
     "sentiment": ("sentiment", "sentiment_score"),
     "split": ("split", "partition", "subset", "data_split"),
 }
-# Words that say a field's unit, or nothing: a column of the field's name and such a word may be meant, but not without
-# asking.
+# Words that name a unit, or nothing: a column named with the field and such a word may be meant, but the user is
+# asked.
 _UNITS = {"ms", "msec", "millis", "milliseconds", "samples", "sample", "frames", "frame", "time", "times", "name"}
-_LIKE = 0.81  # of difflib's ratio, from which on a name may be a misspelt field
+_LIKE = 0.81  # similarity (difflib) from which on a name may be a misspelt field
 _LISTED = 20
 
 
 @functools.lru_cache(1 << 15)
 def plain(name: str) -> str:
-    """A column's name without what is but its writing: case, blanks, underscores, hyphens, dots, Unicode form."""
+    """A column's name without case, blanks, underscores, hyphens, dots and differences of Unicode form."""
     return re.sub(r"[\W_]+", "", unicodedata.normalize("NFKC", name).casefold())
 
 
@@ -62,16 +59,17 @@ def match_columns(
     given: Mapping[str, str | None] | None = None,
 ) -> dict[str, str | None]:
     r"""
-    The column that holds each field, or None.
+    The column of each field, or None.
+
 
     Args:
         path: the table, for messages.
         there: the names of its columns.
         fields: the names under which a column may hold each field, in order of preference.
-        given: the user's own word: the column of a field, or None or "" for "no column".
+        given: columns chosen by the user; None or "" for no column.
 
     Raises:
-        InputError: if a column that was given is not there, or a column may be meant for a field that has none: it
+        InputError: if a chosen column does not exist, or a column may be meant for a field without one; the message
             asks which.
     """
     given = given or {}
@@ -88,7 +86,7 @@ def match_columns(
         if field not in names:
             names[field] = _column(path, field, known, free)
     used = set(names.values())
-    # As `onset` says the start, `offset` says the end; with a duration it is the start.
+    # `offset` is the end beside `onset`, and the start beside a duration.
     offset = [name for name in free if plain(name) == "offset" and name not in used]
     if offset and {"start", "end", "duration"} <= set(fields):
         if names["start"] is None and names["duration"] is not None:
@@ -110,13 +108,13 @@ def match_columns(
 
 
 def unused(there: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
-    """Columns that hold no field, but for the row numbers that data frames leave behind."""
+    """Columns that match no field, without the row numbers that data frames write."""
     index = re.compile(r"(__index_level_\d+__|Unnamed: 0(\.\d+)?|)")
     return [name for name in there if name not in names.values() and not index.fullmatch(name)]
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a message, of bounded number and length."""
+    """Names for a message, limited in number and length."""
     more = len(names) - _LISTED
     return (
         "["
@@ -142,7 +140,10 @@ def _column(path: Path, field: str, known: Sequence[str], free: Sequence[str]) -
 
 
 def _need_not_ask(field: str, names: Mapping[str, str | None]) -> bool:
-    """A turn's place is known from order or start, its end from start and duration; the rest decides nothing."""
+    """
+    Whether a missing field may be left without asking: a turn's place is known from order or start, its end from start
+    and duration.
+    """
     if field == "order":
         return names.get("start") is not None
     if field == "end":

@@ -1,4 +1,4 @@
-"""CSV and TSV as spreadsheets and data frames write them."""
+"""Read CSV and TSV files as spreadsheets and data frames write them."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ MOST_COLUMNS = 10_000
 
 
 class Row(dict):
-    """The cells of a row by column, and its `number` in the file as a spreadsheet or editor shows it."""
+    """Cells of a row by column, and its `number` in the file as a spreadsheet or editor shows it."""
 
     def __init__(self, cells: Iterable, number: int):
         super().__init__(cells)
@@ -30,9 +30,10 @@ _SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*")  # as Excel writes and reads it
 
 def delimited_rows(path: Path) -> list[Row]:
     r"""
-    The rows of a CSV or TSV file, every cell a string, or None if it is empty. The delimiter is that of the file's
-    name, or what the line of the columns' names shows in its place (semicolons, as Excel writes in half of Europe).
-    Rows and columns without names that are empty throughout are skipped.
+    Read a CSV or TSV file; every cell is a string, or None if empty. The delimiter is that of the file's suffix, or
+    the one that the header shows (semicolons, as Excel writes in half of Europe). Empty rows, and empty columns
+    without a name, are skipped.
+
 
     Raises:
         InputError: naming the line, if a row does not fit the columns, or two columns have one name.
@@ -40,15 +41,15 @@ def delimited_rows(path: Path) -> list[Row]:
     text = read_text(path)
     sep = _SEP_LINE.fullmatch(text.partition("\n")[0])
     delimiter = sep[1] if sep else _delimiter(text, "\t" if path.suffix.lower() == ".tsv" else ",")
-    # Quotes are ordinary characters in TSV only where no field begins with one, as the csv module has it.
+    # In TSV, quotes are ordinary characters only if no field begins with one, as in the csv module.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    begin = 1  # the line in which the row begins
-    header, rows = None, []  # as a spreadsheet counts, which shows the names of columns as row 1
+    begin = 1  # line in which the row begins
+    header, rows = None, []  # as spreadsheets count: the header is row 1
     try:
         if sep:
             next(reader)
         for number, cells in enumerate(reader, start=2 if sep else 1):
-            # A line of delimiters alone; the one cell of a table with one column may be quoted and empty.
+            # A line of delimiters only; the single cell of a one-column table may be quoted and empty.
             if not cells or (not any(cells) and (len(cells) > 1 or header is None)):
                 continue
             if header is None:
@@ -74,7 +75,7 @@ def delimited_rows(path: Path) -> list[Row]:
 
 
 def _warn_of_rows_in_a_cell(path: Path, cells: list[str], delimiter: str, line: int):
-    """A quote that was never closed takes in the rows up to the next quote, and they would be lost."""
+    """Warn about an unclosed quote, which would swallow the rows up to the next quote."""
     for cell in cells:
         within = cell.split("\n") if "\n" in cell and len(cells) > 1 else ()
         if any(part.count(delimiter) >= len(cells) - 1 for part in within):
@@ -88,7 +89,7 @@ def _warn_of_rows_in_a_cell(path: Path, cells: list[str], delimiter: str, line: 
 
 
 def _delimiter(text: str, expected: str) -> str:
-    """The one that parts the first line into most cells, the expected one if others do no better."""
+    """The delimiter that splits the first line into most cells; the expected one unless another does better."""
     first = next((line for line in io.StringIO(text) if line.strip(" \t\r\n,;|")), "")[: 1 << 16]
 
     def cells(delimiter: str) -> int:
@@ -104,7 +105,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
     if len(cells) > MOST_COLUMNS:
         raise InputError(f"'{path}' has {len(cells):,} columns; a table of turns may have {MOST_COLUMNS:,}")
     header = [" ".join(name.split()) for name in cells]
-    # The numbers of rows that a data frame wrote first have no name; further columns are called by their number.
+    # The first column may be the unnamed row numbers of a data frame; others without a name get their number.
     header = [name or (f"(column {number + 1})" if number else "") for number, name in enumerate(header)]
     if len(set(header)) != len(header):
         twice = sorted({name for name in header if header.count(name) > 1})
@@ -113,10 +114,7 @@ def _header(path: Path, cells: list[str]) -> list[str]:
 
 
 def _without_empty_columns(rows: list[Row]) -> list[Row]:
-    """
-    Rows without columns that have neither a name nor a cell that is not empty, as spreadsheets leave them behind the
-    last.
-    """
+    """Remove columns without a name and without content, which spreadsheets leave at the end."""
     nameless = [name for name in (rows[0] if rows else ()) if not name or name.startswith("(column ")]
     for name in nameless:
         if all(row[name] is None for row in rows):

@@ -1,6 +1,6 @@
 """A generated corpus whose right answer is known: a test of the method, not of speech or language.
 
-The emotion follows a Markov chain over the turns, and each emotion shows in one place alone:
+The emotion follows a Markov chain over the turns, and each emotion shows in one place only:
 
 | emotion | speech vector | text vector |
 |---|---|---|
@@ -107,7 +107,7 @@ def draw_emotions(generator: np.random.Generator, length: int) -> np.ndarray:
 
 
 def draw_patterns(generator: np.random.Generator, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which pattern the speech and the text vector of each turn show."""
+    """Draw the pattern that the speech vector and the text vector of each turn show."""
     names = np.array(LABELS)[emotions]
     paired = np.isin(names, ["surprise", "fear"])
     which = generator.integers(2, size=len(emotions))

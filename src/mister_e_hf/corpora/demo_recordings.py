@@ -31,7 +31,7 @@ _PROSODY = ((120, 115, 0.08, 4), (220, 225, 0.35, 7), (130, 240, 0.15, 4), (240,
 
 def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, int] | None = None) -> Path:
     """
-    Write `train/`, `validation/` and `test/`, each with sound files and their `metadata.csv`; returns the folder.
+    Write `train/`, `validation/` and `test/`, each with audio files and their `metadata.csv`; returns the folder.
     """
     folder, generator = Path(folder), np.random.default_rng(seed)
     for split, size in (sizes or SPLIT_SIZES).items():
@@ -66,7 +66,7 @@ def _line(generator: np.random.Generator, pattern: int) -> str:
 
 
 def _spoken(generator: np.random.Generator, pattern: int, voice: float) -> np.ndarray:
-    """Half a second to a second of harmonics, swelling with each syllable."""
+    """Half a second to a second of harmonics that swell with each syllable."""
     first, last, energy, rate = _PROSODY[pattern]
     time = np.arange(int(SAMPLING_RATE * generator.uniform(0.5, 0.9))) / SAMPLING_RATE
     pitch = voice * np.linspace(first, last, len(time)) * generator.uniform(0.95, 1.05)

@@ -1,4 +1,4 @@
-"""A folder of one's own: tables of turns, or recordings with subtitles."""
+"""Read your own folder: tables of turns, or recordings with subtitles."""
 
 import dataclasses
 import logging
@@ -63,7 +63,7 @@ class DialogueFolderConfig(CorpusConfig):
 
 class DialogueFolder(CorpusBuilder):
     r"""
-    Dialogues from a folder of one's own, or from one table or subtitle file.
+    Dialogues from your own folder, table or subtitle file.
 
     - Tables (CSV, TSV, JSONL, Parquet), a row per turn: dialogue_id; order, or start; text, audio or both; and if
       known utterance_id, start, end (or duration), speaker, emotion, sentiment, split. Case, blanks and underscores of
@@ -76,7 +76,7 @@ class DialogueFolder(CorpusBuilder):
       dialogue `call`, a cue is a turn.
 
     Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev, devel)
-    and test, or such folders that a table's audio lies in, else dialogues are drawn by `seed`; adding a dialogue moves
+    and test, or from such folders of a table's audio, else dialogues are drawn by `seed`; adding a dialogue moves
     hardly any other. Fewer than three dialogues are all train. No dialogue is ever in two splits. Labels that differ
     in writing alone (`Joy`, `joy`, `0`, `0.0`) are one class. Warnings name what is not read: files, folders, columns.
 
@@ -123,7 +123,7 @@ class DialogueFolder(CorpusBuilder):
     ):
         given = dict(locals())
         fields = {field.name: field.default for field in dataclasses.fields(self.BUILDER_CONFIG_CLASS)}
-        # What is as by default is no part of the name in the cache.
+        # Defaults are not part of the name in the cache.
         settings = {name: value for name, value in given.items() if name in fields and value != fields[name]}
         settings.pop("data_dir", None)
         super().__init__(data_dir, cache_dir=cache_dir, config_name=config_name, **settings)
@@ -138,7 +138,7 @@ class DialogueFolder(CorpusBuilder):
     def labels(self) -> list[str]:
         found = {row["emotion"] for row in self._rows if row["emotion"] is not None}
         if self.config.labels is None:
-            # A class label has a name at least; where no turn has a label, none is ever used.
+            # ClassLabel needs a name; without labelled turns it is never used.
             return sorted(found) or ["unlabelled"]
         for row in self._rows:
             if row["emotion"] is not None and row["emotion"] not in self.config.labels:
@@ -149,7 +149,7 @@ class DialogueFolder(CorpusBuilder):
         return list(self.config.labels)
 
     def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
-        """That of the folder or file."""
+        """Name of the folder or file."""
         place = Path(self.config.data_dir)
         return text_of_name(place.stem if place.is_file() else place.name)
 
@@ -177,7 +177,7 @@ class DialogueFolder(CorpusBuilder):
 
 
 def _warn_of_names_alike(names: Iterable[str]):
-    """Turns of one dialogue under two spellings would be two dialogues, each without what was said between."""
+    """Warn about dialogue ids that differ in spelling alone: one dialogue would be read as two."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[written(name).casefold()].append(name)
@@ -191,7 +191,7 @@ def _warn_of_names_alike(names: Iterable[str]):
 
 
 def _warn_of_orders(rows: dict[str, list[dict[str, Any]]]):
-    """Turns are in the order that `order` says, also where `start` says another one."""
+    """Warn about dialogues in which `order` contradicts `start`; `order` is used."""
     against = []
     for name, turns in rows.items():
         if all(turn["order"] is not None and turn["start"] is not None for turn in turns):

@@ -1,7 +1,4 @@
-"""
-Cells of turns that hold something other than what they seem to: what programs write for nothing, names in texts, times
-of another unit.
-"""
+"""Find cells that probably hold something else: placeholders for nothing, names in texts, times in other units."""
 
 import logging
 import re
@@ -14,15 +11,15 @@ from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
-# What data frames, databases and spreadsheets write for an empty cell, as they write it: "Nan" may be a word.
+# What data frames, databases and spreadsheets write for an empty cell, in their spelling: "Nan" may be a word.
 _NOTHING = {"nan", "NaN", "<NA>", "NaT", "#N/A", "\\N", "NULL"}
 _ERRORS = {"#NAME?", "#REF!", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#CALC!", "#ERROR!"}
 _NAMED = re.compile(r"(\[[^\]:]{1,40}\]|[^\W\d_][^:]{0,40}?)\s*:\s+\S")
-_MOST_SECONDS = 100.0  # of a turn, in the middle of all
+_MOST_SECONDS = 100.0  # median length of a turn
 
 
 def check_cell(value: Any, field: str, where: str):
-    """InputError where a spreadsheet shows an error in place of what was typed."""
+    """Raise InputError if a cell holds the error that a spreadsheet shows in place of its content."""
     if isinstance(value, str) and value.strip() in _ERRORS:
         raise InputError(
             f"{where}: {field} is {value.strip()}, which a spreadsheet shows in place of what it took for a formula. "
@@ -32,14 +29,15 @@ def check_cell(value: Any, field: str, where: str):
 
 def check_turns(rows: Sequence[dict[str, Any]]):
     r"""
-    Texts and speakers that say that there is nothing become None, with a warning; another names texts that begin with
-    the speaker's name, which a model would be given.
+    Replace placeholders for nothing in texts and speakers by None, with a warning; warn about texts that begin with
+    the speaker's name, which a model would be given; raise InputError for times in milliseconds.
+
 
     Args:
         rows: turns with all fields, changed in place.
 
     Raises:
-        InputError: if times are milliseconds, as far as one can tell.
+        InputError: if times seem to be milliseconds.
     """
     _empty_what_says_nothing(rows)
     _warn_of_names(rows)
@@ -71,7 +69,7 @@ def _warn_of_names(rows: Sequence[dict[str, Any]]):
     texts = [(row, _NAMED.match(row["text"])) for row in rows if row["text"]]
     named = [(row, found[1]) for row, found in texts if found]
     names = Counter(name for _, name in named)
-    # A few speakers say all turns; other words before a colon hardly recur.
+    # A few speakers say all turns; other words before a colon rarely recur.
     if len(named) > 1 and len(named) * 2 > len(texts) and len(names) * 2 <= len(named):
         logger.warning(
             "%s and %d more of %d texts begin with a name, such as '%s:'. A model is given it as a word that was "

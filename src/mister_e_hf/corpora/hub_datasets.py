@@ -1,12 +1,12 @@
-"""Datasets of the Hub."""
+"""Load datasets from the Hub."""
 
 import re
 
 
 def load_from_hub(name: str):
     """
-    A dataset of the Hub, all its splits; FileNotFoundError where the name is neither a folder here nor one that can be
-    loaded.
+    Load all splits of a dataset on the Hub; raises FileNotFoundError if the name is neither a local folder nor a
+    dataset that loads.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise FileNotFoundError(f"No corpus folder at '{name}'")

@@ -54,8 +54,9 @@ class IemocapConfig(CorpusConfig):
 
 class Iemocap(CorpusBuilder):
     r"""
-    IEMOCAP's dialogues, turns in order of time. Configurations: `6way` (happy, sad, neutral, angry, excited,
-    frustrated) and `4way` (excited joined to happy, frustrated left out). See [`IemocapConfig`] for splits and labels.
+    IEMOCAP's dialogues, with turns in order of time. Configurations: `6way` (happy, sad, neutral, angry, excited,
+    frustrated) and `4way` (excited merged into happy, frustrated left out). [`IemocapConfig`] describes splits and
+    labels.
     """
 
     BUILDER_CONFIG_CLASS = IemocapConfig
@@ -160,7 +161,7 @@ def _release(folder: Path) -> Path:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The text files of a folder but for the hidden doubles that macOS leaves."""
+    """Text files of a folder, without the hidden copies that macOS leaves."""
     return sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
 
 

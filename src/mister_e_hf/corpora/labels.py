@@ -1,7 +1,4 @@
-"""
-Emotion labels as tables write them: one class for one label, however it is written, and a word on what may not be a
-label.
-"""
+"""Normalise emotion labels: one class per label, however it is written, and warnings about doubtful ones."""
 
 import difflib
 import logging
@@ -45,7 +42,7 @@ _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 
 
 def written(label: str) -> str:
-    """A label without what cannot be seen, and a whole number without its decimals: 0.0 is 0."""
+    """A label without invisible characters; whole numbers without decimals, so 0.0 becomes 0."""
     label = " ".join(unicodedata.normalize("NFC", _INVISIBLE.sub("", label)).split())
     whole = _WHOLE.fullmatch(label)
     return whole[1] if whole else label
@@ -59,7 +56,7 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
 
     Args:
         rows: with an `emotion`, or None.
-        labels: the user's own names of the classes, if given; spellings that they tell apart stay apart.
+        labels: the user's own names of the classes, if given; spellings that they distinguish stay separate.
         source: for messages.
 
     Raises:
@@ -153,7 +150,8 @@ def _check_names(rows: Sequence[dict[str, Any]], spelling: dict[str, str | None]
 
 def _alike(counts: Counter) -> Iterator[tuple[str, str]]:
     """
-    Pairs that differ in punctuation or leading zeros, and rare classes that may be a misspelling of a frequent one.
+    Pairs of labels that differ in punctuation or leading zeros, and rare classes that may be misspellings of frequent
+    ones.
     """
     names = [name for name, _ in counts.most_common(_MOST_COMPARED)]
     for place, name in enumerate(names):
@@ -166,7 +164,7 @@ def _alike(counts: Counter) -> Iterator[tuple[str, str]]:
 
 
 def _bare(label: str) -> str:
-    """A label without punctuation and accents; a number without its plus and leading zeros."""
+    """A label without punctuation and accents; a number without its plus sign and leading zeros."""
     plain = unicodedata.normalize("NFKD", _key(label)).replace("\u2212", "-")
     plain = "".join(one for one in plain if not unicodedata.combining(one))
     number = re.fullmatch(r"(-?)\+?0*(\d+)", plain)

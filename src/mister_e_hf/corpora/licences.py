@@ -74,7 +74,7 @@ PUBLISHED = {
         terms="research only, no redistribution; ask for it at https://sail.usc.edu/iemocap/iemocap_release.htm",
         license="other",
         about="IEMOCAP is available on request, for research only.",
-        why_not_pushed="IEMOCAP's licence is for research and forbids redistribution; each user asks its authors for it",
+        why_not_pushed="IEMOCAP's licence is for research and forbids redistribution; ask its authors for it",
         remaking="IEMOCAP is for research only and available on request from the University of Southern California. "
         "Without it none of its figures can be reproduced.",
         test_turns={
@@ -94,7 +94,7 @@ PUBLISHED = {
         terms="GPL-3.0 (annotations); the texts and clips are of the television series Friends",
         license="gpl-3.0",
         about="MELD is under GPL-3.0, and its clips are from a television series.",
-        why_not_pushed="MELD's texts and clips are from the television series Friends and we may not redistribute them; "
+        why_not_pushed="MELD's texts and clips are from the series Friends and we may not redistribute them; "
         "its annotations are under GPL-3.0",
         remaking="MELD's annotations and transcripts are under GPL-3.0 and free to download; its clips are from a "
         "television series, to which others hold the rights. The figures can be reproduced from the public release.",
@@ -104,15 +104,15 @@ PUBLISHED = {
         title="CMU-MOSI",
         description="Opinions on films, in videos of one speaker each, cut into segments with a sentiment score.",
         homepage="http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/",
-        citation="Zadeh et al.: Multimodal Sentiment Intensity Analysis in Videos: Facial Gestures and Verbal Messages. "
-        "IEEE Intelligent Systems 31(6), 2016.",
+        citation="Zadeh et al.: Multimodal Sentiment Intensity Analysis in Videos: Facial Gestures and Verbal "
+        "Messages. IEEE Intelligent Systems 31(6), 2016.",
         terms="research only; the videos belong to their makers",
         license="other",
         about="CMU-MOSI is available for research.",
         why_not_pushed="CMU-MOSI's videos, texts and what is derived from them belong to the videos' makers and are "
         "available for research only",
-        remaking="CMU-MOSI is available through the CMU Multimodal SDK, on the terms of its authors. Without access to it "
-        "none of its figures can be reproduced.",
+        remaking="CMU-MOSI is available through the CMU Multimodal SDK, on the terms of its authors. Without access "
+        "to it none of its figures can be reproduced.",
         test_turns={frozenset(LABELS["cmu_mosi"]): 686},
     ),
 }
@@ -140,7 +140,10 @@ class CorpusOfRun:
 
 
 def published_of_name(name: str | None) -> PublishedCorpus | None:
-    """The published corpus that a recipe names: by its title alone, or first (`MELD, fine-tuned text vectors`)."""
+    """
+    The published corpus that a recipe names: by its title alone, or at the beginning (`MELD, fine-tuned text
+    vectors`).
+    """
     words = re.split(r"[\s,(]", (name or "").casefold())
     return next((each for each in PUBLISHED.values() if each.title.casefold() == words[0]), None)
 

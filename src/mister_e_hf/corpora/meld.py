@@ -1,4 +1,4 @@
-"""MELD (Poria et al. 2019), from `MELD.Raw`, wav clips, or its three CSV files alone."""
+"""MELD (Poria et al. 2019), from `MELD.Raw`, wav clips, or its three CSV files only."""
 
 import dataclasses
 import logging
@@ -23,31 +23,31 @@ logger = logging.getLogger(__name__)
 _CSV = {"train": "train_sent_emo.csv", "validation": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 _PREFIX = {"train": "train", "validation": "dev", "test": "test"}
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID")
-# A clip's split is known by the folder it lies in; test clips of the release lie in output_repeated_splits_test.
+# The folder of a clip tells its split; test clips of the release are in output_repeated_splits_test.
 _FOLDERS = {"train": ("train",), "validation": ("dev", "val"), "test": ("test", "output_repeated_splits_test")}
-# In order of preference, where a clip is there in several: what decodes fastest first.
+# Formats in order of preference, the fastest to decode first.
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4")
-# The full name, so that neither the release's doubles (final_videos_test...) nor macOS's (._dia...) are taken.
+# The full name, which excludes duplicates of the release (final_videos_test...) and macOS (._dia...).
 _CLIP = re.compile(r"dia(\d+)_utt(\d+)")
 _SENTIMENT = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
 
 @dataclasses.dataclass
 class MeldConfig(CorpusConfig):
-    """As [`CorpusConfig`]; the release itself lacks clips, so that bad sound is `"missing"` by default."""
+    """As [`CorpusConfig`], but bad audio is `"missing"` by default, since the release itself lacks clips."""
 
     bad_audio: str = "missing"
 
 
 class Meld(CorpusBuilder):
     r"""
-    MELD's dialogues from scenes of Friends, official splits. `data_dir` holds the three CSV files and, for sound,
-    clips `diaN_uttM` as mp4 (this needs the extra `av`), wav or another sound format, in a folder of each split:
+    MELD's dialogues from scenes of Friends, official splits. `data_dir` holds the three CSV files and, for audio,
+    clips `diaN_uttM` as mp4 (this needs the extra `av`), wav or another audio format, in a folder of each split:
     `train_splits`, `dev_splits_complete` and `output_repeated_splits_test`, or any whose name begins with train, dev
-    or val, test. Without clips it is text alone. Without `data_dir` the release (10 GB) is downloaded.
+    or val, test. Without clips the corpus is text only. Without `data_dir` the release (10 GB) is downloaded.
 
     The release lacks the clip dev dia110_utt7, train dia125_utt3 is broken, and two clips of test are cut wrongly and
-    last minutes: warnings name such turns. `sentiment` is -1 (negative), 0 (neutral) or 1 (positive).
+    last minutes; warnings name such turns. `sentiment` is -1 (negative), 0 (neutral) or 1 (positive).
     """
 
     BUILDER_CONFIG_CLASS = MeldConfig
@@ -100,7 +100,7 @@ class Meld(CorpusBuilder):
         for split, table in _tables(folder).items():
             if not clips[split]:
                 logger.warning(
-                    "MELD %s: no clips diaN_uttM in a folder %s* of '%s'; its turns have text alone",
+                    "MELD %s: no clips diaN_uttM in a folder %s* of '%s'; its turns have text only",
                     split,
                     _PREFIX[split],
                     folder,
@@ -127,7 +127,7 @@ def _tables(folder: Path) -> dict[str, Path]:
 
 
 def _clips(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
-    """The clip of each dialogue's utterance by split."""
+    """The clip of each utterance by split."""
     found: dict[str, dict[tuple[int, int], list[Path]]] = {split: defaultdict(list) for split in _CSV}
     for path, key, split in _found_clips(folder):
         if split is not None:
@@ -146,7 +146,7 @@ def _clips_of_no_split(folder: Path) -> list[Path]:
 
 
 def _found_clips(folder: Path) -> Iterator[tuple[Path, tuple[int, int], str | None]]:
-    """Every clip, its dialogue and utterance, and the split of the nearest folder that names one."""
+    """Yield every clip, its dialogue and utterance, and the split that the nearest folder names."""
     for path in walk(folder):
         match = _CLIP.fullmatch(path.stem)
         if match and path.suffix.lower() in _SUFFIXES:
@@ -186,7 +186,7 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
         turns[key[1]] = {
             "utterance_id": f"{name}_utt{key[1]}",
             "text": row["Utterance"],
-            # A clip that is not there is looked for where the others are, so that it is told and counted.
+            # Expect a missing clip beside the others, so that it is reported and counted.
             "audio": clips.get(key, like and like.with_stem(f"dia{key[0]}_utt{key[1]}")),
             "speaker": row["Speaker"],
             "emotion": emotion,

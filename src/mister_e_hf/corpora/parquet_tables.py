@@ -1,4 +1,4 @@
-"""Rows of Parquet tables, of whatever Arrow types their columns are; audio stays in the file until it is needed."""
+"""Read the rows of Parquet tables with columns of any Arrow type; audio stays in the file until it is needed."""
 
 import functools
 import io
@@ -17,22 +17,22 @@ from ..base.errors import InputError, reading, short
 from .columns import listed
 from .delimited import MOST_COLUMNS, Row
 
-MOST_CHARACTERS = 131_072  # of a cell, as the csv module has it
+MOST_CHARACTERS = 131_072  # of a cell, as in the csv module
 _MOST_CELLS = 50_000_000
-_MOST_TEXT = 1 << 30  # characters of a table: one long text in all its rows takes no space in the file
+_MOST_TEXT = 1 << 30  # characters of a table: one text repeated in all rows takes no space in the file
 _BATCH = 1024
 _BATCH_OF_AUDIO = 16
 _KIND = "a Parquet table"
 
 
 class Nested(NamedTuple):
-    """In place of a list, map or struct, which no field of a turn is and which is not read."""
+    """Stands for a list, map or struct, which is not a field of a turn and is not read."""
 
     kind: str
 
 
 class AudioInTable(NamedTuple):
-    """The content of an audio file in a Parquet table, read when it is needed."""
+    """Reference to an audio file inside a Parquet table, read when it is needed."""
 
     table: str
     column: str
@@ -55,7 +55,7 @@ def parquet_rows(path: Path) -> list[Row]:
     try:
         with reading(path, _KIND):
             schema = pq.read_schema(path)
-        # Strings as a dictionary: one that a table repeats is there once, however many rows have it.
+        # Read strings as dictionaries, so that a repeated one is kept once.
         strings = [
             field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
         ]
@@ -116,7 +116,7 @@ def texts_of(path: Path, column: str) -> list[str | None]:
 
 
 def audio_in_table(source: AudioInTable) -> dict[str, Any]:
-    """What the corpus keeps of audio in a table: its bytes, and its path if it has one."""
+    """What the corpus stores for audio in a table: its bytes, and its path if it has one."""
     changed = Path(source.table).stat().st_mtime_ns
     stored = _audio_column(source.table, source.column, source.row_group, changed)[source.row].as_py()
     if not isinstance(stored, dict):
@@ -130,7 +130,7 @@ def audio_in_table(source: AudioInTable) -> dict[str, Any]:
 
 
 def encoded(array: Any, sampling_rate: Any, where: str) -> bytes:
-    """Samples (S,) or (channels, S), as `datasets` decodes audio, as the content of a WAV file of 32-bit floats."""
+    """Encode samples (S,) or (channels, S), as `datasets` decodes audio, as a WAV file of 32-bit floats."""
     try:
         samples, rate = np.asarray(array, dtype=np.float32), int(sampling_rate)
     except (TypeError, ValueError, OverflowError):
@@ -149,7 +149,7 @@ def encoded(array: Any, sampling_rate: Any, where: str) -> bytes:
 
 
 def _plain(column: pa.Array) -> pa.Array:
-    """A column as its values: no dictionary, runs or extension around them."""
+    """A column as plain values, without dictionary, run-length or extension encoding."""
     if isinstance(column, pa.ExtensionArray):
         if pa.types.is_fixed_size_binary(column.type.storage_type):  # a UUID
             return pa.array([None if cell is None else str(cell) for cell in column.to_pylist()], pa.string())
@@ -189,7 +189,7 @@ def _cells(path: Path, name: str, group: int, first: int, column: pa.Array) -> l
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of the classes of each column of numbers for which `datasets` stored them in the table."""
+    """Class names of the integer columns for which `datasets` stored them in the table."""
     found = {}
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
@@ -202,13 +202,13 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
         TypeError,
         AttributeError,
         RecursionError,
-    ):  # of another library, which may write anything there
+    ):  # another library may write anything there
         return {}
     return found
 
 
 def _named(path: Path, column: str, cell: int | None, names: list[str]) -> str | None:
-    if cell is None or cell == -1:  # as `datasets` marks what has no class
+    if cell is None or cell == -1:  # which `datasets` writes for no class
         return None
     if not 0 <= cell < len(names):
         raise InputError(f"'{path}', column '{column}': class {cell}, but the table names {len(names)} classes")

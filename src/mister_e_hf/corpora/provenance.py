@@ -21,7 +21,7 @@ _CARRIED = "mister_e_hf: "  # and the corpus's name are the builder_name of a sp
 class Provenance:
     r"""
     Args:
-        corpus: the module that read it: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table
+        corpus: module of the reader: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table
             does not say.
         name: what to call it: `"MELD"`, `"part of MELD"` if labelled turns of the published corpus are missing,
             `"changed MELD"` if its counts differ otherwise, or the name of an own corpus.
@@ -41,7 +41,7 @@ class Provenance:
 
     @classmethod
     def of(cls, info: datasets.DatasetInfo) -> Self:
-        """What a split's `info` says."""
+        """What the `info` of a split states."""
         builder = info.builder_name or ""
         return cls(
             corpus=info.dataset_name,
@@ -54,7 +54,7 @@ class Provenance:
         )
 
     def put(self, info: datasets.DatasetInfo):
-        """Let a split's `info` say this."""
+        """Store this in the `info` of a split."""
         info.builder_name, info.dataset_name = f"{_CARRIED}{self.name or ''}", self.corpus
         for field in ("license", "citation", "homepage"):
             setattr(info, field, getattr(self, field) or "")
@@ -62,7 +62,7 @@ class Provenance:
     @classmethod
     def of_table(cls, table: str | Path) -> Self:
         r"""
-        What a Parquet table's schema says.
+        What the schema of a Parquet table states.
 
         Raises:
             InputError: naming the table, if it is not a Parquet file or its metadata is damaged.
@@ -71,25 +71,23 @@ class Provenance:
             metadata = pq.read_schema(table).metadata or {}
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"'{table}' is not a Parquet file, or is damaged: {error}") from error
-        # The second is how datasets stores the columns' types.
+        # The second is where datasets stores the types of columns.
         stored, _ = (_object(table, key, metadata.get(key, b"{}")) for key in (METADATA_KEY, b"huggingface"))
         fields = {field.name for field in dataclasses.fields(cls)}
         found = cls(**{name: value for name, value in stored.items() if name in fields})
         if any(not isinstance(value, str | None) for value in dataclasses.astuple(found)):
             raise InputError(f"'{table}': metadata '{METADATA_KEY.decode()}' must hold texts, got {stored}")
-        # Tables made before names were stored.
+        # Tables written before names were stored.
         return found if found.name else dataclasses.replace(found, name=TITLES.get(found.corpus))
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Self:
-        """
-        What the tables of a corpus folder say, be it of dialogues or of vectors; the first that says anything counts.
-        """
+        """What the tables of a folder of dialogues or vectors state; the first that states anything counts."""
         found = (cls.of_table(table) for table in sorted(Path(folder).expanduser().glob("*.parquet")))
         return next((one for one in found if one.corpus), cls())
 
     def metadata(self) -> dict[bytes, bytes]:
-        """As a table's schema stores it."""
+        """As metadata of a table's schema."""
         stored = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return {METADATA_KEY: json.dumps({"corpus": self.corpus} | stored).encode()}
 

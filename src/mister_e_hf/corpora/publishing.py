@@ -1,4 +1,4 @@
-"""The card of a corpus folder, and its way to the Hub."""
+"""The card of a corpus folder, and its push to the Hub."""
 
 import html
 import re
@@ -25,13 +25,13 @@ from .schema import SPLITS
 from .summary import format_summary, summarize
 
 _TABLE = re.compile(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?\.parquet")
-_LOAD = 'load_dataset("FOLDER")'  # a folder on disk cannot know where it goes
+_LOAD = 'load_dataset("FOLDER")'  # a folder on disk does not know its repository
 
 
 def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
     """
-    Raises ValueError with the reason, if the corpus must not be redistributed, the repository's name is none, or there
-    is no token.
+    Raise InputError if the corpus must not be redistributed, the name of the repository is not valid, or a token is
+    missing.
     """
     refuse_licensed(corpus)
     try:
@@ -43,7 +43,7 @@ def check_pushable(corpus: str | None, repo_id: str, token: str | None = None):
 
 
 def refuse_licensed(corpus: str | None):
-    """Raises ValueError with the reason, if the corpus must not be redistributed."""
+    """Raise InputError with the reason if the corpus must not be redistributed."""
     if corpus in PUBLISHED:
         raise InputError(f"'{corpus}' is not pushed: {PUBLISHED[corpus].why_not_pushed}.")
 
@@ -55,7 +55,7 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def corpus_of(table: Path) -> str | None:
-    """The reader of the corpus that a table was made from, if it says."""
+    """The reader of the corpus from which a table was made, if the table states it."""
     return Provenance.of_table(table).corpus
 
 
@@ -67,12 +67,13 @@ def push_corpus(
     commit_message: str | None = None,
 ) -> str:
     r"""
-    Push a corpus folder's tables and card to a dataset repository of the Hub, in one commit; tables that an earlier
-    push left there go. `load_dataset(repo_id)` then gives the same corpus.
+    Push the tables and the card of a corpus folder to a dataset repository of the Hub, in one commit that also removes
+    tables of earlier pushes. `load_dataset(repo_id)` then gives the same corpus.
+
 
     Args:
         folder: as `write_corpus(..., embed_audio=True)` writes it.
-        repo_id: `"ORG/NAME"`; made where it is not there.
+        repo_id: `"ORG/NAME"`; created if it does not exist.
         private: make the repository private, be it new or not; by default a new one is as the organisation's settings
             say.
 
@@ -81,7 +82,8 @@ def push_corpus(
 
     Raises:
         FileNotFoundError: if the folder holds no tables.
-        ValueError: if the corpus must not be redistributed, its sound is paths on this machine, or there is no token.
+        ValueError: if the corpus must not be redistributed, refers to audio files on this machine, or a token is
+            missing.
     """
     folder = Path(folder).expanduser()
     tables = table_files(folder)
@@ -93,7 +95,7 @@ def push_corpus(
     check_pushable(None, repo_id, token)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-    if private and not api.repo_info(repo_id, repo_type="dataset").private:  # it was there already
+    if private and not api.repo_info(repo_id, repo_type="dataset").private:  # it existed already
         api.update_repo_settings(repo_id, repo_type="dataset", private=True)
     names = {path.name for path in tables}
     there = api.list_repo_files(repo_id, repo_type="dataset")
@@ -112,8 +114,8 @@ def push_corpus(
 
 def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     """
-    The card with the repository's name, and with what files are the splits, whatever else is there. On disk a card
-    must not name them: `load_dataset` would then take a folder for any other of that name that it read before.
+    The card with the name of the repository and the files of each split. A card on disk must not name the files:
+    `load_dataset` would confuse the folder with another one of the same name that it read before.
     """
     card = DatasetCard((folder / "README.md").read_text(encoding="utf-8").replace(_LOAD, f'load_dataset("{repo_id}")'))
     files: dict[str, list[str]] = {}
@@ -139,7 +141,7 @@ def _check_audio_is_inside(table: Path):
 
 
 def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = None) -> str:
-    """A dataset card with what is known of the corpus: its counts, columns and licence."""
+    """A dataset card with counts, columns and licence of the corpus."""
     info = next(iter(corpus.values())).info
     provenance = provenance or Provenance.of(info)
     summary = summarize(corpus)

@@ -1,4 +1,4 @@
-"""Find the audio files that tables name and subtitles belong to, and name the files that nothing belongs to."""
+"""Find the audio files of tables and subtitles, and list the files that are not used."""
 
 import itertools
 import os
@@ -30,7 +30,7 @@ MEDIA = (
     *(".w64", ".rf64", ".wma", ".amr", ".3gp", ".mka", ".m4b", ".mp2", ".ac3", ".wv", ".spx"),
     *(".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts"),
 )
-# Files that hold turns or tables, but in forms that are not read.
+# Files of turns or tables in formats that are not supported.
 _OTHER_FORMS = (
     *(
         ".xlsx",
@@ -51,7 +51,7 @@ _OTHER_FORMS = (
 )
 _NOTES = ("readme", "license", "licence", "changelog", "citation", "notice")
 _LANGUAGE = re.compile(r"(.+)\.([a-zA-Z]{2,3}([-_][a-zA-Z0-9]{2,8})*|forced|sdh|cc|orig|auto)")
-_MOST_LISTED = 100_000  # files of a folder that are looked at
+_MOST_LISTED = 100_000  # files of a folder that are examined
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def same_name(name: str) -> str:
-    """A file's name in one Unicode form: macOS stores é as two characters, and a table may say it in one."""
+    """A file name in one Unicode form: macOS stores é as two characters, a table may write it as one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -92,7 +92,7 @@ def find_audio(folder: Path, name: str, where: str) -> Path:
 
 
 def _in_any_form(folder: Path, name: Path) -> Path | None:
-    """Step by step, each the entry of that name or the only one that differs in its Unicode form alone."""
+    """Follow a path step by step, matching entries that differ in Unicode form alone if only one does."""
     place = Path(name.anchor) if name.is_absolute() else folder
     for part in name.parts[1:] if name.is_absolute() else name.parts:
         if (place / part).exists():
@@ -131,10 +131,7 @@ def recording_of(subtitles: Path, beside: Sequence[Path]) -> Path | None:
 
 
 def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[str]:
-    """
-    Names in a folder of what looks like recordings, subtitles or tables and was not used, and of folders that hold
-    such.
-    """
+    """Names of recordings, subtitles and tables in a folder that were not used, and of folders that contain such."""
     used = {os.path.realpath(path) for path in used}
     above = {str(parent) for path in used for parent in Path(path).parents}
     found = []

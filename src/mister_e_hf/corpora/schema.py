@@ -1,10 +1,10 @@
-"""What a row of a corpus holds, and the label sets."""
+"""Columns of a corpus and label sets."""
 
 from datasets import ClassLabel, Features, List, Value
 
 SPLITS = ("train", "validation", "test")
 
-# In the order that published code numbers the classes in.
+# In the order of the class numbers of published code.
 LABELS = {
     "iemocap-6way": ["happy", "sad", "neutral", "angry", "excited", "frustrated"],
     "iemocap-4way": ["happy", "sad", "neutral", "angry"],
@@ -24,11 +24,11 @@ def dialogue_features(labels: list[str]) -> Features:
       |---|---|
       | `utterance_id` | once in the dialogue |
       | `text` | transcript, or null |
-      | `audio` | `{"path", "bytes"}` of a sound file, or null; cast to `datasets.Audio` where torchcodec is installed |
-      | `start`, `end` | seconds, where the turn is a stretch of a longer file; else null |
-      | `duration` | seconds of sound of the turn, or null |
-      | `speaker` | for the reader; no model here is given it |
-      | `emotion` | class, or null where the turn is not to be scored |
+      | `audio` | `{"path", "bytes"}` of an audio file, or null; cast to `datasets.Audio` if torchcodec is installed |
+      | `start`, `end` | seconds, if the turn is part of a longer file; else null |
+      | `duration` | seconds of audio of the turn, or null |
+      | `speaker` | for readers; never given to a model |
+      | `emotion` | class, or null if the turn is not scored |
       | `sentiment` | score, or null |
 
     Args:
@@ -41,7 +41,7 @@ def dialogue_features(labels: list[str]) -> Features:
                 {
                     "utterance_id": Value("string"),
                     "text": Value("string"),
-                    # The storage of datasets.Audio, which itself can only be written where torchcodec is installed.
+                    # The storage type of datasets.Audio, which itself can only be written if torchcodec is installed.
                     "audio": {"bytes": Value("binary"), "path": Value("string")},
                     "start": Value("float64"),
                     "end": Value("float64"),

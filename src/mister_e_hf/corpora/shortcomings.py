@@ -1,14 +1,12 @@
-"""What of a corpus is too little for its scores to mean what they seem to."""
+"""Report what a corpus lacks for its scores to be meaningful."""
 
 from collections.abc import Iterator, Mapping
 
 from ..base.plain_text import count_of
 
-FEWEST_TURNS = 100  # for a temperature: one fitted to fewer says more about those turns than about the model
-FEWEST_DIALOGUES = (
-    10  # for intervals: resampling so few dialogues repeats them more than it says how others would differ
-)
-_NAMED = 20  # classes in a sentence
+FEWEST_TURNS = 100  # turns needed to fit a temperature that describes the model rather than those turns
+FEWEST_DIALOGUES = 10  # dialogues needed for intervals by resampling
+_NAMED = 20  # classes listed in a sentence
 _CONSEQUENCE = {
     "train": "it cannot be learned",
     "validation": "the choice of an epoch does not see it",
@@ -18,7 +16,8 @@ _CONSEQUENCE = {
 
 def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int]) -> Iterator[str]:
     r"""
-    What of a corpus is too little for its scores to mean what they seem to.
+    Yield a sentence for each shortage of data that makes the scores less meaningful than they look.
+
 
     Args:
         classes: labelled turns of each class, by split.

@@ -1,7 +1,4 @@
-"""
-Files that corpora are read from: tables of any kind, audio inside a table, a walk through folders, and a fingerprint
-of them all.
-"""
+"""Read source files of corpora: tables of any kind, audio in tables, folders, and a fingerprint of them all."""
 
 import hashlib
 import json
@@ -43,14 +40,11 @@ def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
 
 
 class EmptyTableError(InputError):
-    """A table without rows: alone an error, beside other tables one that is skipped."""
+    """A table has no rows: an error if it is the only table, else it is skipped."""
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """
-    All files below a folder, through links, too, which `rglob` does not follow; a folder that links lead back to is
-    entered once.
-    """
+    """Yield all files below a folder, following links, which `rglob` does not; every folder is entered once."""
     entered: set[tuple[int, int]] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         there = os.stat(root)
@@ -69,7 +63,7 @@ def read_table(path: Path) -> list[Row]:
     path if the file holds no more of it.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         InputError: naming the file and the line or row, if it is not such a table or has no rows.
     """
     if not path.is_file():
@@ -81,14 +75,14 @@ def read_table(path: Path) -> list[Row]:
     rows = readers[kind](path)
     if not rows:
         raise EmptyTableError(f"'{path}' has no rows")
-    if kind in (".jsonl", ".parquet"):  # text files are mended as a whole
+    if kind in (".jsonl", ".parquet"):  # text files are cleaned when they are read
         for row in rows:
             row |= {name: mend_controls(cell) for name, cell in row.items() if isinstance(cell, str)}
     return rows
 
 
 def require_columns(path: Path, rows: list[Row], columns: Iterable[str]) -> list[Row]:
-    """The rows under these names of the columns, however the table writes them; raises InputError if it lacks one."""
+    """The rows restricted to these columns, however the table spells them; raises InputError if one is missing."""
     columns, there = list(columns), list(rows[0])
     names = match_columns(path, there, {column: (column,) for column in columns})
     lacking = [column for column, name in names.items() if name is None]
@@ -98,7 +92,7 @@ def require_columns(path: Path, rows: list[Row], columns: Iterable[str]) -> list
 
 
 def stored_audio(source: str | Path | AudioInTable | dict[str, Any]) -> dict[str, Any]:
-    """What the corpus keeps of audio: the path of a file, or the bytes that a table held."""
+    """What the corpus stores for audio: the path of a file, or the bytes from a table."""
     if isinstance(source, AudioInTable):
         return audio_in_table(source)
     if isinstance(source, dict):

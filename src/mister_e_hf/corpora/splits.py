@@ -1,4 +1,4 @@
-"""Which split a table, folder or cell names, and how dialogues are drawn for splits if none does."""
+"""Find the split that a table, folder or cell names, and draw splits if nothing names one."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ _SPLITS = {name: split for split, names in SPLIT_NAMES.items() for name in names
 
 def split_named(name: str) -> str | None:
     """
-    The split of a cell, or of the stem of a table's or folder's name: `train`, `Devel`, `train-00000-of-00002`,
+    The split that a cell, or the stem of a file or folder, names: `train`, `Devel`, `train-00000-of-00002`,
     `split=test`.
     """
     name = name.strip().casefold().removeprefix("split=")
@@ -30,8 +30,8 @@ def split_named(name: str) -> str | None:
 
 def splits_of_names(names: Sequence[str]) -> dict[str, str]:
     r"""
-    The splits of tables or folders that lie beside each other, by their stems. A name counts that is that of a split;
-    and names that hold one among others (`train_data`, `my-test`), where they tell at least two splits apart.
+    Splits of tables or folders side by side, from their stems: names of splits, and names that contain one
+    (`train_data`, `my-test`) if they distinguish at least two splits.
     """
     found = {name: split for name in names if (split := split_named(name))}
     within = {}
@@ -45,7 +45,7 @@ def splits_of_names(names: Sequence[str]) -> dict[str, str]:
 def draw_splits(
     dialogues: list[str], shares: tuple[float, float, float], seed: int, tables: Iterable[Path] = ()
 ) -> dict[str, str]:
-    """A split for each dialogue, by a hash of its name, so that one more dialogue moves hardly any other."""
+    """Draw a split for each dialogue by a hash of its name, so that adding a dialogue hardly moves others."""
     if len(dialogues) < 3:
         if shares[0] < 1:
             logger.warning(
@@ -55,7 +55,7 @@ def draw_splits(
         return dict.fromkeys(dialogues, "train")
     ranked = sorted(dialogues, key=lambda name: hashlib.blake2b(f"{seed}\0{name}".encode()).digest())
     sizes = [max(1, round(share * len(ranked))) if share else 0 for share in shares]
-    sizes[sizes.index(max(sizes))] += len(ranked) - sum(sizes)  # what rounding left or took, where it weighs least
+    sizes[sizes.index(max(sizes))] += len(ranked) - sum(sizes)  # rounding errors go to the largest split
     train, validation, test = sizes
     splits = ["validation"] * validation + ["test"] * test + ["train"] * train
     if max(shares) < 1:

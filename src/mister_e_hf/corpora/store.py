@@ -1,4 +1,4 @@
-"""A corpus folder: one Parquet table per split with a row per dialogue, and a card."""
+"""Write a corpus folder: one Parquet table per split with a row per dialogue, and a card."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def write_corpus(
     Args:
         corpus: what a builder's `as_dataset()` gives.
         folder: where to.
-        embed_audio: put each turn's own stretch of sound into the tables, as mono 16 kHz FLAC, so that the folder can
+        embed_audio: store the audio of each turn in the tables, as mono 16 kHz FLAC, so that the folder can
             be moved; else they keep the paths of the source files.
         name: what to call the corpus, stored in each table ([`Provenance`]); by default what its reader calls it.
         license: under which it may be shared, as the Hub abbreviates licences; by default what its reader knows.
@@ -42,11 +42,11 @@ def write_corpus(
     Raises:
         FileExistsError: if the folder holds anything but a corpus.
         ValueError: if the corpus has no dialogue, or a split of another name.
-        AudioError: if sound changed since it was checked.
+        AudioError: if audio files changed since they were checked.
     """
     if not set(corpus) <= set(SPLITS):
         raise InputError(f"A corpus has the splits {SPLITS}, or some of them; got {tuple(corpus)}")
-    # datasets loads no split without rows.
+    # datasets does not load splits without rows.
     corpus = datasets.DatasetDict({split: corpus[split] for split in SPLITS if len(corpus.get(split, ()))})
     if not corpus:
         raise InputError("The corpus has no dialogue")
@@ -72,7 +72,7 @@ def write_corpus(
 
 
 def described(folder: str | Path) -> str | None:
-    """The name and size of the corpus that a folder holds, or None."""
+    """Name and size of the corpus in a folder, or None."""
     folder = Path(folder).expanduser()
     tables = table_files(folder)
     if not tables:
@@ -82,7 +82,7 @@ def described(folder: str | Path) -> str | None:
 
 
 def check_replaceable(folder: str | Path):
-    """Raises FileExistsError, if the folder holds anything but a corpus without vectors."""
+    """Raise FileExistsError if the folder holds anything but a corpus without vectors."""
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and (_is_corpus(folder) or not any(folder.iterdir()))):
         raise FileExistsError(
@@ -91,7 +91,7 @@ def check_replaceable(folder: str | Path):
 
 
 def _is_corpus(folder: Path) -> bool:
-    """Whether all that is there is what `write_corpus` wrote, no vectors added."""
+    """Whether the folder contains only what `write_corpus` writes, without vectors."""
     tables = table_files(folder)
     if not tables or {*folder.iterdir()} - {*tables, folder / "README.md"}:
         return False
@@ -127,7 +127,7 @@ def _write_split(data: datasets.Dataset, folder: Path, split: str, embed_audio: 
 
 
 def _tables(data: datasets.Dataset, split: str, schema: pa.Schema, embed_audio: bool) -> Iterator[pa.Table]:
-    """A few dialogues at a time, so that memory does not grow with the corpus; sound may be in it already."""
+    """Yield a few dialogues at a time, so that memory does not grow with the corpus, which may contain audio."""
     with bar(f"writing {split}", len(data), "dialogues") as progress:
         for table in data.with_format("arrow").iter(batch_size=8 if embed_audio else 100):
             if embed_audio:

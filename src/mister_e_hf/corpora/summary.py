@@ -1,4 +1,4 @@
-"""What to tell about a corpus: counts of each split, and a table of them."""
+"""Summarise a corpus: counts of each split, and a table of them."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 
 def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]:
     """
-    Counts of each split: dialogues, utterances, each label, turns without one, turns per dialogue, seconds of sound,
-    turns without sound or text.
+    Counts of each split: dialogues, utterances, turns of each label and without one, turns per dialogue, seconds of
+    audio, turns without audio or text.
     """
     summary = {}
     for split, data in corpus.items():
@@ -47,11 +47,11 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]
 
 def _chunks(data: datasets.Dataset) -> Iterator[pa.ListArray]:
     for table in data.with_format("arrow").select_columns("utterances").iter(batch_size=1000):
-        yield from table["utterances"].chunks  # as they are: to join them would copy the sound in them
+        yield from table["utterances"].chunks  # not joined, which would copy the audio in them
 
 
 def format_summary(summary: dict[str, dict[str, int | float]]) -> str:
-    """The summary as a table, a column per split."""
+    """Format the summary as a table with a column per split."""
     rows = [["", *summary]]
     for name in next(iter(summary.values())):
         values = [block[name] for block in summary.values()]

@@ -1,4 +1,4 @@
-"""Turns from a folder, a table or a subtitle file, each with every field and where it was found."""
+"""Read turns from a folder, a table or a subtitle file, each with all fields and the place where it was found."""
 
 import decimal
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 _ROUNDED = re.compile(r"\d[.,]\d+[eE]\+\d+")
 _COMMA = re.compile(r"[+-]?\d+,(\d+)")
-# Names of columns that may hold audio files, or other things: their cells decide.
+# Names of columns that may hold audio files or other things, which the cells decide.
 _DOUBTFUL_AUDIO = {plain(name) for name in ("file_path", "file", "path", "sound", "recording", "wav")}
 
 
@@ -43,7 +43,7 @@ def read_turns(
             order of its rows.
 
     Raises:
-        FileNotFoundError: if there is nothing of the kind.
+        FileNotFoundError: if the folder has neither tables nor subtitles.
         InputError: naming the file and row, if something does not fit.
     """
     reader = _Reader(dict(columns or {}), in_row_order)
@@ -81,13 +81,13 @@ class _Reader:
         if self.alone:
             more = f", nor beside {len(self.alone) - 1} more" if len(self.alone) > 1 else ""
             logger.warning(
-                "'%s': no recording of that name beside it%s; the turns have text alone", self.alone[0], more
+                "'%s': no recording of that name beside it%s; the turns have text only", self.alone[0], more
             )
 
     def read_folder(self, folder: Path) -> list[dict[str, Any]]:
-        """Splits as folders, and what lies in the folder itself."""
+        """Read the folders of the splits and the files of the folder itself."""
         inside = {
-            # Spark names a folder of tables as if it were one.
+            # Spark writes a table as a folder of tables.
             path: path.stem if path.suffix.lower() in TABLES else path.name
             for path in sorted(folder.iterdir())
             if path.is_dir() and not path.name.startswith(".")
@@ -122,7 +122,7 @@ class _Reader:
         for path in tables or [path for path in files if path.suffix.lower() in SUBTITLES]:
             try:
                 rows += self.read_file(path, split or (named.get(path.stem) if tables else None), files)
-            except EmptyTableError as error:  # as Spark leaves among the others
+            except EmptyTableError as error:  # which Spark writes beside the others
                 self.empty.append(error)
         return rows
 
@@ -161,7 +161,7 @@ class _Reader:
             if first is None or (isinstance(first, str) and not first.lower().endswith(MEDIA)):
                 names["audio"] = None
         spoken = [name for name in there if plain(name) in ("utterance", "utterances") and name not in names.values()]
-        if not names["text"] and "text" not in self.columns and len(spoken) == 1:  # the ids have a column of their own
+        if not names["text"] and "text" not in self.columns and len(spoken) == 1:  # another column holds the ids
             names["text"] = spoken[0]
         if utterance and "utterance_id" not in self.columns and plain(utterance) == "utterance" and not names["text"]:
             if any(" " in str(row[utterance]).strip() for row in table if row[utterance] is not None):
@@ -170,7 +170,7 @@ class _Reader:
                     f"columns={{'text': '{utterance}'}} or columns={{'utterance_id': '{utterance}'}}."
                 )
         if names["start"] is None or names["end"] is not None:
-            names["duration"] = None  # that of the whole file, or what start and end say
+            names["duration"] = None  # of the whole file, or redundant
         lacking = [] if self.in_row_order else [field for field in ("dialogue_id",) if names[field] is None]
         if names["order"] is None and names["start"] is None and not self.in_row_order:
             lacking.append("order (or start)")
@@ -241,7 +241,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         name = audio.get("path") if isinstance(audio, dict) and not audio.get("bytes") else audio
         if not isinstance(name, str):
             raise InputError(f"{where}: audio must be the path of a file, got {short(repr(audio), 100)}")
-        # One table may lie above the folders of the splits, as AudioFolder allows.
+        # One table may be above the folders of the splits, as in AudioFolder.
         split = split or split_named(next(iter(Path(name).parts[:-1]), ""))
         row["audio"] = find_audio(path.parent, name.strip(), where)
     return row | {"split": split, "where": where, "source": str(path)}
@@ -254,7 +254,7 @@ def _words(value: Any, field: str, where: str) -> str | None:
         raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
     whole = isinstance(value, float | decimal.Decimal) and value == value and abs(value) < 2**53
     if whole and value == value // 1:
-        value = int(value)  # a data frame's column of whole numbers with an empty cell
+        value = int(value)  # data frames store integers with empty cells as floats
     text = str(value).strip()
     if re.search("[\ud800-\udfff]", text):
         raise InputError(f"{where}: {field} holds half of a character (a lone surrogate): {short(ascii(text), 100)}")
@@ -269,7 +269,7 @@ def _number(value: Any, field: str, where: str) -> float | None:
     given = value
     if isinstance(value, str):
         comma = _COMMA.fullmatch(value.strip())
-        # With three digits it may as well part thousands.
+        # With three digits it may be a thousands separator.
         if comma and (len(comma[1]) != 3 or re.match(r"[+-]?0,", value.strip())):
             value = value.replace(",", ".")
         elif "_" in value:

@@ -1,9 +1,10 @@
-"""Any sound file or array -> mono 16 kHz float32.
+"""
+Read any audio file or array as mono 16 kHz float32.
 
-soundfile reads what libsndfile knows (WAV, FLAC, OGG, Opus, MP3, AIFF, ...); any other container (MP4, M4A, WebM, ...)
-goes through PyAV, the extra `av`, and so does what was written to a pipe and does not say its length. A file is read
-in blocks and only between `start` and `end`, so that memory is bounded by the stretch asked for, whatever the file's
-length, rate and number of channels.
+soundfile reads the formats of libsndfile (WAV, FLAC, OGG, Opus, MP3, AIFF, ...). Other containers (MP4, M4A, WebM,
+...) and files written to a pipe, which do not state their length, are read with PyAV, the extra `av`. A file is read
+in blocks and only between `start` and `end`, so memory is bounded by the requested stretch, whatever the length, rate
+and number of channels of the file.
 """
 
 import contextlib
@@ -30,14 +31,13 @@ MAX_SECONDS = 600.0
 
 _BLOCK_VALUES = 1 << 20
 _RATES = (1_000, 768_000)
-_SILENCE = 2.0**-15  # one step of 16-bit sound
-_LOUDEST = 4.0  # of full scale; what is beyond is of another scale
-_CANCELLED = 0.1  # of the loudest channel, what their sum must reach: one channel alone reaches all of it
-# What a stretch may lack at its end, or a file against its own header, without a word: codecs pad and subtitles run
-# over.
+_SILENCE = 2.0**-15  # one step of 16-bit audio
+_LOUDEST = 4.0  # times full scale; louder samples have another scale
+_CANCELLED = 0.1  # share of the loudest channel that the sum of channels must reach
+# Seconds that may silently be missing at the end of a stretch or file: codecs pad, and subtitles exceed recordings.
 _TOLERANCE = 0.5
-_RUN_UP = 1.0  # seconds that a codec is given before a stretch, since its frames lean on those before them
-_JITTER = 0.1  # seconds by which the times of frames may be off before they tell of a gap or an overlap
+_RUN_UP = 1.0  # seconds decoded before a stretch, since frames depend on earlier ones
+_JITTER = 0.1  # seconds by which frame times may be off before they count as a gap or overlap
 
 
 def load_audio(
@@ -49,7 +49,8 @@ def load_audio(
     name: str | None = None,
 ) -> np.ndarray:
     r"""
-    Read sound as mono 16 kHz float32. Channels are averaged; resampling is soxr's, high quality.
+    Read audio as mono 16 kHz float32. Channels are averaged; soxr resamples in high quality.
+
 
     Args:
         source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`,
@@ -57,19 +58,19 @@ def load_audio(
             `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object
             with `get_all_samples`).
         sampling_rate: of an array, a whole number of Hz.
-        start, end: the stretch to read, in seconds from the beginning, of a video from that of its picture; by default
-            all.
-        max_seconds: the longest stretch taken, in seconds.
-        name: what to call the sound in messages where it is no file.
+        start, end: part to read, in seconds from the beginning (of a video, from the beginning of the picture);
+            everything by default.
+        max_seconds: longest part accepted, in seconds.
+        name: how messages refer to audio that is not a file.
 
     Returns:
         (S,) float32, S samples of 1/16000 second.
 
     Raises:
-        AudioError: a `ValueError` that says what is wrong with which file. Nothing is cut: a file that ends before its
-            header or `end` says, by more than half a second, or in which something follows the audio that was found,
-            is an error too; and so are samples beyond four times full scale, and channels that cancel each other.
-        ValueError: if the arguments make no sense.
+        AudioError: a `ValueError` that names the file and what is wrong with it. Audio is never truncated silently: a
+            file that ends more than half a second before its header or `end` says, or that holds something after the
+            audio, raises too, as do samples beyond four times full scale and channels that cancel each other.
+        ValueError: if the arguments are not valid.
     """
     check_stretch(start, end, max_seconds)
     source, sampling_rate, name = resolve(source, sampling_rate, name)
@@ -89,7 +90,7 @@ def load_audio(
         path = Path(os.fspath(source))
         label = f"'{path}'"
         try:
-            if not path.is_file():  # nor opened: a pipe would wait, a device has no end
+            if not path.is_file():  # do not open it: a pipe would block, a device never ends
                 there = " (it is a folder, pipe or device)" if path.exists() else ""
                 raise AudioError(f"Audio file {label} not found{there}")
             file, size = path.open("rb"), path.stat().st_size
@@ -108,8 +109,8 @@ def load_audio(
 
 def encode_flac(samples: np.ndarray) -> bytes:
     """
-    Mono 16 kHz samples (S,) as the content of a 16-bit FLAC file; sound of 16 bits comes back bit-equal. Where the
-    peak is above full scale, all is scaled down to it rather than clipped.
+    Encode mono 16 kHz samples (S,) as a 16-bit FLAC file; 16-bit audio round-trips bit-equal. If the peak is above
+    full scale, the whole signal is scaled down instead of clipped.
     """
     peak = float(np.abs(samples).max(initial=0.0))
     file = io.BytesIO()
@@ -131,7 +132,7 @@ def _remark(text: str):
 
 
 def _finish(blocks: Iterator, label: str, start: float | None, end: float | None, max_seconds: float) -> np.ndarray:
-    """Average the channels of the blocks, resample to 16 kHz and check the whole."""
+    """Average the channels of the blocks, resample to 16 kHz and check the result."""
     stream, parts, read, rate = None, [], 0, SAMPLING_RATE
     peak, level, channels = 0.0, 0.0, 1
     lowest, highest = np.inf, -np.inf
@@ -165,9 +166,7 @@ def _finish(blocks: Iterator, label: str, start: float | None, end: float | None
     if read == 0:
         raise AudioError(f"{label} holds no samples{stretch}")
     if end is not None and read / rate < end - (start or 0.0) - _TOLERANCE:
-        raise AudioError(
-            f"{label} ends at {(start or 0.0) + read / rate:.2f} s, but the stretch asked for at {end:g} s"
-        )
+        raise AudioError(f"{label} ends at {(start or 0.0) + read / rate:.2f} s, but the requested part at {end:g} s")
     samples = np.concatenate(parts)
     if peak > _SILENCE and level * channels < _CANCELLED * peak:
         raise AudioError(
@@ -188,7 +187,7 @@ def _mono(block: np.ndarray) -> np.ndarray:
 
 
 def _scaled(samples: np.ndarray) -> np.ndarray:
-    """Integers of any width to -1 ... 1; of 8 bits without sign, silence is 128."""
+    """Scale integers of any width to -1 ... 1. Unsigned 8-bit samples have their silence at 128."""
     if samples.dtype.kind == "f":
         return samples
     full = 2.0 ** (8 * samples.dtype.itemsize - 1)
@@ -210,7 +209,7 @@ def _array_blocks(
         if wide:
             peak, low = max(peak, int(block.max()), -int(block.min())), low or bool((block & 255).any())
         yield rate, _scaled(block)
-    # What was shifted up to the width of its integers has zeros below; true samples of 32 bits are not so quiet.
+    # Samples shifted up to the integer width have zeros in the low bits; true 32-bit samples are not so quiet.
     if low and peak <= 2 ** (8 * array.dtype.itemsize - 9):
         raise AudioError(
             f"{label} has samples of at most {peak} as {array.dtype}, whose full scale is "
@@ -220,43 +219,43 @@ def _array_blocks(
 
 
 def _file_blocks(file, label: str, size: int, start: float | None, end: float | None, max_seconds: float) -> Iterator:
-    sound, reason = None, "its header does not say its length"
+    opened, reason = None, "its header does not say its length"
     try:
-        sound = soundfile.SoundFile(file)
+        opened = soundfile.SoundFile(file)
     except MemoryError:
         raise
-    except Exception as error:  # of libsndfile; or a TypeError, of whatever is called .raw
+    except Exception as error:  # from libsndfile; or a TypeError, for any file named .raw
         reason = short(getattr(error, "error_string", error))
-    if sound is not None:
-        seconds = sound.frames / max(1, sound.samplerate) if sound.frames != NO_END else 0.0
+    if opened is not None:
+        seconds = opened.frames / max(1, opened.samplerate) if opened.frames != NO_END else 0.0
         layout = examine(file, size, seconds, end is None or end >= seconds)
         _judge(layout, label)
         if layout.streams > 1:
-            sound, reason = None, f"it has {layout.streams} streams side by side"
-    if sound is None or not says_length(file, size, sound):
+            opened, reason = None, f"it has {layout.streams} streams side by side"
+    if opened is None or not says_length(file, size, opened):
         yield from _container_blocks(file, label, size, reason, start, end, max_seconds)
         return
-    with sound:
-        rate = sound.samplerate
+    with opened:
+        rate = opened.samplerate
         _check_rate(rate, label)
         first = round((start or 0.0) * rate)
-        stop = sound.frames if end is None else min(sound.frames, round(end * rate))
+        stop = opened.frames if end is None else min(opened.frames, round(end * rate))
         if stop - first > max_seconds * rate:
             raise AudioError(too_long(label, (stop - first) / rate, max_seconds))
-        if first >= sound.frames > 0:
+        if first >= opened.frames > 0:
             raise AudioError(
-                f"{label} lasts {sound.frames / rate:.2f} s; the stretch asked for starts at {first / rate:g} s"
+                f"{label} lasts {opened.frames / rate:.2f} s; the requested part starts at {first / rate:g} s"
             )
-        # soundfile seeks after every block, and MP3 is wrong for some frames after a seek.
-        run_up = round(_RUN_UP * rate) if sound.subtype.startswith("MPEG") else 0
-        position = first if sound.seekable() else 0
+        # soundfile seeks after every block, and some MP3 frames after a seek are wrong.
+        run_up = round(_RUN_UP * rate) if opened.subtype.startswith("MPEG") else 0
+        position = first if opened.seekable() else 0
         try:
             while position < stop:
                 before = min(run_up, position)
-                if sound.seekable():
-                    sound.seek(position - before)
-                count = before + min(_BLOCK_VALUES // sound.channels + 1, stop - position)
-                block = sound.read(count, dtype="float32", always_2d=True)[before:]
+                if opened.seekable():
+                    opened.seek(position - before)
+                count = before + min(_BLOCK_VALUES // opened.channels + 1, stop - position)
+                block = opened.read(count, dtype="float32", always_2d=True)[before:]
                 if not len(block):
                     break
                 wanted = block[max(0, first - position) :]
@@ -270,8 +269,8 @@ def _file_blocks(file, label: str, size: int, start: float | None, end: float | 
                 f"{label} is cut off: {(stop - position) / rate:.2f} s that its header promises are not there"
             )
         if (
-            sound.format in ("FLAC", "MP3")
-            and position == sound.frames
+            opened.format in ("FLAC", "MP3")
+            and position == opened.frames
             and (problem := rest_behind(file, size, position / rate))
         ):
             raise AudioError(f"{label} {problem}")
@@ -302,10 +301,10 @@ def _container_blocks(
             container = stack.enter_context(
                 av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
             )
-        except Exception as error:  # FFmpeg's, and PyAV's own about what FFmpeg found
+        except Exception as error:  # errors of FFmpeg, and of PyAV about what FFmpeg found
             if isinstance(error, MemoryError) and not isinstance(
                 error, av.FFmpegError
-            ):  # its own is about a size in the file
+            ):  # FFmpeg raises its own for a wrong size in the file
                 raise
             raise AudioError(
                 f"{label} is corrupt, or of no kind that soundfile or PyAV can read: "
@@ -315,12 +314,12 @@ def _container_blocks(
         tracks = container.streams.audio
         if not tracks:
             raise AudioError(f"{label} has no audio track")
-        track = container.streams.best("audio") or tracks[0]  # as players choose: the one that is marked as default
+        track = container.streams.best("audio") or tracks[0]  # as players do: the track marked as default
         if len(tracks) > 1:
             _remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
         if track.codec_context is None:
             raise AudioError(f"{label} has audio of a codec that PyAV does not know")
-        # Times count from the beginning of the whole; the sound track may begin later than the picture.
+        # Times count from the beginning of the whole; the audio track may begin later than the picture.
         origin = (container.start_time or 0) / av.time_base
         length = None
         if track.frames and track.duration:  # else FFmpeg guesses the length
@@ -328,7 +327,7 @@ def _container_blocks(
         if length is not None and min(to_second, length) - from_second > max_seconds:
             raise AudioError(too_long(label, min(to_second, length) - from_second, max_seconds))
         if length is not None and from_second >= length:
-            raise AudioError(f"{label} lasts {length:.2f} s; the stretch asked for starts at {from_second:g} s")
+            raise AudioError(f"{label} lasts {length:.2f} s; the requested part starts at {from_second:g} s")
         rate = reached = None
         for time, rate_now, block in _decoded(av, container, track, origin, from_second, label):
             if rate is None:
@@ -365,11 +364,11 @@ def _container_blocks(
 
 # Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.
 def _decoded(av, container, track, origin: float, from_second: float, label: str) -> Iterator:
-    """Time, rate and samples (S, channels) of each frame that ends after `from_second`."""
+    """Yield time, rate and samples (S, channels) of each frame that ends after `from_second`."""
     sought, time = from_second > _RUN_UP, -np.inf
     try:
         if sought:
-            # Where it cannot be done, reading from the beginning leads there, too.
+            # If seeking fails, decode from the beginning.
             with contextlib.suppress(av.FFmpegError, OverflowError):
                 container.seek(int((from_second - _RUN_UP + origin) / track.time_base), stream=track)
         for packet in container.demux(track):
@@ -383,7 +382,7 @@ def _decoded(av, container, track, origin: float, from_second: float, label: str
                 time, rate = None if frame.time is None else frame.time - origin, frame.sample_rate
                 if time is None or (from_second - time) * rate < frame.samples:
                     if frame.format.is_planar and frame.layout.nb_channels > 7:
-                        # PyAV looks for the end of a frame's planes by a null that only up to seven have behind them.
+                        # PyAV finds the end of a frame's planes by a null that exists for up to seven planes only.
                         (frame,) = av.AudioResampler(format=frame.format.packed).resample(frame)
                     samples = frame.to_ndarray()
                     samples = samples.T if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels)

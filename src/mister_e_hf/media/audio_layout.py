@@ -1,8 +1,7 @@
-"""What an audio file's own structure says of its bytes: whether it is whole, and whether it is all that the file
-holds.
+"""
+Check the structure of an audio file: is it complete, and is it everything that the file holds?
 
-Decoders take a file that ends early for a shorter one, and stop where the first of several ends; both would go
-unnoticed.
+Decoders take a truncated file for a shorter one and stop after the first of several files; neither would be noticed.
 """
 
 import io
@@ -12,15 +11,15 @@ from typing import BinaryIO, NamedTuple
 
 from ..base.errors import short
 
-_TOLERANCE = 0.5  # seconds that may lack at the end, or follow it
-NO_END = 2**63 - 1  # of samples, as libsndfile says it
-_HEADER_BYTES = 1024  # a file without samples is not longer, but for its tags
+_TOLERANCE = 0.5  # seconds that may be missing at the end, or follow it
+NO_END = 2**63 - 1  # number of samples, libsndfile's value for unknown
+_HEADER_BYTES = 1024  # at most, of a file without samples and tags
 _JUNK = 8192  # bytes that may follow at most; zeros may be half a second
 _SECOND = "holds several files, one after another; the next begins at byte {}. Split them, or decode them to one"
 
 
 class Layout(NamedTuple):
-    """What is wrong with a file, what is doubtful, and how many streams run side by side in it."""
+    """Structure of a file: what is wrong with it, what is doubtful, and how many streams run in parallel."""
 
     problem: str | None = None
     remark: str | None = None
@@ -53,13 +52,13 @@ _EBML, _SEGMENT = b"\x1aE\xdf\xa3", b"\x18S\x80g"
 
 
 def bytes_at(file: BinaryIO, offset: int, count: int) -> bytes:
-    """Some bytes of a file, which is left at another place."""
+    """Read bytes at a position; the file position changes."""
     file.seek(offset)
     return file.read(count)
 
 
 def after_tags(file: BinaryIO) -> int:
-    """Where a file begins behind its ID3v2 tags."""
+    """Position after the ID3v2 tags at the beginning of a file."""
     position = 0
     for _ in range(16):
         tag = bytes_at(file, position, 10)
@@ -69,13 +68,14 @@ def after_tags(file: BinaryIO) -> int:
     return position
 
 
-def says_length(file: BinaryIO, size: int, sound) -> bool:
+def says_length(file: BinaryIO, size: int, opened) -> bool:
     """
-    What writes to a pipe cannot go back to fill in the length. Of a WAV file that says 0, libsndfile reads nothing; of
-    a FLAC file it does not find the end; and of MP3 it guesses the length from the first frame, and goes no further.
+    Whether a file's header states its length. Writers to a pipe cannot go back to fill it in: libsndfile reads nothing
+    of a WAV file with length 0, does not find the end of a FLAC file, and guesses the length of an MP3 file from its
+    first frame.
     """
-    if not sound.subtype.startswith("MPEG"):
-        return sound.frames != NO_END and (sound.frames > 0 or size <= _HEADER_BYTES)
+    if not opened.subtype.startswith("MPEG"):
+        return opened.frames != NO_END and (opened.frames > 0 or size <= _HEADER_BYTES)
     position = file.tell()
     first_frame = bytes_at(file, after_tags(file), _HEADER_BYTES)
     file.seek(position)
@@ -84,8 +84,7 @@ def says_length(file: BinaryIO, size: int, sound) -> bool:
 
 def text_at_the_start(file: BinaryIO) -> str:
     """
-    For the end of a message: how a file begins that is text, such as a page in place of a download; nothing for
-    others.
+    For the end of a message: how a text file begins, such as a web page in place of a download; empty for other files.
     """
     start = bytes_at(file, 0, _HEADER_BYTES)
     if len(start) < 16 or not start.isascii() or re.search(rb"[^\t\r\n -~]", start):
@@ -116,7 +115,7 @@ class Behind(io.RawIOBase):
 
 
 def without_tags(file: BinaryIO) -> BinaryIO:
-    """The file from its beginning, without tags that a decoder would count to the header or take for samples."""
+    """The file without leading tags that a decoder would take for header or samples."""
     begin = after_tags(file)
     magic = bytes_at(file, begin, 4)
     file.seek(0)
@@ -127,7 +126,7 @@ def without_tags(file: BinaryIO) -> BinaryIO:
 def examine(file: BinaryIO, size: int, seconds: float, to_end: bool = True) -> Layout:
     r"""
     Args:
-        file: left at the place where it is.
+        file: its position is kept.
         size: of the file, in bytes.
         seconds: that a decoder finds in it; half a second may lack or follow without a word.
         to_end: whether it is read to its end; then every page of an Ogg file is looked at.
@@ -166,7 +165,7 @@ class _File(NamedTuple):
         return bytes_at(self.file, offset, count) if 0 <= offset < self.size else b""
 
     def ends_at(self, end: int, magic: bytes | None = None) -> str | None:
-        """What is wrong where the structure ends at this byte."""
+        """What is wrong if the structure ends at this byte."""
         tolerance = _TOLERANCE * min(self.size, end) / self.seconds if self.seconds else 0
         if end - self.size > tolerance:
             return f"is cut off: its header promises {end} bytes, and it has {self.size}"
@@ -204,7 +203,7 @@ def _examine_chunks(whole: _File, head: bytes) -> Layout:
         samples = name == form.data or film and name == b"LIST"
         if samples and count == 0xFFFFFFFF and long_size is not None:
             count = long_size
-        elif samples and _is_unknown(count, form):  # as it is written to a pipe: they go to the end
+        elif samples and _is_unknown(count, form):  # written to a pipe: samples up to the end
             return Layout(None, remark)
         found |= samples
         end = content + count - (form.name + form.size) * form.whole
@@ -232,7 +231,7 @@ def _is_unknown(count: int, form: _Chunks) -> bool:
 
 
 def _check_format(fields: bytes, order: str) -> tuple[str | None, str | None]:
-    """Of linear samples, the fields of a WAV header that follow from one another: a problem, a remark."""
+    """Check the redundant fields of a WAV header with linear samples; returns a problem and a remark."""
     kind, channels, rate, per_second, frame, bits = (
         int.from_bytes(fields[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 12), (12, 14), (14, 16))
     )
@@ -250,7 +249,7 @@ def _check_format(fields: bytes, order: str) -> tuple[str | None, str | None]:
 
 
 def _examine_pages(whole: _File, to_end: bool) -> Layout:
-    """Ogg: pages of one or more streams, each with its own number."""
+    """Examine Ogg: pages of one or more streams, each with a serial number."""
     position, streams, beginning, page, begin = whole.begin, {}, True, b"", 0
     while position < whole.size:
         following = whole.at(position, 27 + 255)
@@ -280,7 +279,7 @@ def _examine_pages(whole: _File, to_end: bool) -> Layout:
 
 
 def _examine_nist(whole: _File) -> Layout:
-    """SPHERE, as speech corpora have it: a header of lines, such as `sample_count -i 48000`."""
+    """Examine SPHERE, a format of speech corpora: a header of lines such as `sample_count -i 48000`."""
     text = whole.at(whole.begin, 1024)
     fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d{1,12})\n", text)}
     size = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", text)
@@ -291,7 +290,7 @@ def _examine_nist(whole: _File) -> Layout:
 
 
 def _examine_boxes(whole: _File) -> Layout:
-    """MP4: a second `ftyp` or `moov` begins another file."""
+    """Examine MP4: a second `ftyp` or `moov` begins another file."""
     position, seen = whole.begin, set()
     for _ in range(_MOST):
         start = whole.at(position, 16)
@@ -307,7 +306,7 @@ def _examine_boxes(whole: _File) -> Layout:
 
 
 def _examine_ebml(whole: _File) -> Layout:
-    """Matroska and WebM: a header, and a segment that may say its length."""
+    """Examine Matroska and WebM: a header and a segment that may state its length."""
     position = whole.begin
     for number in range(_MOST):
         start = whole.at(position, 12)
@@ -317,14 +316,14 @@ def _examine_ebml(whole: _File) -> Layout:
             break
         width = 9 - start[4].bit_length()
         count = int.from_bytes(start[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
-        if count == (1 << 7 * width) - 1:  # as it is written to a pipe
+        if count == (1 << 7 * width) - 1:  # written to a pipe
             break
         position += 4 + width + count
     return Layout(whole.ends_at(position) if position > whole.size else None)
 
 
 def _length_of_mp3(whole: _File) -> int | None:
-    """As the information in its first frame says it."""
+    """Length in bytes according to the first frame of an MP3 file."""
     frame = whole.at(whole.begin, 1024)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
     if frame[:1] != b"\xff" or at < 0 or len(frame) < at + 16:
@@ -335,9 +334,7 @@ def _length_of_mp3(whole: _File) -> int | None:
 
 
 def rest_behind(file: BinaryIO, size: int, seconds: float) -> str | None:
-    """
-    What is wrong behind where a decoder has just come to the end of FLAC or MP3 by the samples that the header counts.
-    """
+    """What is wrong with the bytes after the last sample that the header of a FLAC or MP3 file counts."""
     reached = file.tell()
     begin = after_tags(file)
     whole = _File(file, size, seconds, begin)

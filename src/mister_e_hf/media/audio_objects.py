@@ -1,4 +1,4 @@
-"""What may be given as audio: paths, contents, arrays, tensors, lists, dictionaries and decoders of `datasets`."""
+"""Inputs accepted as audio: paths, bytes, arrays, tensors, lists, dictionaries and decoders of `datasets`."""
 
 import os
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ _KEYS = ("path", "bytes", "array", "sampling_rate")
 
 class AudioError(InputError):
     """
-    Audio that cannot be used as it is: missing, empty, corrupt, silent, not finite, too loud or too long. The message
-    names the file.
+    Audio that cannot be used: missing, empty, corrupt, silent, not finite, too loud or too long. Messages name the
+    file.
     """
 
 
@@ -23,11 +23,12 @@ def resolve(
     source: Any, sampling_rate: Any, name: str | None
 ) -> tuple[str | os.PathLike | bytes | np.ndarray | Any, int | None, str | None]:
     r"""
-    What was given as one of: a path, bytes, an array of numbers (S,) or (channels, S) with its whole sampling rate, or
-    a decoder with `get_all_samples`.
+    Resolve an input to a path, bytes, an array (S,) or (channels, S) with its sampling rate, or a decoder with
+    `get_all_samples`.
+
 
     Raises:
-        InputError: if it is none of them.
+        InputError: if the input is something else.
     """
     if isinstance(source, Mapping):
         source, sampling_rate, name = _of_dictionary(source, sampling_rate, name)
@@ -75,7 +76,8 @@ def _of_dictionary(given: Mapping[str, Any], sampling_rate: Any, name: str | Non
 
 def as_array(given: Any, name: str) -> np.ndarray:
     """
-    An array, tensor or list as a NumPy array.
+    Convert an array, tensor or list to a NumPy array.
+
 
     Raises:
         InputError: if it is masked, ragged, or a tensor without numbers, as on the device `meta`.
@@ -89,12 +91,12 @@ def as_array(given: Any, name: str) -> np.ndarray:
         return np.asarray(given)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # each library has errors of its own for what holds no numbers here
+    except Exception as error:  # every library raises different errors for objects without numbers
         raise InputError(f"{name} cannot be read as an array: {short(error)}") from error
 
 
 def whole_rate(given: Any) -> int:
-    """A sampling rate in Hz."""
+    """Check a sampling rate in Hz and convert it to an integer."""
     if given is None:
         raise InputError("An array of samples needs its sampling_rate in Hz")
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
@@ -106,7 +108,8 @@ def whole_rate(given: Any) -> int:
 
 def decode(source: Any, start: float | None, end: float | None, max_seconds: float, name: str) -> tuple[Any, Any]:
     r"""
-    Samples and rate of a decoder (`torchcodec`'s, which `datasets` gives), between `start` and `end`.
+    Samples and sampling rate of a decoder (of `torchcodec`, as `datasets` gives it) between `start` and `end`.
+
 
     Raises:
         AudioError: if it cannot decode.
@@ -122,12 +125,12 @@ def decode(source: Any, start: float | None, end: float | None, max_seconds: flo
             first, last = (None if at is None else round(at * found.sample_rate) for at in (start, end))
             return found.data[..., first:last], found.sample_rate
         return found.data, found.sample_rate
-    except Exception as error:  # of another library, about the content
+    except Exception as error:  # raised by another library, about the content
         raise AudioError(f"{name} cannot be decoded: {short(error)}") from error
 
 
 def check_stretch(start: float | None, end: float | None, max_seconds: float):
-    """Refuses times that make no sense."""
+    """Raise InputError if the times are not valid."""
     for given in (start, end, max_seconds):
         if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
             raise InputError(f"start, end and max_seconds must be numbers of seconds, got {short(repr(given), 80)}")

@@ -1,4 +1,4 @@
-"""SRT and WebVTT: the turns of one recording, with their stretches."""
+"""Read SRT and WebVTT subtitles: the turns of one recording with their times."""
 
 import html
 import itertools
@@ -16,26 +16,24 @@ logger = logging.getLogger(__name__)
 
 SUBTITLES = (".srt", ".vtt")
 
-_MAX_BYTES = 64 << 20  # a day of speech takes two
+_MAX_BYTES = 64 << 20  # a day of speech takes about two
 _TIME = r"(?:(\d{1,5}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
-# Behind the times stand WebVTT's settings, those of its drafts or SRT's coordinates; words there would be lost.
+# Settings of WebVTT or its drafts, or SRT coordinates, may follow the times; other words there would be lost.
 _SETTINGS = r"(?:\s+(?:(?:vertical|line|position|size|align|region):\s*|[XY][12]:|[ADLST]:)[\w.,%+-]+)*"
 _TIMING = re.compile(rf"{_TIME}\s*-->\s*{_TIME}{_SETTINGS}", re.IGNORECASE)
 _LIKE_A_TIME = r"\d{1,5}:\d{1,2}(?::\d{1,2}|[.,;]\d)[.,;:\d]*"
 _LIKE_TIMING = re.compile(rf"\d\s*-->|-->\s*\d|^\W*{_LIKE_A_TIME}\s*[^\w\s]{{1,4}}\s*>?\s*{_LIKE_A_TIME}\W*$")
 _NUMBER = re.compile(r"\d{1,9}")
-_INVISIBLE = (
-    "\ufeff\u200b\u200e\u200f\u202a\u202c\u2066\u2069"  # marks of byte order and direction, which editors leave
-)
+_INVISIBLE = "\ufeff\u200b\u200e\u200f\u202a\u202c\u2066\u2069"  # marks of byte order and direction that editors leave
 _NO_CUE = re.compile(r"(?:NOTE|STYLE|REGION|WEBVTT)(?:[ \t].*)?", re.DOTALL)
 
 _BREAK = re.compile(r"</?(?:br|p|div|li|tr|td|hr)\b[^<>]*>|<v(?:[.\s][^<>]*)?>|(?<![:\\])\\[Nnh]", re.IGNORECASE)
 _VOICE = re.compile(r"<v(?:\.[^\s<>]*)?\s([^<>]*)>")
-_RUBY = re.compile(r"<rt\b[^<>]*>[^<>]*(?:</rt>|(?=</ruby>))")  # how the word before is read, not a word
+_RUBY = re.compile(r"<rt\b[^<>]*>[^<>]*(?:</rt>|(?=</ruby>))")  # the pronunciation of the word before it
 _ATTRIBUTES = r"""(?:\s+[\w:-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s<>"']+))*"""
 _TAG = re.compile(rf"</?([a-zA-Z]\w*)(?:\.[^\s<>]*)?{_ATTRIBUTES}\s*/?>|<lang(?:[.\s][^<>]*)?>|<[\d:.]+>")
 _TAGS = frozenset("a b big c center em font i lang rb rt rp ruby s small span strike strong sub sup tt u v".split())
-_OVERRIDE = re.compile(r"\{\\[^{}]*\}|\{[ycfsp]:[^{}\s]*\}", re.IGNORECASE)  # of ASS, and of MicroDVD
+_OVERRIDE = re.compile(r"\{\\[^{}]*\}|\{[ycfsp]:[^{}\s]*\}", re.IGNORECASE)  # markup of ASS and MicroDVD
 
 _KINDS = {
     "MicroDVD": r"\s*\{\d+\}\{\d*\}",
@@ -62,7 +60,7 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
     and with nothing else.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if the file does not exist.
         ValueError: naming the file, if it is of another kind, holds no cue, or is over 64 MiB; and the line, if a cue
             is malformed or ends before it starts, or text belongs to no cue.
     """
@@ -100,7 +98,7 @@ def read_subtitles(path: str | Path) -> list[dict[str, Any]]:
 
 @dataclass
 class _File:
-    """Which line belongs to which cue, and which to none: decided here for both formats."""
+    """Assigns the lines of a subtitle file to cues, for both formats."""
 
     path: Path
     lines: list[str]
@@ -126,7 +124,7 @@ class _File:
             if self.web:
                 parts = self._paragraphs(rows)
                 texts = [p for p in parts if p[0] == head + 1 or not _NO_CUE.fullmatch(self.bare[p[0]])]
-                # Where an empty line follows the times, the text behind it is the cue's.
+                # If an empty line follows the times, the text after it belongs to the cue.
                 self._refuse_text(texts[1:], "follows an empty line, which ends a cue in WebVTT")
                 again = any(self.bare[part[0]].startswith("WEBVTT") for part in parts if part not in texts)
                 rows = texts[0] if texts else []
@@ -145,9 +143,7 @@ class _File:
         return cues
 
     def _without_head(self, begin: int, end: int, expected: int) -> tuple[list[int], int | None]:
-        """
-        The rows in front of a timing, or of the end, without the number or identifier of the cue there; that number.
-        """
+        """Rows before a timing or the end, without the number or identifier of the next cue; that number."""
         rows = self._trimmed(range(begin, end))
         if not rows:
             return rows, None
@@ -181,7 +177,7 @@ class _File:
         return rows
 
     def _paragraphs(self, rows: list[int]) -> list[list[int]]:
-        """Those with text: in WebVTT a line ends one if there is nothing in it, not even a blank."""
+        """Paragraphs with text: in WebVTT a line without any character, not even a blank, ends a paragraph."""
         parts = [list(part) for full, part in itertools.groupby(rows, lambda row: self.lines[row] != "") if full]
         return [part for part in parts if any(self.bare[row] for row in part)]
 
@@ -243,7 +239,7 @@ def _without_markup(text: str) -> str:
 
     def kept(tag: re.Match) -> str:
         name = (tag[1] or "").lower()
-        # Another name is markup where the tag is closed, too; alone it may be a word, such as <laughs>.
+        # Another name is markup only if the tag is also closed; alone it may be a word, such as <laughs>.
         return "" if not name or name in _TAGS or f"</{tag[1]}>" in text and f"<{tag[1]}" in text else tag[0]
 
     return _TAG.sub(kept, text)

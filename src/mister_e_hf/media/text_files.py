@@ -1,4 +1,6 @@
-"""Read text files in the encoding that they are in: Unicode as it says, else Windows-1252, and never silently."""
+"""
+Read text files as Unicode (by byte-order mark, zero bytes or UTF-8), falling back to Windows-1252 with a warning.
+"""
 
 import codecs
 import logging
@@ -10,7 +12,7 @@ from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
-# The longer mark first: that of UTF-32 begins with that of UTF-16.
+# Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -42,7 +44,7 @@ def read_text(path: str | Path) -> str:
     The text of a file. The encoding is that of its byte-order mark; UTF-16 or UTF-32 without a mark where the zero
     bytes of Western text say so; else UTF-8; else Windows-1252, as old copies of corpora are, with a warning that
     shows an example, since other code pages would pass for it. In UTF-8, C1 controls are what Windows-1252 has in
-    their place. The mark is no part of the text.
+    their place. The mark is not part of the text.
 
     Raises:
         InputError: naming the file, if it is not text in any of these, or mixes two of them.
@@ -71,25 +73,21 @@ def read_text(path: str | Path) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """
-    The lines of a text, ended by CR, LF or both alone; `str.splitlines` also ends them at characters that occur within
-    a line.
-    """
+    """Split text at CR, LF or CRLF only; `str.splitlines` also splits at characters that occur within a line."""
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def text_of_name(name: str | os.PathLike) -> str:
     """
-    The name of a file, or a word of the command line, as text that can be stored: bytes that are not valid UTF-8
-    become U+FFFD.
+    A file name or command-line argument as text that can be stored: bytes that are not valid UTF-8 become U+FFFD.
     """
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def mend_controls(text: str) -> str:
     """
-    C1 controls, which no text has, as the characters that Windows-1252 has in their place: such a text was once taken
-    for Latin-1.
+    Replace C1 controls, which no text contains, by the Windows-1252 characters of their codes: such text was once
+    decoded as Latin-1.
     """
     return text.translate(_C1) if _CONTROLS.search(text) else text
 
@@ -114,7 +112,7 @@ def _as_windows_1252(path: Path, content: bytes, error: UnicodeDecodeError) -> s
             f"file is written: it mixes two encodings. {_ADVICE}"
         )
     try:
-        if b"\0" in content:  # most of what is not text would otherwise pass
+        if b"\0" in content:  # most binary files would otherwise pass
             raise error
         text = content.decode("cp1252")
     except UnicodeDecodeError:

@@ -4,7 +4,7 @@ import unicodedata
 
 from ..base.errors import InputError, short
 
-# Letters and symbols that show nothing: fillers of Hangul, the empty pattern of Braille.
+# Letters and symbols that are invisible: Hangul fillers, the empty Braille pattern.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
 # Separators, controls, what only joins or directs (zero-width characters, byte order marks), and marks without a
 # letter.
@@ -13,15 +13,16 @@ _UNSEEN = frozenset({"Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me", "Mc"})
 
 def has_words(text: str) -> bool:
     """
-    Whether a text shows anything: a letter, digit, sign or symbol. One of blanks and zero-width characters is no
-    transcript.
+    Whether a text contains something visible: a letter, digit or symbol. Blanks and zero-width characters alone are
+    not a transcript.
     """
     return any(unicodedata.category(letter) not in _UNSEEN and letter not in _BLANK for letter in text)
 
 
 def transcript(text: str | None, where: str) -> str | None:
     r"""
-    A turn's text as it was given, or None where it has no words, so that the turn lacks the modality.
+    A turn's text unchanged, or None if it has no words, so that the turn lacks the modality.
+
 
     Args:
         text: as it was read.
