@@ -60,7 +60,7 @@ def test_folds_score_every_development_turn_once_and_no_turn_of_test(study, demo
     assert (study / "development/full/seed-0/fold-1/robustness.parquet").is_file()
 
 
-def test_finished_runs_are_not_run_again_and_a_failed_one_is_told(study, demo_folder, tmp_path):
+def test_finished_runs_are_skipped_and_failures_reported(study, demo_folder, tmp_path):
     failed, lines = run(demo_folder, study)
     assert (failed, lines) == ([], ["6 of 6 runs are finished already"])
     folder = study / "development" / "gate_mean" / "seed-0" / "fold-1"
@@ -84,7 +84,7 @@ def test_finished_runs_are_not_run_again_and_a_failed_one_is_told(study, demo_fo
     assert yaml.safe_load((study / "study.yaml").read_text())["seeds"] == [0, 1]
 
 
-def test_a_study_is_of_one_recipe(study, demo_folder):
+def test_a_study_with_other_settings_is_refused(study, demo_folder):
     with pytest.raises(ValueError, match="holds a study with other settings: recipe"):
         run(demo_folder, study, "--learning_rate", "1e-4")
     with pytest.raises(ValueError, match="holds a study with other settings: folds is 2 there and 3 here"):
@@ -93,7 +93,7 @@ def test_a_study_is_of_one_recipe(study, demo_folder):
         run(demo_folder, study, variants=["gate_maen"])
 
 
-def test_what_cannot_be_a_study(demo_folder, tmp_path):
+def test_invalid_studies_are_refused(demo_folder, tmp_path):
     out = tmp_path / "study"
     with pytest.raises(ValueError, match="push_to_hub in a study"):
         run(demo_folder, out, "--push_to_hub", "true")
@@ -102,7 +102,7 @@ def test_what_cannot_be_a_study(demo_folder, tmp_path):
     assert not out.exists()
 
 
-def test_vectors_of_encoders_that_knew_the_labels_are_told(demo_folder, tmp_path, caplog):
+def test_label_leakage_is_reported(demo_folder, tmp_path, caplog):
     corpus = shutil.copytree(demo_folder, tmp_path / "vectors")
     (corpus / RECORD).write_text("{}")  # as `mister-e embed` leaves it
     options = {"variants": ["baseline_logistic_regression"], "folds": 2}
@@ -113,7 +113,7 @@ def test_vectors_of_encoders_that_knew_the_labels_are_told(demo_folder, tmp_path
     assert caplog.messages == [LABEL_LEAKAGE]
 
 
-def test_test_is_scored_once_the_recipes_are_frozen(demo_folder, tmp_path):
+def test_recipes_are_frozen_before_test_is_scored(demo_folder, tmp_path):
     out = tmp_path / "study"
     assert run(demo_folder, out, final=True)[0] == []
     frozen = yaml.safe_load((out / "frozen.yaml").read_text())
@@ -134,7 +134,7 @@ def test_test_is_scored_once_the_recipes_are_frozen(demo_folder, tmp_path):
         run(demo_folder, out, final=True)
 
 
-def test_a_run_that_dies_takes_no_other_with_it(demo_folder, tmp_path):
+def test_a_crashed_run_does_not_stop_the_others(demo_folder, tmp_path):
     def kill_the_first():
         while not (children := multiprocessing.active_children()):
             time.sleep(0.01)
@@ -149,7 +149,7 @@ def test_a_run_that_dies_takes_no_other_with_it(demo_folder, tmp_path):
     assert "done" in lines[1]
 
 
-def test_the_commands_make_a_report(demo_folder, study, capsys):
+def test_the_commands_write_a_report(demo_folder, study, capsys):
     words = [str(DEMO), "--corpus", str(demo_folder), *SHORT, "--seeds", "0", "--folds", "2", "--variants", *VARIANTS]
     assert cli.main(["ablate", *words, "--out", str(study)]) == 0
     assert "runs are finished already" in capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_a_study_of_any_registered_model_has_a_report(demo_folder, tmp_path, nam
         (["--model.num_attention_heads", "7"], "num_attention_heads"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused_before_its_first_run(demo_folder, tmp_path, capsys, words, message):
+def test_wrong_options_are_refused_before_the_first_run(demo_folder, tmp_path, capsys, words, message):
     study = tmp_path / "study"
     assert cli.main(["ablate", str(DEMO), "--corpus", str(demo_folder), "--out", str(study), *words]) == 2
     shown = capsys.readouterr()
@@ -216,7 +216,7 @@ FREEZES = ["", "[1]", "date: x\nseeds: [0]\n", "date: x\nseeds: [a]\nvariants: {
         ("study.yaml", [0, "x"], []),
     ],
 )
-def test_damaged_records_of_a_study_are_named(demo_folder, study, tmp_path, capsys, name, text, words):
+def test_errors_name_damaged_records(demo_folder, study, tmp_path, capsys, name, text, words):
     out = shutil.copytree(study, tmp_path / "out")
     if name == "study.yaml":
         text = yaml.safe_dump(yaml.safe_load((out / name).read_text()) | {"seeds": text})

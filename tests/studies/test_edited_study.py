@@ -1,4 +1,4 @@
-"""A report is of what was run: studies that were edited, swapped or copied afterwards are refused, with the file."""
+"""Studies whose files were edited, swapped or copied after the runs are refused, and the message names the file."""
 
 import json
 import shutil
@@ -163,12 +163,12 @@ CHANGES = {
 }
 
 
-def test_the_study_as_it_was_run(out):
+def test_an_unchanged_study_is_read(out):
     assert read_study(out).problems == []
 
 
 @pytest.mark.parametrize(("change", "message"), CHANGES.values(), ids=CHANGES)
-def test_a_changed_study_is_refused(out, change, message):
+def test_an_edited_study_is_refused(out, change, message):
     change(out)
     with pytest.raises(ValueError, match=message):
         read_study(out)

@@ -22,7 +22,7 @@ from support.small_study import CURVES, fail, remove, rewrite, write_study  # no
 
 TABLES = ["main", "ablations", "classes", "confusion", "gate_by_emotion", "gate_by_right_expert"]
 TABLES += ["calibration", "reliability", "robustness", "learning", "cost", "systems"]
-PICTURES = {
+PLOTS = {
     "confusion": 1,
     "gate_by_emotion": 1,
     "gate_by_right_expert": 1,
@@ -88,7 +88,7 @@ def page(out) -> Page:
     return Page((out / "report.html").read_text())
 
 
-def test_every_section_is_there_with_its_pictures(out, page):
+def test_every_section_has_its_plots(out, page):
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for anchor in [f"final-{name}" for name in TABLES] + [
@@ -100,13 +100,13 @@ def test_every_section_is_there_with_its_pictures(out, page):
         assert anchor in ids
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert {link.removeprefix("#") for link in links} <= set(ids)
-    assert len([tag for tag, _ in page.tags if tag == "svg"]) == sum(PICTURES.values())
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == sum(PLOTS.values())
     tables = {table.name: len(list(table_figures(table))) for table in report_sections(read_study(out))[0].tables}
-    assert {name: count for name, count in tables.items() if count} == PICTURES
+    assert {name: count for name, count in tables.items() if count} == PLOTS
     assert "Nothing." in (out / "report.html").read_text()
 
 
-def test_the_page_opens_without_a_network(out, page):
+def test_the_page_loads_nothing_from_the_network(out, page):
     text = (out / "report.html").read_text()
     assert not {"script", "link", "img", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     assert not re.search(r"url\((?!#)|@import", text)
@@ -114,17 +114,20 @@ def test_the_page_opens_without_a_network(out, page):
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href", "srcset", "action", "data"):
                 assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value)
-    known = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of the language, that nothing loads
+    known = {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }  # names of namespaces, which are never loaded
     assert set(re.findall(r"https?://[^\"'\s<)]+", text)) <= known
 
 
-def test_references_inside_of_pictures_lead_somewhere(out, page):
+def test_references_within_plots_are_defined(out, page):
     text, ids = (out / "report.html").read_text(), {attributes.get("id") for _, attributes in page.tags}
     used = set(re.findall(r"url\(#([^)]+)\)", text)) | set(re.findall(r'xlink:href="#([^"]+)"', text))
     assert used and used <= ids
 
 
-def test_it_is_made_for_readers_of_every_kind(page):
+def test_the_page_is_accessible(page):
     assert ("html", {"lang": "en"}) in page.tags
     assert any(tag == "meta" and attributes.get("name") == "viewport" for tag, attributes in page.tags)
     count = {
@@ -136,7 +139,7 @@ def test_it_is_made_for_readers_of_every_kind(page):
     assert {attributes["scope"] for attributes in headers} == {"col", "row"}
 
 
-def test_the_numbers_are_the_same_everywhere(out, page):
+def test_all_formats_have_the_same_numbers(out, page):
     stored = json.loads((out / "report.json").read_text())
     in_markdown = iter(markdown_rows((out / "report.md").read_text()))
     for section in report_sections(read_study(out)):
@@ -153,7 +156,7 @@ def test_the_numbers_are_the_same_everywhere(out, page):
     assert next(in_markdown, None) is None
 
 
-def test_the_scores_are_those_of_the_metrics(out):
+def test_scores_equal_the_metrics(out):
     study = read_study(out)
     tables = {table.name: table for table in stage_tables(study, study.latest)}
     full, stage = study.latest.systems["full"], study.latest
@@ -179,7 +182,7 @@ def test_the_scores_are_those_of_the_metrics(out):
     }
 
 
-def test_differences_have_the_signs_that_their_headers_say(out):
+def test_differences_have_the_signs_of_their_headers(out):
     study = read_study(out)
     main, ablations, *_ = stage_tables(study, study.latest)
     rows = {record["system"]: record for record in main.records}
@@ -209,7 +212,7 @@ def test_a_system_equal_to_the_full_model_shows_no_difference(small):
     assert row["p"] == row["p_holm"] == 1 and row["verdict"] == "no difference shown"
 
 
-def test_probabilities_before_the_temperature_are_those_of_the_logits(out):
+def test_probabilities_before_the_temperature_are_recovered(out):
     """The generated logits were divided by 2; without that the probabilities are the same squared and normalised."""
     from mister_e_hf.studies.report.model_tables import _states
 
@@ -247,7 +250,7 @@ def test_gate_weights_by_group(small):
     assert rows == {"fusion": (54 - happy, 0, 1), "speech and fusion": (happy, 1, 0)}
 
 
-def test_curves_start_at_the_unchanged_input_and_know_what_was_cut(out):
+def test_curves_start_at_the_unchanged_input(out):
     study = read_study(out)
     tables = {table.name: table.records for table in stage_tables(study, study.latest)}
     rows = {(row["curve"], row["level"], row["system"]): row for row in tables["robustness"]}
@@ -274,7 +277,7 @@ def test_learning_curves_are_means_and_ranges_over_the_runs(out):
     assert tables["cost"].cells()[0][2:] == ["3,000,000", "8", "–", "51.0 ± 1.0", "700"]
 
 
-def test_what_is_missing_is_told_and_keeps_its_row(small):
+def test_missing_runs_are_reported_and_keep_their_rows(small):
     fail(small / "development/without_contrastive/seed-1/fold-0", "ValueError: a < b & c")
     remove(small / "development/baseline_mult")
     for path in small.rglob("robustness.parquet"):
@@ -297,7 +300,7 @@ def test_what_is_missing_is_told_and_keeps_its_row(small):
     assert "Test has not been scored." in text
 
 
-def test_without_the_full_model_nothing_is_compared_and_all_is_told(small):
+def test_without_the_full_model_nothing_is_compared(small):
     remove(small / "development/full")
     write_report(small)
     stored = json.loads((small / "report.json").read_text())["stages"]["development"]
@@ -320,7 +323,7 @@ def test_one_seed_has_no_spread(tmp_path):
     assert "±" not in json.dumps(Page((out / "report.html").read_text()).rows["development-main"], ensure_ascii=False)
 
 
-def test_without_matplotlib_it_says_what_to_install(out, monkeypatch):
+def test_missing_matplotlib_raises_with_the_command_that_installs_it(out, monkeypatch):
     monkeypatch.delitem(sys.modules, "mister_e_hf.studies.report.figures")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"A report needs matplotlib: pip install matplotlib"):
@@ -365,7 +368,7 @@ def test_results_of_several_studies(out, tmp_path):
     )
 
 
-def test_a_frozen_study_without_a_finished_run_on_test_does_not_say_that_test_is_untouched(out):
+def test_a_frozen_study_without_a_finished_run_on_test_is_described(out):
     for path in (out / "final").glob("*/seed-*/results.json"):
         path.unlink()
     text = " ".join(method(read_study(out)))
@@ -375,18 +378,18 @@ def test_a_frozen_study_without_a_finished_run_on_test_does_not_say_that_test_is
     assert "Test has not been scored" in " ".join(method(read_study(out)))
 
 
-def test_the_block_of_a_page(out):
+def test_the_main_table_is_found_in_a_page(out):
     block = main_table([read_study(out)])
     assert main_table_in(f"# A page\n\n{block}\n\n<!-- another -->\n") == block
     assert main_table_in("# A page without it") is None
 
 
-def test_no_study_is_an_error(tmp_path):
+def test_no_studies_raise(tmp_path):
     with pytest.raises(ValueError, match="No study was given"):
         write_results([], tmp_path / "RESULTS.md")
 
 
-def test_the_command(out, tmp_path, capsys):
+def test_the_report_command(out, tmp_path, capsys):
     assert cli.main(["report", str(out), "--results", str(tmp_path / "RESULTS.md")]) == 0
     assert capsys.readouterr().out.splitlines() == [str(out / "report.html"), str(tmp_path / "RESULTS.md")]
     assert cli.main(["report", str(tmp_path)]) == 2
@@ -394,7 +397,7 @@ def test_the_command(out, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "RESULTS.md", "final/full/seed-0/results.json"])
-def test_a_page_is_not_written_over_a_study(out, capsys, name):
+def test_results_do_not_overwrite_a_study(out, capsys, name):
     before = sorted(out.rglob("*")), (out / "study.yaml").read_bytes()
     assert cli.main(["report", str(out), "--results", str(out / name)]) == 2
     assert "is an input of this command" in capsys.readouterr().err

@@ -6,7 +6,10 @@ from mister_e_hf.evaluation.predictions import predict
 from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table
 from mister_e_hf.training.evaluate import scoring_trainer
 from mister_e_hf.vectors.store import VectorColumn
+from models.test_toy_model import toy_split
+from support.model_contract import small_model
 from support.session_vectors import split
+from support.toy_model import registered_toy
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_a_model_of_one_modality_has_curves(tiny_model, tmp_path):
     assert (found["noise", 4.0, 0] != found["noise", 0.0, 0]).any()
 
 
-def test_no_damage_gives_the_model_s_own_answers(trainer_of):
+def test_no_damage_gives_the_model_s_own_predictions(trainer_of):
     data, trainer = split("train"), trainer_of()
     plain = predict(trainer, data)["mixture"].argmax(-1)
     for (_, level, _), predictions in rows(robustness_table(trainer, data, draws=1)).items():
@@ -52,7 +55,7 @@ def test_no_damage_gives_the_model_s_own_answers(trainer_of):
 
 
 @pytest.mark.parametrize(("curve", "gone"), [("speech removed", ["speech"]), ("both removed", ["speech", "text"])])
-def test_a_modality_wholly_removed_is_one_that_was_never_given(trainer_of, curve, gone):
+def test_removing_a_modality_from_all_turns_equals_a_split_without_it(trainer_of, curve, gone):
     data, trainer = split("train"), trainer_of()
     found = rows(robustness_table(trainer, data, draws=1))[curve, 1.0, 0]
     without = split("train")
@@ -62,7 +65,7 @@ def test_a_modality_wholly_removed_is_one_that_was_never_given(trainer_of, curve
     np.testing.assert_array_equal(found, predict(trainer, without)["mixture"].argmax(-1))
 
 
-def test_a_start_that_is_cut_off_has_no_answers_and_is_not_seen(trainer_of):
+def test_turns_that_are_cut_off_are_neither_predicted_nor_seen(trainer_of):
     data, trainer = split("train"), trainer_of()
     found = rows(robustness_table(trainer, data, draws=1))["start cut", 0.4, 0]
     expected = []
@@ -87,3 +90,21 @@ def test_damage_is_the_same_for_every_model_and_differs_between_draws(trainer_of
     masks = [[torch.cat(each) for each in part] for part in (seen[:half], seen[half:])]
     assert all(torch.equal(one, other) for one, other in zip(*masks, strict=True))
     assert not torch.equal(masks[0][3], masks[0][4])  # two draws of the same share
+
+
+def test_every_subset_of_three_modalities_is_removed(tmp_path):
+    with registered_toy():
+        data, trainer = toy_split("train"), scoring_trainer(small_model("toy", torch.float32), tmp_path, use_cpu=True)
+        found = rows(robustness_table(trainer, data, draws=1))
+        assert {curve for curve, *_ in found} == {
+            *("speech removed", "text removed", "visual removed"),
+            *("speech and text removed", "speech and visual removed", "text and visual removed", "all removed"),
+            *("noise", "start cut"),
+        }
+        without = toy_split("train")
+        without.present["text"] = np.zeros(data.num_turns, dtype=bool)
+        without.transcripts = [[None] * length for length in data.lengths]
+        expected = predict(trainer, without)["mixture"].argmax(-1)
+        np.testing.assert_array_equal(found["text removed", 1.0, 0], expected)
+        cut = found["start cut", 0.4, 0]
+        assert (cut[: int(0.4 * data.lengths[0])] == -1).all() and (cut >= 0).any()

@@ -24,7 +24,7 @@ def test_every_value_of_a_search_space_fits_its_recipe(name, tmp_path):
             changed.training_arguments(tmp_path, 0)
 
 
-def test_settings_are_drawn_once_each_and_always_the_same():
+def test_settings_are_drawn_once_and_reproducibly():
     own = {"training.learning_rate": 1e-3, "model.dropout": 0.4}
     recipe = Recipe.load(CONFIGS / "mister-e-iemocap6-small.yaml").baseline("bc_lstm").changed(own)
     space = {"training.learning_rate": [1e-3, 1e-4], "model.dropout": [0.1, 0.2, 0.4]}
@@ -38,7 +38,7 @@ def test_settings_are_drawn_once_each_and_always_the_same():
     assert own not in everything  # what the recipe has already
 
 
-def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder, tmp_path, capsys):
+def test_a_search_scores_all_held_out_turns_and_resumes(demo_folder, tmp_path, capsys):
     words = ["--corpus", str(demo_folder), *SHORT]
     recipe, out, lines = Recipe.load(DEMO, words), tmp_path / "search", []
     options = {"systems": ["logistic_regression"], "folds": 2, "jobs": 2, "report": lines.append}
@@ -75,7 +75,7 @@ def test_a_search_scores_all_left_out_turns_and_goes_on_where_it_was(demo_folder
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": [{}]}', '{"a": [{"trial": 0, "weighted_f1": "high"}]}'])
-def test_damaged_trials_are_named(text, tmp_path):
+def test_errors_name_damaged_trials(text, tmp_path):
     (tmp_path / "search.json").write_text(text)
     with pytest.raises(InputError, match=r"search.json'"):
         _earlier_trials(tmp_path / "search.json")

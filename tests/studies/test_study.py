@@ -22,7 +22,7 @@ def change_settings(out: Path, name: str = "study.yaml", **changes):
     (out / name).write_text(yaml.safe_dump(settings | changes, sort_keys=False))
 
 
-def test_a_whole_study(out):
+def test_a_complete_study_is_read(out):
     study = read_study(out)
     assert study.corpus == "IEMOCAP" and study.frozen["git_commit"] == "f0f0f0" and study.problems == []
     assert set(study.stages) == {"development", "final"} and study.latest.name == "final"
@@ -44,7 +44,7 @@ def test_a_whole_study(out):
     assert list(development.views()) == [""]
 
 
-def test_the_folds_together_have_each_turn_once_in_the_order_of_the_first_run(out):
+def test_folds_are_joined_in_the_order_of_the_first_run(out):
     """The folds hold every other dialogue."""
     stage = read_study(out).stages["development"]
     table = pa.concat_tables(
@@ -55,7 +55,7 @@ def test_the_folds_together_have_each_turn_once_in_the_order_of_the_first_run(ou
     assert [None if label < 0 else names[label] for label in stage.labels] == table["label"].to_pylist()
 
 
-def test_turns_in_another_order_are_put_in_order(out):
+def test_turns_in_another_order_are_reordered(out):
     before = read_study(out).stages["final"].systems["full"]
     folder = out / "final" / "full" / "seed-1"
     shuffled = np.random.default_rng(0).permutation(60)
@@ -108,7 +108,7 @@ def test_the_last_head_decides_a_tied_vote(out):
 # What is not there
 
 
-def test_missing_failed_and_unfinished_runs_are_told(out):
+def test_missing_failed_and_unfinished_runs_are_problems(out):
     remove(out / "final/baseline_mult")
     fail(out / "final/without_contrastive/seed-1", "ValueError: the loss is NaN")
     fail(out / "development/full/seed-2/fold-1", "MemoryError")
@@ -128,7 +128,7 @@ def test_missing_failed_and_unfinished_runs_are_told(out):
     assert "baseline_mult" not in final
 
 
-def test_curves_of_some_seeds_alone(out):
+def test_curves_may_be_missing_for_some_seeds(out):
     (out / "final/full/seed-1/robustness.parquet").unlink()
     study = read_study(out)
     assert study.problems == ["final/full: no robustness.parquet for seed 1"]
@@ -136,7 +136,7 @@ def test_curves_of_some_seeds_alone(out):
     assert full.robustness_seeds == [0, 2] and full.robustness["noise", 0.5].shape == (2, 2, 60)
 
 
-def test_a_stage_without_a_finished_seed_is_none(out):
+def test_a_stage_without_a_finished_seed_is_left_out(out):
     for variant in VARIANTS:
         remove(out / "final" / variant)
     assert list(read_study(out).stages) == ["development"]
@@ -148,7 +148,7 @@ def test_a_stage_without_a_finished_seed_is_none(out):
 # What does not fit
 
 
-def test_a_folder_without_a_study(tmp_path):
+def test_a_folder_without_a_study_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="no study.yaml"):
         read_study(tmp_path)
     (tmp_path / "study.yaml").write_text("seeds: [0]")
@@ -187,7 +187,7 @@ PREDICTIONS = {
 
 
 @pytest.mark.parametrize(("change", "message"), PREDICTIONS.values(), ids=PREDICTIONS)
-def test_predictions_that_do_not_fit_name_the_file(out, change, message):
+def test_errors_name_predictions_that_do_not_fit(out, change, message):
     rewrite(out / "final/without_contrastive/seed-1/predictions.parquet", change)
     if "lacks 2" in message:  # the curves beside it are those of more turns
         assert not (out / "final/without_contrastive/seed-1/robustness.parquet").exists()
@@ -195,7 +195,7 @@ def test_predictions_that_do_not_fit_name_the_file(out, change, message):
         read_study(out)
 
 
-def test_a_fold_that_lacks_turns_names_the_seed_and_one_with_others_the_file(out):
+def test_errors_name_folds_with_missing_or_other_turns(out):
     path = out / "development/without_contrastive/seed-1/fold-1/predictions.parquet"
     rewrite(path, lambda c: cut(c, 1))
     with pytest.raises(ValueError, match="without_contrastive/seed-1' lacks 1 turns"):
@@ -205,7 +205,7 @@ def test_a_fold_that_lacks_turns_names_the_seed_and_one_with_others_the_file(out
         read_study(out)
 
 
-def test_damaged_files_are_named(out):
+def test_errors_name_damaged_files(out):
     path = out / "final/full/seed-0/results.json"
     stored = path.read_text()
     path.write_text(stored[:20])
@@ -220,7 +220,7 @@ def test_damaged_files_are_named(out):
         read_study(out)
 
 
-def test_curves_that_do_not_fit_name_the_file(out):
+def test_errors_name_curves_that_do_not_fit(out):
     path = out / "final/full/seed-1/robustness.parquet"
     stored = path.read_bytes()
     rewrite(path, lambda c: c | {"predictions": [p[1:] for p in c["predictions"]]})

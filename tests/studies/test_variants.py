@@ -41,14 +41,14 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_variant_changes_what_it_says_and_nothing_else(name):
+def test_a_variant_changes_only_its_fields(name):
     given = recipe()
     variant = variants_of(given)[name]
     assert difference(given.to_dict(), variant.recipe.to_dict()) == CHANGES[name]
 
 
 @pytest.mark.parametrize("name", ["mister-e-iemocap6-small", "mister-e-meld-small", "mister-e-mosi-small", "demo"])
-def test_every_variant_of_every_recipe_is_a_model_that_can_be_trained(name, tmp_path):
+def test_every_variant_of_every_recipe_can_be_trained(name, tmp_path):
     found = variants_of(recipe(name))
     assert next(iter(found)) == "full"
     for variant in found.values():
@@ -60,7 +60,7 @@ def test_every_variant_of_every_recipe_is_a_model_that_can_be_trained(name, tmp_
     assert {f"baseline_{each.name}" for each in baselines()} <= set(found)
 
 
-def test_a_change_that_is_there_already_is_no_variant():
+def test_changes_that_a_recipe_already_has_are_left_out():
     found = variants_of(recipe("mister-e-meld", "--focal_gamma", "0.0", "--consistency_weight", "0.0"))
     assert not {"cross_entropy", "without_consistency", "without_modality_dropout"} & set(found)
     assert not {"with_contrastive", "without_both_terms"} & set(found)  # which without_contrastive is already
@@ -80,7 +80,7 @@ def test_a_change_that_is_there_already_is_no_variant():
         ),
     ],
 )
-def test_variants_are_of_the_experts_there_are(experts, expected):
+def test_variants_change_only_experts_that_the_model_has(experts, expected):
     words = ["--experts", *experts, "--contrastive_weight", "0.1" if len(experts) > 1 else "0"]
     found = variants_of(recipe("mister-e-meld", *words, "--consistency_weight", "0"))
     names = {name for name, each in found.items() if each.kind != "baseline"}
@@ -90,7 +90,7 @@ def test_variants_are_of_the_experts_there_are(experts, expected):
     assert not {"speech_expert_only", "without_text_expert", "without_both_terms"} & names
 
 
-def test_another_validation_split_is_of_iemocap_alone():
+def test_only_iemocap_has_another_validation_split():
     assert [name for name, each in variants_of(recipe()).items() if each.kind == "split"] == ["authors_split"]
     assert not [each for each in variants_of(recipe("mister-e-meld")).values() if each.kind == "split"]
 

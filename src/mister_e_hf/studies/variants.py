@@ -42,7 +42,7 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     model lacks the part that is changed.
     """
     (main, _), *others = compared_systems(recipe).values()
-    found = {FULL: Variant(FULL, "the recipe as it stands", "full", recipe.changed({}))}
+    found = {FULL: Variant(FULL, "the recipe without changes", "full", recipe.changed({}))}
     heads = recipe.model_config().heads
     for name, ablation in main.ablations.items():
         if not ablation.applies(heads):
