@@ -81,7 +81,7 @@ def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
         seed: int = 0,
         absent: float = 0.0,
     ) -> dict[str, torch.Tensor]:
-        """Dialogues of these lengths, padded at the end; each modality of a turn is absent with probability `absent`."""
+        """Dialogues padded at the end; each modality of a turn is absent with probability `absent`."""
         generator = torch.Generator().manual_seed(seed)
         shape = len(lengths), max(lengths)
         real = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]

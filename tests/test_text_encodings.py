@@ -1,4 +1,4 @@
-"""What is read and written as text is UTF-8, whatever the machine's locale says."""
+"""Text is read and written as UTF-8, whatever the locale of the machine is."""
 
 import ast
 import logging
@@ -41,18 +41,18 @@ def without_encoding(source: str) -> list[int]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_text_file_is_opened_with_an_encoding(path):
+def test_text_files_are_opened_with_an_encoding(path):
     assert without_encoding(path.read_text(encoding="utf-8")) == []
 
 
-def test_the_check_finds_what_it_is_for():
+def test_check_finds_files_opened_without_an_encoding():
     right = 'open(p, "rb"); p.open("wb"); p.read_text(encoding="utf-8"); os.open(p, 0); open(p, encoding="utf-8")'
     assert without_encoding(right) == []
     wrong = ["open(p)", 'open(p, "w")', 'p.open("a")', "p.read_text()", "p.write_text(x)", "open(p, mode='w')"]
     assert [without_encoding(line) for line in wrong] == [[1]] * len(wrong)
 
 
-def test_a_corpus_is_written_and_printed_where_the_locale_is_ascii(tmp_path):
+def test_corpus_is_written_and_printed_with_an_ascii_locale(tmp_path):
     (tmp_path / "calls").mkdir()
     table = "dialogue_id,order,text,emotion\nd,0,你好,中性\nd,1,Hé,wütend\n"
     (tmp_path / "calls" / "metadata.csv").write_text(table, encoding="utf-8")
@@ -103,14 +103,14 @@ CHINESE = "dialogue_id,order,text\n" + "".join(f"d{turn},{turn},你好，我很�
 )
 @pytest.mark.parametrize("mark", [True, False])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
-def test_unicode_is_read_with_a_mark_and_without(read, caplog, text, mark, encoding):
+def test_unicode_is_read_with_and_without_a_byte_order_mark(read, caplog, text, mark, encoding):
     if "\0" in text and encoding != "utf-8" and not mark:
         pytest.skip("zeros of the text and of the encoding cannot be told apart")
     assert read((("\ufeff" if mark else "") + text).encode(encoding)) == text
     assert not caplog.records
 
 
-def test_windows_1252_is_read_with_a_warning_that_shows_a_line(read, caplog):
+def test_windows_1252_is_read_with_a_warning(read, caplog):
     text = bytes(byte for byte in range(1, 256) if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D)).decode("cp1252")
     assert read(text.encode("cp1252")) == text
     (record,) = caplog.records
@@ -140,24 +140,24 @@ def test_windows_1252_is_read_with_a_warning_that_shows_a_line(read, caplog):
         (b"\xef\xbb\xbfa\xff", r"is not text: byte 4 is not valid UTF-8"),
     ],
 )
-def test_what_is_in_no_encoding_is_refused(read, content, message):
+def test_undecodable_text_raises(read, content, message):
     with pytest.raises(ValueError, match=rf"a\.txt'.*{message}.*Save the file as UTF-8"):
         read(content)
 
 
-def test_c1_controls_are_what_windows_1252_has_in_their_place(read):
+def test_c1_controls_are_read_as_windows_1252(read):
     assert read("I\x92m so glad\x85 can\x92t \x81".encode()) == "I’m so glad… can’t \x81"
     assert mend_controls("plain é") == "plain é"
     every = "".join(map(chr, range(0x80, 0xA0)))
     assert [a == b for a, b in zip(mend_controls(every), every, strict=True)].count(True) == 5
 
 
-def test_lines_end_at_line_ends_alone():
+def test_lines_end_only_at_line_breaks():
     assert split_lines("a\x0bb\x85c\u2028d\r\ne\rf\n\ng") == ["a\x0bb\x85c\u2028d", "e", "f", "", "g"]
     assert split_lines("a\n") == ["a"] and split_lines("") == [""]
 
 
-def test_a_name_that_is_not_utf_8():
+def test_name_that_is_not_utf_8():
     assert text_of_name(os.fsdecode("Grüße".encode())) == "Grüße"
     assert text_of_name(os.fsdecode(b"caf\xe9")) == "caf\ufffd"
 
@@ -165,7 +165,7 @@ def test_a_name_that_is_not_utf_8():
 @pytest.mark.parametrize(
     ("text", "damaged"), [("it’s", True), ("café", True), ("привет", True), ("CAFÉ» SÃO ESPAÑ»", False)]
 )
-def test_text_that_was_damaged_before_is_named(tmp_path, caplog, text, damaged):
+def test_damaged_text_is_warned_about(tmp_path, caplog, text, damaged):
     text = text.encode().decode("cp1252", "replace") if damaged else text
     (tmp_path / "a.txt").write_text(f"first\n{text}\nlast", encoding="utf-8")
     assert read_text(tmp_path / "a.txt") == f"first\n{text}\nlast"

@@ -68,7 +68,7 @@ def test_every_public_name_has_a_type(checked):
     ]
 
 
-def test_a_misspelt_field_of_a_configuration_is_found(checked):
+def test_misspelt_field_of_a_configuration_is_a_type_error(checked):
     assert 'error: Unexpected keyword argument "hiden_size" for "MisterEConfig"; did you mean "hidden_size"' in checked
 
 
@@ -87,7 +87,7 @@ def test_members_complete_in_an_editor():
 # repr
 
 
-def test_a_split_shows_dialogues_turns_labels_and_widths(tmp_path):
+def test_repr_of_a_split(tmp_path):
     label2id = {name: index for index, name in enumerate(LABELS)}
     folder = write_demo_corpus(tmp_path / "demo")
     data = read_corpus(folder, label2id)["test"]
@@ -101,13 +101,13 @@ def test_a_split_shows_dialogues_turns_labels_and_widths(tmp_path):
     assert repr(data.vectors["text"]) == f"VectorColumn(num_rows={data.num_turns}, width=32, dtype={torch.float32})"
 
 
-def test_a_recipe_shows_its_sections():
+def test_repr_of_a_recipe():
     shown = repr(Recipe.load("demo"))
     assert shown.startswith("Recipe('") and "demo.yaml')\nmodel:\n" in shown and "  hidden_size: 48\n" in shown
     assert "learning_rate: 0.003" in shown
 
 
-def test_a_collator_and_a_processor_show_what_they_take(tmp_path):
+def test_repr_of_a_collator_and_a_processor(tmp_path):
     assert repr(DialogueCollator()).startswith("DialogueCollator(fields=['speech_embeddings', 'text_embeddings'")
     _, text = tiny_encoder(write_backbone(tmp_path / "text", "text"), "text")
     assert re.fullmatch(r"MisterEProcessor\(text for bert: \w+, max_tokens=\d+\)", repr(text))

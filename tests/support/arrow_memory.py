@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-# Kept for good: Arrow gives memory back after the block and after the test, on threads of its own, too, and the pool must not be gone by then.
+# Never released: threads of Arrow return memory to the pool even after the test.
 _POOLS: list[pa.MemoryPool] = []
 
 

@@ -1,4 +1,4 @@
-"""What every builder of a corpus must keep, checked once. A test file of a corpus subclasses `CorpusContract` and says what is its own."""
+"""What every builder of a corpus must satisfy; its test file subclasses `CorpusContract` and adds what is specific."""
 
 import logging
 import os

@@ -1,4 +1,7 @@
-"""One training step of every model in several processes: torchrun --nproc_per_node 2 distributed_contract.py FOLDER NAME ..."""
+"""One training step of models in several processes.
+
+Usage: torchrun --nproc_per_node 2 distributed_contract.py FOLDER NAME ...
+"""
 
 import sys
 from pathlib import Path

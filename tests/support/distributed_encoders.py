@@ -1,7 +1,9 @@
-"""Stage 1 in several processes: torchrun --nproc_per_node 2 tests/distributed_encoders.py BACKBONE FOLDER CORPUS SPEECH TEXT
+"""Stage 1 in several processes.
 
-Training steps, predictions, and the vectors of a corpus go to the folder. Of a step, turns 0 and 1 fall to the first process, 2 and 3 to the
-second. Of the corpus, the second process is slow to see what is made already, while the first one goes on.
+Usage: torchrun --nproc_per_node 2 distributed_encoders.py BACKBONE FOLDER CORPUS SPEECH TEXT
+
+Training steps, predictions and the vectors of a corpus are written to the folder. Turns 0 and 1 of a step go to the
+first process, 2 and 3 to the second. The second process sees late which vectors exist already.
 """
 
 import os

@@ -1,4 +1,6 @@
-"""One training step in several processes: torchrun --nproc_per_node 2 tests/distributed_gradient.py FOLDER [UNLABELLED ...]
+"""One training step in several processes.
+
+Usage: torchrun --nproc_per_node 2 distributed_gradient.py FOLDER [UNLABELLED ...]
 
 Dialogues 0 and 1 fall to the first process, 2 and 3 to the second.
 """

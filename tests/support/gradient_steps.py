@@ -1,4 +1,4 @@
-"""One plain gradient step, whose change of the parameters is the gradient, and scripts that run in several processes."""
+"""One step of gradient descent, which changes the parameters by the gradient, and scripts in several processes."""
 
 import os
 import subprocess

@@ -4,10 +4,10 @@
         subprocess.run([sys.executable, "script.py"], env=hub.env(home), check=True)
         assert "config.json" in hub.files("org/name")
 
-The client reads its environment when it is imported, so what talks to this Hub runs in a fresh process. The Hub keeps every
-commit of a repository; file contents lie in a temporary folder that goes away with it. Reading a private repository and
-every write need the token. Only what `huggingface_hub`, `transformers` and `datasets` ask for to push and load is spoken:
-no Xet, pull requests, tags or pages of listings.
+The client reads its environment when it is imported, so whatever uses this Hub runs in a new process. The Hub keeps
+every commit of a repository; the contents of files are in a temporary folder that is removed with it. Reading a private
+repository and every write need the token. Only what `huggingface_hub`, `transformers` and `datasets` request to push and
+load is implemented: no Xet, pull requests, tags or pages of listings.
 """
 
 import base64
@@ -123,8 +123,10 @@ _REVISION = "(?P<revision>[^/]+)"
 
 def _route(method: str, pattern: str):
     """
-    The function answers such requests. It gets the pattern's named groups, but for repo_type and repo_id the repository, if
-    the request may see it, and for revision the commit.
+    Register a function that answers such requests.
+
+    It gets the named groups of the pattern: for repo_type and repo_id the repository, if the request may see it, and
+    for revision the commit.
     """
 
     def register(function):
@@ -150,8 +152,9 @@ class LoopbackHub:
 
     def env(self, home: str | Path, token: str | None = TOKEN) -> dict[str, str]:
         """
-        The environment of a fresh process that knows no Hub but this one and keeps its cache and settings in the folder
-        `home`; anonymous where `token` is None.
+        The environment of a new process that uses this Hub and keeps its cache and settings in the folder `home`.
+
+        It is anonymous if `token` is None.
         """
         foreign = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_", "TRANSFORMERS_", "PYTORCH_TRANSFORMERS_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

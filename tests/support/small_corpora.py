@@ -74,8 +74,10 @@ def read_calls(folder: Path, cache: Path, **settings) -> datasets.DatasetDict:
 
 def write_iemocap(folder: Path) -> Path:
     """
-    IEMOCAP's layout, a dialogue each of sessions 1, 2 and 5. `Ses01F_impro03_F007` has no majority and counts as happy in the community;
-    `Ses02F_impro02` is one of its twelve dialogues for validation.
+    The layout of IEMOCAP, with one dialogue of each of sessions 1, 2 and 5.
+
+    `Ses01F_impro03_F007` has no majority label and is happy in the community's labels; `Ses02F_impro02` is one of the
+    twelve validation dialogues of the community.
     """
     utterances = {"F000": "neu", "F001": "exc", "F002": "oth", "F007": "xxx", "M000": "fru"}
     for session, dialogue in enumerate(("Ses01F_impro03", "Ses02F_impro02", None, None, "Ses05F_impro01"), start=1):

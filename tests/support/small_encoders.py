@@ -58,8 +58,10 @@ def tiny_encoder(folder: Path, modality: str, seed: int = 0, **settings) -> tupl
 
 def write_lines(folder: Path, sizes: Mapping[str, int], turns: int = 4, seed: int = 0) -> Path:
     """
-    A table and WAV files: so many dialogues of each split, of about so many turns. A word of the line tells the emotion. Every fifth turn has no
-    sound, every seventh no words; the third of each dialogue has no label.
+    Write a table and WAV files with so many dialogues per split, of about so many turns.
+
+    One word of the transcript determines the emotion. Every fifth turn has no audio, every seventh no transcript; the
+    third of each dialogue has no label.
     """
     folder.mkdir(parents=True)
     generator, count = np.random.default_rng(seed), itertools.count(1)

@@ -43,7 +43,7 @@ def dialogues(sounds: Path, lengths=(5, 1, 23, 2, 9, 1, 3), seed: int = 0) -> li
 
 
 def numbers(result) -> np.ndarray:
-    """All that was found for the turns of a dialogue, as an array (T, ...) in the order of labels and experts; -1 where an expert was given nothing."""
+    """The results of a dialogue as an array (T, ...) in the order of labels and experts; -1 for an absent expert."""
     found = []
     for turn in result:
         blocks = [turn["scores"], *[block or dict.fromkeys(LABELS, -1) for block in turn["experts"].values()]]

@@ -36,7 +36,8 @@ dialogues.push_to_hub("org/dialogues")
 dialogues.to_parquet(sys.argv[1] + "/dialogues.parquet")
 
 torch.manual_seed(0)
-sizes = {"speech_embedding_dim": 3, "text_embedding_dim": 2, "hidden_size": 8, "attention_dim": 6, "fusion_num_layers": 1}
+sizes = {"speech_embedding_dim": 3, "text_embedding_dim": 2, "hidden_size": 8}
+sizes |= {"attention_dim": 6, "fusion_num_layers": 1}
 model = MisterEModel(MisterEConfig(**sizes, id2label={0: "anger", 1: "joy", 2: "neutral"})).eval()
 batch = {"speech_embeddings": torch.randn(2, 4, 3), "text_embeddings": torch.randn(2, 4, 2)}
 expected = {}
@@ -136,7 +137,7 @@ def test_only_what_loading_needs_is_pushed(hub, pushed):
     assert ("POST", "/org/name.git/info/lfs/objects/batch", 200) in hub.requests
 
 
-def test_with_the_package_after_transformers(hub, load):
+def test_package_imported_after_transformers(hub, load):
     start, first, second, branch = hub.commits("org/name")
     report = load(
         PACKAGE_LAST + LOAD + LOAD_DATASET,
@@ -152,7 +153,7 @@ def test_with_the_package_after_transformers(hub, load):
     assert report["corpus"] == [["a", "b"], [1, 0, 1, 2], [True, False, True]]
 
 
-def test_with_the_package_before_transformers_and_no_token(load):
+def test_package_imported_before_transformers_without_a_token(load):
     report = load(
         PACKAGE_FIRST + LOAD,
         ("org/name", "main", "second"),

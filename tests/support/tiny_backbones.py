@@ -21,7 +21,7 @@ _SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "
 _WORDS = {**_SIZES, "vocab_size": 330}
 _WAVES = {
     **_SIZES,
-    # On CPUs with AMX, torch 2.13 sums convolutions of fewer channels or more taps wrongly in bfloat16; those of published models are right.
+    # torch 2.13 on CPUs with AMX computes bfloat16 convolutions of fewer channels or more taps wrongly.
     "conv_dim": (32, 32),
     "conv_stride": (5, 4),
     "conv_kernel": (10, 8),

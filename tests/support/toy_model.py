@@ -1,4 +1,4 @@
-"""A model of three modalities that also reads the transcripts: what a model of somebody else looks like to this package."""
+"""A model of three modalities that also reads the transcripts, as another package could register it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ class ToyConfig(ConversationConfig):
 
 
 class ToyModel(ConversationPreTrainedModel):
-    """A recurrence over the sum of a projection of each modality and of the length of the transcript; a head per modality and a gate."""
+    """A recurrence over the sum of the projected modalities and of transcript lengths; a head per modality, a gate."""
 
     config_class = ToyConfig
     title = "Toy"
