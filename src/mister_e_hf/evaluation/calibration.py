@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature, fitted on validation (Guo, Pleiss, Sun and Weinberger 2017).
+"""Calibrate probabilities with one temperature, fitted on validation (Guo, Pleiss, Sun and Weinberger 2017).
 
 Letters: N scored turns, C classes.
 """
@@ -11,20 +11,20 @@ from ..base.errors import InputError
 from ..corpora.shortcomings import FEWEST_TURNS
 from .metrics import IGNORE_INDEX
 
-_RANGE = 0.05, 20.0  # where every prediction is right, or none, the best temperature is 0 or infinity
+_RANGE = 0.05, 20.0  # if all predictions are right, or all wrong, the best temperature is 0 or infinity
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     r"""
-    The temperature with the least cross-entropy of softmax(logits / temperature): it changes no prediction. It is 1 where fewer than
-    `FEWEST_TURNS` turns have a label.
+    The temperature with the least cross-entropy of softmax(logits / temperature). It does not change any prediction.
+    It is 1 if fewer than `FEWEST_TURNS` turns have a label.
 
     Args:
         logits (`(N, C)`).
         labels (`(N,)`): class indices; turns with -100 are left out.
 
     Raises:
-        ValueError: if no turn has a label.
+        InputError: if no turn has a label.
     """
     scored = labels != IGNORE_INDEX
     if not scored.any():

@@ -1,4 +1,4 @@
-"""The scores of `metrics.py` in the form of the `evaluate` library."""
+"""The scores of `metrics.py` as a metric of the `evaluate` library."""
 
 import datasets
 import evaluate
@@ -11,10 +11,10 @@ _DESCRIPTION = "Weighted, macro and per-class F1, accuracy, unweighted average r
 
 class EmotionMetrics(evaluate.Metric):
     r"""
-    Scores of emotion recognition in conversations, for `evaluate` users; needs no network.
+    Scores of emotion recognition in conversations for users of `evaluate`. Works offline.
 
-    `compute(predictions=probabilities, references=labels)` takes a list of C class probabilities and a class index per turn
-    (-100: not scored), and returns what [`~mister_e_hf.evaluation.metrics.emotion_scores`] does.
+    `compute(predictions=probabilities, references=labels)` takes a list of C class probabilities and a class index per
+    turn (-100: not scored), and returns what [`~mister_e_hf.evaluation.metrics.emotion_scores`] does.
 
     Args:
         label_names: C class names, in the order of the class indices.

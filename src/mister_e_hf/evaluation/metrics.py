@@ -13,7 +13,7 @@ from ..base.errors import InputError
 
 IGNORE_INDEX = -100
 CALIBRATION_BINS = 15
-# those of emotion_scores that are one number each; fewer of the last one's are better
+# The scalars among the results of emotion_scores. Less is better for the last one.
 SCORES = ("weighted_f1", "macro_f1", "accuracy", "unweighted_average_recall", "expected_calibration_error")
 
 
@@ -32,7 +32,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def scored_turns(labels: np.ndarray, scores: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Labels (N,) by which turns count: all, and with real-valued scores (CMU-MOSI) also `without zeros`, those whose score is zero or missing."""
+    """
+    Labels (N,) for each way of scoring: `""` with all turns and, with real-valued scores (CMU-MOSI), `" without
+    zeros"`, where turns whose score is zero or missing get -100.
+    """
     if scores is None:
         return {"": labels}
     return {"": labels, " without zeros": np.where(np.isnan(scores) | (scores == 0), IGNORE_INDEX, labels)}
@@ -43,8 +46,8 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
     Scores of one or many confusion matrices (..., C, C), true class by row: `weighted_f1`, `macro_f1`, `accuracy`,
     `unweighted_average_recall` (...), and `f1_per_class` (..., C).
 
-    The macro mean is over the classes that occur, as labels or as predictions, as scikit-learn's default is; a class without a turn is left out of the
-    mean of recalls, and its F1 is 0 here if nothing was predicted as it either.
+    The macro mean is over the classes that occur, as labels or as predictions, as is scikit-learn's default. A class
+    without a turn is left out of the mean of recalls, and its F1 is 0 here if it was not predicted either.
     """
     confusion = np.asarray(confusion, dtype=np.float64)
     correct = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -63,8 +66,8 @@ def scores_from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> float:
     r"""
-    Mean distance between confidence and accuracy over bins of equal mass (Nguyen and O'Connor 2015; the binned error is Naeini
-    et al. 2015), weighted by the bins' sizes.
+    Mean distance between confidence and accuracy over bins of equal mass (Nguyen and O'Connor 2015; the binned error
+    is from Naeini et al. 2015), weighted with the sizes of the bins.
 
     Args:
         labels (`(N,)`), probabilities (`(N, C)`).
@@ -86,8 +89,8 @@ def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: S
         label_names: C names, in the order of the class indices.
 
     Returns:
-        `weighted_f1`, `macro_f1` (over the classes that occur), `accuracy`, `unweighted_average_recall`, `expected_calibration_error`,
-        `num_utterances` and `f1_per_class` by name, None for a class without a turn.
+        `weighted_f1`, `macro_f1` (over the classes that occur), `accuracy`, `unweighted_average_recall`,
+        `expected_calibration_error`, `num_utterances` and `f1_per_class` by name, None for a class without a turn.
     """
     scored = labels != IGNORE_INDEX
     labels, probabilities = labels[scored], probabilities[scored]
@@ -120,8 +123,9 @@ def bootstrap_intervals(
     seed: int = 0,
 ) -> dict[str, list[float]]:
     r"""
-    Percentile intervals of the scores by drawing whole dialogues with replacement: turns of one dialogue are not independent.
-    Drawing with replacement raises the calibration error, so its draws are shifted to have the computed value as their mean.
+    Percentile intervals of the scores by drawing whole dialogues with replacement: turns of one dialogue are not
+    independent. Drawing with replacement raises the calibration error, so its draws are shifted to have the computed
+    value as their mean.
 
     Args:
         labels (`(N,)`): class indices; turns with -100 are left out.

@@ -1,16 +1,18 @@
-"""Predictions of a trained model on a split of a corpus: probabilities, scores and the table of them.
+"""Predictions of a trained model on one split of a corpus: their scores, and the table that stores them.
 
-Letters: N turns of the split, C classes, E heads beside the main one.
+Letters: N turns of the split, C classes, E heads beside the main one. The main head is called `mixture`.
 """
 
 import statistics
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
 from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
+from ..base.errors import InputError
 from ..vectors.dialogue_vectors import DialogueVectors
 from .metrics import (
     IGNORE_INDEX,
@@ -22,9 +24,26 @@ from .metrics import (
 )
 
 
+class View(Protocol):
+    """
+    What a trainer of conversation models predicts: [`~mister_e_hf.models.modeling_conversation.ConversationOutput`] as
+    arrays.
+    """
+
+    logits: np.ndarray
+    head_logits: Mapping[str, np.ndarray] | None
+    gate_weights: np.ndarray | None
+
+
 def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
-    """Logits of the split's turns: `mixture` and each expert (N, C); and `gate_weights` (N, E)."""
-    view = trainer.predict(data).predictions
+    r"""
+    Predict the turns of a split.
+
+    Returns:
+        logits (N, C) of the `mixture` and of each further head by its name; and `gate_weights` (N, E), if the model
+        has a gate.
+    """
+    view = cast(View, trainer.predict(data).predictions)
     real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
     found = {"mixture": view.logits[real]}
     found |= {head: logits[real] for head, logits in (view.head_logits or {}).items()}
@@ -34,21 +53,37 @@ def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
 
 
 def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
-    """What [`predict`] gives with probabilities in place of logits, the mixture's at a temperature."""
+    """The output of [`predict`] with probabilities in place of logits; the temperature is that of the mixture."""
     return {
         name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
         for name, values in outputs.items()
     }
 
 
-def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+def labels_of(data: DialogueVectors) -> np.ndarray:
+    r"""
+    The labels (N,) of a split's turns.
+
+    Raises:
+        InputError: if it has none.
     """
-    Scores of the mixture, with intervals and its confusion matrix, and of each expert's own logits. With real-valued scores at hand (CMU-MOSI), each is also
-    given with the turns left out whose score is zero or missing, as `... without zeros`.
+    if data.labels is None:
+        raise InputError(f"{data.name}: the turns have no labels, so nothing can be scored")
+    return data.labels
+
+
+def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+    r"""
+    Score the predictions of a split.
+
+    Returns:
+        scores by head; those of the `mixture` include intervals and the confusion matrix. If the corpus has
+        real-valued scores (CMU-MOSI), each head is also scored without the turns whose score is zero or missing, as
+        `... without zeros`.
     """
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
     scores = {}
-    for suffix, labels in scored_turns(data.labels, data.scores).items():
+    for suffix, labels in scored_turns(labels_of(data), data.scores).items():
         for name, probabilities in predictions.items():
             if name != "gate_weights":
                 scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
@@ -61,22 +96,24 @@ def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names
 
 
 def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
+    """Calibration error of the mixture's probabilities (N, C), with its interval."""
+    labels = labels_of(data)
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
-    scored = data.labels != IGNORE_INDEX
+    scored = labels != IGNORE_INDEX
     name = "expected_calibration_error"
     return {
-        name: expected_calibration_error(data.labels[scored], mixture[scored]),
-        "interval": bootstrap_intervals(data.labels, mixture, dialogues)[name],
+        name: expected_calibration_error(labels[scored], mixture[scored]),
+        "interval": bootstrap_intervals(labels, mixture, dialogues)[name],
     }
 
 
 def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
-    """A row for each turn of the split: who is who, what was right, and all that was predicted."""
+    """A row per turn of the split: its ids, its label, and the predictions of every head."""
     columns = {
         "split": [data.name] * data.num_turns,
         "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
         "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
-        "label": [id2label.get(int(label)) for label in data.labels],
+        "label": [id2label.get(int(label)) for label in labels_of(data)],
         "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
         "probabilities": predictions["mixture"].tolist(),
     }
@@ -88,9 +125,9 @@ def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, 
     return pa.table(columns)
 
 
-def summarize(runs: list[dict]) -> dict:
-    """Mean and sample standard deviation over runs of each scalar score, by output."""
-    summary = {}
+def summarize(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Mean and sample standard deviation over runs of each scalar score, by head."""
+    summary: dict[str, dict[str, Any]] = {}
     for name, block in runs[0].items():
         summary[name] = {"num_utterances": block["num_utterances"]}
         for metric, value in block.items():
@@ -102,7 +139,7 @@ def summarize(runs: list[dict]) -> dict:
 
 
 def format_results(summary: dict, split: str = "test") -> str:
-    """A table of weighted and macro F1 of a split, per cent, mean ± standard deviation over seeds."""
+    """A table of weighted and macro F1 of a split in per cent: mean ± standard deviation over seeds."""
     lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
     for name, block in summary[split].items():
         cells = []

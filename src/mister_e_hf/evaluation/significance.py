@@ -1,9 +1,10 @@
 r"""Intervals of scores and tests of differences, over dialogues and over seeds at once.
 
-A system that was trained with S seeds has one score, the mean of its seeds' scores. Two things make it uncertain: which dialogues
-it was tested on, and which seeds it was trained with. One draw of the bootstrap (Efron and Tibshirani, "An Introduction to the
-Bootstrap", 1993, chapters 6 and 13) takes n of the n dialogues and, independently of them, S of the S seeds, both with replacement,
-and computes the score anew. Every system meets the same draws, so that the difference of two systems is paired.
+A system that was trained with S seeds has one score, the mean of its seeds' scores. Two things make it uncertain:
+which dialogues it was tested on, and which seeds it was trained with. One draw of the bootstrap (Efron and Tibshirani,
+"An Introduction to the Bootstrap", 1993, chapters 6 and 13) takes n of the n dialogues and, independently of them, S
+of the S seeds, both with replacement, and computes the score again. Every system gets the same draws, so that the
+difference of two systems is paired.
 
 Letters: S seeds, n dialogues, N turns, C classes, R draws.
 """
@@ -22,7 +23,10 @@ _SEED = 0
 
 
 class SeedScores(NamedTuple):
-    """One score of one system: of each seed as `observed` (S,), and of each seed in each draw of dialogues as `drawn` (R, S)."""
+    """
+    One score of one system: of each seed as `observed` (S,), and of each seed in each draw of dialogues as `drawn` (R,
+    S).
+    """
 
     observed: np.ndarray
     drawn: np.ndarray
@@ -61,7 +65,7 @@ def confusion_by_dialogue(
         (..., n, C, C).
 
     Raises:
-        ValueError: if no turn has a label.
+        InputError: if no turn has a label.
     """
     scored = labels != IGNORE_INDEX
     if not scored.any():
@@ -80,8 +84,8 @@ def resampled_scores(confusion: np.ndarray, draws: int = DRAWS) -> dict[str, See
     Weighted and macro F1 of every seed, as observed and in every draw of dialogues.
 
     Args:
-        confusion (`(S, n, C, C)`): see [`confusion_by_dialogue`]. Further axes between S and n are repetitions of a seed, over which the
-            scores are averaged.
+        confusion (`(S, n, C, C)`): see [`confusion_by_dialogue`]. Further axes between S and n are repetitions of a
+            seed, over which the scores are averaged.
 
     Returns:
         `weighted_f1` and `macro_f1`.
@@ -109,11 +113,12 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
     r"""
     First less second, paired by draw of dialogues and of seeds.
 
-    Let k be the smaller of the numbers of draws with a difference <= 0 and >= 0. Then p = min(1, 2 (1 + k) / (1 + R)): the one-sided
-    achieved significance level of the percentile interval, doubled; the 1 stands for the observed sample, so that p is never 0.
+    Let k be the smaller of the numbers of draws with a difference <= 0 and >= 0. Then p = min(1, 2 (1 + k) / (1 + R)):
+    the one-sided achieved significance level of the percentile interval, doubled; the 1 stands for the observed
+    sample, so that p is never 0.
 
     Raises:
-        ValueError: if the two have not the same number of seeds and draws.
+        InputError: if the two differ in the number of seeds or draws.
     """
     if first.drawn.shape != second.drawn.shape:
         raise InputError(
@@ -126,14 +131,14 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
 
 
 def of_seeds(scores: SeedScores, positions: list[int]) -> SeedScores:
-    """The scores of some seeds alone."""
+    """The scores of a choice of seeds."""
     return SeedScores(scores.observed[positions], scores.drawn[:, positions])
 
 
 def holm(p_values: list[float]) -> list[float]:
     r"""
-    Adjusted p-values, in the order given: rejecting those <= alpha keeps the chance of any false rejection <= alpha (Holm, "A simple
-    sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
+    Adjusted p-values, in the order given: rejecting those <= alpha keeps the chance of any false rejection <= alpha
+    (Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979).
 
     The i-th smallest of m is multiplied by m - i + 1; none may be less than the one before it, nor more than 1.
     """
@@ -157,9 +162,12 @@ def _interval(samples: np.ndarray) -> tuple[float, float]:
 
 @lru_cache(maxsize=8)
 def _times_drawn(count: int, draws: int, of: str) -> np.ndarray:
-    """How often each of `count` is drawn, (R, count). Dialogues and seeds have a stream each, which depends on nothing else."""
+    """
+    How often each of `count` is drawn, (R, count). Dialogues and seeds have a stream each, which depends on nothing
+    else.
+    """
     generator = np.random.default_rng([_SEED, ("dialogues", "seeds").index(of)])
     drawn = generator.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
     times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)
-    times.flags.writeable = False  # it is shared
+    times.flags.writeable = False  # the cache shares it
     return times
