@@ -1,4 +1,6 @@
-"""Checkpoints of a training: whole or not there, found again whole, in whatever folder the run lies now."""
+"""
+Checkpoints of a training: sealed with a manifest when they are complete, and checked before training resumes from one.
+"""
 
 import json
 import os
@@ -14,13 +16,17 @@ from ..base.files import UNFINISHED, file_digest, sync, write_json
 
 MANIFEST = "manifest.json"
 _STATE = ("global_step", "epoch", "train_batch_size", "log_history", "best_global_step")
-_NEEDED = (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME)  # of a checkpoint without a manifest, and weights
+_NEEDED = (
+    TRAINER_STATE_NAME,
+    OPTIMIZER_NAME,
+    SCHEDULER_NAME,
+)  # in a checkpoint without a manifest, beside the weights
 
 
 def finished_checkpoints(output_dir: str | Path) -> list[Path]:
-    """The checkpoints of a run, oldest first; see [`damage`] for whether one is whole."""
+    """The checkpoints of a run, oldest first; see [`damage`] for whether one is complete."""
     numbered = [path for path in Path(output_dir).glob("checkpoint-*") if _step(path) is not None and path.is_dir()]
-    return sorted(numbered, key=_step)
+    return sorted(numbered, key=lambda path: _step(path) or 0)
 
 
 def _step(checkpoint: Path) -> int | None:
@@ -29,7 +35,7 @@ def _step(checkpoint: Path) -> int | None:
 
 
 def seal(checkpoint: Path):
-    """All its files are on the disk, and a manifest says what they are: their sizes and SHA-256."""
+    """Write all files of a checkpoint to disk, and a manifest with their sizes and SHA-256."""
     files = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
@@ -39,7 +45,7 @@ def seal(checkpoint: Path):
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks or what was changed in it since it was saved, None if it is whole."""
+    """What a checkpoint lacks or what changed in it since it was saved; None if it is complete."""
     try:
         if not (checkpoint / MANIFEST).is_file():
             return _damage_without_manifest(checkpoint)
@@ -61,7 +67,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def _damage_without_manifest(checkpoint: Path) -> str | None:
-    """As far as that can be seen in one that version 0.1 saved."""
+    """The same for a checkpoint of version 0.1, which has no manifest, as far as its files show it."""
     found = {path.name: path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.stat().st_size}
     weights = [name for name in found if name.endswith((".safetensors", ".bin"))]
     states = [name for name in found if name.startswith("rng_state")]
@@ -83,13 +89,13 @@ def _damage_without_manifest(checkpoint: Path) -> str | None:
     with reading(checkpoint / TRAINER_STATE_NAME, "a trainer state"):
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or (missing := [name for name in _STATE if name not in state]):
-            lacks = f"it lacks {', '.join(missing)}" if isinstance(state, dict) else "it is no JSON object"
+            lacks = f"it lacks {', '.join(missing)}" if isinstance(state, dict) else "it is not a JSON object"
             return f"{TRAINER_STATE_NAME} is not a trainer state: {lacks}"
     return None
 
 
 def best_of(checkpoint: Path) -> Path | None:
-    """Where the checkpoint is that validation had found best until this one, in the same folder; None if none was."""
+    """The checkpoint in the same folder that was best on validation until this one; None without one."""
     step = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8")).get("best_global_step")
     return checkpoint.with_name(f"checkpoint-{step}") if step else None
 
@@ -100,12 +106,12 @@ def newest_whole(output_dir: str | Path, with_best: bool = True) -> tuple[Path |
 
     Args:
         output_dir: the run's folder.
-        with_best: its best checkpoint until then must be whole too.
+        with_best: whether its best checkpoint until then must be complete too.
 
     Returns:
-        the newest whole one, None if there is none; and what is wrong with each newer one.
+        the newest complete checkpoint, or None; and what is wrong with each newer one.
     """
-    problems = []
+    problems: list[str] = []
     for checkpoint in reversed(finished_checkpoints(output_dir)):
         problem = damage(checkpoint)
         best = best_of(checkpoint) if with_best and problem is None else None
@@ -118,7 +124,7 @@ def newest_whole(output_dir: str | Path, with_best: bool = True) -> tuple[Path |
 
 
 def remove(checkpoint: Path):
-    """Renamed first, so that no moment leaves half a checkpoint under its name."""
+    """Remove a checkpoint. It is renamed first, so that half a checkpoint never has its name."""
     aside = checkpoint.parent / UNFINISHED / f"removed-{checkpoint.name}"
     aside.parent.mkdir(exist_ok=True)
     shutil.rmtree(aside, ignore_errors=True)

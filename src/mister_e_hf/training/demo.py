@@ -1,7 +1,8 @@
-"""All stages on a generated corpus, from sound and words to a table of results: offline, in a few minutes on two cores."""
+"""All stages on generated recordings, from audio and transcripts to a table of results: offline, in under a minute."""
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -25,16 +26,17 @@ from .stages import train
 
 def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", overrides: tuple[str, ...] = ()) -> dict:
     r"""
-    Generate recordings, make a corpus of them, train tiny encoders from nothing, embed, train stage 2.
+    Generate recordings, make a corpus of them, train tiny encoders from scratch, embed the corpus and train stage 2.
 
-    Beside the checkpoint folder, `output_dir` gets `demo/` with the recordings, the corpus and the untrained backbones.
+    `output_dir` is the checkpoint folder; `output_dir/demo` gets the recordings, the corpus and the untrained
+    backbones.
 
     Returns:
         the summary of stage 2.
     """
     output_dir = Path(output_dir)
     made = output_dir / "demo"
-    torch.set_num_threads(1)  # models this small gain nothing from more, and lose much where the cores are busy
+    torch.set_num_threads(1)  # more threads do not speed up models this small, and slow them down on busy cores
     if (made / "corpus").is_dir():
         line(f"corpus: generated earlier ({made / 'corpus'})")
     else:
@@ -53,11 +55,14 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
 
 
 def write_demo_backbones(folder: Path, metadata: Path):
-    """A tiny Whisper and a tiny BERT with random weights, as pretrained models would lie there, and a tokenizer of the lines' words."""
+    """
+    Save a tiny Whisper and a tiny BERT with random weights as pretrained models, with a tokenizer of the transcripts'
+    words.
+    """
     set_seed(0)
-    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
-    rest = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8, "vocab_size": 8}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    sizes: dict[str, Any] = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+    rest: dict[str, Any] = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 8, "vocab_size": 8}
+    tokens: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     speech = AutoModel.from_config(WhisperConfig(num_mel_bins=40, **sizes, **rest, **tokens))
     with metadata.open(newline="", encoding="utf-8") as file:
         lines = [row["text"] for row in csv.DictReader(file)]

@@ -1,4 +1,4 @@
-"""A step of each stage of a run: what memory and time it will take. Nothing is written where the run goes."""
+"""Estimate the memory and time of a run with a few steps of each stage. Nothing is written to its folder."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 from transformers import Trainer, TrainerCallback, set_seed
 
 from ..base import progress
@@ -25,7 +25,7 @@ from .recipe import Recipe
 from .run_folder import peak_memory, read_results
 from .utterance_trainer import UtteranceTrainer
 
-# What a step of a stage is tried with, in place of what the recipe says.
+# Training arguments of the trial steps, in place of those of the recipe.
 _ONE_STEP: dict[str, Any] = {
     "max_steps": 2,
     "train_sampling_strategy": "sequential",
@@ -45,15 +45,16 @@ _ONE_STEP: dict[str, Any] = {
 
 def dry_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> list[dict[str, Any]]:
     r"""
-    Build and check what a run needs ([`~mister_e_hf.training.preflight.check_run`]), and take two steps of each stage that is not finished: one with
-    the longest turns or dialogues, which tells the memory, and one with those of middle length, which tells the time.
+    Build and check what a run needs ([`~mister_e_hf.training.preflight.check_run`]), and take two steps of each stage
+    that is not finished: one with the longest turns or dialogues, for the memory, and one with those of median length,
+    for the time.
 
     Returns:
-        for each stage `stage`, `seconds_a_step`, `steps`, `hours` (training, evaluation, and making the vectors) and `peak_memory_bytes`, of the
-        process so far.
+        for each stage `stage`, `seconds_a_step`, `steps`, `hours` (training, evaluation and embedding) and
+        `peak_memory_bytes` of the process so far.
 
     Raises:
-        InputError: for what would end the run later.
+        InputError: for mistakes that would end the run later.
     """
     plan = check_run(recipe, output_dir, seeds)
     costs = []
@@ -66,7 +67,7 @@ def dry_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,))
 
 
 def format_costs(costs: Sequence[dict[str, Any]]) -> str:
-    """A table of a row per stage, and the hours to the end."""
+    """A table with a row per stage, and the hours of the whole run."""
     lines = [f"{'stage':16} {'seconds a step':>15} {'steps':>9} {'hours':>9} {'peak memory':>12}"]
     for cost in costs:
         memory = "" if cost["peak_memory_bytes"] is None else f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"
@@ -96,7 +97,7 @@ def _now() -> float:
 
 
 def _order(lengths: np.ndarray, count: int) -> list[int]:
-    """As many of the longest as a step takes, then as many of middle length."""
+    """Indices of the `count` longest items, then of `count` items of median length."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     middle = max((len(order) - count) // 2, 0)
     chosen = [*order[:count], *order[middle : middle + count]]
@@ -104,6 +105,7 @@ def _order(lengths: np.ndarray, count: int) -> list[int]:
 
 
 def _encoder_cost(plan: Plan, modality: str, folder: str) -> dict[str, Any]:
+    assert plan.corpus is not None  # encoders are trained on dialogues
     settings = plan.recipe.encoder(modality)
     label2id = {label: index for index, label in enumerate(plan.recipe.corpus.labels)}
     turns = {
@@ -139,8 +141,10 @@ def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
     count = _items_a_step(real)
     order = _order(lengths, count)
     model = recipe.model()
-    if train is None:  # the vectors are not made yet, and any take as long
-        chosen = [_random_dialogue(model.config, plan.modalities, int(lengths[index])) for index in order]
+    chosen: Dataset
+    if train is None:  # the vectors do not exist yet; random ones take as long
+        config = recipe.model_config()
+        chosen = _Dialogues([_random_dialogue(config, plan.modalities, int(lengths[index])) for index in order])
     else:
         chosen = Subset(train, order)
     trainer = MisterETrainer(model, arguments, train_dataset=chosen, eval_dataset=chosen)
@@ -151,15 +155,28 @@ def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
     return _cost(recipe.title(), step, steps * runs, runs * (steps * step + epochs * validation * turn))
 
 
+class _Dialogues(Dataset):
+    def __init__(self, items: list[dict[str, Any]]):
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items[index]
+
+
 def _random_dialogue(config: ConversationConfig, modalities: Sequence[str], length: int) -> dict[str, Any]:
-    item = {MODALITIES[name].embeddings: torch.randn(length, config.widths[name]) for name in modalities}
+    item: dict[str, Any] = {
+        MODALITIES[name].embeddings: torch.randn(length, config.widths[name]) for name in modalities
+    }
     if config.reads_transcripts:
         item["transcripts"] = ["word"] * length
     return item | {"labels": torch.randint(len(config.id2label), (length,))}
 
 
 def _measure(trainer: Trainer, data: Any) -> tuple[float, float]:
-    """Seconds of a training step, the second one, and of an item in evaluation."""
+    """Seconds of the second training step, and of one item in evaluation."""
     clock = _Clock()
     trainer.add_callback(clock)
     trainer.train()
@@ -169,12 +186,12 @@ def _measure(trainer: Trainer, data: Any) -> tuple[float, float]:
 
 
 def _items_a_step(arguments: EpochTrainingArguments) -> int:
-    """Items that one process takes for one step."""
+    """Items per step of one process."""
     return arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
 
 
 def _steps(arguments: EpochTrainingArguments, items: int, epochs: float | None = None) -> int:
-    """Steps of a training, or of so many of its epochs."""
+    """Steps of a training, or of this number of its epochs."""
     if epochs is None and arguments.max_steps > 0:
         return arguments.max_steps
     batches = math.ceil(items / (arguments.per_device_train_batch_size * arguments.world_size))

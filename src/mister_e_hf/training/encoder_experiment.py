@@ -1,4 +1,4 @@
-"""One recipe, one modality and one seed -> an encoder's folder and its results."""
+"""Train the encoder of one modality of a recipe with one seed: its folder and its results."""
 
 from pathlib import Path
 from typing import Any
@@ -25,23 +25,24 @@ def train_encoder(
     recipe: Recipe, modality: str, output_dir: str | Path, seed: int = 0, corpus: datasets.DatasetDict | None = None
 ) -> dict[str, Any]:
     r"""
-    Train the recipe's encoder of one modality, choosing the epoch on validation; test is scored once.
+    Train the encoder of one modality of a recipe. The epoch is chosen on validation, and test is scored once.
 
-    Writes to `output_dir` the encoder, its processor and `results.json`. A finished run is not run again; one that was killed goes on.
-    With `folds` in the recipe's section, an encoder for each fold of the training dialogues comes first, trained without it.
+    Writes the encoder, its processor and `results.json` to `output_dir`. A finished run is skipped, an interrupted one
+    resumes. With `folds` in the recipe's section, an encoder per fold of the training dialogues is trained first,
+    without that fold.
 
     Args:
-        recipe: with a section `speech_encoder` or `text_encoder`.
-        modality: `"speech"` or `"text"`.
-        output_dir: of this encoder alone.
-        seed: of the new weights, dropout and the order of utterances.
-        corpus: the recipe's corpus, where it was read already.
+        recipe: a recipe with a section of this encoder, such as `text_encoder`.
+        modality: one of [`~mister_e_hf.base.modalities.MODALITIES`].
+        output_dir: folder of this encoder alone.
+        seed: seed of the new weights, dropout and the order of utterances.
+        corpus: the corpus of the recipe, if it was read already.
 
     Returns:
-        what `results.json` holds.
+        the content of `results.json`.
 
     Raises:
-        ValueError: if the recipe has no such section, `output_dir` holds another run, or the corpus does not fit.
+        InputError: if the recipe has no such section, `output_dir` holds another run, or the corpus does not fit.
     """
     output_dir = Path(output_dir)
     check_output_folder(output_dir, [recipe.corpus_path() if corpus is None else None])
@@ -58,7 +59,7 @@ def train_encoder(
         if not len(splits.get(split, ())):
             raise InputError(f"{split}: no labelled turn has {modality}; its encoder cannot be trained")
     described = settings.to_dict()
-    described.pop("folds", None)  # more encoders, and no other one
+    described.pop("folds", None)  # folds add encoders but do not change this one
     record = {
         "encoder": described,
         "labels": recipe.corpus.labels,
@@ -72,47 +73,53 @@ def train_encoder(
             parts["held_out"] = turns("train", folds == fold)
             title = f"{modality} encoder, fold {fold + 1} of {settings.folds}"
             fold_arguments = settings.training_arguments(folder, seed)
-            _train(title, settings, fold_arguments, parts, label2id, record | {"fold": fold})
-    return _train(f"{modality} encoder", settings, arguments, splits, label2id, record)
+            _train(title, folder, settings, fold_arguments, parts, label2id, record | {"fold": fold})
+    return _train(f"{modality} encoder", output_dir, settings, arguments, splits, label2id, record)
 
 
 def fold_folders(output_dir: str | Path, folds: int) -> list[Path]:
-    """Where the encoders lie that were trained without one fold of the training dialogues each."""
+    """Folders of the encoders that were each trained without one fold of the training dialogues."""
     return [Path(output_dir) / "folds" / f"{fold}-of-{folds}" for fold in range(folds)]
 
 
 def check_same_corpus(folder: Path, corpus: datasets.DatasetDict):
-    """Whether the folds of these training dialogues are those that the encoders in the folder were trained without."""
+    """
+    Check that an encoder in the folder was trained on these training dialogues, so that their folds are the same.
+
+    Raises:
+        InputError: if it was trained on others.
+    """
     trained_on = read_yaml(folder / "run.yaml")["corpus"]["train"]
     if "train" not in corpus or corpus_fingerprint(corpus["train"]) != trained_on:
         raise InputError(
-            f"Cross-fitted vectors are those of the dialogues that the encoders in '{folder}' were trained on, and this corpus "
-            "has others; set folds to 0 to embed it by the encoder of all of them"
+            f"Cross-fitted vectors exist only for the dialogues that the encoders in '{folder}' were trained on, and "
+            "this corpus has others; set folds to 0 to embed it with the encoder of all of them"
         )
 
 
 def _train(
     title: str,
+    output_dir: Path,
     settings: EncoderSettings,
     arguments: UtteranceTrainingArguments,
     splits: dict[str, Utterances],
     label2id: dict[str, int],
     record: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train on `train`, choose on `validation`, score every other split; encoder, processor and results go to the run's folder."""
-    output_dir = Path(arguments.output_dir)
-    model = processor = None
+    """
+    Train on `train`, choose the epoch on `validation`, score all splits but `train`, and write the folder of the run.
+    """
+    encoder: tuple[UtteranceEncoder, MisterEProcessor] | None = None
     if read_results(output_dir) is None:
-        # Before the folder is claimed, which a recipe that has to be mended could not take back.
+        # Before the folder is claimed, so that a mistake in the recipe does not leave a claimed folder behind.
         set_seed(arguments.seed)
-        model, processor = settings.model(label2id), settings.processor()
-    return run_once(
-        title,
-        output_dir,
-        record,
-        lambda: _run(title, settings, arguments, splits, model, processor),
-        lambda results: results["validation"]["weighted_f1"],
-    )
+        encoder = settings.model(label2id), settings.processor()
+
+    def run() -> dict[str, Any]:
+        assert encoder is not None  # the run is not finished
+        return _run(title, settings, arguments, splits, *encoder)
+
+    return run_once(title, output_dir, record, run, lambda results: results["validation"]["weighted_f1"])
 
 
 def _run(
@@ -123,11 +130,11 @@ def _run(
     model: UtteranceEncoder,
     processor: MisterEProcessor,
 ) -> dict[str, Any]:
-    output_dir = Path(arguments.output_dir)
     trainer = UtteranceTrainer(
         model, arguments, processor, title, train_dataset=splits["train"], eval_dataset=splits["validation"]
     )
     trainer.resume()
+    output_dir = trainer.output_dir
     results: dict[str, Any] = {
         "seed": arguments.seed,
         "modality": settings.modality,
@@ -153,13 +160,14 @@ def _run(
 
 def _score(trainer: UtteranceTrainer, data: Utterances) -> dict[str, Any]:
     prediction = trainer.predict(data)
-    probabilities = softmax(logits_of(prediction.predictions))
-    scores = emotion_scores(prediction.label_ids, probabilities, trainer.label_names_in_order)
+    probabilities, labels = softmax(logits_of(prediction.predictions)), prediction.label_ids
+    assert isinstance(labels, np.ndarray)  # the only labels are those of the emotions
+    scores = emotion_scores(labels, probabilities, trainer.label_names_in_order)
     dialogues = data.dialogues()
-    scores["intervals"] = bootstrap_intervals(prediction.label_ids, probabilities, dialogues)
+    scores["intervals"] = bootstrap_intervals(labels, probabilities, dialogues)
     return scores
 
 
 def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> tuple[UtteranceEncoder, MisterEProcessor]:
-    """An encoder and its processor from a folder that `train_encoder` wrote."""
+    """Load an encoder and its processor from a folder that [`train_encoder`] wrote."""
     return UtteranceEncoder.from_pretrained(folder).to(device), MisterEProcessor.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A line for each epoch of a training, in place of transformers' dictionaries."""
+"""Report each epoch of a training in one line, in place of the dictionaries of transformers."""
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
@@ -10,11 +10,11 @@ _PERCENT = ("weighted_f1", "macro_f1", "accuracy")
 
 class EpochLines(TrainerCallback):
     r"""
-    Reports each evaluation, or each log where nothing is evaluated, as one line that names what is trained, and draws one bar on a
+    Reports each evaluation, or each log of a training without evaluation, in one line, and draws one bar on a
     terminal.
 
     Args:
-        title: what is trained, such as `"text encoder"`.
+        title: name of what is trained, such as `"text encoder"`.
     """
 
     def __init__(self, title: str):
@@ -47,11 +47,11 @@ class EpochLines(TrainerCallback):
             self._report(state, metrics or {}, args.metric_for_best_model)
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        # While training is shown there is a bar already.
+        # During training there is a bar already.
         if self._bar is None and state.is_world_process_zero and has_length(eval_dataloader):
             self._open(f"{self.title}, scoring", len(eval_dataloader), "batches", args)
             self._scoring = True
-        if self._scoring:
+        if self._scoring and self._bar is not None:
             self._bar.update(1)
 
     def on_predict(self, args, state, control, metrics=None, **kwargs):
@@ -61,7 +61,7 @@ class EpochLines(TrainerCallback):
         self._close()
 
     def _report(self, state, metrics: dict[str, float], name: str | None = None):
-        parts = [f"loss {float(self._loss):.4g}"]
+        parts = [f"loss {float(self._loss or 0):.4g}"]
         name = (name or "weighted_f1").removeprefix("eval_")
         if f"eval_{name}" in metrics:
             value = float(metrics[f"eval_{name}"])
@@ -69,9 +69,8 @@ class EpochLines(TrainerCallback):
             parts.append(f"validation {name.replace('weighted_f1', 'weighted F1').replace('_', ' ')} {shown}")
         elif "eval_loss" in metrics:
             parts.append(f"validation loss {float(metrics['eval_loss']):.4g}")
-        progress.line(
-            f"{self.title}, epoch {self._number(state.epoch)} of {self._number(state.num_train_epochs)}: {', '.join(parts)}"
-        )
+        epoch = f"epoch {self._number(state.epoch)} of {self._number(state.num_train_epochs)}"
+        progress.line(f"{self.title}, {epoch}: {', '.join(parts)}")
         self._loss = None
 
     @staticmethod

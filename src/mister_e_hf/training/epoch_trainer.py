@@ -1,4 +1,7 @@
-"""What the trainers of both stages share: defaults of a run, and checkpoints that are there whole or not at all."""
+"""
+What the trainers of both stages share: defaults of a run, atomic checkpoints, and a stop at losses that are not
+finite.
+"""
 
 import logging
 import os
@@ -28,12 +31,12 @@ logger = logging.getLogger(__name__)
 @dataclass
 class EpochTrainingArguments(TrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] with other defaults: evaluate and save each epoch, keep the best epoch by validation weighted F1, batches
-    of like length.
+    [`~transformers.TrainingArguments`] with other defaults: evaluate and save each epoch, keep the best epoch by
+    validation weighted F1, and batch items of similar length.
 
     Args:
         early_stopping_patience (`int`, *optional*):
-            stop after this many epochs without a better validation score.
+            stop training after this many epochs without a better validation score.
     """
 
     early_stopping_patience: int | None = field(default=None, metadata={"help": "Epochs without a better score."})
@@ -45,26 +48,26 @@ class EpochTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best epoch at the end."})
     metric_for_best_model: str | None = field(default="weighted_f1", metadata={"help": "What makes an epoch best."})
     greater_is_better: bool | None = field(
-        default=None, metadata={"help": "Whether more of it is better; by default what the metric says."}
+        default=None, metadata={"help": "Whether more is better; by default as the metric says."}
     )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Early stopping goes on counting after a resume."}
+        default=True, metadata={"help": "Early stopping keeps counting after a resume."}
     )
-    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of like length."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Dialogues have no columns."})
+    train_sampling_strategy: str = field(default="group_by_length", metadata={"help": "Batches of similar length."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Dialogues have no columns."})
     label_names: list[str] | None = field(default_factory=lambda: ["labels"], metadata={"help": "Label fields."})
-    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Warns where there is no accelerator."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must be seen."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "It warns without an accelerator."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss of NaN must show."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
-    disable_tqdm: bool | None = field(default=False, metadata={"help": "Without it as verbosity says."})
-    hub_strategy: str = field(default="end", metadata={"help": "Push the finished run alone."})
+    disable_tqdm: bool | None = field(default=False, metadata={"help": "Null: as the verbosity says."})
+    hub_strategy: str = field(default="end", metadata={"help": "Push only the finished run."})
 
     def __post_init__(self):
         for each in fields(self):
             if each.name not in FIELDS and each.name not in TrainingArguments.__dataclass_fields__:
-                continue  # a subclass's own
+                continue  # a field of a subclass
             if each.name == "accelerator_config" and self.accelerator_config == AcceleratorConfig():
-                continue  # what transformers makes of the default
+                continue  # transformers makes this of the default
             check_field(each.name, getattr(self, each.name), type(self))
         check_together(self)
         check_launcher(self)
@@ -72,34 +75,45 @@ class EpochTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.n_gpu > 1:
             raise InputError(
-                f"{self.n_gpu} GPUs in one process: start one process a GPU with `accelerate launch` or `torchrun`, or "
-                "choose one with CUDA_VISIBLE_DEVICES"
+                f"{self.n_gpu} GPUs in one process: start one process per GPU with `accelerate launch` or "
+                "`torchrun`, or choose one with CUDA_VISIBLE_DEVICES"
             )
         if self.fp16 and self.device.type == "cpu":
             raise InputError("fp16 has no effect on a CPU; leave it out, or use bf16")
 
     def _choose_direction(self):
-        """transformers takes every metric but a loss for one of which more is better, and a plateau for one of a loss."""
+        """
+        Set `greater_is_better` and the mode of a plateau schedule: transformers knows neither for errors that are not
+        a loss.
+        """
         better = greater_is_better(self.metric_for_best_model)
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = better
         known = not better or (self.metric_for_best_model or "").removeprefix("eval_").endswith(SCORES)
         if known and self.greater_is_better not in (None, better):
             kept = f"the worst epoch by '{self.metric_for_best_model}' would be kept"
-            if self.greater_is_better:  # which was the default of the other metrics
-                raise InputError(f"greater_is_better is true, but {kept}, since less of it is better; leave it out")
-            logger.warning("greater_is_better is false, so %s, since more of it is better", kept)
+            if self.greater_is_better:
+                raise InputError(f"greater_is_better is true, but {kept}, since less is better; leave it out")
+            logger.warning("greater_is_better is false, so %s, since more is better", kept)
         if self.lr_scheduler_type == "reduce_lr_on_plateau":
             mode = "max" if self.greater_is_better else "min"
-            if (self.lr_scheduler_kwargs or {}).get("mode", mode) != mode:
+            given = self.lr_scheduler_kwargs or {}
+            assert isinstance(given, dict)  # check_field has seen to it
+            if given.get("mode", mode) != mode:
                 raise InputError(
-                    f"lr_scheduler_kwargs: mode must be '{mode}' with metric_for_best_model '{self.metric_for_best_model}'"
+                    f"lr_scheduler_kwargs: mode must be '{mode}' with metric_for_best_model "
+                    f"'{self.metric_for_best_model}'"
                 )
-            self.lr_scheduler_kwargs = {**(self.lr_scheduler_kwargs or {}), "mode": mode}
+            self.lr_scheduler_kwargs = given | {"mode": mode}
 
 
 def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
-    """Whether the metric that chooses an epoch is one of these scores, or the loss; InputError where it is not."""
+    """
+    Check that the metric which chooses an epoch is one of these scores, or the loss.
+
+    Raises:
+        InputError: if it is not.
+    """
     chosen = (arguments.metric_for_best_model or "loss").removeprefix("eval_")
     if chosen not in (*scores, "loss"):
         raise InputError(f"metric_for_best_model must be one of {', '.join((*scores, 'loss'))}, got '{short(chosen)}'")
@@ -107,9 +121,11 @@ def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
 
 class EpochTrainer(Trainer):
     """
-    [`~transformers.Trainer`] with batches of like length, early stopping by its arguments, checkpoints that appear whole or not at all, and
-    an error as soon as a loss or a weight is not finite.
+    [`~transformers.Trainer`] with batches of similar length, early stopping, checkpoints that appear whole or not at
+    all, and an error as soon as a loss or a weight is not finite.
     """
+
+    args: EpochTrainingArguments
 
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
@@ -121,8 +137,19 @@ class EpochTrainer(Trainer):
         self._not_finite = FirstSteps()
 
     @property
+    def output_dir(self) -> Path:
+        """The folder of the run."""
+        return Path(self.args.output_dir or "trainer_output")  # transformers' own default
+
+    @property
+    def trained_model(self) -> torch.nn.Module:
+        """The model, which the Trainer's annotations allow to be absent."""
+        assert self.model is not None
+        return self.model
+
+    @property
     def title(self) -> str:
-        """What is trained, in a line of its progress."""
+        """Name of what is trained, for the lines of progress."""
         return "model"
 
     def _get_train_sampler(self, train_dataset=None):
@@ -133,39 +160,43 @@ class EpochTrainer(Trainer):
         return LikeLengthSampler(dialogue_lengths(dataset), self.args.train_batch_size * self.args.world_size, seed)
 
     def _get_eval_sampler(self, eval_dataset):
-        # Predictions come back in the order of the dataset.
+        # Predictions are in the order of the dataset.
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     # Resuming
 
     def resume(self) -> Path | None:
-        """Train from the newest whole checkpoint in the output folder, or from the start; returns the checkpoint."""
+        """
+        Train from the newest complete checkpoint in the output folder, or from the start; returns the checkpoint.
+        """
         checkpoint = self._newest_whole()
         self._train(checkpoint)
         return checkpoint
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
         r"""
-        As the Trainer's; `True` resumes from the newest checkpoint that is whole.
+        Like [`~transformers.Trainer.train`]; `True` resumes from the newest complete checkpoint.
 
         Raises:
-            InputError: if the checkpoint to resume from is missing or not whole, or a loss or weight is not finite.
+            InputError: if the checkpoint to resume from is missing or incomplete, or a loss or weight is not finite.
         """
+        checkpoint: Path | None = None
         if resume_from_checkpoint is True:
             checkpoint = self._newest_whole()
             if checkpoint is None:
                 raise InputError(f"'{self.args.output_dir}' holds no whole checkpoint to resume from")
-        elif checkpoint := Path(resume_from_checkpoint) if resume_from_checkpoint else None:
+        elif resume_from_checkpoint:
+            checkpoint = Path(resume_from_checkpoint)
             if not checkpoint.is_dir():
-                raise InputError(f"There is no checkpoint '{checkpoint}' to resume from")
+                raise InputError(f"The checkpoint '{checkpoint}' to resume from does not exist")
             if problem := damage(checkpoint):
                 raise InputError(f"'{checkpoint}' is not whole ({problem}); resume from an earlier checkpoint")
-        return self._train(checkpoint, **kwargs)
+        return self._train(checkpoint, trial=trial, ignore_keys_for_eval=ignore_keys_for_eval)
 
     def _newest_whole(self) -> Path | None:
-        found = [None]
+        found: list[Path | None] = [None]
         if self.args.process_index == 0:
-            checkpoint, problems = newest_whole(self.args.output_dir, self.args.load_best_model_at_end)
+            checkpoint, problems = newest_whole(self.output_dir, self.args.load_best_model_at_end)
             found = [checkpoint]
             for problem in problems:
                 logger.warning("'%s': %s", self.args.output_dir, problem)
@@ -176,12 +207,12 @@ class EpochTrainer(Trainer):
 
     def _train(self, checkpoint: Path | None, **kwargs):
         if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
-        return super().train(resume_from_checkpoint=checkpoint and str(checkpoint), **kwargs)
+            shutil.rmtree(self.output_dir / UNFINISHED, ignore_errors=True)
+        return super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
 
     def _init_training_state(self, *arguments, **kwargs):
         found = super()._init_training_state(*arguments, **kwargs)
-        # where the run's folder is now
+        # The state stores the path of the best checkpoint, but the folder of the run may have moved.
         best = self._checkpoint(self.state.best_global_step)
         self.state.best_model_checkpoint = str(best) if self.state.best_global_step and best.is_dir() else None
         return found
@@ -189,10 +220,13 @@ class EpochTrainer(Trainer):
     # Checkpoints
 
     def _checkpoint(self, step: int | None) -> Path:
-        return Path(self.args.output_dir) / f"checkpoint-{step}"
+        return self.output_dir / f"checkpoint-{step}"
 
     def _save_checkpoint(self, model, trial):
-        """As the Trainer's, but under a name of its own until it is whole: a killed run leaves no half a checkpoint."""
+        """
+        Like the Trainer's, but under another name until it is complete, so that a killed run never leaves half a
+        checkpoint.
+        """
         output_dir, args = Path(self._get_output_dir(trial)), self.args
         folder = f"checkpoint-{self.state.global_step}"
         unfinished = output_dir / UNFINISHED / folder
@@ -201,14 +235,14 @@ class EpochTrainer(Trainer):
             with writing(unfinished):
                 super()._save_checkpoint(model, trial)
         except BaseException:
-            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)  # half of it would keep a full disk full
+            shutil.rmtree(output_dir / UNFINISHED, ignore_errors=True)  # or a full disk stays full
             raise
         finally:
             args.output_dir = str(output_dir)
         self.accelerator.wait_for_everyone()
         if args.should_save:
             with writing(unfinished):
-                # which checkpoint is best its step says, in whatever folder the run lies
+                # The step of the best checkpoint is stored, not its path: the folder of the run may move.
                 self.state.best_model_checkpoint = None
                 self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
                 seal(unfinished)
@@ -223,13 +257,15 @@ class EpochTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _delete_old_checkpoints(self, kept: int | None):
-        checkpoints = finished_checkpoints(self.args.output_dir)
+        checkpoints = finished_checkpoints(self.output_dir)
         for checkpoint in checkpoints[: len(checkpoints) - kept] if kept is not None else []:
             if checkpoint != self._checkpoint(self.state.best_global_step):
                 remove(checkpoint)
 
     def _finalize_training(self, *arguments, **kwargs):
-        """As the Trainer's, which deletes all but the best checkpoint where one is to be kept; here each is renamed first."""
+        """
+        Like the Trainer's, which deletes all but the best checkpoint if one is to be kept; here each is renamed first.
+        """
         self._check_finite(weights=True)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -238,24 +274,27 @@ class EpochTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save and self.state.best_model_checkpoint is not None and limit == 1:
             self._delete_old_checkpoints(0)
-            shutil.rmtree(Path(self.args.output_dir) / UNFINISHED, ignore_errors=True)
+            shutil.rmtree(self.output_dir / UNFINISHED, ignore_errors=True)
         return found
 
     # Losses and weights that are not finite
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        self.watch(loss=found[0] if return_outputs else found)
+        self.watch(loss=found[0] if isinstance(found, tuple) else found)
         return found
 
     def watch(self, **terms: torch.Tensor):
-        """Terms of the loss, by name: training ends with an error that names the first step at which one was not finite."""
-        if self.model.training:
+        """
+        Watch terms of the loss, by name: training ends with an error that names the first step at which one was not
+        finite.
+        """
+        if self.trained_model.training:
             self._not_finite.note(self.state.global_step + 1, terms)
 
     def _maybe_log_save_evaluate(self, *arguments, **kwargs):
         control = self.control
-        # On an accelerator the check would wait for the device at each step.
+        # On an accelerator a check at each step would wait for the device.
         if self.args.world_size == 1 and self.args.device.type == "cpu":
             self._check_finite(weights=control.should_save)
         elif control.should_log or control.should_evaluate or control.should_save:
@@ -271,12 +310,12 @@ class EpochTrainer(Trainer):
             found = next(
                 (
                     (self.state.global_step, f"the weight {name}")
-                    for name, parameter in self.model.named_parameters()
+                    for name, parameter in self.trained_model.named_parameters()
                     if parameter.requires_grad and not parameter.detach().isfinite().all()
                 ),
                 None,
             )
-        if self.args.world_size > 1:  # all processes end together
+        if self.args.world_size > 1:  # all processes stop together
             found = next(filter(None, gather_object([found])), None)
         if found is not None:
             step, what = found
@@ -287,7 +326,7 @@ class EpochTrainer(Trainer):
 
 
 class FirstSteps:
-    """The first step at which each of some values was not finite, noted on their device without waiting for it."""
+    """The first step at which each value was not finite, noted on its device without waiting for it."""
 
     def __init__(self):
         self._steps: dict[str, torch.Tensor] = {}
@@ -302,7 +341,7 @@ class FirstSteps:
             self._steps[name] = torch.where(value.isfinite().all(), earlier, earlier.clamp(max=step))
 
     def first(self) -> tuple[int, str] | None:
-        """The earliest of these steps and what it was; terms come before their sum if they were noted before it."""
+        """The earliest of these steps and the name of the value; of several the one that was noted first."""
         if not self._steps:
             return None
         steps = torch.stack(list(self._steps.values())).tolist()

@@ -1,4 +1,4 @@
-"""A checkpoint folder and a corpus -> scores: those that the run stored, again, or those of any other corpus."""
+"""Score a checkpoint on a corpus: the one it was trained on, or any other."""
 
 import contextlib
 import dataclasses
@@ -46,21 +46,24 @@ def evaluate_checkpoint(
 
     Args:
         model: a checkpoint folder, or its id on the Hub.
-        corpus: vectors, or a corpus of dialogues, which the folder's encoders then embed; by default the one it was trained on.
-        split: which split to score.
-        vectors: where vectors that have to be made are kept, those of the other splits too; by default nowhere.
-        batch_size: dialogues of a batch; by default as in training's evaluation.
-        use_cpu: even where there is a GPU.
+        corpus: a corpus of vectors, or of dialogues, which the encoders of the checkpoint embed; by default the corpus
+            it was trained on.
+        split: the split to score.
+        vectors: folder to keep the vectors of embedded dialogues in, those of all splits; by default they are not
+            kept.
+        batch_size: dialogues per batch; by default as in the evaluation of training.
+        use_cpu: run on the CPU even if a GPU is available.
         revision: branch, tag or commit on the Hub.
 
     Returns:
-        `scores`, by `mixture` and expert, as `results.json` holds them; `corpus`, what was scored; and `as_stored`, whether the scores are those
-        that it holds for the same split of the same data, None where it holds none. Sums over another number of threads round in another way, so calibration may differ by 1e-6.
+        `scores` by head, as in `results.json`; `corpus`, what was scored; and `as_stored`, whether the scores equal
+        those in `results.json` for the same split of the same data, None if it holds none. The rounding of sums
+        depends on the number of threads, so calibration may differ by 1e-6.
 
     Raises:
-        FileNotFoundError: if there is no checkpoint or no corpus.
-        InputError: naming file and field of the checkpoint that cannot be; if its scores are not finite; if the corpus does not fit the model, or
-            has audio and transcripts and the checkpoint no encoders.
+        FileNotFoundError: if the checkpoint or the corpus does not exist.
+        InputError: if a file of the checkpoint is damaged (file and field are named), its scores are not finite, the
+            corpus does not fit the model, or it holds audio and transcripts and the checkpoint has no encoders.
     """
     hub = {} if revision is None else {"revision": revision}
     if Path(split).name != split or split in ("", ".", ".."):
@@ -83,17 +86,17 @@ def evaluate_checkpoint(
             source = _found_again(model, source, lambda folder: read(folder).fingerprint() == fingerprint) or source
         if corpus is None and not _may_exist(source):
             raise InputError(
-                f"'{model}' was trained on '{source}', a path on the machine and in the folder where it was trained, and there are no such "
-                "vectors here; pass --corpus"
+                f"'{model}' was trained on '{source}', a path on the machine where it was trained, and there are no "
+                "such vectors here; pass --corpus"
             )
         scored = str(source)
         if not holds_vectors(source):
             dialogues = load_dialogues(source)
             if split not in dialogues:
                 raise InputError(f"'{source}' has no split '{split}'; it has {', '.join(dialogues)}")
-            if vectors is None:  # kept vectors serve for the other splits, too
+            if vectors is None:  # vectors that are kept are those of all splits
                 dialogues = datasets.DatasetDict({split: dialogues[split]})
-            Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before the work of embedding
+            Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before embedding
             source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
         data = read(source)
         data.check(config.widths)
@@ -107,8 +110,8 @@ def evaluate_checkpoint(
     return {"scores": scores, "corpus": scored, "as_stored": agrees}
 
 
-def _found_again(model: str | Path, path: str, same: Callable[[Path], bool]) -> Path | None:
-    """A relative path, seen from the folder where the run was trained, which lies above it; only the very data counts."""
+def _found_again(model: str | Path, path: str | Path, same: Callable[[Path], bool]) -> Path | None:
+    """Resolve the relative path of a corpus from the folders above the checkpoint; only the same data counts."""
     if Path(path).is_absolute() or not Path(model).is_dir():
         return None
     folder = Path(model).resolve()
@@ -121,7 +124,7 @@ def _found_again(model: str | Path, path: str, same: Callable[[Path], bool]) -> 
 
 
 def _may_exist(source: str | Path) -> bool:
-    """Whether there is such a folder, or it may be the id of a dataset on the Hub."""
+    """Whether the source is a folder, or may be the id of a dataset on the Hub."""
     return Path(source).expanduser().is_dir() or bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)))
 
 
@@ -132,13 +135,14 @@ def _refuse_not_finite(model: str | Path, output: dict[str, np.ndarray], data: D
             row = int(wrong.argmax())
             dialogue = data.dialogue_ids[int(np.searchsorted(data.offsets, row, side="right")) - 1]
             raise InputError(
-                f"'{model}' gives NaN or infinity ({name}) for {int(wrong.sum())} of {len(wrong)} turns, the first of them in dialogue "
-                f"'{dialogue}': its weights are broken, or the vectors are not of the kind that it was trained on"
+                f"'{model}' gives NaN or infinity ({name}) for {int(wrong.sum())} of {len(wrong)} turns, the first of "
+                f"them in dialogue '{dialogue}': its weights are broken, or the vectors are not of the kind that it "
+                "was trained on"
             )
 
 
 def _recipe(model: str | Path, hub: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is needed here of the recipe that a checkpoint stores, checked."""
+    """The sections `corpus` and `training` of the recipe that a checkpoint stores, checked."""
     path = find_file(model, "training.yaml", hub)
     if path is None:
         return {"corpus": {}, "training": {}}
@@ -175,7 +179,7 @@ def _results(model: str | Path, hub: dict[str, Any]) -> dict[str, Any]:
 def scoring_trainer(
     model: ConversationPreTrainedModel, output_dir: str | Path, batch_size: int = 8, use_cpu: bool = False
 ) -> DialogueTrainer:
-    """A trainer that only predicts, `batch_size` dialogues at a time."""
+    """A trainer for prediction alone, with `batch_size` dialogues per batch."""
     arguments = DialogueTrainingArguments(
         str(output_dir),
         per_device_eval_batch_size=batch_size,
@@ -196,11 +200,11 @@ def _agree(one: Any, other: Any) -> bool:
             and one.keys() == other.keys()
             and all(_agree(one[name], other[name]) for name in one)
         )
-    if one is None or other is None:  # the F1 of a class without a turn
+    if one is None or other is None:  # F1 of a class without a turn
         return one is other
     try:
         return bool(np.allclose(one, other, rtol=0, atol=1e-6))
-    except (TypeError, ValueError):  # words, or another number of classes
+    except (TypeError, ValueError):  # text, or another number of classes
         return False
 
 

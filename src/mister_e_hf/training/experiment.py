@@ -1,4 +1,7 @@
-"""One recipe and one seed -> a checkpoint folder, predictions and results; several seeds -> their mean and spread."""
+"""
+Train stage 2 of a recipe: one seed gives a checkpoint folder with predictions and results, several their mean and
+spread.
+"""
 
 import importlib.util
 import logging
@@ -23,7 +26,7 @@ from ..base.files import (
 )
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
-from ..evaluation.predictions import calibration, predict, prediction_table, probabilities, score, summarize
+from ..evaluation.predictions import calibration, labels_of, predict, prediction_table, probabilities, score, summarize
 from ..hub.checkpoint import save_checkpoint
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
@@ -43,27 +46,28 @@ def run_experiment(
     encoders: Mapping[str, Path] | None = None,
 ) -> dict:
     r"""
-    Train one seed of a recipe, choosing the epoch on validation, and score test once.
+    Train one seed of a recipe. The epoch is chosen on validation, and test is scored once.
 
-    Writes to `output_dir` the checkpoint folder, `predictions.parquet` and `results.json`. A finished run is not run again; one that
-    was killed goes on from its last whole checkpoint.
+    Writes the checkpoint folder, `predictions.parquet` and `results.json` to `output_dir`. A finished run is skipped;
+    an interrupted one resumes from its last complete checkpoint.
 
     Args:
-        recipe: what to train on what and how.
-        output_dir: of this run alone.
-        seed: of the initial weights, dropout and the order of dialogues.
-        corpus: the recipe's corpus, where it was read already.
-        encoders: folders, by modality, of the encoders that made the vectors; they become part of the checkpoint folder.
+        recipe: model, corpus and training.
+        output_dir: folder of this run alone.
+        seed: seed of the initial weights, dropout and the order of dialogues.
+        corpus: the corpus of the recipe, if it was read already.
+        encoders: by modality, folders of the encoders that made the vectors; they become part of the checkpoint
+            folder.
 
     Returns:
-        what `results.json` holds.
+        the content of `results.json`.
 
     Raises:
-        ValueError: if `output_dir` holds a run of another recipe, or the corpus does not fit.
+        InputError: if `output_dir` holds a run of another recipe, or the corpus does not fit.
     """
     output_dir = Path(output_dir)
     check_output_folder(output_dir, [recipe.corpus_path()])
-    arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, where there is one
+    arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, if there is one
     corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
@@ -83,39 +87,37 @@ def _run(
     fingerprints: dict[str, str],
     encoders: Mapping[str, Path] | None,
 ) -> dict[str, Any]:
-    output_dir = Path(arguments.output_dir)
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     _check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
-    outputs, config = (
-        {split: predict(trainer, corpus[split]) for split in ("validation", "test")},
-        trainer.model.config,
-    )
-    config.calibration_temperature = fit_temperature(outputs["validation"]["mixture"], corpus["validation"].labels)
+    output_dir, model = trainer.output_dir, trainer.own_model
+    config, label_names = model.config, list(model.config.id2label.values())
+    outputs = {split: predict(trainer, corpus[split]) for split in ("validation", "test")}
+    config.calibration_temperature = fit_temperature(outputs["validation"]["mixture"], labels_of(corpus["validation"]))
     results["calibration"] = {"temperature": config.calibration_temperature}
     tables = []
     for split, output in outputs.items():
         predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
-        results[split] = score(predictions, data, list(config.id2label.values()))
+        results[split] = score(predictions, data, label_names)
         results["calibration"][f"{split} without it"] = calibration(probabilities(output)["mixture"], data)
         tables.append(prediction_table(predictions, data, config.id2label))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         results["digests"] = digests(output_dir)
-        _draw(results["test"]["mixture"]["confusion"], list(config.id2label.values()), output_dir / "confusion.png")
+        _plot_confusion(results["test"]["mixture"]["confusion"], label_names, output_dir / "confusion.png")
         with writing(output_dir):
-            save_checkpoint(output_dir, trainer.model, recipe.to_dict(), results, encoders)
+            save_checkpoint(output_dir, model, recipe.to_dict(), results, encoders)
             sync_folder(output_dir)
         write_json(output_dir / "results.json", results)
         if arguments.push_to_hub:
-            trainer.push_folder()  # with the card made from these results
+            trainer.push_folder()  # the card is made from these results
     trainer.accelerator.wait_for_everyone()
     return results
 
 
 def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
-    """The recipe's corpus, with a warning for each thing that it has too little of."""
+    """The corpus of the recipe, with a warning for each of its shortcomings."""
     corpus = recipe.read_corpus()
     if PartialState().is_main_process:
         for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)["shortcomings"]:
@@ -124,18 +126,22 @@ def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
 
 
 def _check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
-    """Test is scored on what was trained for: vectors are mapped from their files, which may be written to meanwhile."""
+    """
+    Check that the vectors are those of the start: they are mapped from files, which may have been written to
+    meanwhile.
+    """
     for name, data in corpus.items():
         if data.fingerprint() != fingerprints[name]:
             raise InputError(
-                f"{name}: the vectors were changed while they were trained on, so nothing was scored. Train again, to another --output_dir"
+                f"{name}: the vectors were changed during training, so nothing was scored. Train again, with another "
+                "--output_dir"
             )
 
 
 def train_model(
     recipe: Recipe, arguments: MisterETrainingArguments, train: DialogueVectors, validation: DialogueVectors
 ) -> tuple[MisterETrainer, dict[str, Any]]:
-    """A trained model, in its trainer, and what is to be said of its training. A run that was killed goes on from its last whole checkpoint."""
+    """Train a model, resuming from the last complete checkpoint; returns its trainer and facts about the training."""
     set_seed(arguments.seed)
     trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
     start = time.perf_counter()
@@ -147,7 +153,7 @@ def train_model(
         "training_seconds": None if resumed else round(seconds, 1),
         "peak_memory_bytes": peak_memory(),
         "threads": trainer.threads,
-        "parameters": trainer.model.num_parameters(),
+        "parameters": trainer.own_model.num_parameters(),
         "history": learning_history(trainer),
         **provenance(arguments.device),
     }
@@ -156,7 +162,9 @@ def train_model(
 def run_seeds(
     recipe: Recipe, output_dir: str | Path, seeds: list[int], encoders: Mapping[str, Path] | None = None
 ) -> dict:
-    """Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`."""
+    """
+    Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`.
+    """
     if recipe.sections["training"].get("push_to_hub"):
         raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
     check_seeds(seeds)
@@ -171,11 +179,11 @@ def run_seeds(
 
 
 def digests(output_dir: Path) -> dict[str, str]:
-    """Hashes of what a finished run says of itself beside its results, so that a report sees where a file was changed later."""
+    """Hashes of files of a finished run, so that a report notices if one is changed later."""
     return {name: file_digest(output_dir / name) for name in ("run.yaml", "predictions.parquet")}
 
 
-def _draw(confusion: list[list[int]], label_names: list[str], path: Path):
-    """For the card; without matplotlib it goes without."""
+def _plot_confusion(confusion: list[list[int]], label_names: list[str], path: Path):
+    """Plot the confusion matrix for the card, if matplotlib is installed."""
     if importlib.util.find_spec("matplotlib"):
         write_atomically(path, lambda partial: confusion_figure(confusion, label_names).savefig(partial, format="png"))

@@ -1,4 +1,4 @@
-"""What a run of all stages needs, built and checked before the first step of the first one."""
+"""Build and check everything that a run of all stages needs, before the first step."""
 
 import os
 from collections.abc import Sequence
@@ -25,18 +25,18 @@ from .run_folder import read_results
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:
-    """Where a run keeps the encoder of a modality."""
+    """The folder of a run that holds the encoder of a modality."""
     return Path(output_dir) / "encoders" / modality
 
 
 @dataclass
 class Plan:
     r"""
-    What a run does.
+    The stages of a run.
 
     Args:
-        recipe: as it is trained on this corpus.
-        modalities: those whose encoders are trained and make the vectors; none for a corpus of vectors.
+        recipe: the recipe, changed where the corpus lacks a modality.
+        modalities: modalities whose encoders are trained and make the vectors; none for a corpus of vectors.
         corpus: the dialogues; None for a corpus of vectors.
     """
 
@@ -47,20 +47,21 @@ class Plan:
 
 def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> Plan:
     r"""
-    Build and check everything that the stages of a run need. What a corpus lacks is left out of the recipe, and that is reported.
+    Build and check everything that the stages of a run need. Modalities that the corpus lacks are left out of the
+    recipe, with a report.
 
     Args:
-        recipe: it is not changed.
-        output_dir: of the run. Encoders that were finished there are not built again.
-        seeds: of stage 2.
+        recipe: the recipe, which is not changed.
+        output_dir: folder of the run. Encoders that are finished there are not built.
+        seeds: seeds of stage 2.
 
     Raises:
-        InputError: naming section and field, or split, for what would end a run later.
+        InputError: for mistakes that would end a run later, naming section and field, or split.
     """
     check_seeds(seeds)
     check_output_folder(output_dir, [recipe.corpus_path()])
     recipe = Recipe(recipe.to_dict(), recipe.source)
-    recipe.training_arguments(output_dir, seeds[0])  # first, for it starts the process group, where there is one
+    recipe.training_arguments(output_dir, seeds[0])  # first: it starts the process group, if there is one
     found = vector_modalities(recipe.corpus_path())
     if found:
         _leave_out(
@@ -88,7 +89,12 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
 
 
 def check_seeds(seeds: Sequence[int]):
-    """InputError where a seed appears twice, whose runs would be counted as two, or cannot be one."""
+    """
+    Check the seeds of a run.
+
+    Raises:
+        InputError: if a seed is out of range or appears twice.
+    """
     for seed in seeds:
         if not 0 <= seed < 2**32:
             raise InputError(f"seeds: expected whole numbers from 0 to {2**32 - 1:,}, got {seed}")
@@ -97,12 +103,12 @@ def check_seeds(seeds: Sequence[int]):
 
 
 def named_encoders(recipe: Recipe) -> list[str]:
-    """The modalities that the recipe has an encoder for."""
+    """The modalities for which the recipe has a section of an encoder."""
     return [name for name, modality in MODALITIES.items() if recipe.sections.get(modality.encoder)]
 
 
 def with_turns(modalities: Sequence[str], corpus: datasets.DatasetDict) -> list[str]:
-    """Those of the modalities that a turn of the corpus has; the others are reported."""
+    """The modalities that some turn of the corpus has; the others are reported."""
     kept = [name for name in modalities if any(len(Utterances(data, name)) for data in corpus.values())]
     for name in modalities:
         if name not in kept:
@@ -112,8 +118,8 @@ def with_turns(modalities: Sequence[str], corpus: datasets.DatasetDict) -> list[
 
 def _keep_encoders(recipe: Recipe, corpus: datasets.DatasetDict) -> tuple[list[str], list[str]]:
     """
-    The modalities whose encoder the model needs and the corpus can train, and those that nothing can make vectors of. The other encoders'
-    sections leave the recipe.
+    The modalities whose encoder the model needs and the corpus can train, and those without vectors. The sections of
+    other encoders are removed from the recipe.
     """
     kept, lacking = [], [modality for modality in MODALITIES if modality not in named_encoders(recipe)]
     for modality in named_encoders(recipe):
@@ -141,7 +147,12 @@ def _leave_out(recipe: Recipe, absent: list[str], reason: str):
 
 
 def check_conversation_model(recipe: Recipe, output_dir: str | Path):
-    """InputError where the model or its training cannot be what the recipe says."""
+    """
+    Check the sections of stage 2.
+
+    Raises:
+        InputError: if the model cannot be built, does not fit into memory, or cannot be trained with these arguments.
+    """
     config, arguments = recipe.model_config(), recipe.training_arguments(output_dir, 0)
     try:
         check_training(config, arguments)
@@ -158,7 +169,7 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
 
 
 def _memory() -> int | None:
-    """Bytes of main memory, where the system says."""
+    """Bytes of main memory; None if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):  # Windows
@@ -179,7 +190,7 @@ def _check_splits(recipe: Recipe, corpus: datasets.DatasetDict, modalities: list
 
 
 def _check_encoder(recipe: Recipe, modality: str, corpus: datasets.DatasetDict, folder: Path):
-    """Its arguments, and unless it is finished the encoder itself, on two turns."""
+    """Check the arguments of an encoder's training and, unless it is finished, run the encoder on two turns."""
     settings, section = recipe.encoder(modality), f"{recipe.source}: section '{MODALITIES[modality].encoder}'"
     arguments = settings.training_arguments(folder, 0)
     try:
@@ -197,10 +208,12 @@ def _check_encoder(recipe: Recipe, modality: str, corpus: datasets.DatasetDict, 
     try:
         batch = UtteranceCollator(processor)(items)
         with torch.no_grad():
-            model.to(arguments.device)(**{name: value.to(arguments.device) for name, value in batch.items()})
+            device = arguments.device
+            torch.nn.Module.to(model, device)(**{name: value.to(device) for name, value in batch.items()})
     except InputError as error:
         raise InputError(f"{section}: {error}") from error
-    except Exception as error:  # whatever a backbone raises for what it does not take
+    except Exception as error:  # backbones raise errors of every kind
         raise InputError(
-            f"{section}: '{settings.fields['backbone']}' could not read two turns: {type(error).__name__}: {short(error)}"
+            f"{section}: '{settings.fields['backbone']}' could not read two turns: {type(error).__name__}: "
+            f"{short(error)}"
         ) from error

@@ -1,4 +1,7 @@
-"""A recipe: one YAML file that says encoders, model, corpus and training, and is checked whole before any work starts."""
+"""
+A recipe: one YAML file with the encoders, the model, the corpus and the training of a run, checked before any work
+starts.
+"""
 
 import copy
 import re
@@ -40,35 +43,38 @@ from .utterance_trainer import UtteranceTrainingArguments
 
 class Recipe:
     r"""
-    What to train on what and how, one section each.
+    The settings of a run, in sections.
 
     Args:
-        sections: `model` (fields of [`MisterEConfig`], or of the configuration that its `model_type` names), `corpus` (of [`CorpusSettings`])
-            and `training` (of [`MisterETrainingArguments`]); for stage 1 `speech_encoder` and `text_encoder` (of [`UtteranceEncoderConfig`] and
-            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]); and
-            `baselines`, sections `model` and `training` by a baseline's name, where it is not to be as [`Recipe.baseline`] has it.
+        sections: `model` (fields of the configuration that `model_type` names, by default [`MisterEConfig`]), `corpus`
+            (of [`CorpusSettings`]) and `training` (of [`MisterETrainingArguments`]); for stage 1 a section per
+            modality such as `text_encoder` (fields of [`UtteranceEncoderConfig`] and [`MisterEProcessor`], `dtype`,
+            `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]); and
+            `baselines`, sections `model` and `training` by the name of a baseline, for what differs from
+            [`Recipe.baseline`].
+        source: name of the recipe in messages.
 
     Raises:
-        ValueError: naming the section and the field, for a key that is not known or a value that does not fit.
+        InputError: naming the section and the field, for an unknown key or a value of another type.
     """
 
     def __init__(self, sections: dict[str, dict[str, Any]], source: str = "recipe"):
         self.source = source
         if not isinstance(sections, dict):
             raise InputError(f"{source}: expected the sections {list(SECTIONS)}, got {short(repr(sections))}")
-        self.sections = {name: {} for name in SECTIONS}
+        self.sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
         for section, values in self._one_level(copy.deepcopy(sections)).items():
             if section not in self.fields():
                 raise self._unknown_section(section)
             self._check_holds(section, values, "fields and values")
             if section in baseline_sections():
-                self.sections[section] = {}  # that it is named says something already
-            # the model's type first, for its fields depend on it
+                self.sections[section] = {}  # a baseline that is named without fields counts
+            # model_type comes first, since the fields of the model depend on it.
             for field, value in sorted((values or {}).items(), key=lambda item: item[0] != "model_type"):
                 self.set(f"{section}.{field}", value)
 
     def _one_level(self, sections: dict[str, Any]) -> dict[str, Any]:
-        """Sections that stand in others, under their dotted names."""
+        """Move nested sections to the top, under their dotted names."""
         for section in [name for name in sections if name in encoder_sections() and isinstance(sections[name], dict)]:
             if "training" in sections[section]:
                 sections[f"{section}.training"] = sections[section].pop("training")
@@ -98,7 +104,7 @@ class Recipe:
         )
 
     def fields(self) -> dict[str, dict[str, Any]]:
-        """Name and type of the fields of each section; those of the model depend on its type."""
+        """Name and type of the fields of each section; those of `model` depend on its type."""
         model = model_fields(self.model_type)
         stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": TRAINING_FIELDS}
         return stage_2 | encoder_sections() | baseline_sections()
@@ -114,8 +120,10 @@ class Recipe:
         Read a recipe file.
 
         Args:
-            path: a YAML file, or the name of a recipe of this package; see [`~mister_e_hf.training.recipe_files.find_recipe`].
-            overrides: command-line words, `--learning_rate 1e-4`, `--model.causal`, `--corpus=PATH`; see [`Recipe.override`].
+            path: a YAML file, or the name of a recipe of this package; see
+                [`~mister_e_hf.training.recipe_files.find_recipe`].
+            overrides: command-line arguments such as `--learning_rate 1e-4`, `--model.causal` or `--corpus=PATH`; see
+                [`Recipe.override`].
         """
         path = find_recipe(path)
         sections = read_yaml(path)
@@ -124,15 +132,22 @@ class Recipe:
         corpus = recipe.sections["corpus"]
         named = any(re.match(r"--(corpus\.)?vectors\b", word) for word in overrides)
         if not named and corpus.get("vectors") and (Path(corpus.get("path") or "").expanduser() / RECORD).is_file():
-            del corpus[
-                "vectors"
-            ]  # an encoder of this package made them, not what made those of the recipe's own corpus
+            # Encoders of this package made these vectors, not what the recipe states for its own corpus.
+            del corpus["vectors"]
         return recipe
 
     def set(self, name: str, value: Any, words: Sequence[str] = ()):
-        """
-        Set one field, by `section.field`, or by the field's name alone where only one section has it. Where the
-        command-line words that the value was read from are given, they are taken as they are, or as a list, where the value does not fit.
+        r"""
+        Set one field.
+
+        Args:
+            name: `section.field`, or the field alone if only one section has it.
+            value: the new value.
+            words: the command-line arguments that the value was read from; they are taken as text, or as a list, if
+                the value has another type than the field.
+
+        Raises:
+            InputError: if the field is unknown, may not be set, or has another type.
         """
         section, field = self._place(name)
         if section.rpartition(".")[2] == "training" and field in NOT_IN_A_RECIPE:
@@ -143,7 +158,8 @@ class Recipe:
         if not fitting:
             quotes = "; quote it if it is a name" if isinstance(value, bool | int) and fits("", hint) else ""
             raise InputError(
-                f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got {short(repr(value))}{quotes}"
+                f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got "
+                f"{short(repr(value))}{quotes}"
             )
         if section.rpartition(".")[2] == "training":
             arguments = UtteranceTrainingArguments if section in encoder_sections() else MisterETrainingArguments
@@ -155,12 +171,13 @@ class Recipe:
             foreign = [name for name in self.sections["model"] if name not in model_fields(fitting[0])]
             if foreign:
                 raise InputError(
-                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type before its fields"
+                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type "
+                    "before its fields"
                 )
         self.sections.setdefault(section, {})[field] = fitting[0]
 
     def _place(self, name: str) -> tuple[str, str]:
-        """Section and field of a name."""
+        """Section and field that a name stands for."""
         section, _, field = name.rpartition(".")
         all_fields = self.fields()
         if not section:
@@ -180,9 +197,12 @@ class Recipe:
         return section, field
 
     def override(self, words: Sequence[str]):
-        """
-        Set fields by command-line words: `--field value`, `--field=value`, or `--field` alone for true; values as YAML. Of a
-        field that is given again the last value counts, as on any command line. `--text_encoder none` leaves a section of stage 1 out.
+        r"""
+        Set fields with command-line arguments.
+
+        Args:
+            words: `--field value`, `--field=value`, or `--field` alone for true, with values in YAML. If a field
+                appears twice, the last value counts. `--text_encoder none` removes a section of stage 1.
         """
         words = list(words)
         while words:
@@ -203,13 +223,14 @@ class Recipe:
     def _leave_out(self, section: str, given: list[str]):
         if given not in (["none"], ["null"]):
             raise InputError(
-                f"--{section} takes none alone, which leaves the section out; its fields are --{section}.backbone, ..."
+                f"--{section} takes only the value none, which removes the section; its fields are "
+                f"--{section}.backbone, ..."
             )
         self.drop_encoder(next(name for name, modality in MODALITIES.items() if modality.encoder == section))
 
     @property
     def corpus(self) -> CorpusSettings:
-        """The section, with the corpus's own labels where it names none; from then on the recipe states them."""
+        """The section `corpus`. If it names no labels, those of the corpus are added to the recipe."""
         given = self.sections["corpus"]
         if given.get("path") and not given.get("labels"):
             given["labels"] = corpus_labels(given["path"], given.get("label_column", CorpusSettings.label_column))
@@ -218,30 +239,34 @@ class Recipe:
         return settings
 
     def model_config(self) -> ConversationConfig:
-        """The model's configuration, its classes those of the corpus section."""
+        """The configuration of the model, with the labels of the section `corpus`."""
         fields = dict(self.sections["model"])
         fields.pop("model_type", None)
         try:
             return entry_of(self.model_type).config_class()(id2label=dict(enumerate(self.corpus.labels)), **fields)
-        except Exception as error:  # the config's checks raise errors of several kinds
+        except Exception as error:  # the checks of a configuration raise errors of several kinds
             raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
 
     def model(self) -> PreTrainedModel:
-        """A new model of that configuration."""
+        """A new model with this configuration."""
         return AutoModel.from_config(self.model_config())
 
     def title(self) -> str:
-        """What the model is called."""
+        """Name of the model, for reports."""
         return entry_of(self.model_type).title
 
     def baseline(self, name: str) -> "Recipe":
         r"""
-        The recipe of a baseline on the same corpus of vectors. Its model has the widths, clipping and class weights of this recipe's, its training is this
-        recipe's with the rate and length that suit it (`training` in [`~mister_e_hf.models.registry`]), and what the section `baselines` says of either goes
-        before.
+        The recipe of another model on the same corpus of vectors.
+
+        Its model has the widths, clipping and class weights of this recipe's model. Its training is that of this
+        recipe with the training defaults of the registry. The section `baselines` overrides both.
 
         Args:
-            name: of a registered model.
+            name: short name of a registered model.
+
+        Raises:
+            InputError: if the name is unknown.
         """
         other = entry(name)
         model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
@@ -267,34 +292,35 @@ class Recipe:
         )
 
     def value(self, name: str) -> Any:
-        """What a field of the model or of training comes to, by `section.field`: what the recipe says, or the default."""
+        """The value of `section.field`, of the model or of training: that of the recipe, or the default."""
         section, _, field = name.partition(".")
         if field in self.sections[section]:
             return self.sections[section][field]
         return getattr(self.model_config() if section == "model" else MisterETrainingArguments, field)
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
-        """A copy with these fields set, by `section.field`."""
+        """A copy with other values of some fields, by `section.field`."""
         changed = Recipe(self.to_dict(), self.source)
         for field, value in changes.items():
             changed.set(field, value)
         return changed
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
+        """The arguments of the Trainer of stage 2."""
         try:
             return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
             raise InputError(f"{self.source}: section 'training': {short(error)}") from error
 
     def read_corpus(self) -> dict[str, DialogueVectors]:
-        """The corpus's splits, checked against the model's configuration."""
+        """Read the splits of the corpus, and check them against the configuration of the model."""
         corpus, config = self.corpus, self.model_config()
         splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
         if corpus.validation_group is not None:
             splits |= validation_by_group(splits, corpus.group_pattern, corpus.validation_group)
         for data in splits.values():
             data.check(config.widths)
-            if not (data.labels >= 0).any():
+            if data.labels is None or not (data.labels >= 0).any():
                 raise InputError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
         for modality in config.required_modalities:
             present = splits["train"].present.get(modality)
@@ -321,18 +347,18 @@ class Recipe:
         )
 
     def drop_encoder(self, modality: str):
-        """Leave the section of an encoder out."""
+        """Remove the section of an encoder."""
         for section in (MODALITIES[modality].encoder, f"{MODALITIES[modality].encoder}.training"):
             self.sections.pop(section, None)
 
     def corpus_path(self) -> str:
-        """Where the corpus lies, as it was given."""
+        """Folder or id of the corpus, as it was given."""
         if self.corpus.path is None:
             raise InputError(f"{self.source}: no corpus given; set corpus.path or pass --corpus")
         return self.corpus.path
 
     def encoder(self, modality: str) -> "EncoderSettings":
-        """The section of one modality's encoder."""
+        """The section of the encoder of one modality."""
         section = MODALITIES[modality].encoder
         if not self.sections.get(section, {}).get("backbone"):
             raise InputError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
@@ -344,10 +370,11 @@ class Recipe:
         )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
+        """The sections as a recipe file nests them."""
         sections = copy.deepcopy(self.sections)
         for name in [name for name in sections if "." in name]:
             *above, own = name.split(".")
-            place = sections
+            place: dict[str, Any] = sections
             for each in above:
                 place = place.setdefault(each, {})
             place[own] = sections.pop(name)

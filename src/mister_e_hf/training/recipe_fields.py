@@ -1,4 +1,4 @@
-"""Values of a recipe's fields: read from YAML or a word of the command line, and checked against the field's type."""
+"""Values of a recipe's fields: read from YAML or the command line, and checked against the type of the field."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -7,11 +7,18 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from ..base.yaml_files import parse_yaml
 
-_TRUTHS = {"yes": True, "on": True, "no": False, "off": False}  # YAML 1.1's, where nothing but a truth value is taken
+_TRUTHS = {
+    "yes": True,
+    "on": True,
+    "no": False,
+    "off": False,
+}  # words of YAML 1.1, for fields that take only a truth value
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a field of this type takes the value; a whole number is a float too, a truth value is not a number."""
+    """
+    Whether a field of this type takes the value. A whole number counts as a float, a truth value not as a number.
+    """
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind is Any:
         return True
@@ -29,7 +36,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def as_typed(value: Any, hint: Any) -> Any:
-    """The value as a field of this type takes it: YAML reads `1e-5`, without a point, as a word, and so `yes`."""
+    """Convert a value to the type of a field: YAML reads `1e-5`, without a point, and `yes` as text."""
     if fits(value, hint):
         return value
     kind, parts = get_origin(hint) or hint, get_args(hint)
@@ -52,25 +59,26 @@ def as_typed(value: Any, hint: Any) -> Any:
 
 def read_word(word: str, field: str) -> Any:
     r"""
-    What a word of the command line stands for: a value in YAML, else the word as it is.
+    Read a command-line argument as YAML, or as plain text if YAML would drop a part of it.
 
     Args:
-        field: for messages.
+        word: the argument.
+        field: name of the field, for messages.
 
     Raises:
-        InputError: if the word opens a list or mapping that is not valid YAML.
+        InputError: if a list or mapping is not valid YAML.
     """
     if word[:1] not in "[{\"'" and (set(":#&*!|>%@`") & set(word) or word == ""):
-        return word  # a path, name or pattern, of which YAML would leave out a part
+        return word  # a path, name or pattern, of which YAML would drop a part
     return parse_yaml(word, f"--{field}: '{word}'")
 
 
 def type_name(hint: Any) -> str:
-    """A type as a reader knows it."""
+    """A type as a message shows it."""
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
-    """The end of a message on an unknown name: what may have been meant."""
+    """The end of a message about an unknown name: a likely correction, or all known names."""
     found = difflib.get_close_matches(str(name)[:100], known, n=1)
     return f". Did you mean '{found[0]}'?" if found else f". Known: {', '.join(sorted(known))}"

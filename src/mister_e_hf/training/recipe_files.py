@@ -1,33 +1,33 @@
-"""Recipe files: those that come with the package are found by name."""
+"""Find recipe files; those of the package are found by name."""
 
 import difflib
 from pathlib import Path
 
 _HERE = Path(__file__).parents[1]
-# In a wheel the recipes lie in the package; in a source tree, an editable install too, beside `src`.
+# A wheel has the recipes inside the package; a source tree and an editable install have them beside `src`.
 _FOLDERS = (_HERE / "hub_configs", _HERE.parents[1] / "hub_configs")
 
 
 def recipe_folder() -> Path:
-    """Where the package's own recipes lie."""
+    """Folder of the recipes of this package."""
     return next((folder for folder in _FOLDERS if folder.is_dir()), _FOLDERS[0])
 
 
 def recipe_names() -> list[str]:
-    """Names of the package's own recipes."""
+    """Names of the recipes of this package."""
     return sorted(path.stem for path in recipe_folder().glob("*.yaml"))
 
 
 def find_recipe(recipe: str | Path) -> Path:
     r"""
-    The file of a recipe.
+    Find the file of a recipe.
 
     Args:
-        recipe: path of a YAML file, or the name of one of the package's own (`mister-e-meld-small`; its path in the source tree,
-            `hub_configs/mister-e-meld-small.yaml`, does everywhere, too). A file of that path comes first.
+        recipe: path of a YAML file, or the name of a recipe of this package (`mister-e-meld-small`; its path in the
+            source tree, `hub_configs/mister-e-meld-small.yaml`, works everywhere). A file with this path comes first.
 
     Raises:
-        FileNotFoundError: if there is no such file and no such name; it lists the names.
+        FileNotFoundError: if neither exists; the message lists the names.
     """
     path = Path(recipe).expanduser()
     if path.is_file():

@@ -1,4 +1,4 @@
-"""A recipe for a corpus as it is: its labels, the modalities that it has, and the widths of its vectors where it holds any."""
+"""Write a recipe for a corpus: with its labels, its modalities, and the widths of its vectors if it holds any."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from ..vectors.store import holds_vectors, read_corpus
 from .recipe import Recipe
 from .recipe_files import find_recipe
 
-BASE = "own-small"  # sizes and rates
+BASE = "own-small"  # the recipe that sizes and rates are taken from
 
 
 def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path, Recipe]:
@@ -27,14 +27,15 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
 
     Args:
         corpus: a corpus folder, of dialogues or of vectors, or the id of a Hub dataset.
-        out: the YAML file; by default the corpus's name with `.yaml`, in the current folder.
+        out: the YAML file to write; by default the name of the corpus with `.yaml`, in the current folder.
 
     Returns:
         the file and the recipe.
 
     Raises:
         FileExistsError: if the file exists.
-        FileNotFoundError, InputError: if there is no such corpus, or it lacks a split, labels in one, or labelled turns with text or audio.
+        FileNotFoundError: if the corpus does not exist.
+        InputError: if it lacks a split, or a split has no labelled turn with text or audio.
     """
     path = Path(out or f"{Path(corpus).expanduser().absolute().name}.yaml")
     if path.exists():
@@ -64,13 +65,16 @@ def _check_is_corpus(corpus: str | Path):
     if folder.is_file() or (folder.is_dir() and not any(folder.glob("*.parquet"))):
         name = folder.absolute().stem
         raise InputError(
-            f"'{corpus}' is not a corpus folder, which holds train.parquet, validation.parquet and test.parquet. Make one of recordings "
-            f"or tables first: mister-e corpus folder --data_dir {corpus} --out corpora/{name}, then: mister-e init corpora/{name}"
+            f"'{corpus}' is not a corpus folder, which holds train.parquet, validation.parquet and test.parquet. Make "
+            f"one of recordings or tables first: mister-e corpus folder --data_dir {corpus} --out corpora/{name}, "
+            f"then: mister-e init corpora/{name}"
         )
 
 
 def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
-    """The modalities that labelled turns of every split have; the width of a modality's vectors, None where encoders are to make them."""
+    """
+    By modality that labelled turns of every split have, the width of its vectors; None if encoders must make them.
+    """
     label2id = {name: index for index, name in enumerate(labels)}
     if holds_vectors(corpus):
         splits = read_corpus(corpus, label2id)
@@ -81,8 +85,8 @@ def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
     dialogues = load_dialogues(corpus)
     if missing := [split for split in SPLITS if split not in dialogues]:
         raise InputError(
-            f"'{corpus}' has no split {', '.join(missing)}, which training needs. With ten dialogues or more `mister-e corpus folder` makes all "
-            "three (--split_shares); or give the table a column `split`"
+            f"'{corpus}' has no split {', '.join(missing)}, which training needs. With ten dialogues or more `mister-e"
+            " corpus folder` makes all three (--split_shares); or give the table a column `split`"
         )
     turns = {
         modality: [len(Utterances(dialogues[split], modality, label2id, labelled_only=True)) for split in SPLITS]
@@ -114,8 +118,9 @@ def _header(path: Path, widths: dict[str, int | None]) -> str:
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
-    """What was written, in few words: labels, and by modality the encoder or the width of its vectors."""
-    config, found = recipe.model_config(), {"labels": recipe.corpus.labels}
+    """Summary of a written recipe: its labels, and by modality the encoder or the width of the vectors."""
+    config = recipe.model_config()
+    found: dict[str, Any] = {"labels": recipe.corpus.labels}
     for modality in config.modalities:
         backbone = recipe.sections.get(MODALITIES[modality].encoder, {}).get("backbone")
         found[modality] = backbone or f"vectors of width {config.widths[modality]}"

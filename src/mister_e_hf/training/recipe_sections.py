@@ -1,4 +1,4 @@
-"""The sections of a recipe: their fields with types, and what the sections of the corpus and of an encoder come to."""
+"""The sections of a recipe: their fields with types, and the settings of a corpus and of an encoder."""
 
 import contextlib
 import dataclasses
@@ -25,16 +25,17 @@ class CorpusSettings:
     The `corpus` section of a recipe.
 
     Args:
-        path: folder, Hub dataset id; see [`~mister_e_hf.vectors.store.read_corpus`].
-        name: what to call it in a model card.
-        labels: class names in the order of the model's class indices; by default the corpus's own ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]).
-        label_column: the table's column of labels.
-        score_column: a real-valued score per turn (CMU-MOSI's sentiment); the same predictions are then also scored with the
-            turns left out whose score is zero or missing.
-        vectors: what made the vectors, by modality, in words; a study's results say it.
-        group_pattern: regular expression; what it finds in a dialogue's id is the dialogue's group (IEMOCAP's session), and folds of the
-            development data are made of whole groups. By default each dialogue is a group.
-        validation_group: make this group validation, and of all other dialogues of train and validation train.
+        path: folder or Hub id; see [`~mister_e_hf.vectors.store.read_corpus`].
+        name: name of the corpus in a model card.
+        labels: class names in the order of the class indices; by default those of the corpus
+            ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]).
+        label_column: name of the column of labels.
+        score_column: name of a column with a real-valued score per turn (the sentiment of CMU-MOSI); predictions are
+            then also scored without the turns whose score is zero or missing.
+        vectors: by modality, a description of what made the vectors, for the results of a study.
+        group_pattern: regular expression whose match in the id of a dialogue is its group (the session of IEMOCAP);
+            folds of the development data consist of whole groups. By default each dialogue is a group.
+        validation_group: the group that becomes validation; all other dialogues of train and validation become train.
     """
 
     path: str | None = None
@@ -47,12 +48,18 @@ class CorpusSettings:
     validation_group: str | None = None
 
     def check(self, source: str):
-        """InputError, naming the recipe, where labels or patterns are not what they must be."""
+        """
+        Check labels and patterns.
+
+        Raises:
+            InputError: naming the recipe and the field.
+        """
         if not all(isinstance(label, str) and label.strip() for label in self.labels):
             raise InputError(f"{source}: corpus.labels must be names, none of them empty; got {short(self.labels)}")
         if not self.labels:
             raise InputError(
-                f"{source}: no labels: give a corpus, whose own are then taken (--corpus), or name them (--corpus.labels)"
+                f"{source}: no labels: give a corpus, whose own are then used (--corpus), or name them "
+                "(--corpus.labels)"
             )
         if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
             raise InputError(
@@ -68,15 +75,15 @@ class CorpusSettings:
 
 CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
-# A recipe is the same for every run of it, is stored with each and pushed.
+# A recipe is the same for all of its runs, and is stored and pushed with each.
 NOT_IN_A_RECIPE = {
     "output_dir": "pass --output_dir",
-    "resume_from_checkpoint": "a run that was killed resumes from its own folder",
+    "resume_from_checkpoint": "an interrupted run resumes from its own folder",
     "seed": "pass --seeds",
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
 SECTIONS = ("model", "corpus", "training")
-# Sections of stage 1, whose fields are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
+# Fields of stage 1 are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
 _PROCESSOR_FIELDS = {
     "prompt": str | None,
     "max_tokens": int,
@@ -129,7 +136,7 @@ def baseline_sections() -> dict[str, dict[str, Any]]:
 
 @dataclasses.dataclass
 class EncoderSettings:
-    """What a recipe says of one encoder: its own fields and those of its training."""
+    """The section of one encoder: its fields and those of its training."""
 
     source: str
     modality: str
@@ -138,11 +145,11 @@ class EncoderSettings:
 
     @property
     def folds(self) -> int:
-        """Into how many folds the training dialogues are parted for cross-fitted vectors; 0 for none."""
+        """Number of folds of the training dialogues for cross-fitted vectors; 0 for none."""
         return self.fields.get("folds") or 0
 
     def config(self, label2id: dict[str, int]) -> UtteranceEncoderConfig:
-        """The encoder's configuration, but for its backbone's own."""
+        """The configuration of the encoder, without that of its backbone."""
         own = {
             name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds", "dtype")
         }
@@ -150,7 +157,7 @@ class EncoderSettings:
             return UtteranceEncoderConfig(modality=self.modality, label2id=label2id, **own)
 
     def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
-        """A new encoder around the pretrained backbone."""
+        """A new encoder with the pretrained backbone."""
         own = {name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds")}
         backbone, revision, dtype = (
             own.pop("backbone"),
@@ -164,6 +171,7 @@ class EncoderSettings:
             )
 
     def processor(self) -> MisterEProcessor:
+        """The processor of the backbone, with the fields of the section."""
         given = {name: value for name, value in self.fields.items() if name in _PROCESSOR_FIELDS}
         with self._naming_itself():
             return MisterEProcessor.from_backbone(
@@ -172,7 +180,7 @@ class EncoderSettings:
 
     @contextlib.contextmanager
     def _naming_itself(self):
-        """Errors say which section they come from."""
+        """Add the section to the messages of errors."""
         section = MODALITIES[self.modality].encoder
         try:
             yield
@@ -184,6 +192,7 @@ class EncoderSettings:
             raise InputError(f"{self.source}: section '{section}': {unwrapped(error)}") from error
 
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
+        """The arguments of the Trainer of stage 1."""
         try:
             return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
@@ -192,4 +201,5 @@ class EncoderSettings:
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
+        """The section as one dictionary, with the modality."""
         return {"modality": self.modality, **self.fields, "training": self.training}

@@ -1,4 +1,4 @@
-"""A run's own folder: what it is a run of, whether it is finished, and what it says of itself."""
+"""The folder of a run: the record of its settings, whether it is finished, and facts about it."""
 
 import importlib.metadata
 import json
@@ -23,10 +23,11 @@ _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
 
 def claim_run(output_dir: Path, record: dict) -> bool:
     r"""
-    Whether the run in this folder is finished; a new one is noted down.
+    Whether the run in this folder is finished. The record of a new run is written.
 
     Raises:
-        InputError: if it is a run of something else, naming the fields that differ, or its `run.yaml` or `results.json` is damaged.
+        InputError: if the folder holds a run with other settings, naming the fields that differ, or `run.yaml` or
+            `results.json` is damaged.
     """
     run = output_dir / "run.yaml"
     with PartialState().main_process_first():
@@ -51,17 +52,17 @@ def run_once(
     weighted_f1: Callable[[dict[str, Any]], float],
 ) -> dict[str, Any]:
     r"""
-    The results of a run, from its folder if it is finished there; reported in one line.
+    Run once: return the stored results if the run is finished, else run it. Both are reported in one line.
 
     Args:
-        title: what is trained.
-        output_dir: the run's own folder; another process that works in it is waited for.
-        record: what the folder is a run of.
-        run: trains and writes the results.
-        weighted_f1: that of validation, from the results.
+        title: name of what is trained.
+        output_dir: folder of the run; waits for another process that works in it.
+        record: settings of the run.
+        run: trains, and writes the results.
+        weighted_f1: takes the weighted F1 on validation from the results.
 
     Raises:
-        InputError: if the folder holds a run of something else.
+        InputError: if the folder holds a run with other settings.
     """
     with own_folder(output_dir):
         finished = read_results(output_dir) if claim_run(output_dir, record) else None
@@ -73,7 +74,7 @@ def run_once(
 
 def read_results(folder: Path) -> dict[str, Any] | None:
     r"""
-    What a finished run says of itself; None if none is finished.
+    Results of the run in a folder; None if it is not finished.
 
     Raises:
         InputError: if `results.json` is damaged.
@@ -85,13 +86,14 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         results = json.loads(path.read_text(encoding="utf-8") or "null")
     if not isinstance(results, dict):
         raise InputError(
-            f"'{path}' does not hold the results of a run: it is empty or damaged. Remove it, and the same command scores the run again."
+            f"'{path}' does not hold the results of a run: it is empty or damaged. Remove it, and the same command "
+            "scores the run again."
         )
     return results
 
 
 def best_epoch(trainer: Trainer) -> float | None:
-    """The epoch that validation chose; None where the last one counts."""
+    """The epoch that validation chose; None if the last epoch is kept."""
     if not trainer.args.load_best_model_at_end:
         return None
     best = trainer.state.best_global_step
@@ -99,7 +101,7 @@ def best_epoch(trainer: Trainer) -> float | None:
 
 
 def learning_history(trainer: Trainer) -> list[dict[str, float]]:
-    """An entry per epoch of a training that logs by epoch: the loss, its terms, and `eval_...` of validation."""
+    """An entry per logged epoch: the loss, its terms, and `eval_...` for validation."""
     epochs: dict[float, dict[str, float]] = {}
     for entry in trainer.state.log_history:
         if "loss" in entry or "eval_loss" in entry:
@@ -109,7 +111,7 @@ def learning_history(trainer: Trainer) -> list[dict[str, float]]:
 
 
 def peak_memory() -> int | None:
-    """The most that this process has held so far, in bytes: on its GPU where it has one, else in main memory (None where that cannot be told)."""
+    """Peak memory of this process so far in bytes: of its GPU if it uses one, else main memory (None if unknown)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
@@ -120,18 +122,20 @@ def peak_memory() -> int | None:
 
 
 def provenance(device: Any) -> dict[str, Any]:
-    """Commit and versions that a run was made with."""
+    """Commit and versions of a run."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS} | {"device": str(device)}
     return {"git_commit": git_commit(), "versions": versions}
 
 
 def git_commit() -> str | None:
-    """Commit of the source tree that this package runs from, with a mark when it was changed; None outside of one."""
+    """
+    Commit of the source tree that this package runs from, with `+changes` if it was changed; None outside of one.
+    """
 
     def git(*words: str) -> str | None:
         try:
             call = subprocess.run(
-                ["git", "-C", Path(__file__).parent, *words], capture_output=True, encoding="utf-8", timeout=10
+                ["git", "-C", str(Path(__file__).parent), *words], capture_output=True, encoding="utf-8", timeout=10
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -1,4 +1,4 @@
-"""All stages in turn: encoders, their vectors, the conversation model; what is done already is not done again."""
+"""All stages in turn: encoders, their vectors, the conversation model. Finished stages are skipped."""
 
 import json
 from collections.abc import Sequence
@@ -28,11 +28,12 @@ def embed(
     **options: Any,
 ) -> Path:
     r"""
-    Vectors of the recipe's corpus by the encoders in `output_dir`, to `out` (by default `output_dir/vectors`).
+    Embed the corpus of the recipe with the encoders in `output_dir`; writes to `out` (by default
+    `output_dir/vectors`).
 
     Raises:
-        FileNotFoundError: if an encoder that the recipe names was not trained yet.
-        ValueError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
+        FileNotFoundError: if an encoder that the recipe names is not trained yet.
+        InputError: if vectors are to be cross-fitted on another corpus than the encoders were trained on.
     """
     check_output_folder(out or output_dir, [recipe.corpus_path() if corpus is None else None])
     if not named_encoders(recipe):
@@ -60,34 +61,36 @@ def embed(
 
 def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> dict[str, Any]:
     r"""
-    From a corpus of dialogues to a checkpoint folder with every stage; from a corpus of vectors, stage 2 alone. All of it is built and checked
+    Train all stages on a corpus of dialogues, or stage 2 on a corpus of vectors. Everything is built and checked
     before the first step ([`~mister_e_hf.training.preflight.check_run`]).
 
     Returns:
-        the summary of stage 2.
+        the summary of stage 2, as [`~mister_e_hf.training.experiment.run_seeds`] returns it.
     """
     output_dir, plan = Path(output_dir), check_run(recipe, output_dir, seeds)
     recipe, corpus, modalities = plan.recipe, plan.corpus, plan.modalities
     if corpus is None:
-        modalities = _makers(recipe.corpus_path(), output_dir)
+        modalities = _own_vectors(recipe.corpus_path(), output_dir)
     else:
         for modality in modalities:
             train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
         recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
-    # Of vectors that this run's encoders made, the recipe cannot know the origin.
+    # What the recipe states about the origin of vectors does not hold for those that this run's encoders made.
     stated = recipe.sections["corpus"].pop("vectors", None) or {}
     if others := {name: text for name, text in stated.items() if name not in modalities}:
         recipe.sections["corpus"]["vectors"] = others
     encoders = {modality: encoder_folder(output_dir, modality) for modality in modalities}
     for modality, folder in encoders.items():
-        recipe.set(f"model.{MODALITIES[modality].width}", read_results(folder)["embedding_dim"])
+        results = read_results(folder)
+        assert results is not None  # the encoder is trained
+        recipe.set(f"model.{MODALITIES[modality].width}", results["embedding_dim"])
     if len(seeds) > 1:
         return run_seeds(recipe, output_dir, list(seeds), encoders)
     return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], encoders=encoders)["test"]])}
 
 
-def _makers(vectors: str, output_dir: Path) -> list[str]:
-    """The modalities whose vectors the encoders in `output_dir` made, and no other ones."""
+def _own_vectors(vectors: str, output_dir: Path) -> list[str]:
+    """The modalities whose vectors were made by the encoders in `output_dir`."""
     record = Path(vectors).expanduser() / RECORD
     if not record.is_file():
         return []

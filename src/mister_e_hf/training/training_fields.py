@@ -1,14 +1,15 @@
-"""Every field of the training arguments: which values it takes, or why a run may not set it.
+"""Every field of the training arguments: the values it takes, or why it cannot be set.
 
-Most fields are transformers' own. That library reads them without a check, some do nothing here and some would change what is scored or
-stored, so each is listed: supported in a range, or refused with the reason. A field of a newer transformers that is not listed keeps its default.
+Most fields come from transformers, which does not check them. Some have no effect here, and some would change what is
+scored or stored. So each is listed: supported in a range, or refused with the reason. A field of a newer transformers
+that is not listed keeps its default.
 """
 
 import math
 import numbers
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ..base.errors import InputError, short
@@ -16,23 +17,27 @@ from ..base.errors import InputError, short
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number from `low` to `high`; `above` leaves `low` out. `also` lists values outside of the range that have a meaning."""
+    """
+    A finite number from `low` to `high`, without `low` if `above` is set. `also` lists further values that have a
+    meaning.
+    """
 
     low: float = 0
     high: float = math.inf
     whole: bool = False
     above: bool = False
     also: tuple = ()
-    share: bool = False  # below 1 a share of the steps, from 1 on a whole number of them
+    share: bool = False  # below 1 a fraction of the steps, from 1 on a number of steps
 
     def takes(self, value: Any) -> bool:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             return value is None and None in self.also
-        if value in self.also:
+        number = float(value)
+        if number in self.also:
             return True
-        if not math.isfinite(value) or value > self.high or value < self.low or (self.above and value == self.low):
+        if not math.isfinite(number) or not self.low <= number <= self.high or (self.above and number == self.low):
             return False
-        return value == int(value) if self.whole or (self.share and value >= 1) else True
+        return number.is_integer() if self.whole or (self.share and number >= 1) else True
 
     def __str__(self) -> str:
         kind = "a whole number" if self.whole else "a finite number"
@@ -44,7 +49,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words."""
+    """One of a few values."""
 
     words: tuple
 
@@ -57,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Kind:
-    """Any value of these types."""
+    """Any value of some types."""
 
     name: str
     kinds: tuple
@@ -71,10 +76,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Refused:
-    """Its default alone, with the reason."""
+    """Only the default, with the reason."""
 
     reason: str
-    also: tuple = ()  # what transformers itself makes of the default
+    also: tuple = ()  # what transformers makes of the default
 
     def takes(self, value: Any) -> bool:
         return any(_same(value, other) for other in self.also)
@@ -84,7 +89,7 @@ class Refused:
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether they are equal, and not just as 1 and true are."""
+    """Whether two values are equal; 1 and true are not."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
@@ -106,7 +111,7 @@ _COMPILED = Refused("each length of a dialogue is compiled again, which takes lo
 _TRACKIO = Refused("this package pushes to the Hub itself, with push_to_hub")
 _SHARDED = Refused("checkpoints and losses are those of whole models; several processes train with torchrun alone")
 
-OPTIMIZERS = {  # with what each reads of optim_args; weight decay has a field of its own
+OPTIMIZERS = {  # and what each reads of optim_args; weight_decay is another field
     "adamw_torch": (),
     "adamw_torch_fused": (),
     "adafactor": (),
@@ -131,7 +136,7 @@ _LOWER_IS_BETTER = ("loss", "expected_calibration_error")
 _LOG_LEVELS = Choice(("debug", "info", "warning", "error", "critical", "passive", "detail"))
 
 FIELDS: dict[str, Number | Choice | Kind | Refused] = {
-    # of this package
+    # fields of this package
     "contrastive_weight": Number(0, 1e6),
     "contrastive_temperature": Number(0, 1e6, above=True),
     "consistency_weight": Number(0, 1e6),
@@ -183,7 +188,7 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
     "logging_steps": _STEPS,
     "logging_first_step": _FLAG,
     "log_on_each_node": _FLAG,
-    "logging_nan_inf_filter": Refused("a loss that is not finite must be seen"),
+    "logging_nan_inf_filter": Refused("a loss that is not finite must show"),
     "include_num_input_tokens_seen": Refused("dialogues have turns, not tokens", ("no",)),
     "log_level": _LOG_LEVELS,
     "log_level_replica": _LOG_LEVELS,
@@ -204,21 +209,21 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
     "eval_do_concat_batches": Refused("scores are those of a whole split"),
     "eval_use_gather_object": Refused("scores are those of tensors"),
     "eval_accumulation_steps": _COUNT,
-    "include_for_metrics": Refused("the scores read predictions and labels alone", ([],)),
+    "include_for_metrics": Refused("the scores read only predictions and labels", ([],)),
     "batch_eval_metrics": Refused("F1 of a split is not the mean of its batches' F1"),
     # checkpoints
-    "save_only_model": Refused("a run that was killed could not resume to the same result"),
+    "save_only_model": Refused("an interrupted run could not resume to the same result"),
     "save_strategy": Choice(("no", "steps", "epoch", "best")),
     "save_steps": _STEPS,
     "save_on_each_node": Refused(_UNTRIED),
     "save_total_limit": _COUNT,
-    "enable_jit_checkpoint": Refused("its checkpoints are not whole or absent, as this package's are"),
+    "enable_jit_checkpoint": Refused("its checkpoints may be incomplete; those of this package never are"),
     "push_to_hub": _FLAG,
     "hub_token": _TEXT,
     "hub_private_repo": _OPTIONAL_FLAG,
     "hub_model_id": _TEXT,
-    "hub_strategy": Refused("the finished run alone is pushed; checkpoints hold pickles"),
-    "hub_always_push": Refused("the finished run alone is pushed"),
+    "hub_strategy": Refused("only the finished run is pushed; checkpoints hold pickles"),
+    "hub_always_push": Refused("only the finished run is pushed"),
     "hub_revision": _TEXT,
     "load_best_model_at_end": _FLAG,
     "metric_for_best_model": _TEXT,
@@ -267,13 +272,18 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
 
 def check_field(name: str, value: Any, arguments: type):
     r"""
-    Whether a run may set this field of the arguments' class, a dataclass, to this value.
+    Check the value of one field.
+
+    Args:
+        name: name of the field.
+        value: its value.
+        arguments: class of the training arguments, a dataclass.
 
     Raises:
-        InputError: with the field, the value and what it takes, or why it may not be set.
+        InputError: naming the field, the value, and what the field takes or why it cannot be set.
     """
     rule = FIELDS.get(name) or Refused("this version of transformers has it, but this package does not know it yet")
-    field = arguments.__dataclass_fields__[name]
+    field = next(each for each in fields(arguments) if each.name == name)
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if _same(value, default) or rule.takes(value):
         return
@@ -284,7 +294,7 @@ def check_field(name: str, value: Any, arguments: type):
 
 def check_together(arguments: Any):
     r"""
-    Whether the fields fit one another, where each alone does.
+    Check the fields of training arguments against each other.
 
     Raises:
         InputError: naming the fields.
@@ -311,7 +321,7 @@ def check_together(arguments: Any):
 
 def check_launcher(arguments: Any):
     r"""
-    Whether what `accelerate launch` asks for in the environment is what the arguments say.
+    Check that the environment of `accelerate launch` agrees with the training arguments.
 
     Raises:
         InputError: naming the variable.
@@ -319,8 +329,8 @@ def check_launcher(arguments: Any):
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked != "no" and not getattr(arguments, asked, False):
         raise InputError(
-            f"accelerate asks for {asked} (ACCELERATE_MIXED_PRECISION), but the training arguments do not; pass --{asked}, "
-            "or launch with --mixed_precision no"
+            f"accelerate asks for {asked} (ACCELERATE_MIXED_PRECISION), but the training arguments do not; pass "
+            f"--{asked}, or launch with --mixed_precision no"
         )
     for library in ("DEEPSPEED", "FSDP"):
         if os.environ.get(f"ACCELERATE_USE_{library}", "false").lower() in ("1", "true", "yes"):
@@ -344,7 +354,7 @@ def _check_schedule(arguments: Any):
     from transformers import get_scheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
-    try:  # a schedule of its own reads the further settings, so let it
+    try:  # the schedules know their own settings
         get_scheduler(kind, optimizer, 1, 10, scheduler_specific_kwargs=dict(given or {}))
     except Exception as error:
         raise InputError(
@@ -393,5 +403,5 @@ def _check_trackers(given: Any):
 
 
 def greater_is_better(metric: str | None) -> bool:
-    """Whether more of a metric is better."""
+    """Whether a larger value of a metric is better."""
     return metric is None or not metric.removeprefix("eval_").endswith(_LOWER_IS_BETTER)

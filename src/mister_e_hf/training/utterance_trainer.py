@@ -1,4 +1,4 @@
-"""Trains an utterance encoder on labelled turns."""
+"""Train an utterance encoder on labelled turns."""
 
 from dataclasses import dataclass, field
 
@@ -19,20 +19,28 @@ class UtteranceTrainingArguments(EpochTrainingArguments):
     [`EpochTrainingArguments`] for stage 1.
 
     Args:
-        head_learning_rate (`float`, *optional*): of all but the backbone, which starts from nothing; by default `learning_rate`.
+        head_learning_rate (`float`, *optional*):
+            learning rate of everything but the backbone, which starts from random weights; by default `learning_rate`.
     """
 
-    head_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of all but the backbone."})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of everything but the backbone."}
+    )
 
     learning_rate: float = field(default=1e-4, metadata={"help": "The initial learning rate."})
     num_train_epochs: float = field(default=10, metadata={"help": "Number of epochs."})
     ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "Layers above the chosen one, and a backbone's own heads, are not used."}
+        default=True, metadata={"help": "Layers above the chosen one and heads of the backbone are not used."}
     )
 
 
 class UtteranceTrainer(EpochTrainer):
-    """[`EpochTrainer`] for [`UtteranceEncoder`]: checkpoints of what is trained, and a learning rate of its own for what starts from nothing."""
+    """
+    [`EpochTrainer`] for [`UtteranceEncoder`]: saves only trained weights, and has a separate learning rate for new
+    ones.
+    """
+
+    args: UtteranceTrainingArguments
 
     def __init__(
         self,
@@ -62,7 +70,9 @@ class UtteranceTrainer(EpochTrainer):
         rate = self.args.head_learning_rate
         if rate is not None:
             backbone = {
-                id(parameter) for name, parameter in self.model.named_parameters() if name.startswith("backbone.")
+                id(parameter)
+                for name, parameter in self.trained_model.named_parameters()
+                if name.startswith("backbone.")
             }
             for group in list(optimizer.param_groups):
                 heads = [parameter for parameter in group["params"] if id(parameter) not in backbone]
@@ -74,6 +84,7 @@ class UtteranceTrainer(EpochTrainer):
         return optimizer
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scalar scores of the encoder's own head."""
         scored = prediction.label_ids != IGNORE_INDEX
         scores = emotion_scores(
             prediction.label_ids[scored], softmax(logits_of(prediction.predictions)[scored]), self.label_names_in_order
@@ -82,15 +93,21 @@ class UtteranceTrainer(EpochTrainer):
         return scores
 
     @property
+    def encoder(self) -> UtteranceEncoder:
+        """The model without what the Trainer wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
     def title(self) -> str:
-        return self._title or f"{self.model.config.modality} encoder"
+        return self._title or f"{self.encoder.config.modality} encoder"
 
     @property
     def label_names_in_order(self) -> list[str]:
-        labels = self.model.config.id2label
+        """Names of the classes by index."""
+        labels = self.encoder.config.id2label
         return [labels[index] for index in range(len(labels))]
 
-    # The model's own files hold what was trained alone, which the Trainer's loading does not know.
+    # The files of the encoder hold only trained weights, which the loading of the Trainer does not expect.
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         self.accelerator.unwrap_model(model or self.model).load_trained_weights(resume_from_checkpoint)
@@ -99,5 +116,6 @@ class UtteranceTrainer(EpochTrainer):
         self.accelerator.unwrap_model(self.model).load_trained_weights(self.state.best_model_checkpoint)
 
 
-def logits_of(predictions) -> np.ndarray:
+def logits_of(predictions: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    """Logits (N, C) among the outputs of an encoder."""
     return predictions[0] if isinstance(predictions, tuple) else predictions
