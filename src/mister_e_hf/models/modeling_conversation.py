@@ -67,6 +67,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         loss_term_weights: by the name of each loss term beside the output's `loss`, the field of the training arguments that is its weight.
     """
 
+    config: ConversationConfig
     config_class = ConversationConfig
     base_model_prefix = ""
     main_input_name = "speech_embeddings"

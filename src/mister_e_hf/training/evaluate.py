@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -68,7 +68,7 @@ def evaluate_checkpoint(
     hub = {} if revision is None else {"revision": revision}
     if Path(split).name != split or split in ("", ".", ".."):
         raise InputError(f"--split takes the name of a split, such as test; got '{split}'")
-    loaded = load_model(model, **hub)
+    loaded = cast(ConversationPreTrainedModel, load_model(model, **hub))
     config = loaded.config
     recipe, stored = _recipe(model, hub), _results(model, hub)
     settings = recipe["corpus"]

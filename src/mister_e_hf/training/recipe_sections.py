@@ -154,7 +154,8 @@ class EncoderSettings:
             name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds", "dtype")
         }
         with self._naming_itself():
-            return UtteranceEncoderConfig(modality=self.modality, label2id=label2id, **own)
+            fields: dict[str, Any] = {"modality": self.modality, "label2id": label2id, **own}
+            return UtteranceEncoderConfig(**fields)
 
     def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
         """A new encoder with the pretrained backbone."""
