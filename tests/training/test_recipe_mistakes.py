@@ -33,7 +33,7 @@ MISTAKES = {
     "a key of a mapping twice": (["--class_weights", "{a: 1, a: 2}"], "'a' appears twice"),
     "a pattern": (["--group_pattern", "("], "corpus.group_pattern '(' is not a regular expression"),
     "an empty label": (["--labels", "a", '""'], "corpus.labels must be names, none of them empty; got ['a', '']"),
-    "an encoder's section": (["--text_encoder", "some/model"], "--text_encoder takes none alone"),
+    "an encoder's section": (["--text_encoder", "some/model"], "--text_encoder takes only the value none"),
     "secret": (["--hub_token", "hf_x"], "training.hub_token does not belong in a recipe: set HF_TOKEN"),
     # files
     "file, no YAML": ("model: [1, 2", "is not valid YAML"),
