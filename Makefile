@@ -5,14 +5,14 @@ TEST := python -m pytest -m 'not slow' -n auto --dist loadfile
 
 .PHONY: test typecheck test-slow test-lowest test-newest demo clean clean-runs
 
-# The stamp is remade whenever the dependencies change.
+# Installed again whenever the dependencies change.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing the dependencies into $(VENV): a minute, or several on a slow line"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Of the next two each has an environment of its own, installed afresh. torch is that of the extra `dev` in all of them.
+# The next two use new environments, with the torch of the extra `dev`.
 .venv-lowest/.installed: pyproject.toml scripts/lowest_versions.py
 	$(PYTHON) -m venv --clear .venv-lowest
 	.venv-lowest/bin/pip install --quiet packaging
@@ -25,7 +25,7 @@ test: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/$(TEST)
 
-# Half a minute at first, then a second: what did not change is read from .mypy_cache.
+# Half a minute at first, then seconds: results are cached in .mypy_cache.
 typecheck: $(VENV)/.installed
 	$(BIN)/python -m mypy
 
@@ -36,7 +36,7 @@ test-slow: $(VENV)/.installed
 test-lowest: .venv-lowest/.installed
 	.venv-lowest/bin/$(TEST)
 
-# What pip takes today without constraints.
+# The versions that pip resolves today without constraints.
 test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/pip install --quiet --editable '.[dev]'
@@ -46,10 +46,10 @@ test-newest:
 demo: $(VENV)/.installed
 	$(BIN)/python scripts/demo.py runs/demo
 
-# What was trained stays.
+# Keeps trained models.
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest build dist
 
-# The demo's run alone.
+# Only the run of the demo.
 clean-runs:
 	rm -rf runs/demo

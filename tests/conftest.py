@@ -33,7 +33,7 @@ def shared_dir() -> Path:
 
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
-    """What `datasets` reads lies with the test's own files."""
+    """Keep the cache of `datasets` with the files of the test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 

@@ -32,7 +32,7 @@ def without_encoding(source: str) -> list[int]:
             mode = mode or (node.args[place] if len(node.args) > place else None)
             if not (isinstance(mode, ast.Constant) and "b" in mode.value):
                 found.append(node.lineno)
-        # `write_text(path, text)` of files.py is no method.
+        # `write_text(path, text)` of files.py is not a method.
         elif name in ("read_text", "write_text") and method and owner != "files":
             found.append(node.lineno)
         elif any(word.arg in ("text", "universal_newlines") and owner == "subprocess" for word in node.keywords):
@@ -105,7 +105,7 @@ CHINESE = "dialogue_id,order,text\n" + "".join(f"d{turn},{turn},你好，我很�
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 def test_unicode_is_read_with_and_without_a_byte_order_mark(read, caplog, text, mark, encoding):
     if "\0" in text and encoding != "utf-8" and not mark:
-        pytest.skip("zeros of the text and of the encoding cannot be told apart")
+        pytest.skip("zeros of the text and of the encoding cannot be distinguished")
     assert read((("\ufeff" if mark else "") + text).encode(encoding)) == text
     assert not caplog.records
 

@@ -414,8 +414,8 @@ def test_cause_of_an_unexpected_error_is_printed(calls, monkeypatch, run):
         raise RuntimeError("It broke") from OSError("disk full")
 
     monkeypatch.setattr(summary, "summarize", fail)
-    told = run("corpus", "folder", "--data_dir", calls)[2]
-    assert told == "error: RuntimeError: It broke (OSError: disk full) (--debug shows where)\n"
+    printed = run("corpus", "folder", "--data_dir", calls)[2]
+    assert printed == "error: RuntimeError: It broke (OSError: disk full) (--debug shows where)\n"
 
 
 def test_other_files_in_out_raise_before_the_corpus_is_read(tmp_path, run):

@@ -5,9 +5,9 @@
         assert "config.json" in hub.files("org/name")
 
 The client reads its environment when it is imported, so whatever uses this Hub runs in a new process. The Hub keeps
-every commit of a repository; the contents of files are in a temporary folder that is removed with it. Reading a private
-repository and every write need the token. Only what `huggingface_hub`, `transformers` and `datasets` request to push and
-load is implemented: no Xet, pull requests, tags or pages of listings.
+every commit of a repository; the contents of files are in a temporary folder that is removed with it. Reading a
+private repository and every write need the token. Only what `huggingface_hub`, `transformers` and `datasets` request
+to push and load is implemented: no Xet, pull requests, tags or pages of listings.
 """
 
 import base64

@@ -34,13 +34,13 @@ from support.vector_tables import (
 CLASSES = ["joy", "neutral", "anger"]  # in another order than the model's
 
 
-def turn_table(prefix: str = "d", emotions=LABELS, sound: bytes | None = None, classes=CLASSES, **changes) -> pa.Table:
+def turn_table(prefix: str = "d", emotions=LABELS, audio: bytes | None = None, classes=CLASSES, **changes) -> pa.Table:
     numbers = [classes.index(emotion) if isinstance(emotion, str) else emotion for emotion in emotions]
     turns = [
         {
             "utterance_id": f"{prefix}_{turn}",
             "text": None if turn == 2 else "Hm.",
-            "audio": None if sound is None else {"bytes": sound, "path": None},
+            "audio": None if audio is None else {"bytes": audio, "path": None},
             "emotion": number,
             "sentiment": None if turn == 5 else turn / 2,
         }
@@ -154,13 +154,13 @@ def test_invalid_utterances_raise():
 
 @pytest.mark.parametrize("form", [turns_and_columns_in_shards, turns_and_safetensors, turns_of_a_dataset])
 def test_audio_in_utterances_is_not_read(tmp_path, monkeypatch, form):
-    sound = bytes(2**21)
-    monkeypatch.setattr(sys.modules[__name__], "turn_table", functools.partial(turn_table, sound=sound))
+    audio = bytes(2**21)
+    monkeypatch.setattr(sys.modules[__name__], "turn_table", functools.partial(turn_table, audio=audio))
     source = form(None, "float32") if form is turns_of_a_dataset else write_corpus(tmp_path, form)
     with counted_arrow_memory() as pool:
         corpus = read_corpus(source, LABEL2ID)
     assert corpus["test"].labels.tolist() == [LABEL2ID[label] for label in LABELS]
-    assert pool.max_memory() < len(sound)
+    assert pool.max_memory() < len(audio)
 
 
 @pytest.fixture
