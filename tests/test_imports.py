@@ -282,7 +282,7 @@ def test_registry_of_models_imports_no_model():
 def test_pipeline_needs_neither_corpora_nor_trainers():
     outside, ours = reached("inference.pipeline_conversation_emotion")
     assert not {"datasets", "pyarrow", "accelerate", "sklearn", "scipy"} & outside
-    assert ours == {*PIPELINE, *STAGE_1, "models.turns"}
+    assert ours == {*PIPELINE, *STAGE_1, "models.turns", "models.configuration_conversation"}
 
 
 def test_encoder_imports_only_torch_and_transformers_and_its_adapters_peft():

@@ -148,7 +148,7 @@ def test_a_card_s_code_gives_the_model_the_vectors_that_it_takes(experts, task, 
     model = MisterEModel(config).eval()
     block = {"weighted_f1": 0.5, "macro_f1": 0.25, "accuracy": 0.5, "num_utterances": 4}
     card = model_card(model, {}, {"seed": 1, "test": {"mixture": block}})
-    assert card.data.eval_results[0].task_type == task and f"the turns' {taken} vectors" in card.text
+    assert card.data.eval_results[0].task_type == task and f"from vectors of {taken}, " in card.text
     (line,) = re.findall(r"^output = .*$", card.text, flags=re.MULTILINE)
     names = {"model": model, "speech_embeddings": torch.randn(1, 4, 3), "text_embeddings": torch.randn(1, 4, 2)}
     exec(line, names)
@@ -174,7 +174,7 @@ def test_a_card_gives_each_class_its_turns_and_one_without_a_dash():
     assert "| disgust | – | 0 |" in text  # results of before stored a 0
 
 
-@pytest.mark.parametrize(("temperature", "words"), [(1.0, "not calibrated"), (1.5, "by a temperature of 1.500")])
+@pytest.mark.parametrize(("temperature", "words"), [(1.0, "not calibrated"), (1.5, "with a temperature of 1.500")])
 def test_a_card_says_whether_probabilities_are_calibrated(temperature, words):
     without = {"test without it": {"expected_calibration_error": 0.2}}
     assert words in card_of({}, calibration={"temperature": temperature} | without).text

@@ -324,7 +324,7 @@ def test_what_nobody_could_load_is_not_pushed(spoiled, refused, spoil, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["push", "c", "bad name/", "--dry_run"], "'bad name/' cannot be the name of a repository"),
+        (["push", "c", "bad name/", "--dry_run"], "'bad name/' is not a valid repository name"),
         (["predict", "turns.csv", "--model", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
         (["evaluate", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
         (["predict", "turns.csv", "--model", "c", "--transcriber", "/nope"], "there is no model '/nope'"),
@@ -344,7 +344,7 @@ def test_stored_scores_of_another_kind_are_not_equal():
 
 
 def test_a_base_model_of_this_machine_is_not_pushed_unnamed(whole):
-    with pytest.raises(InputError, match=r"text_encoder/ is a folder of this machine.*--base_model text="):
+    with pytest.raises(InputError, match=r"text_encoder/ is a local folder.*--base_model text="):
         pushed_contents(whole / "c")
     contents = pushed_contents(whole / "c", {"text": "org/tiny"})
     texts = {name: text if isinstance(text, bytes) else text.read_bytes() for name, text in contents.items()}

@@ -308,7 +308,7 @@ def test_experts_are_those_of_the_model(folder, sounds, experts):
     if experts == ["text"]:  # what is not heard is not loaded
         found, expected = pipe([{"audio": "nowhere.wav", "text": "well"}]), pipe([{"text": "well"}])
         assert [turn["scores"] for turn in found] == [turn["scores"] for turn in expected]
-        with pytest.raises(ValueError, match="dialogue 0: no turn has text, which this model takes"):
+        with pytest.raises(ValueError, match="dialogue 0: no turn has text, which this model reads"):
             pipe([{"audio": sounds / "clip.wav"}])
 
 

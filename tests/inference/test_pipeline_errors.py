@@ -23,7 +23,7 @@ from support.small_pipeline import TASK, assert_same, encoders_of
 
 WRONG = {
     "unknown field": ([{"text": "a"}, {"txet": "a"}], "dialogue 0, turn 1 has the unknown field 'txet'; did you mean 'text'?"),
-    "field like no other": ([{"qqqq": "a"}], "dialogue 0, turn 0 has the unknown field 'qqqq'; known are audio, .*text"),
+    "field like no other": ([{"qqqq": "a"}], "dialogue 0, turn 0 has the unknown field 'qqqq'; expected one of audio, .*text"),
     "text of another type": ([{"text": 3}], "dialogue 0, turn 0: text must be a string or None, got 3"),
     "array without rate": ([{"audio": np.ones(99)}], "dialogue 0, turn 0: audio is an array, so it needs sampling_rate"),
     "list without rate": ([{"audio": [0.1]}], "dialogue 0, turn 0: audio is an array, so it needs sampling_rate"),
@@ -47,7 +47,7 @@ WRONG = {
     "silent file": ([{"audio": "silent.wav"}], "dialogue 0, turn 0: 'silent.wav' is silent"),
     "no sound at all": ([{"audio": b""}], "dialogue 0, turn 0: .* is empty"),
     "second dialogue": ([[{"text": "a"}], [{"text": "a"}, {"text": 1}]], "dialogue 1, turn 1: text must be"),
-    "nothing given": ([{}, {"text": " "}], "dialogue 0: no turn has audio or text, which this model takes"),
+    "nothing given": ([{}, {"text": " "}], "dialogue 0: no turn has audio or text, which this model reads"),
     "nothing given in one of many": ([[{"text": "a"}], [{}]], "dialogue 1: no turn has audio or text"),
     "no dialogues": ([], "No dialogues given"),
     "no dialogues in a tuple": ((), "No dialogues given"),
@@ -87,15 +87,15 @@ def test_errors_say_where_and_what(pipe, sounds, case, monkeypatch):
 
 def test_arguments_that_are_none_are_named(folder, pipe):
     for call in (lambda: pipe([{"text": "a"}], topk=3), lambda: pipeline(TASK, model=folder, topk=3)):
-        with pytest.raises(TypeError, match="unknown argument 'topk'; known are bad_audio, top_k and batch_size"):
+        with pytest.raises(TypeError, match="unknown argument 'topk'; expected bad_audio, top_k or batch_size"):
             call()
-    with pytest.raises(TypeError, match="where the pipeline is made encoders and transcriber"):
+    with pytest.raises(TypeError, match="or encoders or transcriber when the pipeline is created"):
         pipe([{"text": "a"}], transcriber="x")
     with pytest.raises(ValueError, match="bad_audio must be 'error' or 'missing', got 'skip'"):
         pipe([{"text": "a"}], bad_audio="skip")
-    with pytest.raises(ValueError, match="batch_size must be a whole number of dialogues, at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a positive number of dialogues, got 0"):
         pipe([{"text": "a"}], batch_size=0)
-    with pytest.raises(ValueError, match=r"encoders must name speech, text or both, got \['sound'\]"):
+    with pytest.raises(ValueError, match=r"encoders must be a choice of speech, text, got \['sound'\]"):
         pipeline(TASK, model=pipe.model, encoders={"sound": None})
     with pytest.raises(ValueError, match=r"encoders\['text'\] must be \(encoder, processor\), got UtteranceEncoder"):
         pipeline(TASK, model=pipe.model, encoders={"text": encoders_of(folder)["text"][0]})
@@ -124,7 +124,7 @@ def test_bad_sound_may_be_missing(pipe, sounds):
     assert_same(found, pipe([turns[0], *[{"text": "well"}] * 3]))
     assert len(lines) == 3
     for line, number, name in zip(lines, (1, 2, 3), ("silent.wav", "corrupt.flac", "no.wav"), strict=True):
-        assert line.startswith(f"dialogue 0, turn {number} goes without audio: ") and name in line
+        assert line.startswith(f"dialogue 0, turn {number} is used without audio: ") and name in line
     # also where nothing is left, but not what makes no sense
     with told() as lines:
         assert len(pipe([{"audio": sounds / "silent.wav"}], bad_audio="missing")) == 1
@@ -143,7 +143,7 @@ def test_without_encoders_it_takes_vectors_and_says_so(folder, tmp_path, sounds)
         ({"text": "a"}, "text", "text"),
         ({"audio": sounds / "clip.wav"}, "speech", "audio"),
     ):
-        words = f'bare\' has no {modality}_encoder/, so it takes vectors in place of {content}: .* {{"{modality}_embedding": vector of 6'
+        words = f'bare\' has no {modality}_encoder/, so it takes vectors instead of {content}: .* {{"{modality}_embedding": vector of 6'
         with pytest.raises(ValueError, match=words):
             bare([turn])
     given = pipeline(TASK, model=tmp_path / "bare", encoders=encoders_of(folder))

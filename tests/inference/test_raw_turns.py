@@ -53,8 +53,8 @@ UNCLEAR = {
     "audio without a known key": ([{"audio": {"file": "x.wav"}}], "audio has the unknown field 'file'; did you mean 'path'"),
     "audio of another rate's name": ([{"audio": {"array": SOUND, "sample_rate": 16000}}], "'sample_rate'; did you mean 'sampling_rate'"),
     "two rates": ([{"audio": {"array": SOUND, "sampling_rate": 8000}, "sampling_rate": 16000}], "two sampling rates, 16000 and in audio 8000"),
-    "a rate that is not whole": ([{"audio": SOUND, "sampling_rate": 16000.5}], "turn 0: sampling_rate must be a whole number of Hz"),
-    "a rate of NaN": ([{"audio": SOUND, "sampling_rate": np.nan}], "turn 0: sampling_rate must be a whole number of Hz"),
+    "a rate that is not whole": ([{"audio": SOUND, "sampling_rate": 16000.5}], "turn 0: sampling_rate must be an integer in Hz"),
+    "a rate of NaN": ([{"audio": SOUND, "sampling_rate": np.nan}], "turn 0: sampling_rate must be an integer in Hz"),
     "true as start": ([{"audio": "x.wav", "start": True}], "turn 0: start must be a number or None, got True"),
     "half an emoji": ([{"text": "ok \ud83d"}], "The text of dialogue 0, turn 0 has half a character at position 3"),
     "masked numbers": ([{"audio": np.ma.masked_invalid([0.1, np.nan]), "sampling_rate": 16000}], "turn 0: audio is an array with masked"),
@@ -62,9 +62,9 @@ UNCLEAR = {
     "a message of a chat": ([{"role": "user", "content": "hi"}], "turn 0 has the unknown field 'role'"),
     "more beside utterances": ({"utterances": [{"text": "a"}], "audio": "x.wav"}, "dialogue 0 has the unknown field 'audio'"),
     "turns of another name": ({"turns": [{"text": "a"}]}, "'turns' may be 'segments'"),
-    "a dictionary of lists": ({"text": ["a", "b"]}, "a dictionary of lists is not a dialogue; give a list of turns"),
+    "a dictionary of lists": ({"text": ["a", "b"]}, "a dictionary of lists is not a dialogue; expected a list of turns"),
     "lists of two lengths": ({"utterances": {"text": ["a", "b"], "audio": ["x.wav"]}}, "utterances must be lists of equal length"),
-    "a segment with audio of its own": ({"audio": "x.wav", "segments": [{"start": 0, "end": 1, "audio": "y.wav"}]}, "segment 0 has audio of its own"),
+    "a segment with audio of its own": ({"audio": "x.wav", "segments": [{"start": 0, "end": 1, "audio": "y.wav"}]}, "segment 0 has audio, which only the recording may have"),
     "subtitles of another name": ({"audio": "x.wav", "srt": "x.srt"}, "'srt' may be 'segments'"),
     "its own name": ({"dialogue_id": "call-7", "utterances": [{"text": 3}]}, "dialogue 'call-7', turn 0: text must be a string"),
 }  # fmt: skip
@@ -105,7 +105,7 @@ def test_numbers_that_overflow_have_no_answer(erc):
     for head in (steep.model.fusion_expert.head, steep.model.text_expert.head):
         head.weight.data.mul_(1e15)
     message = (
-        "dialogue 0, turn 1: text_embedding has numbers up to 7, and from them the model 'MisterEModel' computes NaN"
+        "dialogue 0, turn 1: text_embedding has numbers up to 7, for which the model 'MisterEModel' computes NaN"
     )
     with pytest.raises(InputError, match=message):
         steep([good, {"text_embedding": [7, -7]}])
@@ -122,7 +122,7 @@ def test_a_dialogue_too_long_for_the_memory_is_named(erc, error):
     hook = erc.model.gate.register_forward_hook(fail)
     try:
         turns = [{"text_embedding": [0.5, 1]}]
-        with pytest.raises(InputError, match="dialogue 1 has 3 turns, which needs more memory .*cut it into shorter"):
+        with pytest.raises(InputError, match="dialogue 1 has 3 turns, which needs more memory .*split it into shorter"):
             erc([turns, turns * 3, turns], batch_size=3)
     finally:
         hook.remove()
@@ -154,7 +154,7 @@ def test_arguments_of_another_kind_are_named(erc):
     }.items():
         with pytest.raises(InputError, match=message):
             pipeline(TASK, model=erc.model, encoders=dict([encoders]) if isinstance(encoders, tuple) else encoders)
-    with pytest.raises(InputError, match="transcriber must be a recognition model's name or pipeline, got 5"):
+    with pytest.raises(InputError, match="transcriber must be the name or pipeline of a recognition model, got 5"):
         pipeline(TASK, model=erc.model, transcriber=5)
     with pytest.raises(InputError, match="The transcriber 'nowhere/at-all/x' could not be loaded"):
         pipeline(TASK, model=erc.model, transcriber="nowhere/at-all/x")([{"audio": SOUND, "sampling_rate": 16000}])
@@ -162,7 +162,7 @@ def test_arguments_of_another_kind_are_named(erc):
 
 def test_the_pipeline_says_what_it_is(erc):
     shown = repr(erc)
-    for part in ("emotions=['anger', 'joy']", "experts=['speech', 'text', 'fusion']", "'text_embedding of 2 numbers'"):
+    for part in ("emotions=['anger', 'joy']", "heads=['speech', 'text', 'fusion']", "'text_embedding of 2 numbers'"):
         assert part in shown
     assert "modalities" not in shown
 

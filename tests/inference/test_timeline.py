@@ -72,7 +72,7 @@ def test_words_do_not_overlap_however_many_turns(count):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"), [({"gate": None}, "gate"), ({"scores": None, "label": None}, "label, scores")]
+    ("spoil", "message"), [({"label": None}, "label"), ({"scores": None, "label": None}, "label, scores")]
 )
 def test_what_is_no_answer_of_the_pipeline_is_named(spoil, message):
     turns = dialogue(2)
@@ -103,13 +103,13 @@ def test_the_command_draws_a_dialogue_of_the_lines(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "line 1 lacks dialogue, gate, label, score, scores, turn"),
-        ("no json", "line 1 is not JSON from column 1 on; expected the lines of mister-e predict"),
+        ("{}", "line 1 lacks dialogue, label, score, scores, turn"),
+        ("no json", "line 1 is not valid JSON from column 1; expected the lines of mister-e predict"),
         ("[" * 50_000, "line 1 is nested too deeply"),
         ("[1]", "line 1 must be an object"),
-        ('{"dialogue": "a", "dialogue": "b"}', "line 1: the field 'dialogue' is given twice"),
+        ('{"dialogue": "a", "dialogue": "b"}', "line 1: the field 'dialogue' appears twice"),
         ("", "is empty"),
-        (None, "There are no lines at"),
+        (None, "not found; write it with"),
     ],
 )
 def test_what_is_no_such_file_is_named(tmp_path, content, message):
@@ -132,13 +132,13 @@ WRONG = {
     "gate null": ({"gate": None}, "gate must hold numbers by name, got None"),
     "gate empty": ({"gate": {}}, "gate must hold numbers by name"),
     "gate of infinity": ({"gate": {"speech": float("inf")}}, "gate of 'speech' must be a number"),
-    "gate of other experts": ({"gate": {"other": 1}}, "gate names other, and at the dialogue's first turn fusion, speech, text"),
+    "gate of other experts": ({"gate": {"other": 1}}, "gate names other, but in the dialogue's first turn fusion, speech, text"),
     "a thousand experts": ({"gate": {f"e{n}": 0 for n in range(1000)}}, "gate names 1000 experts"),
     "times of words": ({"start": "0", "end": "1"}, "start must be a number"),
     "no length": ({"start": 1.0, "end": 1.0}, "start 1 s must be before end 1 s"),
     "an end beyond time": ({"end": 1e308}, "end must be a number from 0 to 1e"),
-    "turn of words": ({"turn": "1"}, "turn must be a number"),
-    "the same turn": ({"turn": 0}, "turn 0 of dialogue 'd' appears in line 1, too"),
+    "turn of words": ({"turn": "1"}, "turn must be an integer"),
+    "the same turn": ({"turn": 0}, "turn 0 of dialogue 'd' also appears in line 1"),
     "dialogue null": ({"dialogue": None}, "dialogue must be a name"),
 }  # fmt: skip
 

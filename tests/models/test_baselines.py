@@ -228,7 +228,7 @@ def test_a_recipe_of_a_baseline_is_trained_scored_and_told_of(tmp_path, capsys):
     columns = {"split", "dialogue_id", "utterance_id", "label", "prediction", "probabilities"}
     assert set(pq.read_table(run / "predictions.parquet").column_names) == columns
     card = (run / "README.md").read_text()
-    assert "# bc-LSTM (GRU), " in card and "a baseline of MiSTER-E" in card and "import mister_e_hf" in card
+    assert "# bc-LSTM (GRU), " in card and "- baseline" in card and "import mister_e_hf" in card
     assert "trust_remote_code" not in card and "mixture-of-experts" not in card
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0

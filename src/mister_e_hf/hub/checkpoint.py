@@ -1,4 +1,4 @@
-"""The checkpoint folder: writing it and pushing it."""
+"""Write and push checkpoint folders."""
 
 import contextlib
 import copy
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedModel
 from transformers.utils import logging
 
 from ..base.errors import InputError, reading, short
+from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from .loading import check_weight_files, is_local, read_json
 from .model_card import REPOSITORY, model_card
 
 logger = logging.get_logger(__name__)
 
-# Only these names are ever pushed: no optimizer state, no training log, no pickle, no predictions on licensed data.
+# Only these files, those that the model declares (`checkpoint_files`) and the encoders' are ever pushed: no optimizer
+# state, no training log, no pickle, no predictions on licensed data.
 PUSHED_FILES = [
     "config.json",
     "model.safetensors",
@@ -34,7 +36,7 @@ PUSHED_FILES = [
     "results.json",
     "confusion.png",
 ]
-# Of an encoder: its code stands once, beside stage 2's, where remote code is looked up.
+# Files of an encoder. Its code is stored once, beside stage 2's, where transformers looks for remote code.
 ENCODER_FILES = [
     "config.json",
     "model*.safetensors",
@@ -53,7 +55,6 @@ ENCODER_FILES = [
     "merges.txt",
     "chat_template.jinja",
 ]
-_ENCODERS = ("speech_encoder", "text_encoder")
 
 
 def save_checkpoint(
@@ -64,15 +65,15 @@ def save_checkpoint(
     encoders: Mapping[str, Path] | None = None,
 ) -> Path:
     r"""
-    Write a model's checkpoint folder: weights, configuration, the code that loads it without this package, the recipe that made
-    it and a card made from its results. Each file is replaced whole.
+    Write a model's checkpoint folder: weights, configuration, the code that loads it without this package, its recipe
+    and a model card made from its results. Each file and sub-folder is replaced whole.
 
     Args:
-        folder: made where it is not there; other files in it stay.
-        model: the trained model.
-        recipe: goes to `training.yaml`; without it, one that stands there stays.
-        results: as `results.json` holds them, for the card.
-        encoders: folders of stage 1's encoders by modality; each becomes `speech_encoder/` or `text_encoder/`.
+        folder: created if it does not exist; its other files are kept.
+        model: the trained model. Sub-folders that its `save_pretrained` writes are part of the checkpoint.
+        recipe: stored as `training.yaml`; without it, an existing file is kept.
+        results: content of `results.json`, for the card.
+        encoders: folders of stage 1's encoders by modality; each becomes `speech_encoder/`, `text_encoder/`, ...
     """
     folder = Path(folder)
     unfinished = folder / ".unfinished-model"
@@ -81,16 +82,15 @@ def save_checkpoint(
     model.save_pretrained(unfinished)
     if recipe is not None:
         (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    has_picture = (folder / "confusion.png").is_file()
-    card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_picture)
+    has_plot = (folder / "confusion.png").is_file()
+    card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_plot)
     (unfinished / "README.md").write_text(str(card), encoding="utf-8")
     for modality, source in (encoders or {}).items():
-        _copy_encoder(Path(source), unfinished, f"{modality}_encoder")
-    for name in _ENCODERS:
-        if (unfinished / name).is_dir():
-            shutil.rmtree(folder / name, ignore_errors=True)
+        _copy_encoder(Path(source), unfinished, MODALITIES[modality].encoder)
     # config.json last: with it the folder counts as a model
     for path in sorted(unfinished.iterdir(), key=lambda path: path.name == "config.json"):
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
         os.replace(path, folder / path.name)
     unfinished.rmdir()
     return folder
@@ -101,14 +101,14 @@ def _copy_encoder(source: Path, folder: Path, name: str):
         target = folder / name / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(path.resolve(), target)  # one file of many gigabytes is enough; in the cache it is behind a link
+            os.link(path.resolve(), target)  # files may have gigabytes; in the cache they are symbolic links
         except OSError:
             shutil.copyfile(path, target)
     for path in source.glob("*.py"):
         shutil.copyfile(path, folder / path.name)
 
 
-def _matching(folder: Path, names: list[str]) -> list[Path]:
+def _matching(folder: Path, names: Iterable[str]) -> list[Path]:
     return [path for name in names for path in sorted(folder.glob(name)) if path.is_file()]
 
 
@@ -122,14 +122,14 @@ def push_checkpoint(
     base_models: Mapping[str, str] | None = None,
 ) -> str:
     r"""
-    Push a checkpoint folder's files, of the names in `PUSHED_FILES`, to a model repository of the Hub; returns its id.
+    Push the files of a checkpoint folder that [`checkpoint_files`] lists to a model repository on the Hub; returns its id.
 
     Args:
-        base_models: by modality, the Hub id of the encoder's base model, recorded in place of a folder of this machine.
+        base_models: by modality, the Hub id of the encoder's base model, recorded instead of a local folder.
 
     Raises:
-        InputError: if nobody else could load an encoder, since its base model is a folder of this machine; if the recipe or the card cannot be
-            read; or if the Hub cannot be reached.
+        InputError: if an encoder's base model is a local folder, so that nobody else could load it; if the recipe or the
+            card cannot be read; or if the Hub cannot be reached.
         OSError: naming the weights that are missing or damaged.
     """
     contents, api = pushed_contents(folder, base_models), HfApi(token=token)
@@ -137,26 +137,26 @@ def push_checkpoint(
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        if "README.md" in contents:  # the folder on disk cannot know where it goes
+        if "README.md" in contents:  # the card of a local folder does not know the repository
             card = contents["README.md"]
             card = card if isinstance(card, bytes) else card.read_bytes()
             contents["README.md"] = card.replace(REPOSITORY.encode(), repo_id.encode())
         api.create_commit(
             repo_id,
             [CommitOperationAdd(name, content) for name, content in contents.items()],
-            commit_message=commit_message or "Add MiSTER-E checkpoint",
+            commit_message=commit_message or "Add checkpoint",
             revision=revision,
         )
     return repo_id
 
 
 def check_repository(repo_id: str):
-    """Whether a repository can have that name; InputError where it cannot."""
+    """Check that a repository can have this name; else an InputError."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise InputError(
-            f"'{short(repo_id)}' cannot be the name of a repository: expected ORG/NAME ({short(error)})"
+            f"'{short(repo_id)}' is not a valid repository name: expected ORG/NAME ({short(error)})"
         ) from error
 
 
@@ -164,24 +164,24 @@ def check_repository(repo_id: str):
 def _reaching_the_hub() -> Iterator[None]:
     try:
         yield
-    except HfHubHTTPError:  # it was reached, and says why not
+    except HfHubHTTPError:  # the Hub was reached, and its message has the reason
         raise
     except Exception as error:
-        # By name: which library speaks HTTP depends on the version of huggingface_hub.
+        # By name: which HTTP library raises depends on the version of huggingface_hub.
         if {"TransportError", "ConnectionError", "Timeout"} & {kind.__name__ for kind in type(error).__mro__}:
             raise InputError(f"The Hub cannot be reached, so nothing was pushed ({short(error)})") from error
         raise
 
 
 def checkpoint_files(folder: str | Path) -> dict[str, int]:
-    """The files of a checkpoint folder that a push sends, and how many bytes each has here."""
+    """The files of a checkpoint folder that a push sends, with their sizes in bytes."""
     return {name: path.stat().st_size for name, path in _pushed(Path(folder)).items()}
 
 
 def card_claims(contents: Mapping[str, Path | bytes]) -> dict[str, Any]:
     """
-    What the metadata of the card among [`pushed_contents`] says to everybody: `model_name`, `license`, `base_model`,
-    `scores`; empty without a card.
+    What the card among [`pushed_contents`] publishes in its metadata: `model_name`, `license`, `base_model`, `scores`;
+    empty without a card.
     """
     card = contents.get("README.md")
     if card is None:
@@ -200,21 +200,20 @@ def _card(path: Path) -> ModelCard:
 
 
 def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = None) -> dict[str, Path | bytes]:
-    """What a push sends, by name: a file as it is, or its content where a path of this machine is left out of it. See [`push_checkpoint`]."""
+    """What a push sends, by name: a file, or its content with local paths removed. See [`push_checkpoint`]."""
     paths, base_models = _pushed(Path(folder)), base_models or {}
     check_weight_files(folder)
     contents: dict[str, Path | bytes] = dict(paths)
     recipe = read_yaml(paths["training.yaml"]) if "training.yaml" in paths else {}
     if not isinstance(recipe, dict):
-        raise InputError(f"'{paths['training.yaml']}' must hold sections, got {short(repr(recipe), 80)}")
+        raise InputError(f"'{paths['training.yaml']}' must contain sections, got {short(repr(recipe), 80)}")
     stored = copy.deepcopy(recipe)
-    for name in _ENCODERS:
-        modality = name.partition("_")[0]
+    for modality, name in _encoder_folders().items():
         if f"{name}/config.json" in paths:
             check_weight_files(folder, name)
         else:
             if modality in base_models:
-                raise InputError(f"'{folder}' has no {name}/ whose base model could be '{base_models[modality]}'")
+                raise InputError(f"'{folder}' has no {name}/, so '{base_models[modality]}' is not its base model")
             continue
         config = read_json(paths[f"{name}/config.json"])
         if config.get("tuning") == "lora" and f"{name}/adapter/adapter_model.safetensors" not in paths:
@@ -224,11 +223,12 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
         given = base_models.get(modality)
         if local and given is None and config.get("tuning") != "full" and not config.get("save_backbone"):
             raise InputError(
-                f"The base model of {name}/ is a folder of this machine, '{backbone}', which nobody else can load. Name the same model on the Hub with "
-                f"--base_model {modality}=ORGANISATION/NAME, or save the encoder with save_backbone=True."
+                f"The base model of {name}/ is a local folder, '{backbone}', which nobody else can load. Name the same "
+                f"model on the Hub with --base_model {modality}=ORGANISATION/NAME, or save the encoder with "
+                "save_backbone=True."
             )
         if local or given is not None:
-            public = given or Path(backbone).name
+            public = given or Path(str(backbone)).name
             config |= {"backbone": public, "backbone_revision": None}
             if isinstance(config.get("backbone_config"), dict) and "_name_or_path" in config["backbone_config"]:
                 config["backbone_config"] |= {"_name_or_path": public}
@@ -259,14 +259,28 @@ def _json(value: dict[str, Any]) -> bytes:
 def _pushed(folder: Path) -> dict[str, Path]:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"'{folder}' is not a checkpoint folder: it has no config.json")
-    paths = _matching(folder, PUSHED_FILES)
-    for name in _ENCODERS:
+    paths = _matching(folder, [*PUSHED_FILES, *_declared_files(folder)])
+    for name in _encoder_folders().values():
         paths += _matching(folder / name, ENCODER_FILES)
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
+def _declared_files(folder: Path) -> tuple[str, ...]:
+    """The patterns that the class of a folder's model declares as its `checkpoint_files`."""
+    model_type = read_json(folder / "config.json").get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return ()
+    config_class = CONFIG_MAPPING[model_type]
+    return getattr(MODEL_MAPPING[config_class], "checkpoint_files", ()) if config_class in MODEL_MAPPING else ()
+
+
+def _encoder_folders() -> dict[str, str]:
+    return {name: modality.encoder for name, modality in MODALITIES.items()}
+
+
 def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
-    """Push a model as a checkpoint folder, with the recipe, results and encoders that it was loaded with; returns the repository's id."""
+    """Push a model as a checkpoint folder, with the recipe, results and encoders of the checkpoint that it was loaded
+    from; returns the repository's id."""
     source = _source(model)
     with tempfile.TemporaryDirectory() as folder:
         recipe, results, encoders = None, None, {}
@@ -277,25 +291,26 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
                 shutil.copyfile(source / name, Path(folder) / name)
             if (source / "results.json").is_file():
                 results = read_json(source / "results.json")
-            encoders = {name.partition("_")[0]: source / name for name in _ENCODERS if (source / name).is_dir()}
+            folders = {modality: source / name for modality, name in _encoder_folders().items()}
+            encoders = {modality: path for modality, path in folders.items() if path.is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
         if not encoders:
             logger.warning(
-                f"'{repo_id}' gets no encoders, so a pipeline on it takes vectors alone: the model was "
+                f"'{repo_id}' gets no encoders, so its pipeline takes only vectors: the model was "
                 + (
                     "not loaded from a checkpoint folder"
                     if source is None
                     else f"loaded from '{source}', which has none"
                 )
-                + ". `mister-e push` sends a whole folder."
+                + ". `mister-e push` pushes a whole folder."
             )
         return push_checkpoint(folder, repo_id, *options)
 
 
 def _source(model: PreTrainedModel) -> Path | None:
-    """The folder that a model was loaded from; of one from the Hub, what is beside its weights."""
+    """The folder that a model was loaded from; from the Hub, what is stored beside its weights is downloaded."""
     name = model.config._name_or_path
     if not name or Path(name).is_dir():
         return Path(name) if name else None
-    files = ["training.yaml", "results.json", "confusion.png", *(f"{encoder}/*" for encoder in _ENCODERS)]
+    files = ["training.yaml", "results.json", "confusion.png", *(f"{name}/*" for name in _encoder_folders().values())]
     return Path(snapshot_download(name, allow_patterns=files, **getattr(model, "hub_options", {})))

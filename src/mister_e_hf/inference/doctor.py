@@ -1,22 +1,23 @@
-"""What is installed, what it runs on, and whether a checkpoint folder is whole: `mister-e doctor`."""
+"""Check the device and a checkpoint folder: `mister-e doctor`."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..base.errors import short
+from ..base.modalities import MODALITIES, Modality
 from ..base.plain_text import count_of
 from ..hub.checkpoint import checkpoint_files
-from ..vectors.dialogue_vectors import MODALITIES
 from .stored_stages import load_encoder, load_model
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
-    """Findings on the device and, where one is given, a checkpoint folder, each with whether it is as it should be."""
+    """Yield findings on the device and, if one is given, on a checkpoint folder, each with whether it is as expected."""
     yield True, f"runs on {_device()}"
     if folder is not None:
         yield from _examine_checkpoint(Path(folder))
@@ -26,45 +27,56 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     try:
         size = sum(checkpoint_files(folder).values())
         model = load_model(folder)
-    except Exception as error:  # whatever it is, it is a finding
+    except Exception as error:  # any error is a finding
         yield False, f"'{folder}': {short(error, 1000)}"
         return
     config = model.config
-    parts = f"experts {', '.join(config.experts)}" if hasattr(config, "experts") else config.model_type
-    yield True, f"'{folder}': {model.num_parameters():,} parameters, {size:,} bytes with encoders, {parts}"
+    heads = f", heads {', '.join(config.heads)}" if config.heads else ""
+    yield (
+        True,
+        f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes with encoders",
+    )
     yield True, f"labels {', '.join(config.id2label.values())}"
     yield from _try_out(model)
-    for modality in MODALITIES:
-        if (folder / f"{modality}_encoder").is_dir():
-            yield _examine_encoder(folder, modality, getattr(config, f"{modality}_embedding_dim"))
-        else:
-            yield True, f"no {modality}_encoder/: takes vectors of {modality} alone"
+    for modality in MODALITIES.values():
+        if (folder / modality.encoder).is_dir():
+            yield _examine_encoder(folder, modality, getattr(config, modality.width, None))
+        elif modality.name in config.modalities:
+            yield True, f"no {modality.encoder}/: takes vectors of {modality.name} only"
     for name in ("README.md", "training.yaml"):
         if not (folder / name).is_file():
-            yield False, f"no {name}; save the folder by mister_e_hf, or write one"
+            yield False, f"no {name}; save the folder with mister_e_hf, or write one"
     for path in sorted(path for pattern in _PICKLES for path in folder.glob(pattern)):
-        yield False, f"{path.name} may be a pickle, which can run code; nothing here reads it: remove it"
+        yield (
+            False,
+            f"{path.name} may be a pickle, which can execute code; mister_e_hf never reads it; consider removing it",
+        )
 
 
 def _try_out(model: PreTrainedModel) -> Iterator[tuple[bool, str]]:
     config = model.config
+    read = [MODALITIES[name] for name in config.modalities]
+    inputs: dict[str, Any] = {each.embeddings: torch.randn(1, 3, getattr(config, each.width)) for each in read}
+    if config.reads_transcripts:
+        inputs["transcripts"] = [["hello", None, "bye"]]
     with torch.no_grad():
-        output = model(torch.randn(1, 3, config.speech_embedding_dim), torch.randn(1, 3, config.text_embedding_dim))
-    finite = bool(output.logits.isfinite().all())
+        finite = bool(model.view(model(**inputs)).logits.isfinite().all())
     yield (
         finite,
-        f"three turns of noise give {'finite logits' if finite else 'NaN or infinity: its weights are broken'}",
+        f"logits of three random turns are {'finite' if finite else 'NaN or infinite: its weights are broken'}",
     )
 
 
-def _examine_encoder(folder: Path, modality: str, width: int) -> tuple[bool, str]:
-    name = f"{modality}_encoder"
+def _examine_encoder(folder: Path, modality: Modality, width: int | None) -> tuple[bool, str]:
+    name = modality.encoder
+    if width is None:
+        return False, f"{name}/: the model does not read {modality.name}"
     try:
-        encoder, _ = load_encoder(folder, modality, width)
+        encoder, _ = load_encoder(folder, modality.name, width)
     except Exception as error:
         return False, f"{name}/: {short(error, 1000)}"
     made = encoder.config
-    return True, f"{name}/: {made.backbone}, {made.tuning}, vectors of {made.embedding_dim} numbers, as stage 2 takes"
+    return True, f"{name}/: {made.backbone}, {made.tuning}, vectors of {made.embedding_dim} numbers, as stage 2 reads"
 
 
 def _device() -> str:

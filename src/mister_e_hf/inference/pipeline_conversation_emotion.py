@@ -1,6 +1,6 @@
-"""A raw dialogue in, its emotions out: `pipeline("conversation-emotion-recognition", model=...)`.
+"""Predict emotions for raw dialogues: `pipeline("conversation-emotion-recognition", model=...)`.
 
-Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E experts.
+Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E heads beside the main one.
 """
 
 import itertools
@@ -14,13 +14,12 @@ import torch
 from transformers import Pipeline
 
 from ..base.errors import InputError
+from ..base.modalities import MODALITIES
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.turns import DialogueCache
-from .raw_turns import Turn, check_dialogues, is_dialogue, split_slice
-from .raw_turns import read_dialogue as _turns
-from .raw_turns import read_turn as _turn
-from .turn_vectors import FIELDS, MODALITIES, TurnEncoders, enough_memory
+from .raw_turns import Turn, check_dialogues, is_dialogue, read_dialogue, read_turn, split_slice
+from .turn_vectors import TurnEncoders, explain_out_of_memory
 
 
 class ConversationEmotionPipeline(Pipeline):
@@ -28,37 +27,37 @@ class ConversationEmotionPipeline(Pipeline):
     Emotions of the turns of dialogues, from audio, text or both.
 
     A dialogue is a list of turns, `{"utterances": turns}` as a row of a corpus, or one recording, `{"audio": ...,
-    "segments": ...}`. Many are a list of them, a slice of a `datasets.Dataset` of such rows, or anything that yields
-    them. A turn is a dictionary with
+    "segments": ...}`. Several dialogues are a list of them, a slice of a `datasets.Dataset` of such rows, or any
+    iterable of them. A turn is a dictionary with
 
     - `audio`: a file's path or content, an array (S,) or (channels, S) with `sampling_rate`, or a dictionary as
-      `datasets` gives it; of any format and rate. `start` and `end`, in seconds, take a stretch of it.
+      `datasets` returns it; of any format and rate. `start` and `end`, in seconds, select a part of it.
     - `text`: the transcript.
-    - `speech_embedding`, `text_embedding`: vectors (D,) in their place, which need no encoder.
+    - `speech_embedding`, `text_embedding`: vectors (D,) used instead, which need no encoder.
 
-    What a turn lacks, or is None, is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list
+    A field that is left out or None is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list
     of `(start, end)`, `(start, end, text)` or turns with `start` and `end`.
 
     Args:
-        model ([`MisterEModel`]): stage 2. The encoders lie beside it, in `speech_encoder/` and `text_encoder/`, and
-            are loaded when they are needed.
-        encoders (`dict`, *optional*): by modality, another encoder and its processor.
-        transcriber (`str` or `Pipeline`, *optional*): a recognition model or pipeline; turns with audio and without
-            text get their text from it.
-        bad_audio (`str`, defaults to `"error"`): `"missing"` lets turns go without audio that cannot be used, with a
-            warning.
-        top_k (`int`, *optional*): how many of the `scores`, and of those of each expert, to give, highest first.
+        model ([`ConversationPreTrainedModel`]): stage 2, of any registered model. Its encoders are loaded from the
+            same checkpoint, `speech_encoder/` and `text_encoder/`, when they are first needed.
+        encoders (`dict`, *optional*): by modality, an encoder and its processor to use instead.
+        transcriber (`str` or `Pipeline`, *optional*): a speech recognition model or pipeline, which transcribes turns
+            with audio and without text.
+        bad_audio (`str`, defaults to `"error"`): with `"missing"`, a turn whose audio cannot be read is kept without
+            audio, with a warning.
+        top_k (`int`, *optional*): number of `scores` to return, for the model and for each of its heads, highest first.
 
     Returns:
-        per dialogue a list, with a dictionary per turn in the order given: `label` and its probability `score`;
-        `scores`, the probabilities of the classes, highest first; `experts`, the same from each expert alone, None
-        where its modality is absent; `gate`, the weight of each expert, exactly 0 there; `text`, where it was
-        transcribed.
+        for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
+        the probabilities of the classes, highest first; `experts`, the same from each further head of the model
+        (MiSTER-E's experts, SDT's students), None where its modality is absent; `gate`, the weight of each, exactly 0
+        there; `text`, if it was transcribed. A model without further heads has no `experts`, one without a gate no
+        `gate`.
 
     Raises:
-        InputError: a `ValueError` that names dialogue and turn, for what is not a dialogue, for audio that cannot be
-            used, if the model has no encoder for what was given, where its numbers overflow, and where a dialogue
-            needs more memory than there is.
+        InputError: naming dialogue and turn: if the input is not a dialogue, audio cannot be read, the model has no
+            encoder for a field, the result is not finite, or a dialogue does not fit in memory.
     """
 
     _load_tokenizer = False
@@ -75,8 +74,10 @@ class ConversationEmotionPipeline(Pipeline):
         transcriber: "str | Pipeline | None" = None,
         **kwargs,
     ):
-        if not hasattr(model.config, "experts"):
-            raise InputError(f"The pipeline runs MiSTER-E; this model is of type '{model.config.model_type}'")
+        if not hasattr(model, "view"):  # its class may come from the code of the checkpoint
+            raise InputError(
+                f"The pipeline takes a conversation model; a model of type '{model.config.model_type}' is not one"
+            )
         super().__init__(model, *args, **kwargs)
         self._encoders = TurnEncoders(model, encoders, transcriber)
         self.model.eval()
@@ -84,8 +85,8 @@ class ConversationEmotionPipeline(Pipeline):
     def _sanitize_parameters(self, bad_audio: str | None = None, top_k: int | None = None, **unknown):
         if unknown:
             raise TypeError(
-                f"unknown argument '{next(iter(unknown))}'; known are bad_audio, top_k and batch_size, and where the pipeline is made encoders and "
-                "transcriber"
+                f"unknown argument '{next(iter(unknown))}'; expected bad_audio, top_k or batch_size, or encoders or "
+                "transcriber when the pipeline is created"
             )
         if bad_audio not in (None, "error", "missing"):
             raise InputError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
@@ -96,8 +97,8 @@ class ConversationEmotionPipeline(Pipeline):
 
     def __call__(self, inputs, **kwargs):
         """
-        One dialogue -> its list; a list of dialogues -> a list of lists; a dataset or any other iterable of dialogues
-        -> an iterator.
+        Return a list for one dialogue, a list of lists for a list of dialogues, and an iterator for a dataset or any
+        other iterable of dialogues.
         """
         inputs = split_slice(inputs)
         if is_dialogue(inputs):
@@ -110,44 +111,44 @@ class ConversationEmotionPipeline(Pipeline):
         return super().__call__((dialogue for dialogue in inputs), **kwargs)
 
     def stream(self, **kwargs) -> "EmotionStream":
-        """One dialogue turn by turn, with a causal model: see [`EmotionStream`]."""
+        """Predict one dialogue turn by turn, with a model that streams: see [`EmotionStream`]."""
         return EmotionStream(self, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
-        """The model's folder, with the encoders that it has."""
+        """Save the model's checkpoint folder, with its encoders."""
         super().save_pretrained(save_directory, **kwargs)
-        for modality in filter(self._encoders.hears, MODALITIES):
+        for modality in self.model.config.modalities:
             if self._encoders.has(modality):
                 for part in self._encoders.encoder(modality):
-                    part.save_pretrained(os.path.join(save_directory, f"{modality}_encoder"))
+                    part.save_pretrained(os.path.join(save_directory, MODALITIES[modality].encoder))
 
     def __repr__(self) -> str:
         config, takes = self.model.config, []
-        for modality in filter(self._encoders.hears, MODALITIES):
-            folder = os.path.join(config._name_or_path, f"{modality}_encoder")
+        for modality in (MODALITIES[name] for name in config.modalities):
+            folder = os.path.join(config._name_or_path, modality.encoder)
             if (
-                modality in self._encoders.pairs
+                modality.name in self._encoders.pairs
                 or os.path.isdir(folder)
                 or not os.path.isdir(config._name_or_path or ".")
             ):
-                takes.append(FIELDS[modality])
-            takes.append(f"{modality}_embedding of {getattr(config, f'{modality}_embedding_dim')} numbers")
+                takes.append(modality.content)
+            takes.append(f"{modality.embedding} of {getattr(config, modality.width)} numbers")
         transcriber = self._encoders.transcriber
         lines = {
             "model": config._name_or_path or type(self.model).__name__,
             "takes": takes,
             "emotions": list(config.id2label.values()),
-            "experts": list(config.experts),
+            "heads": list(config.heads),
             "transcriber": transcriber if isinstance(transcriber, str | None) else type(transcriber).__name__,
             "device": str(self.device),
         }
         return f"{type(self).__name__}(\n" + "".join(f"    {name}={value!r},\n" for name, value in lines.items()) + ")"
 
-    # What Pipeline asks for
+    # Methods that transformers' Pipeline calls
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise InputError(f"batch_size must be a whole number of dialogues, at least 1, got {batch_size!r:.80}")
+            raise InputError(f"batch_size must be a positive number of dialogues, got {batch_size!r:.80}")
         numbered, batch_size = enumerate(inputs), min(batch_size, sys.maxsize)
         while batch := list(itertools.islice(numbered, batch_size)):
             dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
@@ -155,7 +156,7 @@ class ConversationEmotionPipeline(Pipeline):
                 yield self.postprocess(output, **postprocess_params)
 
     def preprocess(self, inputs, number: int = 0) -> list[Turn]:
-        return _turns(inputs, f"dialogue {number}")
+        return read_dialogue(inputs, f"dialogue {number}")
 
     def forward(self, model_inputs: list[list[Turn]], **forward_params) -> list[dict[str, Any]]:
         with self.device_placement(), torch.inference_mode():
@@ -164,7 +165,7 @@ class ConversationEmotionPipeline(Pipeline):
     def _forward(
         self, dialogues: list[list[Turn]], bad_audio: str = "error", past: DialogueCache | None = None
     ) -> list[dict[str, Any]]:
-        if past is None:  # of a stream, a later turn may bring what the model takes
+        if past is None:  # in a stream, a later turn may have a modality that the model reads
             self._check_given(dialogues)
         turns = [turn for dialogue in dialogues for turn in dialogue]
         vectors, present = self._encoders.embed(turns, bad_audio)
@@ -176,28 +177,45 @@ class ConversationEmotionPipeline(Pipeline):
             whole[real] = rows
             return whole.to(self.device)
 
-        given = {f"{name}_embeddings": padded(rows) for name, rows in vectors.items()}
-        masks = {f"{name}_mask": padded(rows) for name, rows in present.items()}
+        inputs: dict[str, Any] = {MODALITIES[name].embeddings: padded(rows) for name, rows in vectors.items()}
+        inputs |= {MODALITIES[name].mask: padded(rows) for name, rows in present.items()}
         longest = max(dialogues, key=len)
-        with enough_memory(f"{longest[0].dialogue} has {len(longest)} turns, which", "cut it into shorter dialogues"):
-            output = self.model(
-                **given, **masks, attention_mask=real.to(self.device), **({"past": past} if past else {})
-            )
-            found = {name: output[name].double().cpu() for name in ("logits", "expert_logits", "gate_weights")}
-        rows = torch.zeros(real.shape, dtype=torch.long)
+        if self.model.config.reads_transcripts:
+            inputs["transcripts"] = [
+                [turn.text for turn in dialogue] + [None] * (len(longest) - len(dialogue)) for dialogue in dialogues
+            ]
+        if past is not None:
+            inputs["past"] = past
+        with explain_out_of_memory(
+            f"{longest[0].dialogue} has {len(longest)} turns, which", "split it into shorter dialogues"
+        ):
+            output = self.model.view(self.model(**inputs, attention_mask=real.to(self.device)))
+            scores = {"logits": output.logits, "gate_weights": output.gate_weights}
+            found = {name: values.double().cpu() for name, values in scores.items() if values is not None}
+            heads = {name: values.double().cpu() for name, values in (output.head_logits or {}).items()}
+        rows = torch.zeros(real.shape, dtype=torch.long)  # where each turn's vectors are
         rows[real] = torch.arange(len(turns))
         outputs = []
         for number, dialogue in enumerate(dialogues):
             one = {name: values[number, : len(dialogue)] for name, values in found.items()}
+            by_head = {name: values[number, : len(dialogue)] for name, values in heads.items()}
             own = rows[number, : len(dialogue)]
-            self._check_finite(dialogue, one, {name: values[own] for name, values in vectors.items()})
-            outputs.append({"turns": dialogue} | one | {name: values[own] for name, values in present.items()})
+            given = {name: values[own] for name, values in vectors.items()}
+            self._check_finite(dialogue, one["logits"], [*one.values(), *by_head.values()], given)
+            one |= {"turns": dialogue, "head_logits": by_head}
+            outputs.append(one | {"present": {name: values[own] for name, values in present.items()}})
         return outputs
 
-    def _check_finite(self, dialogue: list[Turn], found: dict[str, torch.Tensor], vectors: dict[str, torch.Tensor]):
-        """What overflows on the way has no answer: the error names the turn whose numbers are the largest."""
+    def _check_finite(
+        self,
+        dialogue: list[Turn],
+        logits: torch.Tensor,
+        found: list[torch.Tensor],
+        vectors: dict[str, torch.Tensor],
+    ):
+        """Raise if a result is not finite, naming the turn with the largest input."""
         temperature = self.model.config.calibration_temperature
-        if all(rows.isfinite().all() for rows in (*found.values(), found["logits"] / temperature)):
+        if all(rows.isfinite().all() for rows in (*found, logits / temperature)):
             return
         name = self.model.config._name_or_path or type(self.model).__name__
         for tensor in (*self.model.parameters(), *self.model.buffers()):
@@ -208,43 +226,46 @@ class ConversationEmotionPipeline(Pipeline):
         peaks = {modality: rows.abs().amax(-1) for modality, rows in vectors.items()}
         largest = max(peaks, key=lambda modality: float(peaks[modality].max()))
         turn, peak = dialogue[int(peaks[largest].argmax())], float(peaks[largest].max())
-        field = f"{largest}_embedding"
-        if getattr(turn, field) is None:
-            field = f"the vector of its {FIELDS[largest]}"
+        field = MODALITIES[largest].embedding
+        if largest not in turn.vectors:
+            field = f"the vector of its {MODALITIES[largest].content}"
         raise InputError(
-            f"{turn.name}: {field} has numbers up to {peak:.3g}, and from them the model '{name}' computes NaN or infinity. If they are of the usual "
-            "size, its weights are damaged (mister-e doctor)"
+            f"{turn.name}: {field} has numbers up to {peak:.3g}, for which the model '{name}' computes NaN or infinity. "
+            "If that is the usual size, its weights are damaged (mister-e doctor)"
         )
 
     def _check_given(self, dialogues: list[list[Turn]]):
-        heard = {modality for modality in MODALITIES if self._encoders.hears(modality)}
+        read = self.model.config.modalities
         for dialogue in dialogues:
-            if not any(heard & self._encoders.given(turn) for turn in dialogue):
-                raise InputError(
-                    f"{dialogue[0].dialogue}: no turn has {' or '.join(FIELDS[modality] for modality in sorted(heard))}, which this model takes"
-                )
+            if not any(self._encoders.given(turn).intersection(read) for turn in dialogue):
+                contents = " or ".join(MODALITIES[name].content for name in read)
+                raise InputError(f"{dialogue[0].dialogue}: no turn has {contents}, which this model reads")
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
-        labels, experts = self.model.config.id2label, self.model.config.experts
-        probabilities = (model_outputs["logits"] / self.model.config.calibration_temperature).softmax(-1)
-        by_expert = model_outputs["expert_logits"].softmax(-1)
+        config, gate_weights = self.model.config, model_outputs.get("gate_weights")
+        probabilities = (model_outputs["logits"] / config.calibration_temperature).softmax(-1)
+        by_head = {name: logits.softmax(-1) for name, logits in model_outputs["head_logits"].items()}
 
-        def scores(row: torch.Tensor, most: int | None = None) -> dict[str, float]:
-            order = row.argsort(descending=True, stable=True)[:most]
-            return {labels[int(index)]: float(row[index]) for index in order}
+        def scores(row: torch.Tensor, count: int | None = None) -> dict[str, float]:
+            order = row.argsort(descending=True, stable=True)[:count]
+            return {config.id2label[int(index)]: float(row[index]) for index in order}
 
         found = []
         for number, turn in enumerate(model_outputs["turns"]):
             ranked = scores(probabilities[number], top_k)
             label = next(iter(ranked))
-            weights = dict(zip(experts, model_outputs["gate_weights"][number].tolist(), strict=True))
-            absent = [name for name in MODALITIES if not model_outputs[name][number] and weights.get(name) == 0]
-            one = {"label": label, "score": ranked[label], "scores": ranked}
-            one["experts"] = {
-                name: None if name in absent else scores(by_expert[number, place], top_k)
-                for place, name in enumerate(experts)
-            }
-            one["gate"] = weights
+            weights = {}
+            if gate_weights is not None:
+                weights = dict(zip(config.heads, gate_weights[number].tolist(), strict=True))
+            present = model_outputs["present"]
+            absent = [name for name in present if not present[name][number] and weights.get(name) == 0]
+            one: dict[str, Any] = {"label": label, "score": ranked[label], "scores": ranked}
+            if by_head:
+                one["experts"] = {
+                    name: None if name in absent else scores(rows[number], top_k) for name, rows in by_head.items()
+                }
+            if weights:
+                one["gate"] = weights
             if turn.transcribed:
                 one["text"] = turn.text
             found.append(one)
@@ -253,26 +274,27 @@ class ConversationEmotionPipeline(Pipeline):
 
 class EmotionStream:
     r"""
-    One dialogue, turn by turn: each call takes the next turn and gives what the whole dialogue would have given for
-    it. Nothing past is computed again: convolutions and recurrence cost the same at every turn, attention grows with
-    the number of turns before.
+    Predict one dialogue turn by turn: each call takes the next turn and returns what the pipeline would return for it
+    in the whole dialogue. Past turns are not computed again: convolutions and recurrence cost the same at every turn,
+    attention grows with the number of turns before.
 
     Args:
-        pipeline: with a causal model.
-        bad_audio, top_k: as of the pipeline, by default as it has them.
+        pipeline: with a model that streams.
+        bad_audio, top_k: as in [`ConversationEmotionPipeline`], by default its values.
 
-    Calls from several threads are taken one after another, in the order in which they come. A call that raises leaves
-    the stream as it was.
+    Calls from several threads run one after another. A call that raises does not change the stream.
 
     Raises:
-        InputError: if the model is not causal.
+        InputError: if the model does not stream.
     """
 
     def __init__(self, pipeline: ConversationEmotionPipeline, **kwargs):
-        if not pipeline.model.config.causal:
+        config = pipeline.model.config
+        if not config.streams:
+            remedy = ", or train with --model.causal true" if hasattr(config, "causal") else ""
             raise InputError(
-                "This model hears later turns too (config.causal is false), so a turn's emotion is known at the end of the dialogue "
-                "alone: give it whole dialogues, or train with --model.causal true"
+                f"A model of type '{config.model_type}' does not stream, because it reads later turns too: pass whole "
+                f"dialogues{remedy}"
             )
         self._pipeline, self._past, self._one_at_a_time = pipeline, DialogueCache(), threading.Lock()
         _, forward, postprocess = pipeline._sanitize_parameters(**kwargs)
@@ -281,12 +303,12 @@ class EmotionStream:
 
     @property
     def num_turns(self) -> int:
-        """How many turns it has heard."""
+        """Number of turns so far."""
         return self._past.num_turns
 
     def __call__(self, turn: Mapping[str, Any]) -> dict[str, Any]:
         with self._one_at_a_time:
-            turns, past = [_turn(turn, f"turn {self.num_turns}", "the stream")], self._past.copy()
+            turns, past = [read_turn(turn, f"turn {self.num_turns}", "the stream")], self._past.copy()
             (output,) = self._pipeline.forward([turns], past=past, **self._forward)
             (found,) = self._pipeline.postprocess(output, **self._postprocess)
             self._past = past

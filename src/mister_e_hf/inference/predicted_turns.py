@@ -1,31 +1,31 @@
-"""Read what `mister-e predict` wrote, each turn checked."""
+"""Read and check the lines that `mister-e predict` writes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
 from ..media.text_files import read_text, split_lines
 
-_NEEDED = ("label", "score", "scores", "gate")
-_LATEST = 1e10  # seconds; what is given in seconds since 1970 is below
+_NEEDED = ("label", "score", "scores")
+_LATEST = 1e10  # seconds; times in seconds since 1970 are smaller
 _ROUNDING = 1e-6
-_EXPERTS = 20
+_HEADS = 20
 _HOW = "expected the lines of mister-e predict --out FILE.jsonl"
 
 
 def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     r"""
-    The turns of JSON lines by dialogue, in their order.
+    Read the turns of JSON lines by dialogue, in order.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: naming the line and field, for what `mister-e predict` does not write.
+        FileNotFoundError: if the file does not exist.
+        InputError: naming line and field, if `mister-e predict` could not have written it.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There are no lines at '{path}'; write them with mister-e predict --out")
+        raise FileNotFoundError(f"'{path}' not found; write it with mister-e predict --out")
     dialogues: dict[str, dict[int, dict[str, Any]]] = {}
     lines: dict[tuple[str, int], int] = {}
     for number, line in enumerate(split_lines(read_text(path)), start=1):
@@ -35,16 +35,16 @@ def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         try:
             turn = json.loads(line, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
-            raise InputError(f"{where} is not JSON from column {error.colno} on; {_HOW}") from error
+            raise InputError(f"{where} is not valid JSON from column {error.colno}; {_HOW}") from error
         except RecursionError as error:
             raise InputError(f"{where} is nested too deeply; {_HOW}") from error
-        except ValueError as error:  # of a field given twice, or a number of too many digits
+        except ValueError as error:  # a field appears twice, or a number has too many digits
             raise InputError(f"{where}: {short(error, 100)}; {_HOW}") from error
         name, place = _place(turn, where)
         check_turn(turn, where)
         if (name, place) in lines:
             raise InputError(
-                f"{where}: turn {place} of dialogue '{short(name, 60)}' appears in line {lines[name, place]}, too"
+                f"{where}: turn {place} of dialogue '{short(name, 60)}' also appears in line {lines[name, place]}"
             )
         lines[name, place] = number
         dialogues.setdefault(name, {})[place] = turn
@@ -59,24 +59,24 @@ def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
 def check_turn(turn: Any, where: str):
     r"""
     Raises:
-        InputError: naming `where` and the field, for what is not the pipeline's answer for a turn.
+        InputError: naming `where` and the field, if it is not the pipeline's result for a turn.
     """
     if not isinstance(turn, Mapping):
-        raise InputError(f"{where} must be what the pipeline gave for a turn, got {short(repr(turn), 60)}")
+        raise InputError(f"{where} must be the pipeline's result for a turn, got {short(repr(turn), 60)}")
     if missing := sorted(set(_NEEDED) - set(turn)):
-        raise InputError(f"{where} lacks {', '.join(missing)}, which the pipeline gives for a turn")
+        raise InputError(f"{where} lacks {', '.join(missing)}, which the pipeline returns for a turn")
     label = turn["label"]
     if not isinstance(label, str) or not label.strip():
         raise InputError(f"{where}: label must be the name of a class, got {short(repr(label), 60)}")
     _check_number(turn["score"], 1 + _ROUNDING, "score", where)
-    for field in ("scores", "gate"):
+    for field in ("scores", "gate") if "gate" in turn else ("scores",):
         given = turn[field]
         if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
             raise InputError(f"{where}: {field} must hold numbers by name, got {short(repr(given), 60)}")
         for name, value in given.items():
             _check_number(value, 1 + _ROUNDING, f"{field} of {short(repr(name), 60)}", where)
-    if len(turn["gate"]) > _EXPERTS:
-        raise InputError(f"{where}: gate names {len(turn['gate'])} experts; at most {_EXPERTS} can be drawn")
+    if len(turn.get("gate", ())) > _HEADS:
+        raise InputError(f"{where}: gate names {len(turn['gate'])} experts; at most {_HEADS} can be plotted")
     times = {name: turn[name] for name in ("start", "end") if turn.get(name) is not None}
     for name, value in times.items():
         _check_number(value, _LATEST, name, where)
@@ -84,36 +84,36 @@ def check_turn(turn: Any, where: str):
         raise InputError(f"{where}: start {times['start']:g} s must be before end {times['end']:g} s")
 
 
-def check_gates(turns: Sequence[Mapping[str, Any]], where):
-    """The turns of one dialogue must name the same experts; `where` gives the name of a turn by its number."""
+def check_gates(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
+    """Check that all turns of a dialogue have a gate over the same heads, or none; `where` names a turn by its number."""
     for number, turn in enumerate(turns):
-        if set(turn["gate"]) != set(turns[0]["gate"]):
-            given, first = (short(", ".join(sorted(one["gate"])), 60) for one in (turn, turns[0]))
-            raise InputError(f"{where(number)}: gate names {given}, and at the dialogue's first turn {first}")
+        if set(turn.get("gate", ())) != set(turns[0].get("gate", ())):
+            given, first = (short(", ".join(sorted(one.get("gate", ()))), 60) or "nothing" for one in (turn, turns[0]))
+            raise InputError(f"{where(number)}: gate names {given}, but in the dialogue's first turn {first}")
 
 
 def _place(turn: Any, where: str) -> tuple[str, int]:
     if not isinstance(turn, Mapping):
-        raise InputError(f"{where} must be an object with what was found for a turn, got {short(repr(turn), 60)}")
+        raise InputError(f"{where} must be an object with the result for a turn, got {short(repr(turn), 60)}")
     if missing := sorted({"dialogue", "turn", *_NEEDED} - set(turn)):
         raise InputError(f"{where} lacks {', '.join(missing)}, which mister-e predict writes")
     name, place = turn["dialogue"], turn["turn"]
     if not isinstance(name, str | int):
         raise InputError(f"{where}: dialogue must be a name, got {short(repr(name), 60)}")
     if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < 1e9:
-        raise InputError(f"{where}: turn must be a number from 0 on, got {short(repr(place), 60)}")
+        raise InputError(f"{where}: turn must be an integer of at least 0, got {short(repr(place), 60)}")
     return str(name), place
 
 
-def _check_number(value: Any, most: float, field: str, where: str):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise InputError(f"{where}: {field} must be a number from 0 to {most:g}, got {short(repr(value), 60)}")
+def _check_number(value: Any, largest: float, field: str, where: str):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
+        raise InputError(f"{where}: {field} must be a number from 0 to {largest:g}, got {short(repr(value), 60)}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the field {short(repr(twice), 60)} is given twice")
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the field {short(repr(repeated), 60)} appears twice")
     return fields

@@ -1,5 +1,6 @@
-"""What users, tables and data sets give for a dialogue -> its turns, each field checked, nothing passed over."""
+"""Read the turns of a dialogue in every form that users, tables and data sets have; unknown fields raise."""
 
+import dataclasses
 import difflib
 import math
 import os
@@ -12,16 +13,17 @@ import numpy as np
 import torch
 
 from ..base.errors import InputError, short
+from ..base.modalities import MODALITIES
 from ..media.audio_objects import as_array
 from ..media.subtitles import read_subtitles
 from ..media.transcripts import transcript
 
-_TURN = ("audio", "sampling_rate", "start", "end", "text", "speech_embedding", "text_embedding")
-_OTHERS = ("utterance_id", "speaker", "emotion", "sentiment", "duration")  # of a corpus's rows: not read here
+_TURN = ("audio", "sampling_rate", "start", "end", "text")  # beside the vectors of each modality
+_OTHERS = ("utterance_id", "speaker", "emotion", "sentiment", "duration")  # fields of corpora that are not read here
 _AUDIO = ("path", "bytes", "array", "sampling_rate")
 _RECORDING = ("audio", "segments", "sampling_rate")
 _ROW = ("utterances", "dialogue_id")
-# What others call a field.
+# Other names of the fields.
 _SYNONYMS = {
     "text": "transcript transcription sentence utterance words content message caption subtitle",
     "audio": "path file filename file_name wav sound speech recording raw array bytes waveform clip video",
@@ -40,7 +42,7 @@ _HOW = 'a list of turns, such as [{"text": "You did what?"}, {"audio": "2.wav", 
 
 @dataclass
 class Turn:
-    """One turn as it was given. `name` says where it was, for messages, and `dialogue` in which."""
+    """One turn as the user passed it: its fields, and vectors by modality. `name` and `dialogue` are for messages."""
 
     name: str
     dialogue: str
@@ -49,13 +51,12 @@ class Turn:
     start: float | None = None
     end: float | None = None
     text: str | None = None
-    speech_embedding: Any = None
-    text_embedding: Any = None
+    vectors: dict[str, Any] = dataclasses.field(default_factory=dict)
     transcribed: bool = False
 
 
 def is_dialogue(inputs: Any) -> bool:
-    """Whether it is one dialogue rather than many."""
+    """Whether the input is one dialogue rather than several."""
     if isinstance(inputs, Mapping):
         return True
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
@@ -65,7 +66,7 @@ def is_dialogue(inputs: Any) -> bool:
 
 def split_slice(inputs: Any) -> Any:
     """
-    A slice of a `datasets.Dataset`, which is a dictionary of columns, as a list of its rows; anything else as it is.
+    Turn a slice of a `datasets.Dataset`, which is a dictionary of columns, into a list of its rows.
     """
     columns = isinstance(inputs, Mapping) and inputs.get("utterances")
     if isinstance(columns, list) and columns and not any(isinstance(turns, Mapping) for turns in columns):
@@ -76,7 +77,7 @@ def split_slice(inputs: Any) -> Any:
 def check_dialogues(inputs: Any):
     r"""
     Raises:
-        InputError: for what is not something to take dialogues from, with what is.
+        InputError: if the input is neither a dialogue nor an iterable of dialogues.
     """
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], str | os.PathLike):
         raise InputError(
@@ -92,7 +93,7 @@ def check_dialogues(inputs: Any):
 
 def _is_iterable(inputs: Any) -> bool:
     try:
-        iter(inputs)  # also what is indexed from 0 on, as transformers' own data sets are
+        iter(inputs)  # also what is indexed from 0, as transformers' own data sets
     except TypeError:
         return False
     return True
@@ -100,7 +101,7 @@ def _is_iterable(inputs: Any) -> bool:
 
 def read_dialogue(inputs: Any, name: str) -> list[Turn]:
     r"""
-    The turns of one dialogue: a list of them, a row of a corpus, or a recording with its segments.
+    Read the turns of one dialogue: a list of them, a row of a corpus, or a recording with its segments.
 
     Raises:
         InputError: naming dialogue, turn and field.
@@ -114,7 +115,7 @@ def read_dialogue(inputs: Any, name: str) -> list[Turn]:
             inputs = _rows(inputs, f"{name}, utterances")
     if isinstance(inputs, Mapping):
         inputs = _stretches(inputs, name)
-    inputs = getattr(inputs, "messages", inputs)  # what transformers makes of turns that look like those of a chat
+    inputs = getattr(inputs, "messages", inputs)  # transformers wraps turns that look like those of a chat
     if not isinstance(inputs, list | tuple) or not all(isinstance(turn, Mapping) for turn in inputs):
         raise InputError(
             f"{name} must be a list of turns, each a dictionary with audio, text or both; got {inputs!r:.80}"
@@ -126,15 +127,17 @@ def read_dialogue(inputs: Any, name: str) -> list[Turn]:
 
 def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
     r"""
-    One turn; text that shows nothing counts as missing.
+    Read one turn; blank text counts as missing.
 
     Raises:
         InputError: naming turn and field.
     """
     if not isinstance(given, Mapping):
         raise InputError(f'{name} must be a dictionary such as {{"text": "Never."}}; got {given!r:.80}')
-    _refuse_unknown(given, _TURN, name, also=_OTHERS)
+    embeddings = {modality.embedding: modality.name for modality in MODALITIES.values()}
+    _refuse_unknown(given, (*_TURN, *embeddings), name, also=_OTHERS)
     turn = Turn(name, dialogue, **{field: given[field] for field in _TURN if field in given})
+    turn.vectors = {of: given[field] for field, of in embeddings.items() if given.get(field) is not None}
     turn.text = _text(turn.text, name)
     for field in ("sampling_rate", "start", "end"):
         value = getattr(turn, field)
@@ -147,16 +150,16 @@ def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
         if turn.sampling_rate is None:
             raise InputError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
         if not math.isfinite(turn.sampling_rate) or turn.sampling_rate != int(turn.sampling_rate):
-            raise InputError(f"{name}: sampling_rate must be a whole number of Hz, got {turn.sampling_rate}")
+            raise InputError(f"{name}: sampling_rate must be an integer in Hz, got {turn.sampling_rate}")
     return turn
 
 
 def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
     r"""
-    A vector (width,) in float32.
+    Read a vector (width,) in float32.
 
     Raises:
-        InputError: for another shape, and for numbers that are not finite or too large to compute with.
+        InputError: for another shape, or numbers that are not finite or too large to compute with.
     """
     array = as_array(given, name)
     if array.dtype.kind not in "fiu":
@@ -169,7 +172,7 @@ def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
         numbers = array.astype(np.float32)
         if not np.isfinite(numbers @ numbers):
             raise InputError(
-                f"{name} has numbers up to {np.abs(array).max():.3g}, which are too large to compute with in 32 bits"
+                f"{name} has numbers up to {np.abs(array).max():.3g}, which are too large for float32 computation"
             )
     return torch.from_numpy(numbers)
 
@@ -178,12 +181,12 @@ def _refuse_unknown(given: Mapping, known: Sequence[str], name: str, also: Seque
     for field in given:
         if field not in known and field not in also:
             nearest = _nearest(field, known)
-            hint = f"; did you mean '{nearest}'?" if nearest else f"; known are {', '.join(known)}"
+            hint = f"; did you mean '{nearest}'?" if nearest else f"; expected one of {', '.join(known)}"
             raise InputError(f"{name} has the unknown field {field!r:.60}{hint}")
 
 
 def _nearest(field: Any, known: Sequence[str]) -> str | None:
-    """The known field that was probably meant: spelled otherwise, called otherwise, or mistyped."""
+    """The known field that was probably meant: a synonym, another spelling, or a typing error."""
     plain = str(field)[:60].strip().lower().replace(" ", "_").replace("-", "_")
     for name in known:
         if plain == name or plain in _SYNONYMS.get(name, "").split():
@@ -192,7 +195,7 @@ def _nearest(field: Any, known: Sequence[str]) -> str | None:
 
 
 def _rows(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """A dictionary of lists as a list of dictionaries."""
+    """Turn a dictionary of lists into a list of dictionaries."""
     lengths = {field: len(values) if isinstance(values, list) else None for field, values in columns.items()}
     if None in lengths.values() or len(set(lengths.values())) != 1:
         raise InputError(f"{name} must be lists of equal length by field, got the lengths {lengths}")
@@ -202,8 +205,8 @@ def _rows(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     if isinstance(recording.get("text"), list):
         raise InputError(
-            f"{name}: a dictionary of lists is not a dialogue; give {_HOW}. With datasets: "
-            "[row for row in dataset] in place of a slice"
+            f"{name}: a dictionary of lists is not a dialogue; expected {_HOW}. With datasets, pass "
+            "[row for row in dataset] instead of a slice"
         )
     if set(recording) - set(_RECORDING) or not {"audio", "segments"} <= set(recording):
         meant = {field: _nearest(field, _RECORDING + _ROW) for field in recording if field not in _RECORDING}
@@ -223,7 +226,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         raise InputError(
             f"{name}: segments must be the path of an SRT or WebVTT file, or a list; got {segments!r:.80}"
         )
-    # Once for all turns, not once for each.
+    # Converted once, not once per turn.
     rate = recording.get("sampling_rate")
     whole = {"audio": _audio(recording["audio"], rate, name), "sampling_rate": rate}
     turns = []
@@ -232,11 +235,12 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
             segment = dict(zip(("start", "end", "text"), segment, strict=False))
         if not isinstance(segment, Mapping) or not {"start", "end"} <= set(segment):
             raise InputError(
-                f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got {segment!r:.80}"
+                f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got "
+                f"{segment!r:.80}"
             )
         if own := {"audio", "sampling_rate"} & set(segment):
             raise InputError(
-                f"{name}, segment {number} has {' and '.join(sorted(own))} of its own, beside the recording's"
+                f"{name}, segment {number} has {' and '.join(sorted(own))}, which only the recording may have"
             )
         turns.append(whole | dict(segment))
     return turns
@@ -249,7 +253,7 @@ def _text(text: Any, name: str) -> str | None:
 
 
 def _audio(audio: Any, rate: float | None, name: str) -> Any:
-    """Lists and tensors as arrays; None where a dictionary of `datasets` is empty."""
+    """Convert lists and tensors to arrays, and an empty dictionary of `datasets` to None."""
     if isinstance(audio, Mapping):
         _refuse_unknown(audio, _AUDIO, f"{name}: audio")
         if all(audio.get(part) is None for part in ("path", "bytes", "array")):

@@ -375,21 +375,22 @@ def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None
     figure = timeline_figure(timed, first=1)
     figure.savefig(file, format="png")
     picture = base64.b64encode(file.getvalue()).decode()
+    gate = " and of the gate weights" if "gate" in found[0] else ""
     return (
         '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Picture of the emotions; the table below says the same">'
-        f'<img alt="Bars of the turns\' emotions and of the gate weights" src="data:image/png;base64,{picture}"></div>'
+        f'<img alt="Bars of the turns\' emotions{gate}" src="data:image/png;base64,{picture}"></div>'
     )
 
 
 def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
-    experts = list(found[0]["gate"])
+    heads = list(found[0].get("gate", ()))
     head = "".join(
         f'<th scope="col">{html.escape(name)}</th>'
-        for name in ("turn", "words", "emotion", "probability", *(f"gate weight of {expert}" for expert in experts))
+        for name in ("turn", "text", "emotion", "probability", *(f"gate weight of {head}" for head in heads))
     )
     body = ""
     for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1):
-        cells = (row[0], one["label"], f"{one['score']:.2f}", *(f"{one['gate'][expert]:.2f}" for expert in experts))
+        cells = (row[0], one["label"], f"{one['score']:.2f}", *(f"{one['gate'][head]:.2f}" for head in heads))
         body += (
             f'<tr><th scope="row">{number}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
         )

@@ -1,29 +1,30 @@
-"""The stages of a checkpoint, each loaded and checked; code that comes with one is never run."""
+"""Load the stages of a checkpoint and check that they fit; code that comes with a checkpoint is never run."""
 
 import os
 from typing import Any
 
 from transformers import AutoModel, PreTrainedModel
 
-from ..base.configuration_labelled import LabelledConfig
 from ..base.errors import InputError, reading, short
+from ..base.modalities import MODALITIES
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..hub.loading import find_file, require_config
+from ..models.configuration_conversation import ConversationConfig
 
 STAGE_1 = "mister_e_utterance_encoder"
 
 
 def load_model(name: str | os.PathLike, **hub: Any) -> PreTrainedModel:
     r"""
-    Stage 2 of a checkpoint, of whatever model of this package.
+    Load stage 2 of a checkpoint, of any registered model.
 
     Args:
         name: folder, or id on the Hub.
         hub: revision, token, cache_dir, local_files_only.
 
     Raises:
-        InputError: naming file and field, if there is no such checkpoint, or none of this package's models in it, or one that is broken.
+        InputError: naming file and field, if the checkpoint does not exist, is broken, or is not of a registered model.
         OSError: naming the weights file that is damaged or missing.
     """
     if not require_config(name, hub, _check_kind):
@@ -37,9 +38,9 @@ def _check_kind(config: dict[str, Any]):
 
     kind = config.get("model_type")
     if kind == STAGE_1:
-        raise InputError("it is an encoder of stage 1; give the folder above it, or load it with UtteranceEncoder")
+        raise InputError("it is an encoder of stage 1; pass the folder above it, or load it with UtteranceEncoder")
     known = kind in CONFIG_MAPPING if isinstance(kind, str) else False
-    if not (known and issubclass(CONFIG_MAPPING[kind], LabelledConfig)):
+    if not (known and issubclass(CONFIG_MAPPING[kind], ConversationConfig)):
         own = " Code that comes with a checkpoint is not run." if "auto_map" in config and not known else ""
         raise InputError(
             f"model_type is {short(repr(kind), 80)}, which is not a conversation model of this package.{own}"
@@ -48,27 +49,27 @@ def _check_kind(config: dict[str, Any]):
 
 def has_encoder(name: str | os.PathLike, modality: str, **hub: Any) -> bool:
     """Whether a checkpoint holds the encoder of a modality."""
-    return find_file(name, "config.json", {**hub, "subfolder": f"{modality}_encoder"}) is not None
+    return find_file(name, "config.json", {**hub, "subfolder": MODALITIES[modality].encoder}) is not None
 
 
 def load_encoder(
     name: str | os.PathLike, modality: str, width: int, **hub: Any
 ) -> tuple[UtteranceEncoder, MisterEProcessor]:
     r"""
-    Stage 1 of a checkpoint for one modality: the encoder and its processor.
+    Load stage 1 of a checkpoint for one modality: the encoder and its processor.
 
     Args:
         name: folder, or id on the Hub.
         modality: `"speech"` or `"text"`.
-        width: of the vectors that stage 2 takes.
+        width: D of the vectors that stage 2 reads.
         hub: revision, token, cache_dir, local_files_only.
 
     Raises:
-        InputError: naming file and field, if one of them is broken, or they do not belong together.
+        InputError: naming file and field, if one is broken, or they do not belong together.
         OSError: naming the file that is damaged or missing.
     """
-    hub = {**hub, "subfolder": f"{modality}_encoder"}
-    where = f"{name}/{modality}_encoder"
+    hub = {**hub, "subfolder": MODALITIES[modality].encoder}
+    where = f"{name}/{MODALITIES[modality].encoder}"
     with reading(where, "an encoder"):
         pair = UtteranceEncoder.from_pretrained(name, **hub), MisterEProcessor.from_pretrained(name, **hub)
         check_encoder(*pair, modality, width, f"'{where}'")
@@ -78,28 +79,28 @@ def load_encoder(
 def check_encoder(encoder: UtteranceEncoder, processor: MisterEProcessor, modality: str, width: int, name: str):
     r"""
     Args:
-        encoder, processor: of one modality.
-        modality, width: of the vectors that stage 2 takes.
-        name: what they are, for the message.
+        encoder, processor: a pair of stage 1.
+        modality, width: of the vectors that stage 2 reads.
+        name: the subject of the message.
 
     Raises:
-        InputError: if they do not fit one another or stage 2.
+        InputError: if they do not fit each other or stage 2.
     """
     made = encoder.config
     if (made.modality, processor.modality, made.embedding_dim) != (modality, modality, width):
-        contents = {"speech": "audio", "text": "transcripts"}[processor.modality]
         raise InputError(
-            f"{name} prepares {contents} and makes vectors of {made.modality} of {made.embedding_dim} numbers; the model takes vectors of "
-            f"{modality} of {width}: they do not belong together"
+            f"{name} prepares {MODALITIES[processor.modality].noun} and makes vectors of {made.modality} of "
+            f"{made.embedding_dim} numbers; the model reads vectors of {modality} of {width}: they do not belong together"
         )
     if made.backbone_config.model_type != processor.backbone_type:
         raise InputError(
-            f"{name}: the encoder's backbone is of type '{made.backbone_config.model_type}', and its processor is for "
+            f"{name}: the encoder's backbone is of type '{made.backbone_config.model_type}', its processor is for "
             f"'{processor.backbone_type}': they do not belong together"
         )
     if processor.tokenizer is not None:
         tokens, known = processor.tokenizer.vocab_size, encoder.backbone.get_input_embeddings().num_embeddings
         if tokens > known:
             raise InputError(
-                f"{name}: the tokenizer has {tokens:,} tokens and the encoder's backbone knows {known:,}: they do not belong together"
+                f"{name}: the tokenizer has {tokens:,} tokens and the encoder's backbone {known:,}: they do not belong "
+                "together"
             )

@@ -1,18 +1,23 @@
-"""Plot of a dialogue's emotions: a colour, a hatch and a word per turn along time, the gate's weights below."""
+"""Plot of a dialogue: the emotion of each turn over time, and the gate's weights below if the model has a gate."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.files import check_output, write_atomically
 from ..base.plain_text import for_plot
 from .predicted_turns import check_gates, check_turn, read_predictions
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; then the same with hatches.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+
+# Okabe and Ito's colours, which colour-blind people can distinguish; then the same with hatches.
 _COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"]
 _HATCHES = ["", "///", "...", "xxx"]
-# The colour that people expect of an emotion, where the dialogue's emotions leave it free.
+# The colour that people expect of an emotion, unless another of the dialogue's emotions has taken it.
 _EXPECTED = {
     "#D55E00": "anger angry ang frustration frustrated fru mad",
     "#999999": "neutral neu none",
@@ -23,27 +28,28 @@ _EXPECTED = {
     "#E69F00": "excited excitement exc",
     "#56B4E9": "surprise surprised sur calm peaceful",
 }
-_GREYS = {"speech": "0.85", "text": "0.55", "fusion": "0.25"}
+_LIGHTEST, _DARKEST = 0.85, 0.25  # greys of the heads in the order of the gate
 _INCHES, _DPI = 11.0, 150
-_CHARACTER, _LINE = 0.085, 0.13  # inches that a letter of the size used is wide, and high
-_LETTERS, _NAMES = 30, 40  # of a label, and labels in the legend, that are shown
+_CHARACTER, _LINE = 0.085, 0.13  # width and height of a letter in inches
+_LETTERS, _NAMES = 30, 40  # longest label, and largest number of labels in the legend
 
 
-def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
+def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figure":
     r"""
-    Draw one dialogue.
+    Plot one dialogue.
 
     Args:
-        turns: what the pipeline gives for a dialogue, where known with `start` and `end` in seconds. Where every turn
-            has them the axis is time, else the number of the turn.
+        turns: the pipeline's result for a dialogue, with `start` and `end` in seconds if known. If every turn has them
+            the axis is time, else the number of the turn.
         first: number of the first turn.
 
     Returns:
-        a `matplotlib.figure.Figure`. A bar is as high as its emotion is probable; words stand where they fit.
+        a `matplotlib.figure.Figure`. The height of a bar is the probability of its emotion; labels are shown where they
+        fit.
 
     Raises:
-        ImportError: without matplotlib, with what to install.
-        InputError: if there is no turn, or for one that is not as the pipeline gives it, naming turn and field.
+        ImportError: if matplotlib is not installed.
+        InputError: without turns, or naming the turn and field that are not the pipeline's.
     """
     try:
         from matplotlib.figure import Figure
@@ -52,7 +58,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
     except ImportError:
         raise MissingLibraryError("A plot needs matplotlib: pip install matplotlib") from None
     if not turns:
-        raise InputError("There is no turn to draw")
+        raise InputError("No turns to plot")
     for number, turn in enumerate(turns, first):
         check_turn(turn, f"Turn {number}")
     check_gates(turns, lambda number: f"Turn {number + first}")
@@ -60,10 +66,13 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
     numbers = [turn.get("turn", number) for number, turn in enumerate(turns, first)]
     starts = [turn["start"] if timed else number - 0.5 for number, turn in zip(numbers, turns, strict=True)]
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
-    experts = list(turns[0]["gate"])
+    heads = list(turns[0].get("gate", ()))
     styles = _styles({label for turn in turns for label in (*turn["scores"], turn["label"])})
     figure = Figure(figsize=(_INCHES, 4.4), dpi=_DPI, layout="constrained")
-    emotions, gate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    if heads:
+        emotions, lowest = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    else:
+        emotions = lowest = figure.subplots()
 
     outline = "white" if len(turns) <= 200 else "none"
     highest, span = (1.05, max(start + width for start, width in zip(starts, widths, strict=True)) - min(starts))
@@ -98,44 +107,55 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0):
     )
     _name(legend, names)
 
-    below = [0.0] * len(turns)
-    for expert in experts:
-        weights = [turn["gate"][expert] for turn in turns]
-        grey = _GREYS.get(expert, "0.7")
-        gate.bar(starts, weights, widths, bottom=below, align="edge", color=grey, edgecolor=outline, linewidth=0.5)
-        below = [low + weight for low, weight in zip(below, weights, strict=True)]
-    gate.set_ylim(0, 1)
-    gate.set_ylabel("gate weight")
-    gate.set_xlabel("time, seconds" if timed else "turn")
-    patches = [Patch(color=_GREYS.get(expert, "0.7")) for expert in experts]
-    legend = gate.legend(patches, ["-"] * len(experts), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _name(legend, [for_plot(expert, _LETTERS) for expert in experts])
+    lowest.set_xlabel("time, seconds" if timed else "turn")
+    if heads:
+        _plot_gate(lowest, {head: [turn["gate"][head] for turn in turns] for head in heads}, starts, widths, outline)
     for text in figure.findobj(Text):
-        text.set_usetex(False)  # whatever this machine's settings are
+        text.set_usetex(False)  # whatever matplotlib's settings are
     return figure
+
+
+def _plot_gate(
+    axes: "Axes", weights: Mapping[str, list[float]], starts: list[float], widths: list[float], outline: str
+):
+    """Plot the weights of each head at each turn, stacked."""
+    from matplotlib.patches import Patch
+
+    step = (_LIGHTEST - _DARKEST) / max(1, len(weights) - 1)
+    greys = {head: f"{_LIGHTEST - step * number:g}" for number, head in enumerate(weights)}
+    below = [0.0] * len(starts)
+    for head, heights in weights.items():
+        style = {"align": "edge", "color": greys[head], "edgecolor": outline, "linewidth": 0.5}
+        axes.bar(starts, heights, widths, bottom=below, **style)
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("gate weight")
+    patches = [Patch(color=grey) for grey in greys.values()]
+    legend = axes.legend(patches, ["-"] * len(greys), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _name(legend, [for_plot(head, _LETTERS) for head in greys])
 
 
 def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | None = None) -> tuple[Path, str, int]:
     r"""
-    Draw one dialogue of the JSON lines that `mister-e predict` writes.
+    Plot one dialogue of the JSON lines that `mister-e predict` writes.
 
     Args:
-        path: the lines.
-        out: the picture; its suffix (png, svg, pdf) is its format. By default the lines' name with `.png`.
-        dialogue: which one; by default the first.
+        path: the file.
+        out: the plot; its suffix (png, svg, pdf) is its format. By default the name of the file with `.png`.
+        dialogue: the dialogue to plot; by default the first.
 
     Returns:
-        the picture's path, the dialogue's name, and how many dialogues the file holds.
+        the plot's path, the dialogue's name, and the number of dialogues in the file.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        InputError: naming line and field, for a line that is not such; if there is no such dialogue; for a plot that
-            cannot be written there.
+        FileNotFoundError: if the file does not exist.
+        InputError: naming line and field of a wrong line; if the file does not have the dialogue, or the plot cannot be
+            written.
     """
     path = Path(path)
     out = path.with_suffix(".png") if out is None else Path(out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise InputError(f"'{out}' must end in .png, .svg or .pdf, which says its format")
+        raise InputError(f"'{out}' must end in .png, .svg or .pdf")
     check_output(out, [path])
     dialogues = read_predictions(path)
     name = next(iter(dialogues)) if dialogue is None else dialogue
@@ -147,7 +167,7 @@ def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | 
 
 
 def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A colour and hatch for each label, the same ones whatever their order."""
+    """A colour and hatch for each label, independent of their order."""
     looks = [(colour, hatch) for hatch in _HATCHES for colour in _COLOURS]
     expected = {name: colour for colour, names in _EXPECTED.items() for name in names.split()}
     labels, taken = sorted(labels), {}
@@ -161,7 +181,7 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {label: {"facecolor": colour, "hatch": hatch} for label, (colour, hatch) in taken.items()}
 
 
-def _name(legend, names: list[str]):
-    """Given before, names that begin with an underscore would be left out."""
+def _name(legend: "Legend", names: list[str]):
+    """Name the entries of a legend. matplotlib itself leaves out names that begin with an underscore."""
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
