@@ -252,7 +252,12 @@ def test_pipeline_saves_its_encoders(run, tmp_path):
 def test_doctor_accepts_a_complete_folder(run, command):
     status, printed, _ = command("doctor", run)
     assert status == 0 and "BAD" not in printed
-    for expected in ("torch 2.", "speech_encoder/:", "vectors of 32 numbers", "logits of three random turns are finite"):
+    for expected in (
+        "torch 2.",
+        "speech_encoder/:",
+        "vectors of 32 numbers",
+        "logits of three random turns are finite",
+    ):
         assert expected in printed
     assert command("doctor")[0] == 0
 

@@ -44,7 +44,7 @@ def test_stage_2_gives_the_stored_outputs(load, name):
     with torch.no_grad():
         output = load()(**stored("batch"))
     expected = stored(name)
-    assert set(expected) == set(output)
+    assert set(expected) <= set(output)
     for field, value in expected.items():
         assert_close(output[field], value)
 

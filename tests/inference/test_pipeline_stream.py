@@ -49,5 +49,7 @@ def test_streams_do_not_mix_and_have_the_pipeline_s_options(causal, sounds):
 
 
 def test_a_model_that_hears_later_turns_does_not_stream(pipe):
-    with pytest.raises(ValueError, match="'mister_e' does not stream, because it reads later turns too.*--model.causal true"):
+    with pytest.raises(
+        ValueError, match="'mister_e' does not stream, because it reads later turns too.*--model.causal true"
+    ):
         pipe.stream()

@@ -104,9 +104,7 @@ def test_numbers_that_overflow_have_no_answer(erc):
     steep.model.gate.dense.weight.data.fill_(1e25)
     for head in (steep.model.fusion_expert.head, steep.model.text_expert.head):
         head.weight.data.mul_(1e15)
-    message = (
-        "dialogue 0, turn 1: text_embedding has numbers up to 7, for which the model 'MisterEModel' computes NaN"
-    )
+    message = "dialogue 0, turn 1: text_embedding has numbers up to 7, for which the model 'MisterEModel' computes NaN"
     with pytest.raises(InputError, match=message):
         steep([good, {"text_embedding": [7, -7]}])
     steep.model.gate.dense.weight.data[0] = torch.nan
@@ -122,7 +120,9 @@ def test_a_dialogue_too_long_for_the_memory_is_named(erc, error):
     hook = erc.model.gate.register_forward_hook(fail)
     try:
         turns = [{"text_embedding": [0.5, 1]}]
-        with pytest.raises(InputError, match="dialogue 1 has 3 turns, which needs more memory .*split it into shorter"):
+        with pytest.raises(
+            InputError, match="dialogue 1 has 3 turns, which needs more memory .*split it into shorter"
+        ):
             erc([turns, turns * 3, turns], batch_size=3)
     finally:
         hook.remove()
@@ -146,7 +146,7 @@ def test_one_stream_in_several_threads_forgets_nothing():
 def test_arguments_of_another_kind_are_named(erc):
     turns = [{"text_embedding": [0.5, 1]}]
     for wrong in ("x", 1.5, True):
-        with pytest.raises(InputError, match="batch_size must be a whole number of dialogues"):
+        with pytest.raises(InputError, match="batch_size must be a positive number of dialogues"):
             erc(turns, batch_size=wrong)
     for encoders, message in {
         "text": "encoders must be a dictionary by modality, got str",

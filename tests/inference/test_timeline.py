@@ -80,7 +80,7 @@ def test_what_is_no_answer_of_the_pipeline_is_named(spoil, message):
         turns[1].pop(name)
     with pytest.raises(ValueError, match=f"Turn 1 lacks {message}"):
         timeline_figure(turns)
-    with pytest.raises(ValueError, match="no turn to draw"):
+    with pytest.raises(ValueError, match="No turns to plot"):
         timeline_figure([])
 
 
