@@ -60,7 +60,9 @@ def _unpack(archive: Path, folder: Path):
                 raise InputError(f"it holds far more than its size, {archive.stat().st_size:,} bytes")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             # Write new files: owner, permissions and times in the archive do not matter.
-            with (folder / path).open("wb") as file, content.extractfile(member) as source:
+            stored = content.extractfile(member)
+            assert stored is not None  # a regular file has content
+            with (folder / path).open("wb") as file, stored as source:
                 shutil.copyfileobj(source, file, 1 << 20)
             if (folder / path).stat().st_size != member.size:
                 raise EOFError(f"{name} is cut off")

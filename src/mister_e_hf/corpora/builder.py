@@ -18,6 +18,7 @@ from ..base.progress import bar, line, without_datasets_bars
 from ..corpora import sources
 from ..media import audio
 from .provenance import Provenance
+from .recordings import is_path
 from .schema import SPLITS, dialogue_features
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if folder is not None and not folder.exists():
             raise FileNotFoundError(f"{self.title}: '{folder}' does not exist")
         self._check_settings(settings)
-        digest = sources.fingerprint(self.source_files(folder, settings), folder)
+        digest = sources.fingerprint(() if folder is None else self.source_files(folder, settings), folder)
         if folder is not None:
             settings["data_dir"] = str(folder)
         super().__init__(cache_dir=cache_dir, config_name=config_name, hash=digest, **settings)
@@ -102,7 +103,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     def labels(self) -> list[str]:
         raise NotImplementedError
 
-    def source_files(self, folder: Path | None, settings: dict[str, Any]) -> Iterable[Path]:
+    def source_files(self, folder: Path, settings: dict[str, Any]) -> Iterable[Path]:
         """Files that decide what is read; the cache is reused while none of them changes."""
         raise NotImplementedError
 
@@ -209,10 +210,10 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def _check_files(self, dialogues: Dialogues):
         """Raise AudioError if audio files are missing; all are counted before any is read."""
-        missing = {}
+        missing: dict[Path, str] = {}
         for utterance in (one for found in dialogues.values() for dialogue in found for one in dialogue["utterances"]):
             path = utterance.get("audio")
-            if isinstance(path, os.PathLike) and path not in missing and not os.path.isfile(path):
+            if is_path(path) and path not in missing and not os.path.isfile(path):
                 missing[path] = utterance["utterance_id"]
         if missing:
             (path, turn), *others = missing.items()
@@ -220,7 +221,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             raise audio.AudioError(f"{self.title}, turn {turn}: Audio file '{path}' not found{more}. {_WAY_OUT}")
 
     def _generate_examples(self, dialogues: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        without, long = [], []
+        without: list[str] = []
+        long: list[str] = []
         alone = multiprocess.parent_process() is None
         with bar(f"reading {split}", len(dialogues), "dialogues", shown=alone) as progress:
             for dialogue in dialogues:

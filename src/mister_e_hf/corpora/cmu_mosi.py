@@ -156,8 +156,8 @@ def _segments(folder: Path, table: Path, segmented: bool):
 def _released_segments(folder: Path, table: Path):
     texts: dict[tuple[str, int], str] = {}
     for path in _transcripts(folder):
-        for line in split_lines(read_text(path)):
-            number, delimiter, text = line.partition("_DELIM_")
+        for row in split_lines(read_text(path)):
+            number, delimiter, text = row.partition("_DELIM_")
             if delimiter and number.strip().isdecimal():
                 texts[path.stem, int(number)] = text
     if not texts:

@@ -68,7 +68,7 @@ def write_demo_corpus(folder: str | Path, seed: int = 0) -> Path:
 
 
 def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.Table:
-    rows = {
+    rows: dict[str, list] = {
         name: []
         for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
     }

@@ -25,7 +25,12 @@ from .demo import ABSENT_SHARE, LABELS, draw_emotions, draw_patterns
 SPLIT_SIZES = {"train": 160, "validation": 40, "test": 60}
 
 _FILLERS = "well you see this is what they said about it when we came back home again today with her and him".split()
-_KEYWORDS = ([], ["hooray", "lovely", "great"], ["really", "truly", "indeed"], ["never", "hardly", "barely"])
+_KEYWORDS: tuple[list[str], ...] = (
+    [],
+    ["hooray", "lovely", "great"],
+    ["really", "truly", "indeed"],
+    ["never", "hardly", "barely"],
+)
 _PROSODY = ((120, 115, 0.08, 4), (220, 225, 0.35, 7), (130, 240, 0.15, 4), (240, 130, 0.15, 4))
 
 

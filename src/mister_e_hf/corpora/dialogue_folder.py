@@ -17,6 +17,7 @@ from ..media.text_files import text_of_name
 from .builder import CorpusBuilder, CorpusConfig, Dialogues
 from .columns import TURN_COLUMNS, listed
 from .labels import unify_labels, written
+from .recordings import is_path
 from .schema import SPLITS
 from .splits import draw_splits
 from .turn_tables import read_turns
@@ -131,7 +132,7 @@ class DialogueFolder(CorpusBuilder):
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         self._rows = read_turns(folder, settings.get("columns"), settings.get("in_row_order", False))
         unify_labels(self._rows, settings.get("labels"), f"'{folder}'")
-        audio_files = {row["audio"] for row in self._rows if isinstance(row["audio"], os.PathLike)}
+        audio_files = {row["audio"] for row in self._rows if is_path(row["audio"])}
         return [*{Path(row["source"]) for row in self._rows}, *audio_files]
 
     @property
@@ -159,13 +160,14 @@ class DialogueFolder(CorpusBuilder):
             rows[row["dialogue_id"]].append(row)
         _warn_of_names_alike(rows)
         _warn_of_orders(rows)
-        splits = {name: _split_of(name, turns) for name, turns in rows.items()}
-        if set(splits.values()) == {None}:
+        given = {name: _split_of(name, turns) for name, turns in rows.items()}
+        splits = {name: split for name, split in given.items() if split is not None}
+        if not splits:
             splits = draw_splits(
                 list(rows), self.config.split_shares, self.config.seed, {Path(row["source"]) for row in self._rows}
             )
-        elif None in splits.values():
-            name = next(name for name, split in splits.items() if split is None)
+        elif len(splits) < len(given):
+            name = next(name for name, split in given.items() if split is None)
             raise InputError(
                 f"{rows[name][0]['where']}: dialogue '{name}' has no split, but others have; name the split in a "
                 "column `split`, or in the name of the table or folder (train, validation, test)"

@@ -91,7 +91,8 @@ class Iemocap(CorpusBuilder):
         release, facts = _release(folder), published("iemocap")
         happy = set(facts["happy_without_majority"]) if self.config.labels == "community" else set()
         dialogues: Dialogues = {"train": [], "validation": [], "test": []}
-        dropped, without_text = Counter(), []
+        dropped: Counter[str] = Counter()
+        without_text = []
         for session in (release / f"Session{number}" for number in _SESSIONS):
             has_audio = (session / "sentences" / "wav").is_dir()
             if session.is_dir() and not has_audio:
@@ -119,10 +120,10 @@ class Iemocap(CorpusBuilder):
                         "emotion": emotion,
                     }
                     utterances.append((start, utterance))
-                utterances = [utterance for _, utterance in sorted(utterances, key=lambda turn: turn[0])]
                 if utterances:
+                    in_order = [utterance for _, utterance in sorted(utterances, key=lambda turn: turn[0])]
                     split = self._split(name, facts["validation_conv_emotion"])
-                    dialogues[split].append({"dialogue_id": name, "utterances": utterances})
+                    dialogues[split].append({"dialogue_id": name, "utterances": in_order})
         if dropped:
             kinds = ", ".join(f"{count:,} {code}" for code, count in dropped.most_common())
             logger.info("IEMOCAP: %s utterances of other labels left out (%s)", f"{dropped.total():,}", kinds)
@@ -180,7 +181,7 @@ def _evaluated(path: Path) -> list[tuple[float, str, str]]:
     return utterances
 
 
-def _transcripts(path: Path) -> dict[str, str]:
+def _transcripts(path: Path) -> dict[str, str | None]:
     if not path.is_file():
         return {}
     found = [_TRANSCRIPT.match(line) for line in split_lines(read_text(path))]

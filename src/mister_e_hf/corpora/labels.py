@@ -73,7 +73,7 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
             spelling |= dict.fromkeys(found)
             continue
         wanted = [label for label in own if _key(label) == key]
-        forms = Counter()
+        forms: Counter[str] = Counter()
         for label in found:
             forms[written(label)] += counts[label]
         best = wanted[0] if len(wanted) == 1 else min(forms, key=lambda form: (-forms[form], form.swapcase()))
@@ -114,7 +114,7 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
 
 
 def _check_names(rows: Sequence[dict[str, Any]], spelling: dict[str, str | None], source: str):
-    counts = Counter(spelling[row["emotion"]] for row in rows if spelling.get(row["emotion"]) is not None)
+    counts = Counter(name for row in rows if (name := spelling.get(row["emotion"])) is not None)
     wrong = {
         name: "a list; a turn has one emotion"
         if _LIST.fullmatch(name)

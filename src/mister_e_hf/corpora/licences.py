@@ -162,8 +162,9 @@ def corpus_of_run(
         test_turns: number of labelled turns of the test split; None without test scores.
     """
     published = PUBLISHED.get(stated.get("corpus") or "")
-    if published is None and stated.get("name"):
-        own, license = stated["name"], stated.get("license")
+    own = stated.get("name")
+    if published is None and own:
+        license = stated.get("license")
         return CorpusOfRun(own, own, license=license, about=license and f"Its licence is {license}.")
     known = published or published_of_name(name)
     if known is None:
@@ -171,12 +172,17 @@ def corpus_of_run(
     expected = known.test_turns.get(frozenset(labels))
     fits = expected is not None and test_turns in (expected, None)
     if published is None:
-        return CorpusOfRun(name, name, fits, known.license, known.about) if fits else CorpusOfRun(CUSTOM, CUSTOM)
-    called = stated.get("name") or published.title
+        return (
+            CorpusOfRun(name, name, fits, known.license, known.about) if name and fits else CorpusOfRun(CUSTOM, CUSTOM)
+        )
+    called = own or published.title
     if fits:
         return CorpusOfRun(called, published.title, True, published.license, published.about)
+    fewer = expected is not None and test_turns is not None and test_turns < expected
     if called == published.title:  # tables written before names were stored
-        called = f"{'part of' if expected and test_turns < expected else 'changed'} {published.title}"
-    share = f"{test_turns:,} of {expected:,}" if expected and test_turns < expected else f"{test_turns:,} other"
-    test_set = f"{published.title}, {share} test turns" if test_turns is not None else called
+        called = f"{'part of' if fewer else 'changed'} {published.title}"
+    test_set = called
+    if test_turns is not None:
+        share = f"{test_turns:,} of {expected:,}" if fewer else f"{test_turns:,} other"
+        test_set = f"{published.title}, {share} test turns"
     return CorpusOfRun(called, test_set, False, published.license, published.about)

@@ -60,9 +60,7 @@ class Meld(CorpusBuilder):
     def labels(self) -> list[str]:
         return LABELS["meld"]
 
-    def source_files(self, folder: Path | None, settings: dict[str, Any]) -> list[Path]:
-        if folder is None:
-            return []
+    def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         return [*_tables(folder).values(), *(path for found in _clips(folder).values() for path in found.values())]
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:

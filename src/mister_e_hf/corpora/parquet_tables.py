@@ -80,7 +80,7 @@ def parquet_rows(path: Path) -> list[Row]:
             for group in range(file.num_row_groups):
                 first = 0
                 for batch in file.iter_batches(batch_size, row_groups=[group], columns=read):
-                    columns = {
+                    columns: dict[str, list[Any]] = {
                         name: [nested[name]] * batch.num_rows
                         if name in nested
                         else _cells(path, name, group, first, batch.column(name))

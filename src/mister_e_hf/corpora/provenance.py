@@ -78,7 +78,7 @@ class Provenance:
         if any(not isinstance(value, str | None) for value in dataclasses.astuple(found)):
             raise InputError(f"'{table}': metadata '{METADATA_KEY.decode()}' must hold texts, got {stored}")
         # Tables written before names were stored.
-        return found if found.name else dataclasses.replace(found, name=TITLES.get(found.corpus))
+        return found if found.name else dataclasses.replace(found, name=TITLES.get(found.corpus or ""))
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Self:

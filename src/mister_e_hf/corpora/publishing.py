@@ -51,7 +51,11 @@ def refuse_licensed(corpus: str | None):
 def table_files(folder: Path) -> list[Path]:
     """The tables of a corpus folder's splits."""
     found = [path for path in folder.iterdir() if _TABLE.fullmatch(path.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: (SPLITS.index(_TABLE.fullmatch(path.name)[1]), path.name))
+    return sorted(found, key=lambda path: (SPLITS.index(_split_of(path)), path.name))
+
+
+def _split_of(table: Path) -> str:
+    return re.split("[-.]", table.name)[0]
 
 
 def corpus_of(table: Path) -> str | None:
@@ -120,7 +124,7 @@ def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     card = DatasetCard((folder / "README.md").read_text(encoding="utf-8").replace(_LOAD, f'load_dataset("{repo_id}")'))
     files: dict[str, list[str]] = {}
     for path in tables:
-        files.setdefault(_TABLE.fullmatch(path.name)[1], []).append(path.name)
+        files.setdefault(_split_of(path), []).append(path.name)
     data_files = [{"split": split, "path": names} for split, names in files.items()]
     card.data["configs"] = [{"config_name": "default", "data_files": data_files}]
     return str(card)

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 from ..base.errors import InputError, short
 from ..media.subtitles import SUBTITLES
@@ -57,6 +58,11 @@ _MOST_LISTED = 100_000  # files of a folder that are examined
 def files_in(folder: Path) -> list[Path]:
     """The visible files of a folder, sorted."""
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def is_path(value: Any) -> TypeGuard[Path]:
+    """Whether an audio cell is a path. Not `isinstance(value, Path)`: datasets replaces the class in modules."""
+    return isinstance(value, os.PathLike)
 
 
 def same_name(name: str) -> str:
@@ -132,8 +138,8 @@ def recording_of(subtitles: Path, beside: Sequence[Path]) -> Path | None:
 
 def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[str]:
     """Names of recordings, subtitles and tables in a folder that were not used, and of folders that contain such."""
-    used = {os.path.realpath(path) for path in used}
-    above = {str(parent) for path in used for parent in Path(path).parents}
+    known = {os.path.realpath(path) for path in used}
+    above = {str(parent) for path in known for parent in Path(path).parents}
     found = []
     kinds = (*MEDIA, *SUBTITLES, *tables, *_OTHER_FORMS)
     with os.scandir(folder) as entries:
@@ -141,7 +147,7 @@ def not_read(folder: Path, used: Iterable[Path], tables: Sequence[str]) -> list[
             if number >= _MOST_LISTED:
                 break
             name = entry.name.casefold()
-            if name.startswith((".", "_")) or name.startswith(_NOTES) or os.path.realpath(entry.path) in used:
+            if name.startswith((".", "_")) or name.startswith(_NOTES) or os.path.realpath(entry.path) in known:
                 continue
             if entry.is_dir() and os.path.realpath(entry.path) not in above:
                 below = (name.casefold() for _, _, names in os.walk(entry.path) for name in names or [""])

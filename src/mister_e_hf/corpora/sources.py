@@ -105,7 +105,8 @@ def stored_audio(source: str | Path | AudioInTable | dict[str, Any]) -> dict[str
 
 
 def _json_rows(path: Path) -> list[Row]:
-    rows, columns = [], {}
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue

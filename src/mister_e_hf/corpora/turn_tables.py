@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..media.text_files import text_of_name
 from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
 from .doubtful_cells import check_cell, check_turns
 from .parquet_tables import Nested, encoded, texts_of
-from .recordings import MEDIA, files_in, find_audio, not_read, recording_of
+from .recordings import MEDIA, files_in, find_audio, is_path, not_read, recording_of
 from .sources import TABLES, AudioInTable, EmptyTableError, read_table
 from .splits import SPLIT_NAMES, split_named, splits_of_names
 
@@ -111,7 +111,7 @@ class _Reader:
 
     @staticmethod
     def _used(rows: list[dict[str, Any]]) -> set[Path]:
-        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if isinstance(path, os.PathLike)}
+        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if is_path(path)}
 
     def _read_place(self, folder: Path, split: str | None) -> list[dict[str, Any]]:
         files = files_in(folder)
@@ -144,16 +144,16 @@ class _Reader:
                     row[name] = text
         rows = []
         for place, cells in enumerate(table):
-            row = {field: cells[name] if name else None for field, name in names.items()}
+            turn = {field: cells[name] if name else None for field, name in names.items()}
             if self.in_row_order:
                 if names["dialogue_id"] is None:
-                    row["dialogue_id"] = text_of_name(path.stem)
+                    turn["dialogue_id"] = text_of_name(path.stem)
                 if names["order"] is None and names["start"] is None:
-                    row["order"] = place
-            rows.append(_checked(row, f"'{path}', row {cells.number}", path, split))
+                    turn["order"] = place
+            rows.append(_checked(turn, f"'{path}', row {cells.number}", path, split))
         return rows
 
-    def _names(self, path: Path, table: list[dict[str, Any]], there: list[str]) -> dict[str, str | None]:
+    def _names(self, path: Path, table: Sequence[Mapping[str, Any]], there: list[str]) -> dict[str, str | None]:
         names = match_columns(path, there, TURN_COLUMNS, self.columns)
         audio, utterance = names["audio"], names["utterance_id"]
         if audio and "audio" not in self.columns and plain(audio) in _DOUBTFUL_AUDIO:
@@ -252,8 +252,12 @@ def _words(value: Any, field: str, where: str) -> str | None:
         return None
     if isinstance(value, bool | AudioInTable | Nested | list | dict | tuple | bytes | set):
         raise InputError(f"{where}: {field} must be text or null, got {short(repr(value), 100)}")
-    whole = isinstance(value, float | decimal.Decimal) and value == value and abs(value) < 2**53
-    if whole and value == value // 1:
+    if (
+        isinstance(value, float | decimal.Decimal)
+        and value == value
+        and abs(float(value)) < 2**53
+        and value == value // 1
+    ):
         value = int(value)  # data frames store integers with empty cells as floats
     text = str(value).strip()
     if re.search("[\ud800-\udfff]", text):

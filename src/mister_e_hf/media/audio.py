@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -77,13 +77,16 @@ def load_audio(
     if hasattr(source, "get_all_samples"):
         name = name or "audio decoder"
         array, sampling_rate, _ = resolve(*decode(source, start, end, max_seconds, name), name)
+        assert isinstance(array, np.ndarray) and sampling_rate is not None  # decoders give tensors
         return _finish(
             _array_blocks(array, sampling_rate, None, None, max_seconds, name), name, start, end, max_seconds
         )
     if isinstance(source, np.ndarray):
+        assert sampling_rate is not None  # `resolve` checks it
         name = name or "array"
         blocks = _array_blocks(source, sampling_rate, start, end, max_seconds, name)
         return _finish(blocks, name, start, end, max_seconds)
+    file: BinaryIO
     if isinstance(source, bytes | bytearray | memoryview):
         label, file, size = name or "audio given as bytes", io.BytesIO(source), len(source)
     else:
@@ -358,14 +361,17 @@ def _container_blocks(
                 yield rate, block
             if position >= stop:
                 return
-        if length is not None and reached is not None and reached / rate < min(to_second, length) - _TOLERANCE:
+        if rate is None or reached is None or length is None:
+            return
+        if reached / rate < min(to_second, length) - _TOLERANCE:
             raise AudioError(f"{label} is cut off: it holds {reached / rate:.2f} s of {length:.2f} s")
 
 
 # Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.
 def _decoded(av, container, track, origin: float, from_second: float, label: str) -> Iterator:
     """Yield time, rate and samples (S, channels) of each frame that ends after `from_second`."""
-    sought, time = from_second > _RUN_UP, -np.inf
+    sought = from_second > _RUN_UP
+    time: float | None = -np.inf
     try:
         if sought:
             # If seeking fails, decode from the beginning.

@@ -7,7 +7,7 @@ Decoders take a truncated file for a shorter one and stop after the first of sev
 import io
 import math
 import re
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 from ..base.errors import short
 
@@ -30,7 +30,7 @@ class _Chunks(NamedTuple):
     first: int  # where the first chunk begins
     name: int  # bytes of its name
     size: int  # bytes of its size
-    order: str
+    order: Literal["little", "big"]
     pad: int
     data: bytes  # the name of the one with the samples
     whole: bool = False  # whether the size counts name and size, too
@@ -111,7 +111,7 @@ class Behind(io.RawIOBase):
         return self._file.seek(offset + self._begin * (whence == io.SEEK_SET), whence) - self._begin
 
     def readinto(self, buffer) -> int:
-        return self._file.readinto(buffer)
+        return cast(io.BufferedIOBase, self._file).readinto(buffer)  # BinaryIO does not list it
 
 
 def without_tags(file: BinaryIO) -> BinaryIO:
@@ -120,7 +120,8 @@ def without_tags(file: BinaryIO) -> BinaryIO:
     magic = bytes_at(file, begin, 4)
     file.seek(0)
     # Decoders of MP3 and FLAC know such tags.
-    return Behind(file, begin) if begin and (magic in _CHUNKED or magic in (b"OggS", b".snd")) else file
+    tagged = begin and (magic in _CHUNKED or magic in (b"OggS", b".snd"))
+    return cast(BinaryIO, Behind(file, begin)) if tagged else file
 
 
 def examine(file: BinaryIO, size: int, seconds: float, to_end: bool = True) -> Layout:
@@ -149,8 +150,8 @@ def examine(file: BinaryIO, size: int, seconds: float, to_end: bool = True) -> L
         if head[:4] == b".snd":
             offset, count = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
             return Layout(None if count >= 0xFFFFF000 else whole.ends_at(begin + offset + count, b".snd"))
-        count = _length_of_mp3(whole)
-        return Layout(whole.ends_at(begin + count) if count and begin + count < size else None)
+        length = _length_of_mp3(whole)
+        return Layout(whole.ends_at(begin + length) if length and begin + length < size else None)
     finally:
         file.seek(position)
 
@@ -230,7 +231,7 @@ def _is_unknown(count: int, form: _Chunks) -> bool:
     return count == 0 or count >= 0xFFFFF000 or 0x7FFFF000 <= count <= 0x80000000
 
 
-def _check_format(fields: bytes, order: str) -> tuple[str | None, str | None]:
+def _check_format(fields: bytes, order: Literal["little", "big"]) -> tuple[str | None, str | None]:
     """Check the redundant fields of a WAV header with linear samples; returns a problem and a remark."""
     kind, channels, rate, per_second, frame, bits = (
         int.from_bytes(fields[a:b], order) for a, b in ((0, 2), (2, 4), (4, 8), (8, 12), (12, 14), (14, 16))
@@ -250,7 +251,8 @@ def _check_format(fields: bytes, order: str) -> tuple[str | None, str | None]:
 
 def _examine_pages(whole: _File, to_end: bool) -> Layout:
     """Examine Ogg: pages of one or more streams, each with a serial number."""
-    position, streams, beginning, page, begin = whole.begin, {}, True, b"", 0
+    streams: dict[int, int] = {}  # number of the last page by serial number
+    position, beginning, page, begin = whole.begin, True, b"", 0
     while position < whole.size:
         following = whole.at(position, 27 + 255)
         if len(following) < 27 or following[:4] != b"OggS":
@@ -266,8 +268,8 @@ def _examine_pages(whole: _File, to_end: bool) -> Layout:
         beginning = bool(starts)
         if not beginning and not to_end:
             tail = whole.at(max(whole.begin, whole.size - 70_000), 70_000)
-            serial = tail[tail.rfind(b"OggS\0") :][14:18]
-            other = len(serial) == 4 and int.from_bytes(serial, "little") not in streams
+            last = tail[tail.rfind(b"OggS\0") :][14:18]
+            other = len(last) == 4 and int.from_bytes(last, "little") not in streams
             return Layout(_SECOND.format("later") if other else None, streams=len(streams))
         position += 27 + page[26] + sum(page[27 : 27 + page[26]])
     if position > whole.size:

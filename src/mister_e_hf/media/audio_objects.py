@@ -101,9 +101,9 @@ def whole_rate(given: Any) -> int:
         raise InputError("An array of samples needs its sampling_rate in Hz")
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
         given = given.item()
-    if not isinstance(given, Real) or isinstance(given, bool) or not abs(given) < 2**63 or given % 1:
+    if not isinstance(given, Real) or isinstance(given, bool) or not abs(float(given)) < 2**63 or given % 1:
         raise InputError(f"sampling_rate must be a whole number of Hz, got {short(repr(given), 80)}")
-    return int(given)
+    return int(float(given))
 
 
 def decode(source: Any, start: float | None, end: float | None, max_seconds: float, name: str) -> tuple[Any, Any]:
@@ -115,8 +115,8 @@ def decode(source: Any, start: float | None, end: float | None, max_seconds: flo
         AudioError: if it cannot decode.
     """
     seconds = getattr(getattr(source, "metadata", None), "duration_seconds", None)
-    if start is end is None and isinstance(seconds, Real) and seconds > max_seconds:
-        raise AudioError(too_long(name, seconds, max_seconds))
+    if start is end is None and isinstance(seconds, Real) and float(seconds) > max_seconds:
+        raise AudioError(too_long(name, float(seconds), max_seconds))
     try:
         if (start is not None or end is not None) and hasattr(source, "get_samples_played_in_range"):
             found = source.get_samples_played_in_range(start or 0.0, end)
