@@ -99,6 +99,11 @@ def registered() -> tuple[RegisteredModel, ...]:
     return tuple(_ENTRIES.values())
 
 
+def default_model_type() -> str:
+    """The `model_type` of a recipe that does not state one."""
+    return registered()[0].model_type
+
+
 def baselines() -> tuple[RegisteredModel, ...]:
     """The models that are run beside others for comparison."""
     return tuple(each for each in registered() if each.baseline)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.metrics import scored_turns
-from ..models.registry import entry, entry_of, registered
+from ..models.registry import default_model_type, entry, entry_of, registered
 
 LABEL_LEAKAGE = (
     "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of "
@@ -122,7 +122,7 @@ class Study:
     def title(self, system: str) -> str:
         """Name of a system in tables: for the full model and the baselines the title of their method."""
         if system == FULL:
-            model_type = self.settings["recipe"].get("model", {}).get("model_type", registered()[0].model_type)
+            model_type = self.settings["recipe"].get("model", {}).get("model_type", default_model_type())
             return f"{entry_of(model_type).title}, full"
         name = system.removeprefix(BASELINE)
         if system.startswith(BASELINE) and name in (each.name for each in registered()):

@@ -17,7 +17,7 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..encoders.embedding import RECORD
 from ..models.configuration_conversation import ConversationConfig
-from ..models.registry import baselines, entry, entry_of, registered
+from ..models.registry import baselines, default_model_type, entry, entry_of, registered
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.folds import validation_by_group
@@ -33,7 +33,6 @@ from .recipe_sections import (
     CorpusSettings,
     EncoderSettings,
     baseline_sections,
-    default_model_type,
     encoder_sections,
     model_fields,
 )

@@ -105,11 +105,6 @@ _ENCODER_TRAINING_FIELDS = {
 }
 
 
-def default_model_type() -> str:
-    """The type of the model of a recipe that names none."""
-    return registered()[0].model_type
-
-
 def model_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of a registered model's section."""
     types = tuple(each.model_type for each in registered())
