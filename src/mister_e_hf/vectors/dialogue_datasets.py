@@ -57,13 +57,13 @@ def check_dialogues(dataset: Any, name: str, config: Any):
             f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index "
             "per turn; read_corpus takes them from label names given as label2id"
         )
-    if getattr(config, "reads_transcripts", False) and "transcripts" not in item:
+    if config.reads_transcripts and "transcripts" not in item:
         raise InputError(
             f"{name}: no transcripts, which the model reads; its items have the fields {', '.join(map(str, item))}. "
             "Add 'transcripts', a string per turn; read_corpus takes them from the column 'texts'"
         )
-    for each in MODALITIES.values():
-        width = getattr(config, each.width, None)
+    for modality, width in config.widths.items():
+        each = MODALITIES[modality]
         if width is not None and each.embeddings in item:
             found = field_of(item, each.embeddings, f"{name}: its first dialogue").shape[1:]
             if len(found) == 1 and found[0] != width:
