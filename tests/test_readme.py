@@ -115,6 +115,7 @@ def run_snippets(tmp_path, monkeypatch):
 # What the comments of the snippets say.
 CHECKS = {
     "README.md": lambda names: len(names["emotions"]) == 10 and names["output"].gate_weights[0, 9, 0] == 0,
+    "src/mister_e_hf/README.md": lambda names: names["turn"]["label"] in names["labels"] and len(names["notes"]) == 1,
     "src/mister_e_hf/corpora/README.md": lambda names: names["turn"]["text"] and names["turn"]["emotion"] is not None,
     "src/mister_e_hf/inference/README.md": lambda names: (
         names["turns"][1]["gate"]["speech"] == 0 and len(names["recording"]) == 2
