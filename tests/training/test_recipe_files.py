@@ -54,7 +54,7 @@ print(Path(mister_e_hf.__file__).parent, find_recipe("own-small"), *recipe_names
 """
 
 
-def test_a_wheel_holds_the_recipes(tmp_path):
+def test_wheel_holds_the_package_and_its_recipes(tmp_path):
     pytest.importorskip("hatchling")
     for folder in ("dist", "site", "empty"):
         (tmp_path / folder).mkdir()
@@ -62,6 +62,8 @@ def test_a_wheel_holds_the_recipes(tmp_path):
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=100)
     (wheel,) = (tmp_path / "dist").iterdir()
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    ours = {path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*.py")}
+    assert ours <= {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.py")}
     call = subprocess.run(
         [sys.executable, "-c", FIND],
         cwd=tmp_path / "empty",
