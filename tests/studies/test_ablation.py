@@ -84,6 +84,14 @@ def test_finished_runs_are_skipped_and_failures_reported(study, demo_folder, tmp
     assert yaml.safe_load((study / "study.yaml").read_text())["seeds"] == [0, 1]
 
 
+def test_a_study_resumes_whatever_words_describe_its_variants(study, demo_folder, tmp_path):
+    out = shutil.copytree(study, tmp_path / "study")
+    settings = yaml.safe_load((out / "study.yaml").read_text())
+    settings["variants"]["gate_mean"]["description"] = "in the words of another version"
+    (out / "study.yaml").write_text(yaml.safe_dump(settings))
+    assert run(demo_folder, out) == ([], ["6 of 6 runs are finished already"])
+
+
 def test_a_study_with_other_settings_is_refused(study, demo_folder):
     with pytest.raises(ValueError, match="holds a study with other settings: recipe"):
         run(demo_folder, study, "--learning_rate", "1e-4")

@@ -20,6 +20,7 @@ _CURVE_DRAWS = 1000  # fewer than for tests, since a curve has many points
 
 
 def confusion_table(study: Study, stage: Stage, full: System | None) -> Table:
+    """Confusion matrix of the full model, pooled over seeds."""
     records, names = [], study.class_names
     if full:
         by_dialogue = confusion_by_dialogue(stage.labels, full.predictions, stage.dialogues, len(names))
@@ -47,6 +48,7 @@ def confusion_table(study: Study, stage: Stage, full: System | None) -> Table:
 
 
 def gate_by_emotion_table(study: Study, stage: Stage, full: System | None) -> Table:
+    """Mean gate weights of the turns of each true emotion."""
     records = []
     if full and full.gate_weights is not None:
         for number, label in enumerate(study.class_names):
@@ -58,6 +60,7 @@ def gate_by_emotion_table(study: Study, stage: Stage, full: System | None) -> Ta
 
 
 def gate_by_right_expert_table(stage: Stage, full: System | None) -> Table:
+    """Mean gate weights of the turns at which the same experts are right."""
     records = []
     if full and full.gate_weights is not None:
         heads = list(full.head_probabilities)
@@ -105,6 +108,7 @@ def _weight(head: str) -> Callable[[Record], str]:
 
 
 def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
+    """Yield the calibration errors and the reliability bins of the full model."""
     errors: list[Record] = []
     bins: list[Record] = []
     if full:
@@ -172,6 +176,7 @@ def _reliability(labels: np.ndarray, probabilities: np.ndarray) -> list[Record]:
 
 
 def robustness_table(study: Study, stage: Stage) -> Table:
+    """Weighted F1 on damaged input, by curve, level and system."""
     records: list[Record] = []
     for name in ROBUST:
         system = stage.systems.get(name)
@@ -208,6 +213,7 @@ def _place(curve: str) -> tuple[int, int, str]:
 
 
 def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
+    """Yield the records of one system's robustness curves; level 0 is the unchanged input."""
     classes = len(study.class_names)
     curves = sorted({curve for curve, _ in system.robustness}, key=_place)
     unchanged = system.predictions[system.robustness_seeds, None]

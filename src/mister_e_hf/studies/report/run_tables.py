@@ -10,6 +10,7 @@ from .table import NO_FULL, Table
 
 
 def learning_table(full: System | None) -> Table:
+    """Losses and scores of the full model by epoch, over its runs."""
     values: dict[float, dict[str, list[float]]] = {}
     for run in [run for runs in full.results for run in runs] if full else []:
         for entry in run.get("history") or []:
@@ -45,6 +46,7 @@ def learning_table(full: System | None) -> Table:
 
 
 def cost_table(study: Study, stage: Stage) -> Table:
+    """Parameters, time and memory of one run of each system."""
     records = []
     for name in study.settings["variants"]:
         runs = [run for runs in stage.systems[name].results for run in runs] if name in stage.systems else []
@@ -84,6 +86,7 @@ def cost_table(study: Study, stage: Stage) -> Table:
 
 
 def systems_table(study: Study, stage: Stage) -> Table:
+    """What each system is, and which of its seeds are finished."""
     records = []
     derived = [name for name, system in stage.systems.items() if system.kind == "derived"]
     about = {name: (about["kind"], about["description"]) for name, about in study.settings["variants"].items()}
