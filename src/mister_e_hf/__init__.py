@@ -1,6 +1,6 @@
-"""MiSTER-E for Hugging Face: a mixture of speech, text and cross-modal experts for emotion recognition in conversations.
+"""MiSTER-E for Hugging Face: a mixture of speech, text and cross-modal experts for emotion recognition.
 
-Public names load the module they live in when they are first used; importing the package imports nothing heavy.
+A public name loads its module when it is first used; importing the package imports nothing heavy.
 """
 
 import importlib

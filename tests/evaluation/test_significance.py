@@ -62,13 +62,13 @@ def test_mean_and_sample_standard_deviation_over_seeds():
 
 
 def test_interval_over_seeds_alone_is_that_of_drawing_seeds():
-    """Two seeds, dialogues of no influence: the mean of two draws is low, middle or high with chances 1/4, 1/2, 1/4."""
+    """Two seeds, identical dialogues: the mean of two draws is low, middle or high with chances 1/4, 1/2, 1/4."""
     found = estimate(SeedScores(np.array([0.4, 0.6]), np.tile([0.4, 0.6], (DRAWS, 1))))
     assert (found.low, found.high) == pytest.approx((0.4, 0.6))
 
 
 def test_interval_over_dialogues_has_the_width_of_the_binomial():
-    """One class right or wrong per one-turn dialogue; weighted F1 of two balanced classes with symmetric errors is about accuracy."""
+    """One turn per dialogue; the weighted F1 of two balanced classes with symmetric errors is about the accuracy."""
     labels = np.tile([0, 1], 200)
     wrong = np.arange(400) % 8 < 2  # a quarter, of either class as many
     found = estimate(weighted_f1(labels, np.where(wrong, 1 - labels, labels)[None], np.arange(400), classes=2))

@@ -1,4 +1,4 @@
-"""Checkpoints written before this package had folders (commit 195750f), stored without their code, load as they did."""
+"""Checkpoints written before this package had folders (commit 195750f), stored without their code, still load."""
 
 from pathlib import Path
 

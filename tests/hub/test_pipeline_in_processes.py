@@ -35,7 +35,7 @@ def sounds(tmp_path_factory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("sounds"))
 
 
-# Each child in a process of its own, forked where torch is loaded already, and neither transformers nor what is hidden from the last.
+# Each child is forked after torch is loaded, but neither transformers nor what is hidden from the last one.
 CHILDREN = """
 import json, os, sys, traceback
 import numpy, soundfile, soxr, torch, torch._dynamo, torch.distributed.tensor

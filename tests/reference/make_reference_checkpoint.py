@@ -1,9 +1,9 @@
-"""Make `reference_checkpoint.safetensors`: a tiny checkpoint in the names of the authors' stage-2 code, and its outputs.
+"""Make `reference_checkpoint.safetensors`: a tiny checkpoint with the names of the authors' code, and its outputs.
 
     python tests/reference/make_reference_checkpoint.py
 
-The outputs come from a plain computation in float64 that follows the published wiring (queries, keys and values pass through
-two linear maps in a row, attention's output through two more) and shares no code with the package.
+The outputs come from a plain computation in float64 that follows the published wiring (queries, keys and values pass
+through two linear maps in a row, attention's output through two more) and shares no code with the package.
 
     weights.NAME                              the state dict (float16, so that the file stays small)
     T{T}.speech_embeddings, .text_embeddings  (1, T, 12)

@@ -48,7 +48,7 @@ CHANGES = ("replace", "unlink", "remove", "rmdir", "mkdir")
 
 
 def train_dying(corpus: Path, folder: Path, at: int | None) -> int:
-    """In a process of its own, which ends as by a kill before the `at`-th change of a file's or folder's name; how many there were."""
+    """Train in a process that is killed before the `at`-th renaming of a file or folder; return the number of them."""
     counted, writing = os.pipe()
     child = os.fork()
     if not child:

@@ -1,4 +1,4 @@
-"""What ends a run is found before its first step; what a corpus lacks is left out; a dry run tells what a run takes."""
+"""Errors are found before the first step; what a corpus lacks is left out; a dry run reports memory and time."""
 
 import json
 import os

@@ -46,7 +46,7 @@ def test_a_forked_process_ends_where_it_is(number):
 
 
 def test_a_child_ends_however_early_it_is_told_to():
-    """A signal that comes right after a fork, before Python goes on, must not be lost: a pool would wait for the child for ever."""
+    """A signal right after a fork, before Python continues, must not be lost: a pool would wait for ever."""
     with _ends_as_interrupted():
         for _ in range(100):
             child = os.fork()

@@ -23,7 +23,7 @@ from support.loopback_hub import loopback_hub
 from support.small_demo import RECIPE, SHORT, run_small_demo
 
 ROOT = Path(__file__).parents[2]
-# What stage 1 and stage 2 compute, where neither this package nor any other than torch, transformers and safetensors can be imported.
+# The outputs of stage 1 and stage 2 where only torch, transformers and safetensors can be imported.
 WITHOUT_THE_PACKAGE = (
     HIDE
     + """
@@ -199,7 +199,8 @@ def test_pushed_folder_loads_in_a_process_that_has_never_seen_the_code(run, tmp_
             return call.stdout
 
         python(
-            "import sys; from mister_e_hf.hub.checkpoint import push_checkpoint; push_checkpoint(sys.argv[1], 'org/run')",
+            "import sys; from mister_e_hf.hub.checkpoint import push_checkpoint; "
+            "push_checkpoint(sys.argv[1], 'org/run')",
             str(run),
         )
         pushed = set(hub.files("org/run")) - {".gitattributes"}

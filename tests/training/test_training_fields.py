@@ -135,10 +135,16 @@ TOGETHER = {
         "early_stopping_patience needs evaluation",
     ),
     "evaluation after the end": ({"eval_delay": 5, "num_train_epochs": 5}, "eval_delay .* must be less"),
-    "the worst epoch by loss": ({"metric_for_best_model": "loss", "greater_is_better": True}, "worst epoch by 'loss' would be kept"),
+    "the worst epoch by loss": (
+        {"metric_for_best_model": "loss", "greater_is_better": True},
+        "worst epoch by 'loss' would be kept",
+    ),
     "workers that are not there": ({"dataloader_persistent_workers": True}, "needs dataloader_num_workers"),
     "what their start needs": ({"dataloader_multiprocessing_context": "spawn"}, "needs dataloader_num_workers"),
-    "warm-up of a constant rate": ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "warmup_steps has no effect"),
+    "warm-up of a constant rate": (
+        {"lr_scheduler_type": "constant", "warmup_steps": 0.1},
+        "warmup_steps has no effect",
+    ),
     "settings of a constant rate": (
         {"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"power": 2}},
         "lr_scheduler_kwargs has no effect",
@@ -150,12 +156,15 @@ TOGETHER = {
         "mode must be 'max'",
     ),
     "arguments of no optimizer": ({"optim_args": "a=b=c"}, "optim_args 'a=b=c': optim 'adamw_torch_fused' takes none"),
-    "arguments of another": ({"optim": "sgd", "optim_args": "eps=1"}, "takes momentum, dampening, nesterov, got 'eps'"),
+    "arguments of another": (
+        {"optim": "sgd", "optim_args": "eps=1"},
+        "takes momentum, dampening, nesterov, got 'eps'",
+    ),
     "an argument without a number": ({"optim": "sgd", "optim_args": "momentum=x"}, "must be like 'momentum=0.9'"),
     "Adam's settings for another": ({"optim": "sgd", "adam_beta1": 0.5}, "adam_beta1 has no effect"),
     "a tracker that is not there": ({"report_to": ["bogus"]}, "report_to 'bogus' is not installed"),
     "gradient checkpointing of stage 2": ({"gradient_checkpointing": True}, "of encoders alone"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("settings", "message"), TOGETHER.values(), ids=TOGETHER)
@@ -217,10 +226,12 @@ SETTINGS = {
 }
 ALONE = {
     f"{schedule}, {optimizer}": {
-        "lr_scheduler_type": schedule, "lr_scheduler_kwargs": SETTINGS.get(schedule), "optim": optimizer
+        "lr_scheduler_type": schedule,
+        "lr_scheduler_kwargs": SETTINGS.get(schedule),
+        "optim": optimizer,
     }
     for schedule, optimizer in zip(SCHEDULERS, itertools.cycle(OPTIMIZERS))
-}  # fmt: skip
+}
 ALONE |= {
     "momentum": {"optim": "sgd", "optim_args": "momentum=0.9, nesterov=true"},
     "bf16": {"bf16": True},
