@@ -40,7 +40,7 @@ def write_sound(path: Path, length: float):
 
 
 def write_video(path: Path, length: float):
-    """A clip with a picture and stereo sound at 44.1 kHz."""
+    """A clip with a picture and stereo audio at 44.1 kHz."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w") as container:
         picture = container.add_stream("mpeg4", rate=10)
@@ -66,7 +66,7 @@ def transcript(folder: Path, video: str) -> Path:
 
 
 def write_release(folder: Path, videos: dict[str, list[tuple]]):
-    """All but the sound of the segmented release."""
+    """Write the segmented release without audio."""
     scores = folder / "Labels" / "OpinionLevelSentiment.csv"
     scores.parent.mkdir(parents=True)
     lines = [
@@ -98,7 +98,7 @@ def write_table(folder: Path, videos: dict[str, list[tuple]], **changes) -> Path
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """The segmented release, in a folder of a name that its own folders have, with all that lies about in it."""
+    """The segmented release, in a folder named like one of its own, with all other files of the real one."""
     folder = tmp_path / "Segmented" / "MOSI"
     write_release(folder, VIDEOS)
     for video, segments in VIDEOS.items():
@@ -199,8 +199,8 @@ def test_a_clip_as_video(tmp_path, table):
     assert turn["duration"] == pytest.approx(0.8, abs=0.05)  # AAC pads to whole frames of 1024 samples
 
 
-def test_what_decodes_fastest_is_taken(tmp_path, table):
-    """Where a clip is there as video and as sound, also flat in one folder, and where it is there as wav."""
+def test_fastest_format_is_preferred(tmp_path, table):
+    """For clips that exist as video and audio, in folders or flat."""
     write_video(clip(table, "c7UH_rxdZv4", 1).with_suffix(".mp4"), 0.8)
     clip(table, "c7UH_rxdZv4", 2).unlink()
     write_video(clip(table, "c7UH_rxdZv4", 2).with_suffix(".mp4"), 0.8)
@@ -212,7 +212,7 @@ def test_what_decodes_fastest_is_taken(tmp_path, table):
     assert found["c7UH_rxdZv4_2"]["audio"]["path"] == str(flat) and found["c7UH_rxdZv4_2"]["duration"] == 0.25
 
 
-def test_the_release_takes_videos_of_segments_where_sound_is_not_there(tmp_path, release):
+def test_release_uses_videos_of_segments_without_audio(tmp_path, release):
     released_sound(release, "c7UH_rxdZv4", 2).unlink()
     video = release / "Raw" / "Video" / "Segmented" / "c7UH_rxdZv4_2.mp4"
     write_video(video, 0.5)
@@ -249,8 +249,8 @@ def full(request, tmp_path_factory) -> Path:
     return full_corpus(request.param, tmp_path_factory.mktemp("full") / "MOSI")
 
 
-def told(caplog) -> list[str]:
-    """All our messages but that there is no sound, which must be among them."""
+def messages_but_text_only(caplog) -> list[str]:
+    """All messages of the package but that on missing audio, which must be among them."""
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("mister_e_hf")]
     assert sum("its turns have text only" in message for message in messages) == 1
     return [message for message in messages if "its turns have text only" not in message]
@@ -258,14 +258,14 @@ def told(caplog) -> list[str]:
 
 def test_a_whole_corpus_gives_the_published_counts(tmp_path, full, caplog):
     corpus = prepare(tmp_path, full)
-    assert not told(caplog)
+    assert not messages_but_text_only(caplog)
     assert tuple(len(data) for data in corpus.values()) == (52, 10, 31)
     for (split, data), size in zip(corpus.items(), (1284, 229, 686), strict=True):
         assert {row["dialogue_id"]: len(row["utterances"]) for row in data} == FOLDS[split]
         assert sum(FOLDS[split].values()) == size
 
 
-def test_what_a_whole_corpus_lacks_is_named(tmp_path, full, caplog):
+def test_missing_parts_are_reported(tmp_path, full, caplog):
     folder = shutil.copytree(full, tmp_path / "incomplete")
     scores = next(folder.rglob("*.csv"))
     lines = scores.read_text().splitlines(keepends=True)
@@ -277,7 +277,7 @@ def test_what_a_whole_corpus_lacks_is_named(tmp_path, full, caplog):
         lines = [line for line in lines if line not in gone]
     scores.write_text("".join(lines))
     prepare(tmp_path, folder)
-    assert told(caplog) == [
+    assert messages_but_text_only(caplog) == [
         "CMU-MOSI validation: 9 dialogues with 217 labelled utterances; published are 10 with 229. "
         "missing: X3j2zQgwYgE (11 utterances). different: WKA5OygbEKI (21 of 22)"
     ]
@@ -286,7 +286,7 @@ def test_what_a_whole_corpus_lacks_is_named(tmp_path, full, caplog):
 # What is missing or wrong
 
 
-def test_a_video_of_no_fold_is_named(tmp_path, caplog):
+def test_videos_outside_the_folds_are_reported(tmp_path, caplog):
     videos = {**VIDEOS, "AAAA_unknown": [(1, "Who is this?", "1.0")]}
     write_release(tmp_path / "release", videos)
     assert "AAAA_unknown" not in rows(prepare(tmp_path, tmp_path / "release"))
@@ -298,7 +298,7 @@ def test_a_video_of_no_fold_is_named(tmp_path, caplog):
     assert difference.endswith("not published: AAAA_unknown")
 
 
-def test_segments_without_a_text_are_named(tmp_path, release, caplog):
+def test_segments_without_text_are_reported(tmp_path, release, caplog):
     transcript(release, "c7UH_rxdZv4").unlink()
     path = transcript(release, "03bSnISJMiM")
     path.write_text(path.read_text().replace("_DELIM_OK", "_DELIM_ "))
@@ -309,7 +309,7 @@ def test_segments_without_a_text_are_named(tmp_path, release, caplog):
     assert warnings(caplog) == [f"CMU-MOSI: 3 turns have no transcript: {', '.join(without)}"]
 
 
-def test_empty_cells_of_text_are_named(tmp_path, caplog):
+def test_empty_texts_are_reported(tmp_path, caplog):
     write_table(tmp_path / "corpus", {"c7UH_rxdZv4": [(1, "", "1"), (2, " Good. ", "1")]})
     found = turns(prepare(tmp_path, tmp_path / "corpus"))
     assert [turn["text"] for turn in found.values()] == [None, "Good."]
@@ -323,7 +323,7 @@ def test_a_release_without_any_text(tmp_path, release):
 
 
 @pytest.mark.parametrize("layout", ["release", "table"])
-def test_without_sound_it_is_text_alone(tmp_path, layout, caplog, request):
+def test_corpus_without_audio_is_text_only(tmp_path, layout, caplog, request):
     folder = request.getfixturevalue(layout)
     for path in folder.rglob("*.wav"):
         path.unlink()
@@ -344,7 +344,7 @@ def test_a_wrong_folder(tmp_path):
 
 
 @pytest.mark.parametrize("given", [(), (None,)])
-def test_without_a_folder_it_is_told_where_to_get_it(given):
+def test_missing_folder_argument_says_where_to_get_the_corpus(given):
     with pytest.raises(FileNotFoundError, match=r"http://multicomp\.cs\.cmu\.edu/.* data_dir"):
         CmuMosi(*given)
 
@@ -393,7 +393,7 @@ def test_wrong_lines_of_the_scores_are_named(tmp_path, line, message):
         prepare(tmp_path, tmp_path / "corpus")
 
 
-def test_a_segment_or_video_stands_in_one_place(tmp_path, table):
+def test_duplicate_segments_and_videos_raise(tmp_path, table):
     path = table / "label.csv"
     text = path.read_text()
     path.write_text(text + "03bSnISJMiM,2,Again.,1.0,,,,Positive,train\n")
@@ -436,7 +436,7 @@ def test_published_counts_are_those_of_the_real_corpus(tmp_path, shared_dir, cap
     scored = {name: turn for name, turn in found.items() if turn["sentiment"] is not None}
     assert len(scored) == len(found) - 4
     assert all(LABELS["cmu_mosi"][labels[name]] == turn["emotion"] for name, turn in scored.items())
-    assert [message.split(".")[0] for message in told(caplog)] == [
+    assert [message.split(".")[0] for message in messages_but_text_only(caplog)] == [
         "CMU-MOSI train: 52 dialogues with 1,281 labelled utterances; published are 52 with 1,284",
         "CMU-MOSI test: 31 dialogues with 685 labelled utterances; published are 31 with 686",
     ]

@@ -36,7 +36,7 @@ def test_no_name_is_that_of_two_fields():
         (["Begin", "duration"], {"start": "Begin", "duration": "duration"}),
     ],
 )
-def test_an_offset_is_what_its_neighbour_makes_it(names, expected):
+def test_offset_is_the_end_beside_onset_and_the_start_beside_a_duration(names, expected):
     assert match(*names) == expected
 
 
@@ -71,11 +71,11 @@ def test_two_columns_of_one_writing_are_asked_about():
         match(*MINIMAL, "Emotion", "EMOTION")
 
 
-def test_what_the_user_says_is_found_however_it_is_written():
+def test_chosen_columns_are_found_in_any_spelling():
     assert match("Call ID", "turn", dialogue_id="call_id")["dialogue_id"] == "Call ID"
     with pytest.raises(ValueError, match="has no column 'kall' for dialogue_id; it has \\['Call ID'\\]"):
         match("Call ID", dialogue_id="kall")
-    # A column that is said to be one field is no other.
+    # A column chosen for one field is not used for another.
     assert "emotion" not in match("label", sentiment="label")
 
 

@@ -43,7 +43,7 @@ def licensed(request, tmp_path_factory) -> tuple[str, datasets.DatasetDict]:
 
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch):
-    """What is refused here is refused with a token, too, and nothing here goes to a Hub."""
+    """Errors are raised with a token, too, and nothing is sent to a Hub."""
     monkeypatch.setenv("HF_TOKEN", "none")
 
 
@@ -55,7 +55,7 @@ def add_vectors(table: pa.Table, width: int) -> pa.Table:
 # The card
 
 
-def test_the_card_tells_what_is_in_the_corpus(corpus):
+def test_card_describes_the_corpus(corpus):
     card = DatasetCard(corpus_card(corpus))
     data = card.data.to_dict()
     assert data["pretty_name"] == "source"
@@ -66,7 +66,7 @@ def test_the_card_tells_what_is_in_the_corpus(corpus):
     assert "Licence" not in card.text
 
 
-def test_the_card_of_a_licensed_corpus_tells_licence_and_citation(licensed):
+def test_card_of_a_licensed_corpus_has_licence_and_citation(licensed):
     name, corpus = licensed
     info = corpus["train"].info
     card = DatasetCard(corpus_card(corpus))
@@ -107,7 +107,7 @@ def test_the_name_of_a_licensed_corpus_comes_from_the_cache_too(tmp_path):
         push_corpus(tmp_path / "out", "org/name")
 
 
-def test_sound_by_path_is_refused_with_the_way_out(corpus, tmp_path):
+def test_pushing_audio_by_path_raises(corpus, tmp_path):
     write_corpus(corpus, tmp_path / "calls")
     with pytest.raises(ValueError, match=r"train\.parquet' refers to audio files.*turn a_0: .*a\.wav.*--embed_audio"):
         push_corpus(tmp_path / "calls", "org/name")
@@ -123,7 +123,7 @@ def test_sound_by_path_is_refused_with_the_way_out(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "org/na me", "org/"])
-def test_a_wrong_name_of_a_repository_is_told_before_any_request(corpus, tmp_path, name):
+def test_wrong_repository_name_raises_before_any_request(corpus, tmp_path, name):
     write_corpus(corpus, tmp_path / "calls", embed_audio=True)
     with pytest.raises(ValueError, match="[Rr]epo id"):
         push_corpus(tmp_path / "calls", name)
@@ -200,7 +200,7 @@ def python(code: str, *words: Path, env: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(corpus, tmp_path_factory) -> Path:
-    """The calls with their sound in a folder of tables, one of shards, and one with vectors."""
+    """The calls with their audio in a folder of tables, one of shards, and one with vectors."""
     folder = tmp_path_factory.mktemp("pushed")
     write_corpus(corpus, folder / "whole", embed_audio=True)
     write_corpus(corpus, folder / "vectors", embed_audio=True)
@@ -239,7 +239,7 @@ def rows(folder: Path, split: str) -> list[dict]:
     return [row for path in sorted(folder.glob(f"{split}*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def test_a_pushed_corpus_loads_the_same_sound_included(corpus, folder, loaded):
+def test_pushed_corpus_round_trips_with_audio(corpus, folder, loaded):
     for name, place in {"org/calls": "whole", "org/shards": "shards", "loopback-user/mine": "whole"}.items():
         found = loaded[TOKEN][name]
         assert list(found) == list(SPLITS)
@@ -296,7 +296,7 @@ def test_private_repositories_are_private(hub, loaded):
     assert "org/vectors" in loaded[None]["org/vectors"] and isinstance(loaded[None]["org/vectors"], str)
 
 
-def test_without_a_token_nothing_is_asked_of_the_hub(folder, tmp_path):
+def test_missing_token_raises_before_any_request(folder, tmp_path):
     code = "import sys; from mister_e_hf.corpora.publishing import push_corpus; push_corpus(sys.argv[1], 'org/name')"
     with loopback_hub() as hub:
         env = hub.env(tmp_path / "home", token=None)

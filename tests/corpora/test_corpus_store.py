@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def dialogues(count: int, sound: bytes = b"") -> datasets.Dataset:
-    """Dialogues of one turn each, with bytes that stand for sound."""
+    """Dialogues of one turn each, with bytes in place of audio."""
     turn = {"utterance_id": "0", "text": "Hm.", "audio": {"bytes": sound, "path": "0.flac"} if sound else None}
     turn |= {"start": None, "end": None, "duration": 1.0, "speaker": None, "emotion": "joy", "sentiment": None}
     rows = {"dialogue_id": [f"d{number}" for number in range(count)], "utterances": [[turn]] * count}
@@ -63,7 +63,7 @@ def test_a_written_corpus_loads_as_the_builder_gave_it(corpus, tmp_path):
     assert emotion.names == LABELS and loaded["train"][0]["utterances"][1]["emotion"] == LABELS.index("anger")
 
 
-def test_embedded_sound_is_bit_equal_and_needs_no_source(tmp_path):
+def test_embedded_audio_is_bit_equal_and_independent_of_its_source(tmp_path):
     corpus = read_calls(write_calls(tmp_path / "source"), tmp_path / "cache")
     write_corpus(corpus, tmp_path / "calls", embed_audio=True)
     shutil.rmtree(tmp_path / "source")
@@ -94,7 +94,7 @@ def test_embedded_sound_is_bit_equal_and_needs_no_source(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["test/train", "my_train-data", "validation.old"])
-def test_the_name_of_the_folder_says_nothing_of_its_splits(corpus, tmp_path, place):
+def test_folder_name_does_not_influence_splits(corpus, tmp_path, place):
     write_corpus(corpus, tmp_path / place)
     loaded = load(tmp_path / place, tmp_path / "cache")
     assert {split: data["dialogue_id"][:] for split, data in loaded.items()} == {
@@ -102,7 +102,7 @@ def test_the_name_of_the_folder_says_nothing_of_its_splits(corpus, tmp_path, pla
     }
 
 
-def test_what_is_written_anew_or_elsewhere_under_the_same_name_is_loaded_anew(corpus, tmp_path):
+def test_rewritten_folders_and_folders_of_the_same_name_are_read_again(corpus, tmp_path):
     for place in ("a", "b"):
         for dialogue in ("a", "b"):
             some = datasets.DatasetDict(
@@ -122,7 +122,7 @@ def test_an_embedded_corpus_can_be_written_again(corpus, tmp_path):
             assert load(tmp_path / "second", tmp_path / "cache")[split].to_list() == loaded[split].to_list()
 
 
-def test_sound_of_another_rate_and_two_channels_is_embedded_as_mono_16_khz(tmp_path):
+def test_audio_is_embedded_as_mono_16_khz(tmp_path):
     time = np.arange(44_100) / 44_100
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)
     (tmp_path / "source").mkdir()
@@ -151,7 +151,7 @@ def test_shards_hold_every_dialogue_once_and_in_order(tmp_path, monkeypatch, emb
     assert len(shards) > 2
     assert shards == [f"train-{number:05}-of-{len(shards):05}.parquet" for number in range(len(shards))]
     metadata = [pq.read_metadata(tmp_path / "out" / shard) for shard in shards]
-    # A shard goes on until it is large enough.
+    # A shard is written until it is large enough.
     assert all(data.num_row_groups > 1 for data in metadata[:-1]) == embed_audio
     assert min((tmp_path / "out" / shard).stat().st_size for shard in shards[:-1]) >= size
     read = [row for shard in shards for row in pq.read_table(tmp_path / "out" / shard).to_pylist()]
@@ -179,7 +179,7 @@ def test_one_split_alone_and_splits_without_dialogues(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("splits", [{}, {"train": 0}, {"train": 1, "dev": 1}])
-def test_what_is_no_corpus_is_not_written(tmp_path, splits):
+def test_writing_something_else_raises(tmp_path, splits):
     corpus = datasets.DatasetDict({split: dialogues(count) for split, count in splits.items()})
     with pytest.raises(ValueError, match="dev" if "dev" in splits else "no dialogue"):
         write_corpus(corpus, tmp_path / "out")
@@ -203,7 +203,7 @@ def test_a_failure_on_the_way_leaves_all_as_it_was(tmp_path, embed_audio):
         assert contents(tmp_path / "place" / "calls") == before
 
 
-def test_what_a_killed_process_left_is_cleared_away(corpus, tmp_path):
+def test_remains_of_a_killed_process_are_removed(corpus, tmp_path):
     for word in ("unfinished", "replaced"):
         (tmp_path / f".{word}-calls").mkdir()
         (tmp_path / f".{word}-calls" / "train-00000.partial").write_text("half")
@@ -320,7 +320,7 @@ def test_embedding_takes_no_more_memory_for_a_larger_corpus(tmp_path):
     assert peaks[1] - peaks[0] < (sizes[1] - sizes[0]) / 5
 
 
-def test_counting_copies_no_sound():
+def test_counting_does_not_copy_audio():
     sound = bytes(2**20)
     data = datasets.concatenate_datasets([dialogues(4, sound) for _ in range(4)])
     with counted_arrow_memory() as pool:
@@ -355,7 +355,7 @@ def test_counts_of_one_split_of_many_dialogues():
     summary = summarize(datasets.DatasetDict(test=data))
     assert list(summary) == ["test"]
     assert list(summary["test"].values()) == [2500, 2500, 2500, 0, 0, 0, 1.0, 1, 2500.0, 2500, 0]
-    # Rows that are picked out lie scattered.
+    # Selected rows are scattered.
     summary = summarize(datasets.DatasetDict(test=data.shuffle(seed=0).select(range(7))))
     assert list(summary["test"].values()) == [7, 7, 7, 0, 0, 0, 1.0, 1, 7.0, 7, 0]
 
@@ -385,7 +385,7 @@ def test_counts_as_a_table(corpus):
     )
 
 
-def test_numbers_stand_under_one_another():
+def test_columns_of_the_summary_are_aligned():
     table = format_summary({"train": {"utterances": 1234567, "seconds of audio": 98765.43}})
     assert table.splitlines() == [
         "                      train",

@@ -71,7 +71,7 @@ def test_each_emotion_shows_where_it_should(seed):
     assert pairs["anger"] == {(OWN, PLAIN)}
     assert pairs["joy"] == {(PLAIN, OWN)}
     assert pairs["neutral"] == pairs["sadness"] == {(PLAIN, PLAIN)}
-    # Both take every pattern of their pair in each modality, so that only the two together tell them apart.
+    # Both take every pattern of their pair in each modality, so only both together distinguish them.
     for label in ("surprise", "fear"):
         assert len(pairs[label]) == 2
         assert {pair[0] for pair in pairs[label]} == {pair[1] for pair in pairs[label]} == {FIRST, SECOND}
@@ -99,7 +99,7 @@ def test_every_label_in_every_split():
         assert min(np.unique(labels, return_counts=True)[1]) > 0.05 * len(labels)
 
 
-def test_no_dialogue_and_no_turn_stands_twice():
+def test_dialogues_and_turns_are_unique():
     corpus = rows(demo_corpus(0))
     dialogues = [row["dialogue_id"] for row in corpus]
     turns = [turn for row in corpus for turn in row["utterance_ids"]]

@@ -153,7 +153,7 @@ def test_subtitles_need_one_recording_at_most(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("form", ["struct", "binary"])
-def test_sound_inside_a_parquet_table(tmp_path, form):
+def test_audio_inside_a_parquet_table(tmp_path, form):
     sound = encode_flac(np.sin(np.arange(8000, dtype=np.float32)))
     cell = {"bytes": sound, "path": "x.flac"} if form == "struct" else sound
     rows = [{"dialogue_id": "a", "order": turn, "audio": cell if turn else None, "text": "x"} for turn in range(3)]
@@ -315,14 +315,14 @@ def test_fingerprint(tmp_path):
     assert len(set(seen)) == 4
 
 
-def test_the_fingerprint_does_not_depend_on_what_was_read_before(tmp_path):
+def test_fingerprint_does_not_depend_on_earlier_reads(tmp_path):
     folder = folder_of(tmp_path)
     places = {DialogueFolder(folder, cache_dir=str(tmp_path / "cache")).cache_dir for _ in range(3)}
     write_sound(folder / "b.wav", 1.0)  # datasets has put a class of its own in place of Path by now
     assert len(places | {DialogueFolder(folder, cache_dir=str(tmp_path / "cache")).cache_dir}) == 2
 
 
-def test_dialogues_called_almost_alike_are_named(tmp_path, caplog):
+def test_similar_dialogue_ids_are_reported(tmp_path, caplog):
     rows = [{"dialogue_id": name, "order": 0, "text": "x"} for name in ("Call 1", "call 1", "7", "7.0", "other")]
     write_table(tmp_path / "calls" / "turns.csv", rows)
     build(tmp_path / "calls")

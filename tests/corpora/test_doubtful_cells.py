@@ -51,7 +51,7 @@ def test_classes_of_datasets_have_their_names(turns):
 
 @pytest.mark.parametrize("cell", ["nan", "NaN", "<NA>", "\\N", "NULL", "#N/A"])
 @pytest.mark.parametrize("field", ["text", "speaker"])
-def test_what_programs_write_for_nothing_is_nothing(turns, caplog, cell, field):
+def test_placeholders_for_nothing_become_none(turns, caplog, cell, field):
     first, second = turns(f"dialogue_id,order,audio,{field}\nd,0,a.wav,{cell}\nd,1,b.wav,Nan\n")
     assert first[field] is None and second[field] == "Nan"
     assert f"row 2 and 0 more: {field} '{cell}' is what programs write for an empty cell" in caplog.text
@@ -71,7 +71,7 @@ def test_errors_of_spreadsheets_are_named(turns, field):
         ("x\0y", "holds a NUL character"),
     ],
 )
-def test_ids_that_are_not_what_was_typed(turns, cell, message):
+def test_ids_changed_by_spreadsheets_raise(turns, cell, message):
     with pytest.raises(ValueError, match=f"row 2: dialogue_id .*{message}"):
         turns(f"dialogue_id,order,text\n{cell},0,x\n")
 
@@ -110,7 +110,7 @@ def test_names_of_speakers_in_texts_are_named(turns, caplog):
         assert "begin with a name" not in caplog.text
 
 
-def test_rows_that_an_open_quote_took_in_are_named(turns, caplog):
+def test_rows_swallowed_by_an_open_quote_are_reported(turns, caplog):
     rows = turns('dialogue_id,order,text\nd,1,"Hi\nd,2,yes\nd,3,no"\nd,4,x\n')
     assert len(rows) == 2 and "line 2: a cell in quotes holds what looks like other rows" in caplog.text
     turns('dialogue_id,order,text\nd,1,"two\nlines, of text"\n')

@@ -48,7 +48,7 @@ SIX_WAY = {
     "Ses03M_impro05b": {"F000": "neutral"},
     "Ses05M_script01_1b": {"F001": "frustrated", "M000": "happy"},
 }
-# What macOS leaves beside each file on a disk of another kind: no text, and no sound.
+# Content of the hidden files that macOS leaves on foreign disks.
 DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \x00\x02\x00\x00\x00\x09\x00\x00\x00\x32\xff\xe9\x81"
 
 
@@ -88,7 +88,7 @@ def write_dialogue(release: Path, dialogue: str, turns: list[tuple], encoding: s
 
 @pytest.fixture
 def release(tmp_path) -> Path:
-    """A tiny release with all that lies about in the real one."""
+    """A tiny release with all other files of the real one."""
     folder = tmp_path / "corpora" / "IEMOCAP_full_release"
     for dialogue, turns in TURNS.items():
         write_dialogue(folder, dialogue, turns)
@@ -155,7 +155,7 @@ def test_features_and_description(tmp_path, release):
 
 
 @pytest.mark.parametrize("given", ["release", "its parent", "relative"])
-def test_the_release_or_the_folder_it_lies_in(tmp_path, release, given, monkeypatch):
+def test_release_or_its_parent_folder_is_read(tmp_path, release, given, monkeypatch):
     monkeypatch.chdir(release.parent)
     folder = {"release": release, "its parent": release.parent, "relative": release.name}[given]
     found = rows(prepare(tmp_path, folder))
@@ -198,7 +198,7 @@ def test_an_official_label_counts_before_the_list(tmp_path, release):
     assert emotions(prepare(tmp_path, release))["Ses01F_impro03"]["F007"] == "sad"
 
 
-def test_what_is_left_out_is_told(tmp_path, release, caplog):
+def test_left_out_utterances_are_logged(tmp_path, release, caplog):
     caplog.set_level(logging.INFO, logger="mister_e_hf")
     prepare(tmp_path, release)
     (told,) = [message for message in caplog.messages if "left out" in message]
@@ -219,13 +219,13 @@ def test_splits(tmp_path, release, validation, session, train):
     assert members(corpus) == {"train": train, "validation": session, "test": {"Ses05M_script01_1b"}}
 
 
-def test_a_dialogue_stands_in_one_place(tmp_path, release):
+def test_duplicate_dialogue_raises(tmp_path, release):
     shutil.copy(place(release, "Ses01F_impro03"), place(release, "Ses05M_script01_1b").parent)
     with pytest.raises(ValueError, match="'Ses01F_impro03' appears twice: in validation and in validation"):
         prepare(tmp_path, release)
 
 
-def test_an_utterance_stands_in_one_place(tmp_path, release):
+def test_duplicate_utterance_raises(tmp_path, release):
     path = place(release, "Ses01F_impro03")
     path.write_text(path.read_text() * 2)
     with pytest.raises(ValueError, match="'Ses01F_impro03' has two turns .* 'Ses01F_impro03_F000'"):
@@ -266,7 +266,7 @@ def official_labels(dialogue: str) -> list[tuple]:
 
 @pytest.fixture(scope="module")
 def full_release(tmp_path_factory) -> Path:
-    """All dialogues, without sound."""
+    """All dialogues, without audio."""
     folder = tmp_path_factory.mktemp("full")
     for dialogue in FACTS["utterances_6way"]:
         write_dialogue(folder, dialogue, official_labels(dialogue))
@@ -295,8 +295,8 @@ def test_totals_are_those_of_papers():
     assert COUNTS["4way", "official", "session 1"][0] == 1023 + 1151 + 1031
 
 
-def no_sound(caplog) -> list[str]:
-    """The warnings but for those of the five sessions without sound, which must be there."""
+def but_no_audio(caplog) -> list[str]:
+    """Warnings but for those about the five sessions without audio, which must be among them."""
     told = [record.getMessage() for record in caplog.records if record.name.startswith("mister_e_hf")]
     silent = [message for message in told if "has no sentences/wav" in message]
     assert [Path(message.split("'")[1]).name for message in silent] == [f"Session{number}" for number in range(1, 6)]
@@ -307,7 +307,7 @@ def no_sound(caplog) -> list[str]:
 def test_a_whole_release_gives_the_published_counts(tmp_path, full_release, caplog, config, labels, validation):
     caplog.set_level(logging.WARNING, logger="mister_e_hf")
     corpus = prepare(tmp_path, full_release, config_name=config, labels=labels, validation=validation)
-    assert not no_sound(caplog)
+    assert not but_no_audio(caplog)
     assert tuple(len(data) for data in corpus.values()) == (
         (92, 28, 31) if validation == "session 1" else (108, 12, 31)
     )
@@ -324,7 +324,7 @@ def test_a_whole_release_gives_the_published_counts(tmp_path, full_release, capl
 
 def test_turns_for_context_do_not_count(tmp_path, full_release, caplog):
     corpus = prepare(tmp_path, full_release, other_labels="context")
-    assert not no_sound(caplog)
+    assert not but_no_audio(caplog)
     labels = Counter(label for turns in emotions(corpus).values() for label in turns.values())
     assert labels.pop(None) == 2 * 151 and labels.total() == 7433
 
@@ -343,10 +343,10 @@ def test_a_missing_session_is_named(tmp_path, incomplete_release, caplog):
         "IEMOCAP test: 0 dialogues with 0 labelled utterances; published are 31 with 1,623. missing: Ses05F_impro01 ("
     )
     assert told.endswith("and 21 more") and "different" not in told
-    assert not any("Session5" in message for message in caplog.messages)  # that it has no sound goes without saying
+    assert not any("Session5" in message for message in caplog.messages)  # no extra warning about its audio
 
 
-def test_what_a_session_lacks_is_named(tmp_path, incomplete_release, caplog):
+def test_missing_parts_of_sessions_are_reported(tmp_path, incomplete_release, caplog):
     place(incomplete_release, "Ses03F_impro04").unlink()
     place(incomplete_release, "Ses01M_impro02").rename(place(incomplete_release, "Ses01M_impro99"))
     evaluation = place(incomplete_release, "Ses02M_impro05")
@@ -355,7 +355,7 @@ def test_what_a_session_lacks_is_named(tmp_path, incomplete_release, caplog):
     evaluation.write_text("".join(lines))
     prepare(tmp_path, incomplete_release)
     counts = FACTS["utterances_6way"]
-    train, validation = no_sound(caplog)[-2:]
+    train, validation = but_no_audio(caplog)[-2:]
     assert train == (
         f"IEMOCAP train: 91 dialogues with {4437 - counts['Ses03F_impro04'] - 1:,} labelled utterances; published are "
         f"92 with 4,437. missing: Ses03F_impro04 ({counts['Ses03F_impro04']} utterances). different: Ses02M_impro05 "
@@ -380,7 +380,7 @@ def test_turns_without_a_transcript_are_named(tmp_path, release, caplog):
     assert warnings(caplog) == [f"IEMOCAP: 4 turns have no transcript: {', '.join(without)}"]
 
 
-def test_without_sound_it_is_text_alone(tmp_path, release, caplog):
+def test_corpus_without_audio_is_text_only(tmp_path, release, caplog):
     shutil.rmtree(release / "Session2" / "sentences")
     found = rows(prepare(tmp_path, release))
     for dialogue, turns in found.items():
@@ -390,7 +390,7 @@ def test_without_sound_it_is_text_alone(tmp_path, release, caplog):
     assert warnings(caplog) == [f"IEMOCAP: '{release / 'Session2'}' has no sentences/wav; its turns have no audio"]
 
 
-def test_a_wrong_folder_is_told_by_what_it_holds(tmp_path, release):
+def test_wrong_folder_raises_and_lists_its_content(tmp_path, release):
     for folder, message in {
         release / "Session2": r"Session2' is not an IEMOCAP_full_release.* It holds \['dialog', 'sentences'\]",
         place(release, "Ses01F_impro03"): r"Ses01F_impro03\.txt' is not an IEMOCAP_full_release.* It holds a file",
@@ -401,7 +401,7 @@ def test_a_wrong_folder_is_told_by_what_it_holds(tmp_path, release):
 
 
 @pytest.mark.parametrize("given", [(), (None,)])
-def test_without_a_folder_it_is_told_where_to_ask(given):
+def test_missing_folder_argument_says_where_to_get_the_corpus(given):
     with pytest.raises(FileNotFoundError, match=r"https://sail\.usc\.edu/iemocap/iemocap_release\.htm .* data_dir"):
         Iemocap(*given)
 

@@ -38,7 +38,7 @@ TURNS = [  # dialogue, utterance, speaker, emotion, sentiment, text
     (2, 0, "Phoebe", "surprise", "positive", "What?"),
 ]
 NAMES = ["dia0_utt0", "dia0_utt1", "dia2_utt0", "dia2_utt1"]
-# A clip's length tells the split and the turn it is of.
+# The length of a clip identifies its split and turn.
 SECONDS = {
     split: {name: start + 0.1 * number for number, name in enumerate(NAMES)}
     for split, start in {"train": 0.3, "validation": 0.8, "test": 1.3}.items()
@@ -64,7 +64,7 @@ def write_tables(folder: Path, **settings) -> Path:
 
 
 def write_mp4(path: Path, seconds: float):
-    """A small video with stereo AAC sound."""
+    """A small video with stereo AAC audio."""
     samples = (0.3 * np.sin(2 * np.pi * 440 * np.arange(int(44_100 * seconds)) / 44_100)).astype(np.float32)
     with av.open(str(path), "w") as container:
         picture = container.add_stream("mpeg4", rate=25)
@@ -129,7 +129,7 @@ def messages(caplog, words: str) -> list[str]:
 
 
 def seconds_of(corpus) -> dict[str, dict[str, float | None]]:
-    """Of the sound that each turn leads to, whatever the row says of it."""
+    """Seconds of the audio of each turn, whatever its row says."""
     return {
         split: {
             turn["utterance_id"].partition("_")[2]: turn["audio"] and len(load_audio(turn["audio"])) / 16_000
@@ -201,7 +201,7 @@ def test_a_table_in_the_folder_of_each_split_and_clips_behind_links(tmp_path):
     assert seconds_of(build(tmp_path / "MELD", tmp_path)) == approximately(SECONDS)
 
 
-def test_tables_alone_are_text_alone(tmp_path, caplog):
+def test_tables_without_clips_are_text_only(tmp_path, caplog):
     corpus = build(write_tables(tmp_path / "tables"), tmp_path)
     assert seconds_of(corpus) == {split: dict.fromkeys(NAMES) for split in CSV}
     assert [turn["text"] for turn in turns_of(corpus["test"])][:1] == ["Hi, it’s me."]
@@ -210,14 +210,14 @@ def test_tables_alone_are_text_alone(tmp_path, caplog):
     assert not messages(caplog, "no usable audio")
 
 
-def test_a_split_without_clips_has_text_alone(release, tmp_path, caplog):
+def test_split_without_clips_is_text_only(release, tmp_path, caplog):
     shutil.rmtree(release / CLIPS["validation"])
     assert seconds_of(build(release, tmp_path)) == approximately(without(*(("validation", name) for name in NAMES)))
     assert [message[:16] for message in messages(caplog, "text only")] == ["MELD validation:"]
     assert not messages(caplog, "no usable audio")
 
 
-def test_of_several_formats_the_quickest_to_decode_is_taken(release, tmp_path):
+def test_fastest_format_is_preferred(release, tmp_path):
     shorter = {
         split: {name: length - 0.25 for name, length in names.items() if name != "dia2_utt1"}
         for split, names in SECONDS.items()
@@ -229,7 +229,7 @@ def test_of_several_formats_the_quickest_to_decode_is_taken(release, tmp_path):
     assert seconds_of(build(release, tmp_path)) == approximately(expected)
 
 
-def test_a_double_stands_for_no_clip_and_clips_of_no_row_are_left(release, tmp_path, caplog):
+def test_hidden_copies_and_clips_without_a_row_are_ignored(release, tmp_path, caplog):
     (release / CLIPS["test"] / "dia2_utt1.mp4").unlink()
     shutil.copy(release / CLIPS["test"] / "dia0_utt0.mp4", release / CLIPS["test"] / "dia7_utt0.mp4")
     corpus = build(release, tmp_path)
@@ -259,7 +259,7 @@ def test_missing_and_broken_clips_are_counted_and_named(release, tmp_path, caplo
     assert f"Audio file '{release / CLIPS['validation'] / 'dia0_utt1.mp4'}'" in validation
 
 
-def test_a_missing_clip_is_named_in_the_format_of_the_others(tmp_path, caplog):
+def test_missing_clip_is_reported_with_the_suffix_of_the_others(tmp_path, caplog):
     write_tables(tmp_path / "MELD")
     write_wavs(tmp_path / "MELD", PREFIX)
     (tmp_path / "MELD" / "dev" / "dia2_utt1.wav").unlink()
@@ -387,7 +387,7 @@ def write_published(folder: Path, skip=()) -> Path:
     return folder
 
 
-def test_what_differs_from_the_published_counts_is_named(tmp_path, caplog):
+def test_differences_from_the_published_counts_are_reported(tmp_path, caplog):
     counts = published("meld")["test"]
     folder = write_published(tmp_path / "tables", skip={("test", 7), ("test", 9, 0)})
     build(folder, tmp_path)
@@ -397,7 +397,7 @@ def test_what_differs_from_the_published_counts_is_named(tmp_path, caplog):
     ]
 
 
-def test_more_than_the_published_is_named_and_long_lists_are_cut(tmp_path, caplog):
+def test_unpublished_dialogues_are_reported_and_long_lists_truncated(tmp_path, caplog):
     folder = write_published(tmp_path / "tables", skip={("validation", dialogue) for dialogue in range(12)})
     write_csv(folder / CSV["train"], [(5000, 0, "A", "joy", "positive", "x")])
     build(folder, tmp_path)
@@ -410,7 +410,7 @@ def test_more_than_the_published_is_named_and_long_lists_are_cut(tmp_path, caplo
 # The cache
 
 
-def test_added_removed_and_changed_clips_are_read_anew(release, tmp_path):
+def test_added_removed_and_changed_clips_are_read_again(release, tmp_path):
     assert seconds_of(build(release, tmp_path)) == approximately(SECONDS)
     (release / CLIPS["test"] / "dia0_utt0.mp4").rename(tmp_path / "kept.mp4")
     assert seconds_of(build(release, tmp_path)) == approximately(without(("test", "dia0_utt0")))
@@ -480,7 +480,7 @@ def test_download(unpacked_release, server, tmp_path, caplog):
     count = len(asked)
     assert count > 0
     build(None, tmp_path)
-    # Read anew, from what was downloaded and unpacked.
+    # Read again from the unpacked download.
     clip = Path(turns_of(corpus["train"])[0]["audio"]["path"])
     unpacked_at = clip.stat().st_ctime_ns
     assert seconds_of(build(None, tmp_path, max_seconds=1.45)) == approximately(
@@ -506,7 +506,7 @@ def test_an_archive_that_is_not_whole_never_becomes_a_corpus(unpacked_release, s
     else:
         content = pack(unpacked_release, tmp_path / "packed", cut).read_bytes()
         archive.write_bytes(content[: len(content) // 2] if cut == "whole" else content)
-    # The second time half of it lies there unpacked, as after an interruption.
+    # The second time half of it is unpacked already, as after an interruption.
     for _ in range(2):
         with pytest.raises(ValueError, match=r"downloads/.* is not the whole release: .*Delete it") as error:
             build(None, tmp_path)
@@ -562,7 +562,7 @@ def test_texts_are_those_of_the_table_with_vectors(shared_dir, tmp_path):
 
 
 @pytest.mark.shared
-def test_real_clips_are_the_sound_of_their_turns(shared_dir, tmp_path, caplog):
+def test_real_clips_become_the_audio_of_their_turns(shared_dir, tmp_path, caplog):
     folder = tmp_path / "MELD.Raw"
     clips = folder / "output_repeated_splits_test"
     clips.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""MELD folders that lie otherwise, and archives that hold what they should not."""
+"""Other layouts of MELD folders, and archives with forbidden content."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ def build(folder: Path, builder_class=Meld):
     return builder.as_dataset()
 
 
-def test_clips_beside_the_tables_are_named_with_where_they_belong(tmp_path, caplog):
+def test_clips_beside_the_tables_are_reported(tmp_path, caplog):
     folder = write_meld(tmp_path / "MELD")
     for place in ("train_splits", "dev_splits_complete", "output_repeated_splits_test"):
         shutil.move(folder / place / "dia0_utt0.wav", folder / f"dia{len(place)}_utt0.wav")
@@ -70,7 +70,7 @@ def test_negative_numbers_are_named(tmp_path, column):
         "[1.0",
     ],
 )
-def test_a_line_of_iemocap_that_is_no_turn_is_named(tmp_path, line):
+def test_malformed_line_of_iemocap_raises(tmp_path, line):
     path = next(write_iemocap(tmp_path / "source").rglob("EmoEvaluation/*.txt"))
     with path.open("a", encoding="utf-8") as file:
         file.write(f"\n{line}\n")
@@ -119,7 +119,7 @@ def test_an_archive_of_archives_is_unpacked_without_rights_of_its_own(tmp_path):
     ids=lambda bad: bad.name,
 )
 @pytest.mark.parametrize("within", [False, True])
-def test_special_files_are_refused_and_nothing_is_left(tmp_path, bad, within):
+def test_special_files_in_an_archive_raise_and_leave_nothing(tmp_path, bad, within):
     archive = archive_of(tmp_path / "a.tar.gz", (member("a"), b"x"), (bad, b""))
     if within:
         archive = archive_of(tmp_path / "b.tar.gz", (member("train.tar.gz"), archive.read_bytes()))
@@ -128,7 +128,7 @@ def test_special_files_are_refused_and_nothing_is_left(tmp_path, bad, within):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".gz"] * (1 + within)
 
 
-def test_garbage_and_what_expands_without_end_are_refused(tmp_path, monkeypatch):
+def test_garbage_and_archive_bombs_raise(tmp_path, monkeypatch):
     archive = archive_of(tmp_path / "a.tar.gz", (member("train.tar.gz"), b"garbage"))
     with pytest.raises(DAMAGED):
         unpack(archive, tmp_path / "made")

@@ -117,7 +117,7 @@ def card_of(stated: dict, recipe_name: str | None = None, **results) -> ModelCar
     return model_card(model, {"corpus": {"name": recipe_name}}, results)
 
 
-def test_a_card_of_own_data_says_nothing_of_the_recipe_s_corpus():
+def test_card_of_own_data_does_not_mention_the_corpus_of_the_recipe():
     card = card_of(OWN_TABLES | {"name": "ca|lls\x1b"}, "MELD")
     assert not any(word in str(card) for word in ("MELD", "gpl", "television", "\x1b"))
     assert card.data.license == "cc-by-4.0" and "Its licence is cc-by-4.0." in card.text
@@ -142,7 +142,7 @@ def test_a_card_of_a_part_says_so_where_machines_read_it():
     ],
     ids=str,
 )
-def test_a_card_s_code_gives_the_model_the_vectors_that_it_takes(experts, task, taken):
+def test_code_of_a_card_passes_the_right_vectors(experts, task, taken):
     sizes = {"hidden_size": 8, "attention_dim": 6, "fusion_num_layers": 1}
     config = MisterEConfig(speech_embedding_dim=3, text_embedding_dim=2, experts=experts, **sizes)
     model = MisterEModel(config).eval()
@@ -164,7 +164,7 @@ EPOCHS = {
 
 
 @pytest.mark.parametrize(("results", "sentence"), EPOCHS.values(), ids=EPOCHS)
-def test_a_card_says_which_epoch_was_taken(results, sentence):
+def test_card_states_the_epoch(results, sentence):
     assert sentence in card_of({}, **results).text
 
 
@@ -194,7 +194,7 @@ SHORT = {
 
 
 @pytest.mark.parametrize(("validation", "test", "dialogues", "expected"), SHORT.values(), ids=SHORT)
-def test_what_is_too_little_is_named(validation, test, dialogues, expected):
+def test_shortage_of_data_is_reported(validation, test, dialogues, expected):
     found = list(shortcomings({"train": COUNTS, "validation": validation, "test": test}, {"test": dialogues}))
     assert len(found) == len(expected)
     for sentence, start in zip(found, expected, strict=True):
@@ -256,7 +256,7 @@ def test_the_origin_of_vectors_is_the_recipe_s_unless_encoders_made_them(vectors
     assert Recipe.load("mister-e-meld-small", [*words, *own]).corpus.vectors == {"text": "my encoder"}
 
 
-def test_facts_of_a_corpus_that_says_nothing_and_of_one_on_the_hub(vectors):
+def test_facts_of_a_corpus_without_metadata_and_of_one_on_the_hub(vectors):
     splits = read_corpus(vectors, dict(zip(MELD, range(7), strict=True)))
     assert corpus_facts(vectors, splits, MELD)["stated"] == OWN_TABLES
     assert corpus_facts("org/name", splits, MELD)["stated"] == {"name": "org/name"}

@@ -65,7 +65,7 @@ def test_metadata_of_another_type_names_the_table(tmp_path):
         Provenance.of_table(tmp_path / "train.parquet")
 
 
-def test_what_a_split_carries_survives_a_selection():
+def test_provenance_of_a_split_survives_a_selection():
     data = datasets.Dataset.from_dict({"a": [1, 2, 3]})
     OWN.put(data.info)
     assert Provenance.of(data.select([2, 0]).info) == OWN

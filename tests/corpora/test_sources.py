@@ -144,8 +144,8 @@ def test_broken_json_is_named_with_its_line(read, line, message):
 # Parquet
 
 
-def sound_table(count: int) -> pa.Table:
-    """Every third row without sound: by a null, or by a struct of nulls."""
+def audio_table(count: int) -> pa.Table:
+    """Every third row without audio: by a null, or by a struct of nulls."""
     content = [
         [{"bytes": f"sound {row}".encode(), "path": f"{row}.wav"}, {"bytes": b"", "path": None}, None][row % 3]
         if row % 6 < 5
@@ -165,8 +165,8 @@ def sound_table(count: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("group", [1, 7, 100])
-def test_parquet_rows_in_order_with_sound_left_in_the_table(parquet, group):
-    path = parquet(sound_table(30), row_group_size=group)
+def test_parquet_rows_refer_to_audio_in_the_table(parquet, group):
+    path = parquet(audio_table(30), row_group_size=group)
     rows = read_table(path)
     assert [list(row) for row in rows] == [["id", "audio", "text", "plain", "large", "n"]] * 30
     for number, row in enumerate(rows):
@@ -184,20 +184,20 @@ def test_parquet_rows_in_order_with_sound_left_in_the_table(parquet, group):
             assert stored_audio(row["plain"]) == {"path": None, "bytes": bytes([number])}
 
 
-def test_sound_in_any_order_of_row_groups(parquet):
-    rows = read_table(parquet(sound_table(30), row_group_size=4))
+def test_audio_in_any_order_of_row_groups(parquet):
+    rows = read_table(parquet(audio_table(30), row_group_size=4))
     order = list(range(0, 30, 3))
     random.Random(0).shuffle(order)
     for number in order:
         assert stored_audio(rows[number]["audio"])["bytes"] == f"sound {number}".encode()
 
 
-def test_parquet_of_sound_alone(parquet):
+def test_parquet_of_audio_only(parquet):
     rows = read_table(parquet(pa.table({"audio": pa.array([b"a", None, b"c"])})))
     assert [row["audio"] and stored_audio(row["audio"])["bytes"] for row in rows] == [b"a", None, b"c"]
 
 
-def test_sound_outside_of_the_table_is_its_path(parquet):
+def test_audio_outside_of_the_table_is_a_path(parquet):
     given = [{"bytes": None, "path": "a.wav"}, {"bytes": b"b", "path": "b.wav"}, None, {"bytes": None, "path": ""}]
     rows = read_table(parquet(pa.table({"audio": pa.array(given, SOUND)})))
     assert rows[0]["audio"] == "a.wav"
@@ -222,7 +222,7 @@ def test_parquet_written_by_datasets(tmp_path):
     assert second == {"id": "b", "audio": None}
 
 
-def test_sound_of_a_table_written_anew(parquet):
+def test_audio_of_a_rewritten_table_is_read_again(parquet):
     for content in (b"old", b"new"):
         path = parquet(pa.table({"audio": [content]}))
         os.utime(path, ns=(0, 10**18 + len(content) + content[0]))
@@ -231,7 +231,7 @@ def test_sound_of_a_table_written_anew(parquet):
 
 
 @pytest.mark.parametrize("source", ["clips/a.wav", Path("clips/a.wav")])
-def test_stored_sound_of_a_file_is_its_path(source):
+def test_stored_audio_of_a_file_is_its_path(source):
     assert stored_audio(source) == {"path": "clips/a.wav", "bytes": None}
 
 
@@ -248,7 +248,7 @@ def test_parquet_without_rows(parquet, columns):
 
 
 def test_corrupt_parquet_is_named(parquet):
-    path = parquet(sound_table(20), row_group_size=6)
+    path = parquet(audio_table(20), row_group_size=6)
     content = path.read_bytes()
     draw = np.random.default_rng(0)
     refused = 0
@@ -291,7 +291,7 @@ def test_an_empty_file_is_named(read, name):
         read("", name)
 
 
-def test_lacking_columns_are_named(read, tmp_path):
+def test_missing_columns_raise(read, tmp_path):
     rows = read("id,text\n1,a\n")
     assert require_columns(tmp_path / "turns.csv", rows, ["Text", "ID"]) == [{"Text": "a", "ID": "1"}]
     with pytest.raises(ValueError, match=r"turns\.csv' has no column \['label', 'score'\]; it has \['id', 'text'\]"):
@@ -303,7 +303,7 @@ def test_lacking_columns_are_named(read, tmp_path):
 
 @pytest.fixture
 def sources(tmp_path) -> list[Path]:
-    """Text, sound, and a file that is missing; of a certain time."""
+    """Text, audio and a missing file, with fixed times."""
     folder = tmp_path / "corpus"
     (folder / "deep").mkdir(parents=True)
     files = [folder / "turns.csv", folder / "deep" / "a.wav", folder / "b.PARQUET", folder / "missing.srt"]
@@ -313,7 +313,7 @@ def sources(tmp_path) -> list[Path]:
     return files
 
 
-def test_fingerprint_is_of_the_files_in_any_order_and_place(sources, tmp_path):
+def test_fingerprint_does_not_depend_on_order_and_place_of_files(sources, tmp_path):
     folder = tmp_path / "corpus"
     first = fingerprint(sources, folder)
     assert len(first) == 32
@@ -343,7 +343,7 @@ def test_fingerprint_changes_with_every_file(sources, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.TSV", "a.jsonl", "a.txt", "a.srt", "a.vtt", "a.annotprocessed"])
-def test_fingerprint_is_of_the_content_of_text(tmp_path, name):
+def test_fingerprint_covers_the_content_of_text_files(tmp_path, name):
     path = tmp_path / name
     seen = []
     for content in (b"one", b"two"):
@@ -353,7 +353,7 @@ def test_fingerprint_is_of_the_content_of_text(tmp_path, name):
     assert seen[0] != seen[1]
 
 
-def test_fingerprint_tells_where_one_file_ends(tmp_path):
+def test_fingerprint_distinguishes_file_boundaries(tmp_path):
     seen = []
     for contents in ((b"ab", b"c"), (b"a", b"bc")):
         for name, content in zip(("a.txt", "b.txt"), contents, strict=True):

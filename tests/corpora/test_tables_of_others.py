@@ -109,7 +109,7 @@ def test_a_time_of_another_form_is_named(turns, cell):
         turns(f'dialogue_id,start,text\nd,"{cell}",x\n')
 
 
-def test_a_duration_gives_the_end_where_nothing_else_does(turns, caplog):
+def test_duration_gives_the_end_if_nothing_else_does(turns, caplog):
     assert fields(turns("dialogue_id,begin,duration,text\nd,1.5,2,x\n"), "start", "end") == [(1.5, 3.5)]
     assert "not used" not in caplog.text
     assert fields(turns("dialogue_id,start,end,duration,text\nd,1,2,9,x\n"), "start", "end") == [(1.0, 2.0)]
@@ -211,7 +211,7 @@ def test_sizes_that_no_table_of_turns_has(turns, tmp_path, monkeypatch):
         turns(many)
 
 
-def test_rows_with_nothing_in_common(turns):
+def test_rows_without_common_columns_raise(turns):
     lines = [json.dumps({"dialogue_id": "d", "order": number, f"k{number}": 1}) for number in range(5000)]
     with pytest.raises(ValueError, match="its 5,000 rows have hardly any of their 5,002 columns in common"):
         turns("\n".join(lines), "metadata.jsonl")
@@ -391,7 +391,7 @@ def test_a_lone_table_is_not_a_split_by_a_word_in_its_name(turns, tmp_path):
     assert fields(turns(), "split") == [(None,)]
 
 
-def test_tables_are_named_where_splits_are_drawn(tmp_path, caplog):
+def test_drawn_splits_report_their_tables(tmp_path, caplog):
     for name in ("calls", "eval"):
         lines = [f"{name}{number},0,x" for number in range(3)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["dialogue_id,order,text", *lines]), encoding="utf-8")
@@ -400,7 +400,7 @@ def test_tables_are_named_where_splits_are_drawn(tmp_path, caplog):
     assert re.search(r"No splits are given: .* by seed 0, from calls\.csv, eval\.csv", caplog.text)
 
 
-def test_metadata_counts_before_other_tables_and_what_it_leaves_is_named(turns, tmp_path, caplog):
+def test_metadata_comes_before_other_tables_which_are_reported(turns, tmp_path, caplog):
     for name in ("a.wav", "b.wav", "sub/c.wav", "sub/d.wav"):
         noise(tmp_path / name)
     (tmp_path / "other.csv").write_text("x", encoding="utf-8")
@@ -451,7 +451,7 @@ def test_subtitles_in_two_languages_are_one_dialogue_too_many(tmp_path):
         builder.download_and_prepare()
 
 
-def test_a_folder_of_recordings_alone_says_what_it_holds(turns, tmp_path):
+def test_folder_of_recordings_only_raises_and_lists_its_content(turns, tmp_path):
     for name in ("1.wav", "2.wav"):
         noise(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"holds no table of turns .*It holds \['1\.wav', '2\.wav'\]"):

@@ -28,7 +28,7 @@ def unify(caplog):
         ("very\xa0 sad", "very sad"),
     ],
 )
-def test_what_is_written_in_a_label(label, expected):
+def test_written_form_of_labels(label, expected):
     assert written(label) == expected
 
 
@@ -49,7 +49,7 @@ def test_labels_that_differ_in_writing_alone_are_one_class_and_named(unify, capl
     assert all(f"'{label}'" in record.getMessage() for label in labels) and "anger" not in record.getMessage()
 
 
-def test_what_cannot_be_seen_makes_no_second_class(unify, caplog):
+def test_invisible_characters_do_not_make_a_second_class(unify, caplog):
     assert unify("0", "0.0", "joy", "joy\ufeff") == ["0", "0", "joy", "joy"]
     assert not caplog.records
 
@@ -69,7 +69,7 @@ def test_empty_cells_of_data_frames_are_no_label(unify, caplog):
 
 
 @pytest.mark.parametrize("label", ["-1", "None", "none", "N/A", "unknown", "False"])
-def test_a_class_that_may_not_be_meant_is_named(unify, caplog, label):
+def test_doubtful_class_is_reported(unify, caplog, label):
     assert unify(label, "joy", label) == [label, "joy", label]
     (record,) = caplog.records
     assert f"the emotion '{label}' is a class, with 2 turns" in record.getMessage()
@@ -84,7 +84,7 @@ def test_a_class_that_may_not_be_meant_is_named(unify, caplog, label):
         ("-1,5", "is a number with decimals"),
     ],
 )
-def test_what_is_no_name_of_a_class_names_the_row(unify, label, message):
+def test_lists_and_scores_as_labels_raise(unify, label, message):
     with pytest.raises(ValueError, match=rf"row 3: emotion .*{message}"):
         unify("joy", label)
     assert unify("joy", label, own=["joy", label]) == ["joy", label]  # unless the user says that it is one
@@ -99,7 +99,7 @@ def test_what_is_no_name_of_a_class_names_the_row(unify, label, message):
         (["surprise"] * 20 + ["suprise"], "'suprise' (1) and 'surprise' (20)"),
     ],
 )
-def test_classes_that_may_be_one_are_named_and_stay(unify, caplog, labels, pair):
+def test_similar_classes_are_reported_and_kept(unify, caplog, labels, pair):
     assert unify(*labels) == labels
     assert f"the emotions {pair} are classes of their own" in caplog.text
 
@@ -109,6 +109,6 @@ def test_classes_that_only_look_alike_are_not_named(unify, caplog):
     assert "of their own" not in caplog.text
 
 
-def test_free_text_is_not_taken_for_classes_without_a_word(unify, caplog):
+def test_free_text_as_labels_is_reported(unify, caplog):
     unify(*(f"I feel like {number}" for number in range(12)))
     assert "12 classes among 12 turns with an emotion" in caplog.text

@@ -22,7 +22,7 @@ def root_mean_square(samples: np.ndarray) -> float:
 
 def shift(part: np.ndarray, whole: np.ndarray, at: int, reach: int = 800) -> int:
     """
-    How many samples after `at` the part stands in the whole; its edges, which a resampler rings at, do not count.
+    Shift in samples of the part in the whole, relative to `at`; edges, at which a resampler rings, do not count.
     """
     edge = 200
     part, whole = part.astype(np.float64), whole.astype(np.float64)
@@ -32,7 +32,7 @@ def shift(part: np.ndarray, whole: np.ndarray, at: int, reach: int = 800) -> int
     energy = np.square(core).sum()
     products = np.fft.irfft(np.fft.rfft(window) * np.fft.rfft(core, len(window)).conj(), len(window))
     distances = energies[len(core) :] - energies[: -len(core)] + energy - 2 * products[: len(energies) - len(core)]
-    assert distances.min() < 0.02 * energy, "it is nowhere there"
+    assert distances.min() < 0.02 * energy, "the part was not found"
     return int(distances.argmin()) - reach
 
 
@@ -50,7 +50,7 @@ def test_a_sine_keeps_frequency_amplitude_and_length(rate):
     np.testing.assert_allclose(samples[400:31_600], sine(2.0)[0, 400:31_600], atol=1e-3)
 
 
-def test_what_16_khz_cannot_hold_is_filtered_out():
+def test_frequencies_above_8_khz_are_filtered_out():
     both = sine(1.0, 48_000, 1000) + sine(1.0, 48_000, 11_000)
     np.testing.assert_allclose(load_audio(both, 48_000)[400:-400], sine(1.0, 16_000, 1000)[0, 400:-400], atol=1e-3)
 
@@ -88,7 +88,7 @@ SOUNDFILE = {f"{form} {subtype}": (form, subtype) for form, subtypes in FORMATS.
 def test_formats_of_soundfile(tmp_path, form, subtype):
     sound = noise(3.0)
     content = written(sound, form=form, subtype=subtype)
-    path = tmp_path / "sound"  # the content tells the format, not the name
+    path = tmp_path / "sound"  # the content decides the format, not the name
     path.write_bytes(content)
     whole = load_audio(path)
     assert abs(len(whole) - 48_000) <= 1_000  # coders fill up their last block
@@ -130,7 +130,7 @@ def test_containers(tmp_path, form):
     assert len(whole) == pytest.approx(6 * 16_000, abs=0.05 * 16_000)
     mean = soxr.resample(sound.mean(axis=0), 48_000, 16_000)
     offset = shift(whole[16_000:48_000], mean, 16_000)
-    assert abs(offset) < 0.03 * 16_000  # an encoder's delay, where the container does not tell it
+    assert abs(offset) < 0.03 * 16_000  # an encoder's delay, if the container does not state it
     # Times in a container may be rounded to a millisecond.
     for start, end in ((0.0, 0.5), (0.7, 1.7), (1.2, 2.2), (1.9, 2.3), (2.6, 3.0), (3.1, 4.3), (4.0, 4.4), (5.0, 5.6)):
         part = load_audio(tmp_path / "sound", start=start, end=end)
@@ -150,7 +150,7 @@ def test_a_sine_in_mp4(rate):
     assert amplitude == pytest.approx(0.5, rel=0.03)
 
 
-def test_sound_that_begins_after_the_picture():
+def test_audio_that_begins_after_the_picture():
     sound = noise(4.0, 44_100)
     content = muxed(sound, 44_100, video=True, late=0.7)
     whole = load_audio(content)
@@ -172,7 +172,7 @@ def test_samples_of_any_width_in_a_container(codec, step):
     np.testing.assert_allclose(samples, sound.mean(axis=0), atol=1.1 * step + 1e-6)
 
 
-def test_a_whole_that_does_not_begin_at_zero():
+def test_container_that_does_not_begin_at_zero():
     sound = noise(4.0)
     whole = load_audio(muxed(sound, late=0.9))
     assert len(whole) == pytest.approx(64_000, abs=2_048)
@@ -204,7 +204,7 @@ def test_mp3_is_the_same_in_one_go_in_blocks_and_in_stretches(rate, bit_rate):
         np.testing.assert_allclose(part[200:-200], expected[200:-200], atol=1e-3)
 
 
-def test_mp3_whose_first_frame_does_not_tell_the_length():
+def test_mp3_without_length_in_its_first_frame():
     sound = noise(30.0, 44_100)
     sound[:, : 5 * 44_100] *= 0.01  # few bits, from which the length would be guessed
     settings = {"flags": "+qscale", "global_quality": "500"}
@@ -246,14 +246,14 @@ def test_files_written_to_a_pipe_do_not_know_their_length(form):
 
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, 0x7FFFF024])
 @pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFF000])
-def test_wav_with_a_length_of_nothing_or_of_all(riff, data):
+def test_wav_with_length_zero_or_maximum(riff, data):
     content = bytearray(written(noise(3.0)))
     content[4:8], content[40:44] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
     np.testing.assert_array_equal(load_audio(bytes(content)), load_audio(written(noise(3.0))))
 
 
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "MP3", "MP4"])
-def test_a_name_says_nothing(tmp_path, form):
+def test_file_name_does_not_matter(tmp_path, form):
     content = muxed(sine()) if form == "MP4" else written(sine(), form=form)
     for name in ("a.raw", "a.wav", "a.mp3", "a.txt", "a", "é ö.MP4"):
         (tmp_path / name).write_bytes(content)
@@ -342,7 +342,7 @@ def test_an_array_is_as_the_file_of_it():
     )
 
 
-def test_the_array_is_left_as_it_was():
+def test_array_is_not_modified():
     sound = noise(1.0)
     before = sound.copy()
     load_audio(sound, 16_000)[:] = 0
@@ -369,7 +369,7 @@ def test_the_array_is_left_as_it_was():
     ],
     ids=str,
 )
-def test_what_is_no_sound(source, rate, message):
+def test_other_objects_raise(source, rate, message):
     with pytest.raises(ValueError, match=message):
         load_audio(source, rate)
 
@@ -434,7 +434,7 @@ def test_stretches_beyond_the_end(form):
         (0, math.inf),
     ],
 )
-def test_stretches_that_make_no_sense(tmp_path, start, end):
+def test_invalid_times_raise(tmp_path, start, end):
     with pytest.raises(ValueError, match="0 <= start < end"):
         load_audio(sine(), 16_000, start=start, end=end)
     with pytest.raises(ValueError, match="0 <= start < end"):
@@ -472,7 +472,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("form", ["WAV", "FLAC", "MOV"])
-def test_a_stretch_of_a_long_file_takes_hardly_more_memory_than_of_a_short_one(tmp_path, form):
+def test_memory_does_not_depend_on_the_length_of_a_file(tmp_path, form):
     # An hour; of eight channels, where it costs nothing to write.
     small, large = tmp_path / "small", tmp_path / "large"
     if form == "WAV":
@@ -529,12 +529,12 @@ def test_peaks_above_full_scale_are_scaled_not_clipped(peak):
     np.testing.assert_allclose(found, samples / max(1.0, np.abs(samples).max()), atol=2**-14)
 
 
-def test_below_full_scale_nothing_is_scaled():
+def test_peaks_below_full_scale_are_not_scaled():
     samples = noise(2.0)[0]
     np.testing.assert_allclose(load_audio(encode_flac(samples)), samples, atol=2**-15)
 
 
-# Real sound
+# Real audio
 
 
 @pytest.mark.shared

@@ -60,7 +60,7 @@ def test_a_file_that_ends_early_is_not_a_shorter_one(form):
         load_audio(content[: len(content) * 2 // 3], name="THIS")
 
 
-def test_what_would_be_taken_for_samples_of_wave64_is_refused():
+def test_bytes_after_the_samples_of_wave64_raise():
     tag = b"ID3\x04\0\0\0\0\x07\x68" + bytes(1000)
     np.testing.assert_array_equal(load_audio(tag + FORMS["W64"](SOUND)), load_audio(FORMS["W64"](SOUND)))
     with pytest.raises(AudioError, match="holds something behind its samples"):
@@ -336,7 +336,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize(("given", "message"), GIVEN.values(), ids=GIVEN)
-def test_what_is_given_wrongly_is_named(given, message):
+def test_wrong_arguments_raise(given, message):
     with pytest.raises(InputError, match=message):
         load_audio(given)
 
@@ -353,7 +353,7 @@ def test_times_that_are_no_numbers(settings):
 
 
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
-def test_a_longest_stretch_of_nothing(seconds):
+def test_max_seconds_of_nothing_raises(seconds):
     with pytest.raises(InputError, match="max_seconds must be above 0"):
         load_audio(SOUND, 16_000, max_seconds=seconds)
 
@@ -365,7 +365,7 @@ def test_an_array_without_memory_is_too_long_before_it_is_read():
             load_audio(np.broadcast_to(np.float32(0.5), shape), 16_000)
 
 
-def test_what_is_no_plain_file_is_not_opened(tmp_path):
+def test_special_files_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "loop.wav").symlink_to("loop.wav")
     (tmp_path / "link.wav").symlink_to("sound.wav")

@@ -221,7 +221,7 @@ def test_a_file_without_cues_is_an_error(read, content):
         read(content)
 
 
-def test_what_is_not_text_is_an_error(read):
+def test_binary_file_raises(read):
     assert read(SRT, ".srt", "utf-16") == read(SRT, ".srt")
     with pytest.raises(ValueError, match=r"call\.srt' is text neither in UTF-8 nor"):
         read(SRT.encode() + b"\x81\x00", ".srt")

@@ -131,7 +131,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("content", "suffix", "line", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_not_understood_is_named_by_its_line(read, content, suffix, line, message):
+def test_malformed_lines_raise(read, content, suffix, line, message):
     content = content.replace(",000", ".000") if suffix == ".vtt" else content
     with pytest.raises(InputError, match=rf"call\{suffix}', line {line}: .*{re.escape(message)}") as error:
         read(content, suffix)
@@ -173,7 +173,7 @@ def test_other_formats_are_named(read, kind):
         (f"1\n{A}\nHow many?\n12\n{B}\nBye.", "line 4: a number without an empty line before it"),
     ],
 )
-def test_what_is_doubtful_is_reported_once_a_file(read, caplog, content, message):
+def test_doubtful_lines_are_reported_once_per_file(read, caplog, content, message):
     assert read(content)
     assert [message in record.getMessage() for record in caplog.records] == [True]
 

@@ -18,7 +18,7 @@ UNSEEN = [
 ]
 
 
-def test_a_text_that_shows_nothing_is_none():
+def test_invisible_text_is_none():
     for text in SEEN:
         assert has_words(text) and transcript(text, "turn 0") == text, ascii(text)
     for text in UNSEEN:

@@ -101,7 +101,7 @@ def write_iemocap(folder: Path) -> Path:
 
 
 def write_meld(folder: Path) -> Path:
-    """MELD's layout with sound: a dialogue of two utterances per split, one clip missing."""
+    """MELD's layout with audio: a dialogue of two utterances per split, one clip missing."""
     for name, clips in (
         ("train", "train_splits"),
         ("dev", "dev_splits_complete"),

@@ -46,7 +46,7 @@ def muxed(
     stream_options: dict[str, str] | None = None,
     **options: str,
 ) -> bytes:
-    """A container by PyAV, the sound beginning `late` seconds after the picture."""
+    """A container written with PyAV, whose audio begins `late` seconds after the picture."""
     target = io.BytesIO() if file is None else file
     layout = layout or ("mono" if len(samples) == 1 else "stereo")
     with av.open(target, "w", format=form, options=options) as container:

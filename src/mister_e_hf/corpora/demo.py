@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..base.modalities import MODALITIES
+
 LABELS = ["neutral", "joy", "anger", "surprise", "fear", "sadness"]
 SPEECH_DIM, TEXT_DIM = 24, 32
 SPLIT_SIZES = {"train": 240, "validation": 60, "test": 100}
@@ -36,6 +38,7 @@ _TRANSITIONS = np.array(
 )
 _PLAIN, _OWN, _FIRST, _SECOND = range(4)
 ABSENT_SHARE = 0.02
+_SPEECH, _TEXT = MODALITIES["speech"], MODALITIES["text"]
 
 
 def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
@@ -69,8 +72,7 @@ def write_demo_corpus(folder: str | Path, seed: int = 0) -> Path:
 
 def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.Table:
     rows: dict[str, list] = {
-        name: []
-        for name in ("dialogue_id", "utterance_ids", "labels", "has_audio", "speech_features", "text_features")
+        name: [] for name in ("dialogue_id", "utterance_ids", "labels", _SPEECH.has, _SPEECH.features, _TEXT.features)
     }
     for number in range(size):
         emotions = draw_emotions(generator, length=int(generator.integers(3, 17)))
@@ -78,10 +80,10 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
         rows["dialogue_id"].append(f"{split}_{number:03}")
         rows["utterance_ids"].append([f"{split}_{number:03}_{turn:02}" for turn in range(len(emotions))])
         rows["labels"].append([LABELS[emotion] for emotion in emotions])
-        rows["has_audio"].append((generator.random(len(emotions)) >= ABSENT_SHARE).tolist())
+        rows[_SPEECH.has].append((generator.random(len(emotions)) >= ABSENT_SHARE).tolist())
         for name, patterns, shown in (
-            ("speech_features", speech_patterns, speech),
-            ("text_features", text_patterns, text),
+            (_SPEECH.features, speech_patterns, speech),
+            (_TEXT.features, text_patterns, text),
         ):
             vectors = patterns[shown] + noise * generator.normal(size=(len(shown), patterns.shape[1]))
             rows[name].append(vectors.astype(np.float32).tolist())
@@ -91,9 +93,9 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
             "dialogue_id": pa.string(),
             "utterance_ids": pa.list_(pa.string()),
             "labels": pa.list_(pa.string()),
-            "has_audio": pa.list_(pa.bool_()),
-            "speech_features": vector_list,
-            "text_features": vector_list,
+            _SPEECH.has: pa.list_(pa.bool_()),
+            _SPEECH.features: vector_list,
+            _TEXT.features: vector_list,
         }
     )
     return pa.table(rows, schema=schema)

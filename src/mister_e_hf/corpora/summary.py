@@ -6,6 +6,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..base.modalities import MODALITIES
+
 
 def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]:
     """
@@ -14,13 +16,11 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]
     """
     summary = {}
     for split, data in corpus.items():
-        names = data.features["utterances"].feature["emotion"].names
-        lengths, labels, duration, missing = (
-            [],
-            np.zeros(len(names), dtype=np.int64),
-            0.0,
-            {"audio": 0, "text": 0, "emotion": 0},
-        )
+        fields = data.features["utterances"].feature
+        names = fields["emotion"].names
+        contents = [modality.content for modality in MODALITIES.values() if modality.content in fields]
+        lengths, labels, duration = [], np.zeros(len(names), dtype=np.int64), 0.0
+        missing = dict.fromkeys([*contents, "emotion"], 0)
         for chunk in _chunks(data):
             lengths.append(chunk.value_lengths().to_numpy(zero_copy_only=False))
             turns = chunk.flatten()
@@ -39,8 +39,7 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]
             "turns per dialogue, mean": float(turns_per_dialogue.mean()),
             "turns per dialogue, most": int(turns_per_dialogue.max()),
             "seconds of audio": duration,
-            "turns without audio": missing["audio"],
-            "turns without text": missing["text"],
+            **{f"turns without {content}": missing[content] for content in contents},
         }
     return summary
 

@@ -14,7 +14,7 @@ from typing import Any
 import regex  # transformers requires it; unlike re, it can stop
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
 from ..base.errors import InputError, MissingLibraryError
@@ -30,12 +30,12 @@ _WEIGHTS = "adapter_model.safetensors"
 _SECONDS = 5.0  # for matching all names of modules, which takes milliseconds
 
 
-def has_adapter(backbone: nn.Module) -> bool:
+def has_adapter(backbone: PreTrainedModel) -> bool:
     """Whether LoRA's layers are in place."""
     return hasattr(backbone, "peft_config")
 
 
-def add_adapter(backbone: nn.Module, config: UtteranceEncoderConfig):
+def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
     r"""
     Put LoRA's layers, which alone are then trained, in float32 into a backbone.
 
@@ -72,14 +72,14 @@ def add_adapter(backbone: nn.Module, config: UtteranceEncoderConfig):
 
 
 def adapter_state(
-    backbone: nn.Module, state_dict: Mapping[str, torch.Tensor] | None = None
+    backbone: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """LoRA's weights, or those of a state dict of the backbone's, under the names that their file has without its prefix."""
     # No embedding layer is saved with it: to see whether one should be, peft would ask the Hub for the base model.
     return _peft().get_peft_model_state_dict(backbone, state_dict=state_dict, save_embedding_layers=False)
 
 
-def set_adapter_state(backbone: nn.Module, config: UtteranceEncoderConfig, state: Mapping[str, torch.Tensor]):
+def set_adapter_state(backbone: PreTrainedModel, config: UtteranceEncoderConfig, state: Mapping[str, torch.Tensor]):
     r"""
     Take the weights of an adapter's file.
 
@@ -96,7 +96,7 @@ def set_adapter_state(backbone: nn.Module, config: UtteranceEncoderConfig, state
 
 def save_adapter(
     folder: str | os.PathLike,
-    backbone: nn.Module,
+    backbone: PreTrainedModel,
     config: UtteranceEncoderConfig,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ):
@@ -109,7 +109,7 @@ def save_adapter(
         os.path.join(folder, _WEIGHTS),
         metadata={"format": "pt"},
     )
-    settings = copy.deepcopy(backbone.peft_config[_NAME])
+    settings = copy.deepcopy(vars(backbone)["peft_config"][_NAME])
     settings.base_model_name_or_path = config.backbone
     settings.inference_mode = True
     settings.target_modules = lora_targets(config)
@@ -149,11 +149,11 @@ def lora_targets(config: UtteranceEncoderConfig) -> str:
     """The regular expression of the modules that get LoRA: `lora_target_modules`, or the default of the backbone's type."""
     if config.lora_target_modules is not None:
         return config.lora_target_modules
-    return _kind(config).lora_targets(config.backbone_config.model_type)
+    return _kind(config).lora_targets(config.require_backbone_config().model_type)
 
 
 def _kind(config: UtteranceEncoderConfig) -> BackboneKind:
-    return kind_of(config.modality, config.backbone_config.model_type)
+    return kind_of(config.modality, config.require_backbone_config().model_type)
 
 
 def _prefix(config: UtteranceEncoderConfig) -> str:
@@ -161,7 +161,7 @@ def _prefix(config: UtteranceEncoderConfig) -> str:
     return f"base_model.model.{_kind(config).prefix}"
 
 
-def _reached(backbone: nn.Module, pattern: str) -> list[str]:
+def _reached(backbone: PreTrainedModel, pattern: str) -> list[str]:
     names = [name for name, _ in backbone.named_modules()]
     end = time.monotonic() + _SECONDS
     try:

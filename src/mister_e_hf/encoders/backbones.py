@@ -128,8 +128,8 @@ def load_stored_backbone(
         OSError: if the backbone cannot be loaded; the message says how to supply it.
         InputError: if the name belongs to another model now.
     """
-    stored = config.backbone_config
-    assert config.backbone is not None and isinstance(stored, transformers.PreTrainedConfig)
+    stored = config.require_backbone_config()
+    assert config.backbone is not None  # else the checkpoint would hold it
     try:
         with explained(config.backbone, options, or_pickle=True):
             backbone = load_backbone(config.backbone, config.backbone_revision, options, config.modality, check=False)

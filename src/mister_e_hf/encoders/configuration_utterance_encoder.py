@@ -112,6 +112,17 @@ class UtteranceEncoderConfig(LabelledConfig):
                 f"tuning='{self.tuning}' keeps a backbone that is not trained, but no backbone is named; name it, or set save_backbone=True"
             )
 
+    def require_backbone_config(self) -> PreTrainedConfig:
+        r"""
+        Raises:
+            InputError: if there is no `backbone_config`.
+        """
+        if not isinstance(self.backbone_config, PreTrainedConfig):
+            raise InputError(
+                "The configuration has no backbone_config; make the encoder with UtteranceEncoder.from_backbone"
+            )
+        return self.backbone_config
+
     @property
     def holds_backbone(self) -> bool:
         """Whether the checkpoint itself holds the backbone's weights."""

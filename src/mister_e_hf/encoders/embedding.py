@@ -81,7 +81,7 @@ class _ShardEncoder:
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """As [`embed_turns`], on this process's device; and how many turns were embedded."""
         utterances = Utterances(data, self.processor.modality, bad_audio=options.bad_audio, dialogues=self.dialogues)
-        self.encoder.to(device=PartialState().device)
+        _move(self.encoder, PartialState().device)
         vectors, present = embed_turns(self.encoder, self.processor, utterances, options, bar)
         if self.alignment is not None:
             vectors[present] = self.alignment(vectors[present])
@@ -157,7 +157,7 @@ def embed_turns(
         embeddings (N, D) in float32, 0 where the turn lacks the modality, and presence (N,).
     """
     options = options or EmbeddingOptions()
-    turns: Sequence[Any] = utterances.lengths
+    turns: Sequence[Any] = utterances.lengths.tolist()
     if processor.kind.unit == "token":
         turns = [utterances[item]["turn"] for item in range(len(utterances))]
     sizes = processor.sizes(turns)
@@ -185,6 +185,10 @@ def embed_turns(
                 bar.update(indices["count"])
     encoder.train(was_training)
     return embeddings, present
+
+
+def _move(encoder: UtteranceEncoder, device: torch.device):
+    encoder.to(device)  # type: ignore[arg-type]  # transformers wraps `to` in a function without its signature
 
 
 def _check_sizes(**sizes: float):
@@ -271,7 +275,7 @@ def _write_shard(
         for part in parts:
             vectors, present, count = part.embed(data, options, bar)
             if len(parts) > 1:
-                part.encoder.to(device="cpu")  # the device has room for one of them, but not for all
+                _move(part.encoder, torch.device("cpu"))  # the device has room for one of them, but not for all
             whole[present] = vectors[present]
             there |= present
             embedded += count
@@ -290,6 +294,6 @@ def _alignments(
     found = []
     for number, other in enumerate(folds):
         vectors, present, _ = _ShardEncoder(other, processor, chosen & (fold != number)).embed(data, options)
-        other.to(device="cpu")
+        _move(other, torch.device("cpu"))
         found.append(align(vectors[present], target[present]))
     return found

@@ -69,6 +69,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
     _supports_sdpa = True
 
     config: UtteranceEncoderConfig
+    backbone: PreTrainedModel
 
     def __init__(self, config: UtteranceEncoderConfig, with_backbone: bool = True, prepared: bool = True):
         r"""
@@ -78,13 +79,11 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             prepared: False leaves the backbone as its own weights fit it, to be frozen and given LoRA once they are loaded.
         """
         super().__init__(config)
-        if config.backbone_config is None:
-            raise InputError(
-                "The configuration has no backbone_config; make the encoder by UtteranceEncoder.from_backbone"
-            )
-        self.kind = kind_of(config.modality, config.backbone_config.model_type)
-        self.backbone = build_backbone(config.backbone_config, config.modality) if with_backbone else None
-        width, layers = self.kind.sizes(config.backbone_config)
+        backbone_config = config.require_backbone_config()
+        self.kind = kind_of(config.modality, backbone_config.model_type)
+        if with_backbone:
+            self.backbone = build_backbone(backbone_config, config.modality)
+        width, layers = self.kind.sizes(backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
             raise InputError(f"layer {config.layer} is none of the backbone's {states} hidden states")
@@ -94,7 +93,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         self.pooling = UtterancePooling(config, width)
         self.projection = nn.Linear(self.pooling.output_width, config.embedding_dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.embedding_dim, config.num_labels)
+        self.head = nn.Linear(config.embedding_dim, len(config.id2label or {}))
         self.post_init()
         if with_backbone and prepared:
             self._prepare_backbone()
@@ -167,7 +166,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.backbone is not None and self.config.tuning == "frozen":
+        if hasattr(self, "backbone") and self.config.tuning == "frozen":
             self.backbone.eval()
         return self
 
@@ -237,9 +236,9 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             raise InputError(
                 f"Utterances {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
             )
-        states = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
+        mixed = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
         utterance = utterance_index[:, None].expand_as(mask)[mask]
-        embeddings = self.projection(self.pooling(self.norm(states), utterance, count))
+        embeddings = self.projection(self.pooling(self.norm(mixed), utterance, count))
         logits = self.head(self.dropout(F.relu(embeddings)))
         loss = None
         if labels is not None:
@@ -253,7 +252,10 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         if self.config.layer != "weighted_sum":
             return states[0]
         weights = self.layer_weights.softmax(0)
-        return sum(weight * state for weight, state in zip(weights, states, strict=True))
+        mixed = weights[0] * states[0]
+        for weight, state in zip(weights[1:], states[1:], strict=True):
+            mixed = mixed + weight * state
+        return mixed
 
     def fingerprint(self) -> str:
         r"""
@@ -263,7 +265,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         digest = hashlib.blake2b(digest_size=16)
         described = {name: getattr(self.config, name) for name in type(self.config).own_fields()}
         described["id2label"] = self.config.id2label
-        described["backbone_config"] = computation(self.config.backbone_config)
+        described["backbone_config"] = computation(self.config.require_backbone_config())
         if self.config.holds_backbone:
             del described["backbone"], described["backbone_revision"]  # where it once came from
         else:
@@ -302,7 +304,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
                 else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
             )
             save_adapter(save_directory, self.backbone, self.config, inner)
-        self.config.backbone_config.dtype = self.backbone.dtype
+        self.config.require_backbone_config().dtype = self.backbone.dtype
         if kwargs.get("is_main_process", True):
             (name,) = write_code(save_directory, type(self))
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}

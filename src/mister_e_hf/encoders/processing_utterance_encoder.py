@@ -176,6 +176,7 @@ class MisterEProcessor(CarriesCode):
             InputError: if nothing of a span is left after truncation.
         """
         encodings = self._encode(texts, return_offsets_mapping=True).encodings
+        assert encodings is not None  # the tokenizer is a fast one
         # Any token does for padding, also where the tokenizer has none for it.
         shape = len(texts), max(len(encoding.ids) for encoding in encodings)
         ids = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)

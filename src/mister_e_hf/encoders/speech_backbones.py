@@ -5,7 +5,7 @@ Letters: W rows (turns, or windows of long ones), S samples, P positions, H the 
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ class SpeechBackbone(BackboneKind):
     """A model of audio: turns are cut into windows of equal length, each of which is a row."""
 
     modality = "speech"
-    parts = ("feature_extractor",)
+    parts: ClassVar[tuple[str, ...]] = ("feature_extractor",)
     settings = ("window_seconds", "trailing_silence")
     unit = "second"
 
