@@ -8,6 +8,11 @@ import importlib
 import importlib.abc
 import importlib.util
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def _register_config():
@@ -16,7 +21,8 @@ def _register_config():
     from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
     from .models.registry import registered
 
-    for config in (UtteranceEncoderConfig, *(each.config_class() for each in registered())):
+    configs: list[type[PreTrainedConfig]] = [UtteranceEncoderConfig, *(each.config_class() for each in registered())]
+    for config in configs:
         if config.model_type not in CONFIG_MAPPING:
             AutoConfig.register(config.model_type, config)
 
@@ -24,12 +30,17 @@ def _register_config():
 def _register_model():
     from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
 
+    from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
     from .encoders.modeling_utterance_encoder import UtteranceEncoder
     from .models.registry import registered
 
-    for model in (UtteranceEncoder, *(each.model_class() for each in registered())):
-        if model.config_class not in MODEL_MAPPING:
-            AutoModel.register(model.config_class, model)
+    models: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {
+        UtteranceEncoderConfig: UtteranceEncoder,
+        **{each.config_class(): each.model_class() for each in registered()},
+    }
+    for config, model in models.items():
+        if config not in MODEL_MAPPING:
+            AutoModel.register(config, model)
 
 
 def _register_processor():
@@ -65,7 +76,7 @@ _REGISTER = {
 class _RegisterAfterLoading(importlib.abc.Loader):
     """Loads a module as its own loader does, then registers ours in it."""
 
-    def __init__(self, loader: importlib.abc.Loader, register):
+    def __init__(self, loader: importlib.abc.Loader, register: Callable[[], None]):
         self._loader = loader
         self._register = register
 

@@ -5,6 +5,7 @@ import difflib
 import inspect
 import math
 import os
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
@@ -38,8 +39,14 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
     """Configuration with `id2label` and `class_weights` that checks its fields; subclasses are strict dataclasses."""
 
     if TYPE_CHECKING:  # always set, and narrower than in transformers
-        id2label: dict[int, str]
-        label2id: dict[str, int]
+        id2label: dict[int, str] = field(default_factory=dict)
+        label2id: dict[str, int] = field(default_factory=dict)
+
+        @property
+        def num_labels(self) -> int: ...
+
+        @num_labels.setter
+        def num_labels(self, value: int): ...
 
     @classmethod
     def own_fields(cls) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def contrastive_loss(
         if candidates is None:
             candidates, candidate_labels = anchors, anchor_labels
         else:
+            assert candidate_labels is not None
             candidates = F.normalize(_at_least_float32(candidates), dim=-1)
         similarity = anchors @ candidates.T / temperature  # [M, K]
     rows = torch.arange(len(anchors), device=anchors.device)

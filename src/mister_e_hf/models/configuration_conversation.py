@@ -1,7 +1,7 @@
 """What the configurations of all conversation models say of themselves."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -34,12 +34,12 @@ class ConversationConfig(LabelledConfig):
     class_weights: dict[str, float | int] | None = None
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> Sequence[str]:
         """The modalities that the model reads, in the order of [`MODALITIES`]."""
         return tuple(self.widths)
 
     @property
-    def required_modalities(self) -> tuple[str, ...]:
+    def required_modalities(self) -> Sequence[str]:
         """The modalities that some training turn must have; by default all that the model reads."""
         return self.modalities
 

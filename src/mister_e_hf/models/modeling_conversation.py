@@ -4,9 +4,10 @@ Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `tur
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,16 +82,16 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     checkpoint_files: tuple[str, ...] = ()
     loss_term_weights: Mapping[str, str] = {}
 
-    def view(self, output: ModelOutput) -> ConversationOutput:
+    def view(self, output: Any) -> ConversationOutput:
         """The common view of this model's own output; a model with an output class of its own overrides it."""
         return output
 
-    def loss_parts(self, output: ModelOutput) -> dict[str, torch.Tensor]:
+    def loss_parts(self, output: Any) -> dict[str, torch.Tensor]:
         """By name, the parts that the output's `loss` is the sum of, for the log; empty where it has one."""
         return {}
 
     def loss_terms(
-        self, output: ModelOutput, labels: torch.Tensor, num_items: torch.Tensor | int | None
+        self, output: Any, labels: torch.Tensor, num_items: torch.Tensor | int | None
     ) -> dict[str, torch.Tensor]:
         """
         Loss terms beside the output's `loss`, by the names in `loss_term_weights`: sums over the turns divided by `num_items`. The Trainer multiplies each
@@ -218,8 +219,9 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
         if revision is not None:
             kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
+        load: Callable[..., Any] = super().from_pretrained
         model, info = load_strictly(
-            super().from_pretrained,
+            load,
             pretrained_model_name_or_path,
             *args,
             reinitialized=cls._depends_on_classes if other_classes else None,
@@ -269,7 +271,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # no option that would push other files than the listed ones
         self,
         repo_id: str,
         commit_message: str | None = None,
@@ -302,5 +304,5 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         for name in names:
             module = self.get_submodule(name.rpartition(".")[0])
             for parameter in module.parameters():
-                parameter._is_hf_initialized = False
+                vars(parameter)["_is_hf_initialized"] = False
             self._init_weights(module)

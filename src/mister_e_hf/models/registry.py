@@ -211,7 +211,7 @@ _MISTER_E_ABLATIONS = {
 }
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
-_COMMON = {
+_COMMON: dict[str, list[Any]] = {
     "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
     "training.weight_decay": [0.01, 0.1, 0.3],
     "training.num_train_epochs": [5, 10, 15, 25],
@@ -225,7 +225,7 @@ _MISTER_E_SPACE = {
 
 
 def _baseline(
-    name: str, class_name: str, learning_rate: float, search_space: Mapping[str, list] | None = None
+    name: str, class_name: str, learning_rate: float, search_space: dict[str, list[Any]] | None = None
 ) -> RegisteredModel:
     return RegisteredModel(
         name,

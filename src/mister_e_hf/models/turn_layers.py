@@ -26,6 +26,9 @@ class ModalityTurns(NamedTuple):
 class ModalityInput(nn.Module):
     """Standardises one modality's vectors and learns the vector that stands for an absent one."""
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, embedding_dim: int, feature_clip: float | None):
         super().__init__()
         self.feature_clip = feature_clip
@@ -59,7 +62,7 @@ def project(turns: ModalityTurns, weight: torch.Tensor) -> torch.Tensor:
 class TurnLinear(nn.Linear):
     """Linear map of one modality's vectors, absent ones included: [`ModalityTurns`] -> (N, H)."""
 
-    def forward(self, turns: ModalityTurns) -> torch.Tensor:
+    def forward(self, turns: ModalityTurns) -> torch.Tensor:  # type: ignore[override]  # a layer of other input
         # 0 * null: a parameter without a gradient would hold up the other processes
         return project(turns, self.weight) + (self.bias + 0.0 * turns.null.sum())
 
@@ -76,7 +79,7 @@ class TurnConvolution(nn.Module):
 
     def forward(self, turns: ModalityTurns, layout: TurnLayout) -> torch.Tensor:
         taps = project(turns, self.weight.flatten(0, 1)).unflatten(1, (len(self.offsets), -1))  # [N, k, H]
-        total = self.bias
+        total: torch.Tensor = self.bias
         for rows, offset in zip(taps.unbind(1), self.offsets, strict=True):
             total = total + layout.neighbours(rows, offset, self)
         return total

@@ -179,7 +179,8 @@ class NextTurns(TurnLayout):
 
     def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any]):
         super().__init__(attention_mask)
-        self.past, self.found = past, {}
+        self.past = past
+        self.found: dict[Any, Any] = {}
 
     def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
         if not offset:

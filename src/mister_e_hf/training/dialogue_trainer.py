@@ -4,6 +4,7 @@ import copy
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -140,17 +141,18 @@ class DialogueTrainer(EpochTrainer):
         Raises:
             InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be standardised.
         """
-        check_dialogues(self.train_dataset, "train_dataset", self.model.config)
+        check_dialogues(self.train_dataset, "train_dataset", self.own_model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
-            check_dialogues(self.eval_dataset, "eval_dataset", self.model.config)
+            check_dialogues(self.eval_dataset, "eval_dataset", self.own_model.config)
         if self.args.standardize and not checkpoint:
             self._standardize()
-        with few_threads(self.model, self.args.device):
+        with few_threads(self.own_model, self.args.device):
             self.threads = torch.get_num_threads()
             return super()._train(checkpoint, **kwargs)
 
     def _standardize(self):
-        data, first = self.train_dataset, self.train_dataset[0]
+        data: Any = self.train_dataset  # `check_dialogues` has checked it
+        first = data[0]
         for name, modality in MODALITIES.items():
             module = getattr(self.own_model, f"{name}_input", None)
             if module is None or modality.embeddings not in first:
@@ -213,7 +215,7 @@ class DialogueTrainer(EpochTrainer):
     # Evaluation
 
     def evaluation_loop(self, *arguments, **kwargs):
-        with few_threads(self.model, self.args.device):
+        with few_threads(self.own_model, self.args.device):
             return super().evaluation_loop(*arguments, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -232,7 +234,7 @@ class DialogueTrainer(EpochTrainer):
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Scalar scores of the main head, and weighted F1 of each further head."""
-        view = prediction.predictions
+        view: Any = prediction.predictions  # a ConversationOutput of arrays
         scored = prediction.label_ids != IGNORE_INDEX
         names = [self.own_model.config.id2label[index] for index in range(view.logits.shape[-1])]
         labels = prediction.label_ids[scored]
@@ -244,11 +246,18 @@ class DialogueTrainer(EpochTrainer):
 
     # The Hub
 
-    def push_to_hub(self, commit_message: str | None = "End of training", token: str | None = None, **kwargs) -> str:
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None  # the arguments set it
+        return Path(self.args.output_dir)
+
+    def push_to_hub(  # type: ignore[override]  # returns the repository's id, as a push of a model does
+        self, commit_message: str | None = "End of training", token: str | None = None, **kwargs
+    ) -> str:
         """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
         if not self.is_world_process_zero():
             return ""
-        save_checkpoint(self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        save_checkpoint(self._folder, self.accelerator.unwrap_model(self.model))
         return self.push_folder(commit_message, token, kwargs.get("revision"))
 
     def push_folder(
@@ -256,8 +265,8 @@ class DialogueTrainer(EpochTrainer):
     ) -> str:
         """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
         return push_checkpoint(
-            self.args.output_dir,
-            self.args.hub_model_id or Path(self.args.output_dir).absolute().name,
+            self._folder,
+            self.args.hub_model_id or self._folder.absolute().name,
             commit_message=commit_message,
             token=token or self.args.hub_token,
             private=self.args.hub_private_repo,
@@ -285,6 +294,8 @@ class MisterETrainer(DialogueTrainer):
         return terms
 
     def _contrastive(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> torch.Tensor:
+        assert outputs.speech_mask is not None and outputs.text_mask is not None
+        assert outputs.speech_states is not None and outputs.text_states is not None
         scored = labels != IGNORE_INDEX
         speech, text = outputs.speech_mask & scored, outputs.text_mask & scored
         states = torch.cat([outputs.speech_states[speech], outputs.text_states[text]])

@@ -25,7 +25,9 @@ class DialogueCell(nn.GRUCell):
         """(N, D) -> (N, 3 H)"""
         return F.linear(rows, self.weight_ih[:, : -self.hidden_size], self.bias_ih)
 
-    def forward(self, of_turn: torch.Tensor, beside: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # the part of the vectors is computed before
+        self, of_turn: torch.Tensor, beside: torch.Tensor, state: torch.Tensor
+    ) -> torch.Tensor:
         """of_turn (B, 3 H), beside, state (B, H) -> (B, H)"""
         by_input = of_turn + F.linear(beside, self.weight_ih[:, -self.hidden_size :])
         by_state = F.linear(state, self.weight_hh, self.bias_hh)
@@ -52,7 +54,8 @@ class DialogueRecurrence(nn.Module):
         parts = self.global_cell.of_turns(rows), self.party_cell.of_turns(rows), self.context_query(rows)
         steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
         party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
-        past, parties = [], []
+        past: list[torch.Tensor] = []
+        parties: list[torch.Tensor] = []
         for to_global, to_party, query in steps:
             if past:
                 states = torch.stack(past, dim=1)  # [B, t, H]

@@ -1,7 +1,7 @@
 """The configuration of the stage-2 conversation model."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -92,11 +92,11 @@ class MisterEConfig(ConversationConfig):
         self.context_kernel_sizes = list(self.context_kernel_sizes)
 
     @property
-    def modalities(self) -> tuple[str, ...]:
+    def modalities(self) -> Sequence[str]:
         return tuple(name for name in ("speech", "text") if name in self.experts or "fusion" in self.experts)
 
     @property
-    def required_modalities(self) -> tuple[str, ...]:
+    def required_modalities(self) -> Sequence[str]:
         return tuple(name for name in self.modalities if name in self.experts)
 
     def without(self, absent: Collection[str]) -> dict[str, Any]:

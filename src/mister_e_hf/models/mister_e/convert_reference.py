@@ -47,7 +47,7 @@ class _Reader:
 
     def __init__(self, state_dict: dict[str, torch.Tensor]):
         self.state_dict = state_dict
-        self.taken = set()
+        self.taken: set[str] = set()
 
     def __call__(self, name: str, *shape: int) -> torch.Tensor:
         """The tensor of that name, of that shape if one is given."""

@@ -19,7 +19,7 @@ from ...base.errors import InputError
 from ...base.losses import focal_terms
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution, TurnLinear
-from ..turns import DialogueCache, TurnLayout
+from ..turns import DialogueCache, NextTurns, TurnLayout
 from .configuration_mister_e import MisterEConfig
 
 # The name before there were other models.
@@ -156,7 +156,7 @@ class FusionExpert(nn.Module):
         text_states = self.dropout(self.text_projection(text) + context.get("text", 0.0))
         for layer in self.layers:
             speech_states, text_states = layer(speech_states, text_states, layout)
-        if self.layers:
+        if self.speech_skip is not None and self.text_skip is not None:
             speech_states = speech_states + self.speech_skip(speech)
             text_states = text_states + self.text_skip(text)
         fused = self.norm(torch.cat([text_states, speech_states], dim=-1))
@@ -254,17 +254,17 @@ class MisterEModel(ConversationPreTrainedModel):
                 present[name] = mask & kept
         modalities = self.modality_turns(embeddings, present, layout)
 
-        expert_logits, context, speech_states, text_states = [], {}, None, None
+        logits_of_experts, context, speech_states, text_states = [], {}, None, None
         for name in ("speech", "text"):
             if name in self.config.experts:
                 logits, context[name] = getattr(self, f"{name}_expert")(modalities[name], layout)
-                expert_logits.append(logits)
+                logits_of_experts.append(logits)
         if "fusion" in self.config.experts:
             logits, speech_states, text_states = self.fusion_expert(
                 modalities["speech"], modalities["text"], context if self.config.fusion_context else {}, layout
             )
-            expert_logits.append(logits)
-        expert_logits = torch.stack(expert_logits, dim=1)  # [N, E, C]
+            logits_of_experts.append(logits)
+        expert_logits = torch.stack(logits_of_experts, dim=1)  # [N, E, C]
         available = expert_availability(self.config.experts, present["speech"], present["text"])
         available_to_gate = available | ~available.any(1, keepdim=True)
         gate_weights = self.gate(expert_logits, available_to_gate)
@@ -281,9 +281,9 @@ class MisterEModel(ConversationPreTrainedModel):
                 self.class_weights(logits),
                 num_items_in_batch,
             )
-            loss, focal_losses = sum(terms), torch.stack(terms).detach()
+            loss, focal_losses = sum(terms[1:], terms[0]), torch.stack(terms).detach()
 
-        if past is not None:
+        if isinstance(layout, NextTurns) and past is not None:
             past.add(layout)
 
         def padded(rows: torch.Tensor | None) -> torch.Tensor | None:
@@ -302,6 +302,7 @@ class MisterEModel(ConversationPreTrainedModel):
         )
 
     def view(self, output: MisterEOutput) -> ConversationOutput:
+        assert output.expert_logits is not None
         experts = enumerate(self.config.heads)
         return ConversationOutput(
             loss=output.loss,
@@ -312,6 +313,7 @@ class MisterEModel(ConversationPreTrainedModel):
 
     def loss_parts(self, output: MisterEOutput) -> dict[str, torch.Tensor]:
         names = [f"{name}_focal" for name in ("mixture", *self.config.heads)]
+        assert output.focal_losses is not None
         return dict(zip(names, output.focal_losses, strict=True))
 
     def _layout(self, real: torch.Tensor, past: DialogueCache | None) -> TurnLayout:
