@@ -15,7 +15,7 @@ def drawn(turns: int, temperature: float, classes: int = 5) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_that_made_the_labels_is_found(temperature):
+def test_fitted_temperature_is_the_true_one(temperature):
     logits, labels = drawn(40_000, temperature)
     fitted = fit_temperature(logits, labels)
     assert fitted == pytest.approx(temperature, rel=0.03)
@@ -23,7 +23,7 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
     assert fit_temperature(logits + 100.0, labels) == pytest.approx(fitted, rel=1e-3)
 
 
-def test_overconfident_probabilities_come_to_mean_what_they_say():
+def test_overconfident_probabilities_are_calibrated():
     logits, labels = drawn(20_000, 1.0)
     fitted = fit_temperature(4.0 * logits[:10_000], labels[:10_000])
     held_out, labels = 4.0 * logits[10_000:], labels[10_000:]
@@ -32,7 +32,7 @@ def test_overconfident_probabilities_come_to_mean_what_they_say():
     assert expected_calibration_error(labels, before) > 0.1 > 0.02 > expected_calibration_error(labels, after)
 
 
-def test_turns_without_a_label_do_not_count():
+def test_unlabelled_turns_do_not_change_the_temperature():
     logits, labels = drawn(2_000, 1.5)
     fitted = fit_temperature(logits, labels)
     more = np.concatenate([logits, 50.0 * np.ones((300, 5)), -50.0 * np.eye(5)])
@@ -42,7 +42,7 @@ def test_turns_without_a_label_do_not_count():
         fit_temperature(logits, np.full(2_000, -100))
 
 
-def test_too_few_turns_fit_no_temperature():
+def test_too_few_turns_keep_temperature_one():
     logits, labels = drawn(99, 0.2)
     assert fit_temperature(logits, labels) == 1.0
     logits, labels = drawn(100, 0.2)
@@ -51,7 +51,7 @@ def test_too_few_turns_fit_no_temperature():
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_where_all_predictions_are_right_or_none_is_it_stays_finite(right):
+def test_temperature_is_finite_if_all_predictions_are_right_or_wrong(right):
     logits = 5.0 * np.eye(4)[np.arange(100) % 4]
     labels = (np.arange(100) + (0 if right else 1)) % 4
     fitted = fit_temperature(logits, labels)

@@ -6,7 +6,7 @@ pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 from mister_e_hf.evaluation.confusion_figure import confusion_figure  # noqa: E402
 
 
-def test_every_cell_says_its_number_and_is_as_dark_as_its_share_of_the_row():
+def test_cells_show_counts_and_shares_of_the_row():
     confusion = np.array([[8, 2], [0, 5], [1, 1]]).repeat(2, axis=1)[:, :3]
     (axes,) = confusion_figure(confusion, ["joy", "anger", "fear"]).axes
     assert [text.get_text() for text in axes.texts] == [str(number) for number in confusion.flatten()]

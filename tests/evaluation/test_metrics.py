@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.mark.parametrize(("labels", "probabilities"), CASES.values(), ids=CASES)
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true", "ignore:A single label was found")
-def test_scores_are_those_of_scikit_learn(labels, probabilities):
+def test_scores_match_scikit_learn(labels, probabilities):
     predictions, classes = probabilities.argmax(-1), list(range(5))
     scores = emotion_scores(labels, probabilities, NAMES)
     options = {"labels": classes, "zero_division": 0}
@@ -65,7 +65,7 @@ def test_scores_are_those_of_scikit_learn(labels, probabilities):
     assert scores["num_utterances"] == len(labels)
 
 
-def test_a_class_without_a_turn_lowers_no_score():
+def test_a_class_without_a_turn_does_not_lower_scores():
     labels = np.array([0, 0, 1, 1, 2])
     scores = emotion_scores(labels, np.eye(4)[labels], list("abcd"))
     assert scores["macro_f1"] == scores["weighted_f1"] == scores["unweighted_average_recall"] == 1.0
@@ -74,7 +74,7 @@ def test_a_class_without_a_turn_lowers_no_score():
     assert emotion_scores(labels, np.eye(4)[wrong], list("abcd"))["macro_f1"] == pytest.approx((2 / 3 + 1 + 1 + 0) / 4)
 
 
-def test_many_confusion_matrices_at_once():
+def test_scores_of_many_confusion_matrices():
     matrices = [confusion_matrix(labels, values.argmax(-1), labels=range(5)) for labels, values in CASES.values()]
     together = scores_from_confusion(np.stack(matrices))
     for index, matrix in enumerate(matrices):
@@ -99,7 +99,7 @@ def test_turns_without_a_label_are_left_out():
 
 
 @pytest.mark.parametrize("labels", [np.array([], dtype=int), np.array([-100, -100])])
-def test_no_label_is_an_error(labels):
+def test_missing_labels_raise(labels):
     with pytest.raises(ValueError, match="No turn has a label"):
         emotion_scores(labels, np.full((len(labels), 5), 0.2), NAMES)
 
@@ -145,7 +145,7 @@ def test_opposite_errors_cancel_within_a_bin_and_not_across_bins():
     assert expected_calibration_error(*case, bins=2) == pytest.approx(0.2)
 
 
-def test_bins_are_of_equal_mass():
+def test_bins_have_equal_mass():
     # With bins of equal width, 0.96 and 0.99 would share one, and their errors would cancel.
     case = joined(binary(0.96, 20, 0), binary(0.99, 19, 1))
     assert expected_calibration_error(*case, bins=2) == pytest.approx((0.04 + 0.04) / 2)
@@ -170,7 +170,7 @@ def test_more_bins_than_turns_and_the_order_of_turns():
 # Bootstrap
 
 
-def test_one_dialogue_gives_an_interval_of_no_width():
+def test_interval_of_one_dialogue_has_no_width():
     labels, probabilities = random_case(40)
     scores = emotion_scores(labels, probabilities, NAMES)
     intervals = bootstrap_intervals(labels, probabilities, np.array(["d"] * 40), draws=50)
@@ -179,7 +179,7 @@ def test_one_dialogue_gives_an_interval_of_no_width():
         assert interval == pytest.approx([scores[name]] * 2, abs=1e-12), name
 
 
-def test_dialogues_that_are_alike_give_an_interval_of_no_width():
+def test_interval_of_equal_dialogues_has_no_width():
     labels, probabilities = random_case(30)
     dialogues = np.repeat(np.arange(6), 30)
     intervals = bootstrap_intervals(np.tile(labels, 6), np.tile(probabilities, (6, 1)), dialogues, draws=50)
@@ -224,7 +224,7 @@ def test_whole_dialogues_are_drawn():
     assert ratio == pytest.approx(20**0.5, rel=0.2)
 
 
-def test_width_is_that_of_the_binomial():
+def test_width_matches_the_binomial():
     labels = np.zeros(400, dtype=int)
     probabilities = certain((np.arange(400) % 4 == 0).astype(int), 2)
     low, high = bootstrap_intervals(labels, probabilities, np.arange(400), draws=4000)["accuracy"]
@@ -232,7 +232,7 @@ def test_width_is_that_of_the_binomial():
     assert [low, high] == pytest.approx([0.75 - half, 0.75 + half], abs=0.006)
 
 
-def test_same_seed_same_interval_whatever_the_dialogues_are_called():
+def test_interval_does_not_depend_on_dialogue_names():
     labels, probabilities = random_case(120)
     dialogues = np.arange(120) // 7
     first = bootstrap_intervals(labels, probabilities, dialogues, draws=50, seed=1)
@@ -262,7 +262,7 @@ def test_metric_gives_the_same_scores(metric):
     assert metric.compute(predictions=probabilities.tolist(), references=labels.tolist()) == expected
 
 
-def test_metric_by_batches_and_one_by_one(metric):
+def test_metric_in_batches_and_one_by_one(metric):
     labels, probabilities = random_case(30)
     labels[4] = -100
     expected = emotion_scores(labels, probabilities, NAMES)
@@ -274,11 +274,11 @@ def test_metric_by_batches_and_one_by_one(metric):
     assert metric.compute() == expected
 
 
-def test_metric_without_a_label_is_an_error(metric):
+def test_metric_without_a_label_raises(metric):
     with pytest.raises(ValueError, match="No turn has a label"):
         metric.compute(predictions=np.full((2, 5), 0.2), references=[-100, -100])
 
 
-def test_softmax_holds_for_any_logits():
+def test_softmax_of_extreme_logits():
     logits = np.array([[0.0, np.log(3.0)], [1e4, -1e4], [-1e30, -1e30]], dtype=np.float32)
     np.testing.assert_allclose(softmax(logits), [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]], rtol=1e-6)

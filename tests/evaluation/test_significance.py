@@ -36,12 +36,12 @@ def test_confusion_counts_every_scored_turn_once():
     np.testing.assert_array_equal(confusion, [first, second])
 
 
-def test_nothing_to_score_is_an_error():
+def test_nothing_to_score_raises():
     with pytest.raises(ValueError, match="No turn has a label"):
         confusion_by_dialogue(np.array([-100]), np.array([[0]]), np.array(["a"]), 2)
 
 
-def test_observed_scores_are_those_of_the_metrics():
+def test_observed_scores_match_the_metrics():
     labels, predictions, dialogues = random_system()
     found = resampled_scores(confusion_by_dialogue(labels, predictions, dialogues, 4), draws=10)
     for seed, row in enumerate(predictions):
@@ -50,7 +50,7 @@ def test_observed_scores_are_those_of_the_metrics():
         assert found["macro_f1"].observed[seed] == pytest.approx(expected["macro_f1"])
 
 
-def test_one_dialogue_and_one_seed_give_no_width_and_no_spread():
+def test_one_dialogue_and_one_seed_have_no_spread():
     found = estimate(weighted_f1(*random_system(seeds=1, dialogues=1, turns=30)))
     assert found.sd is None
     assert found.low == pytest.approx(found.mean) == pytest.approx(found.high)
@@ -61,7 +61,7 @@ def test_mean_and_sample_standard_deviation_over_seeds():
     assert (found.mean, found.sd) == pytest.approx((0.6, 0.1))
 
 
-def test_interval_over_seeds_alone_is_that_of_drawing_seeds():
+def test_interval_over_seeds_alone():
     """Two seeds, identical dialogues: the mean of two draws is low, middle or high with chances 1/4, 1/2, 1/4."""
     found = estimate(SeedScores(np.array([0.4, 0.6]), np.tile([0.4, 0.6], (DRAWS, 1))))
     assert (found.low, found.high) == pytest.approx((0.4, 0.6))
@@ -77,12 +77,12 @@ def test_interval_over_dialogues_has_the_width_of_the_binomial():
     assert (found.low, found.high) == pytest.approx((0.75 - half, 0.75 + half), abs=0.008)
 
 
-def test_a_system_equal_to_the_other_has_difference_0_and_p_1():
+def test_equal_systems_have_difference_0_and_p_1():
     scores = weighted_f1(*random_system())
     assert difference(scores, scores) == (0, 0, 0, 1)
 
 
-def test_difference_is_antisymmetric_and_its_mean_is_that_of_the_means():
+def test_difference_is_antisymmetric():
     good, bad = weighted_f1(*random_system()), weighted_f1(*random_system(right=0.5, seed=1))
     found, turned = difference(good, bad), difference(bad, good)
     assert found.mean == pytest.approx(estimate(good).mean - estimate(bad).mean)
@@ -90,7 +90,7 @@ def test_difference_is_antisymmetric_and_its_mean_is_that_of_the_means():
     assert found.p == turned.p
 
 
-def test_p_value_of_a_system_that_is_always_better_is_the_least():
+def test_p_value_of_an_always_better_system_is_the_smallest():
     labels, predictions, dialogues = random_system(dialogues=100)
     found = difference(
         weighted_f1(labels, labels[None].repeat(3, 0), dialogues), weighted_f1(*random_system(dialogues=100))
@@ -99,14 +99,14 @@ def test_p_value_of_a_system_that_is_always_better_is_the_least():
     assert found.low > 0
 
 
-def test_p_value_by_its_rule():
+def test_p_value_matches_its_definition():
     """Of four draws one is above 0: k = 1, p = 2 (1 + 1) / (1 + 4)."""
     first = SeedScores(np.array([0.4]), np.array([[0.4], [0.4], [0.4], [0.6]]))
     second = SeedScores(np.array([0.5]), np.full((4, 1), 0.5))
     assert difference(first, second).p == pytest.approx(0.8)
 
 
-def test_pairing_makes_the_difference_of_like_systems_sharper_than_either():
+def test_pairing_narrows_the_interval_of_similar_systems():
     labels, predictions, dialogues = random_system(seeds=1, dialogues=100)
     changed = predictions.copy()
     changed[0, :20] = labels[:20]
@@ -117,7 +117,7 @@ def test_pairing_makes_the_difference_of_like_systems_sharper_than_either():
     assert found.high - found.low < 0.5 * (alone.high - alone.low)
 
 
-def test_p_values_of_equal_systems_are_not_small_more_often_than_they_may():
+def test_p_values_of_equal_systems_are_not_too_small():
     small = 0
     for trial in range(60):
         pair = [weighted_f1(*random_system(seeds=3, seed=1000 + 2 * trial + number), draws=200) for number in range(2)]
@@ -125,7 +125,7 @@ def test_p_values_of_equal_systems_are_not_small_more_often_than_they_may():
     assert small <= 8  # 3 are expected; three seeds tell little of their own spread
 
 
-def test_scores_of_other_draws_cannot_be_paired():
+def test_pairing_scores_of_other_draws_raises():
     with pytest.raises(ValueError, match=r"\(2000, 3\) and \(2000, 2\)"):
         difference(weighted_f1(*random_system()), weighted_f1(*random_system(seeds=2)))
     three, two = weighted_f1(*random_system()), weighted_f1(*random_system(seeds=2))
@@ -142,7 +142,7 @@ def test_repetitions_of_a_seed_are_averaged():
     np.testing.assert_allclose(together.drawn, apart.drawn.reshape(-1, 3, 2).mean(2))
 
 
-def test_same_numbers_every_time():
+def test_results_are_deterministic():
     assert estimate(weighted_f1(*random_system())) == estimate(weighted_f1(*random_system()))
 
 
@@ -154,7 +154,7 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_holm_is_capped_and_leaves_a_single_value():
+def test_holm_caps_at_one_and_keeps_a_single_value():
     assert holm([0.6, 0.7]) == [1, 1]
     assert holm([0.04]) == [0.04]
     assert holm([]) == []
@@ -169,7 +169,7 @@ def test_holm_does_not_depend_on_the_order():
 
 
 @pytest.mark.timeout(100)
-def test_a_study_takes_seconds():
+def test_a_study_is_compared_in_seconds():
     """25 systems, 5 seeds, 1,152 dialogues of 7 classes."""
     confusion = np.random.default_rng(0).integers(0, 3, size=(5, 1152, 7, 7))
     full = resampled_scores(confusion)["weighted_f1"]

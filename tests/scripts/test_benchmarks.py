@@ -6,7 +6,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "stage2.py"
 
 
-def test_stage2_benchmark_runs_and_its_batches_have_little_padding(tmp_path):
+def test_stage2_benchmark_runs_with_little_padding(tmp_path):
     words = [sys.executable, str(SCRIPT), "--quick", "--json", str(tmp_path / "numbers.json")]
     call = subprocess.run(words, capture_output=True, text=True, timeout=240)
     assert call.returncode == 0, call.stderr

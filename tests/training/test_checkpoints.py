@@ -101,7 +101,7 @@ def killed(corpus, whole, tmp_path_factory) -> Path:
     return folder
 
 
-def test_killed_before_any_change_of_a_name_it_ends_in_the_same_result(corpus, whole, tmp_path):
+def test_a_run_killed_before_any_rename_resumes_to_the_same_result(corpus, whole, tmp_path):
     count = train_dying(corpus, tmp_path / "counted", None)
     assert outcome(tmp_path / "counted") == outcome(whole) and count > 50
     for at in (count // 3, count // 2, count - 4):
@@ -131,7 +131,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("said", DAMAGES)
-def test_the_checkpoint_before_a_damaged_one_is_taken_and_that_is_said(corpus, whole, killed, tmp_path, caplog, said):
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(corpus, whole, killed, tmp_path, caplog, said):
     folder = shutil.copytree(killed, tmp_path / "run")
     older, newest = finished_checkpoints(folder)
     DAMAGES[said](newest)
@@ -142,7 +142,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_that_is_said(corpus, w
     assert f"resuming from {older.name}" in caplog.text
 
 
-def test_without_a_whole_checkpoint_it_starts_from_the_beginning_and_says_so(corpus, whole, killed, tmp_path, caplog):
+def test_training_starts_again_without_a_complete_checkpoint(corpus, whole, killed, tmp_path, caplog):
     """Also where the newest is whole and the best one so far is not: the best could not be loaded in the end."""
     folder = shutil.copytree(killed, tmp_path / "run")
     best, _ = finished_checkpoints(folder)
@@ -153,13 +153,13 @@ def test_without_a_whole_checkpoint_it_starts_from_the_beginning_and_says_so(cor
     assert "training starts from the beginning" in caplog.text
 
 
-def test_a_run_that_was_moved_keeps_its_best_epoch(corpus, whole, killed, tmp_path):
+def test_a_moved_run_keeps_its_best_epoch(corpus, whole, killed, tmp_path):
     folder = shutil.copytree(killed, tmp_path / "elsewhere")
     results = train(corpus, folder)
     assert outcome(folder) == outcome(whole) and results["best_epoch"] == read_results(whole)["best_epoch"]
 
 
-def test_checkpoints_of_version_0_1_have_no_manifest_and_are_taken(corpus, whole, killed, tmp_path, caplog):
+def test_checkpoints_of_version_0_1_resume_without_a_manifest(corpus, whole, killed, tmp_path, caplog):
     folder = shutil.copytree(killed, tmp_path / "run")
     for checkpoint in finished_checkpoints(folder):
         (checkpoint / MANIFEST).unlink()
@@ -167,7 +167,7 @@ def test_checkpoints_of_version_0_1_have_no_manifest_and_are_taken(corpus, whole
     assert outcome(folder) == outcome(whole) and "whole" not in caplog.text
 
 
-def test_a_newer_transformers_changes_nothing_that_a_run_is_known_by(corpus, whole, killed, tmp_path, monkeypatch):
+def test_a_newer_transformers_does_not_change_the_record_of_a_run(corpus, whole, killed, tmp_path, monkeypatch):
     finished, resumed = (shutil.copytree(path, tmp_path / path.parent.name) for path in (whole, killed))
     monkeypatch.setattr(transformers.configuration_utils, "__version__", "99.0.0")
     assert train(corpus, finished) == read_results(whole)
@@ -186,7 +186,7 @@ def test_damage_is_seen_without_a_manifest(killed, tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "{"])
-def test_a_trainer_state_that_is_none_is_damage(killed, tmp_path, text):
+def test_an_invalid_trainer_state_is_damage(killed, tmp_path, text):
     checkpoint = Path(shutil.copytree(finished_checkpoints(killed)[-1], tmp_path / "checkpoint-6"))
     (checkpoint / MANIFEST).unlink()
     (checkpoint / "trainer_state.json").write_text(text)
@@ -236,7 +236,7 @@ def test_damage_names_the_file(tmp_path):
         ("run.yaml", "recipe: {rate: 1, x: a}\nseed: 4\n", r"recipe.x is 'a' there and not set here; seed is 4 there"),
     ],
 )
-def test_damaged_and_other_records_of_a_run_are_named(tmp_path, name, content, message):
+def test_damaged_or_different_records_raise(tmp_path, name, content, message):
     record = {"recipe": {"rate": 1}, "seed": 3}
     assert not claim_run(tmp_path, record)
     (tmp_path / name).write_text(content)
@@ -247,14 +247,14 @@ def test_damaged_and_other_records_of_a_run_are_named(tmp_path, name, content, m
 # Numbers that are not finite
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(corpus, tmp_path):
+def test_a_loss_that_is_not_finite_stops_training(corpus, tmp_path):
     with pytest.raises(InputError, match=r"ended at step [23]: the loss's term .* is not finite"):
         train(corpus, tmp_path, "--learning_rate", "1e30")
     assert read_results(tmp_path) is None and not finished_checkpoints(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_the_first_step_and_term_that_are_not_finite_are_named():
+def test_first_step_and_term_that_are_not_finite_are_found():
     found = FirstSteps()
     assert found.first() is None
     for step, values in enumerate([(1.0, 2.0), (1.0, torch.inf), (torch.nan, torch.nan), (1.0, 1.0)], start=1):
@@ -262,7 +262,7 @@ def test_the_first_step_and_term_that_are_not_finite_are_named():
         assert found.first() == (None if step == 1 else (2, "contrastive"))
 
 
-def test_probabilities_of_logits_that_are_not_finite_are_refused():
+def test_softmax_of_logits_that_are_not_finite_raises():
     with pytest.raises(InputError, match="logits are not finite"):
         softmax(torch.tensor([[0.0, torch.nan]]).numpy())
 
@@ -277,7 +277,7 @@ def in_place(path: Path):
 
 
 @pytest.mark.parametrize("change", [in_place, lambda path: os.truncate(path, 1000)])
-def test_vectors_that_are_written_to_while_they_are_trained_on_end_the_run(corpus, tmp_path, monkeypatch, change):
+def test_vectors_changed_during_training_raise(corpus, tmp_path, monkeypatch, change):
     from mister_e_hf.training import experiment
 
     for split in ("train", "validation", "test"):
@@ -298,7 +298,7 @@ def test_vectors_that_are_written_to_while_they_are_trained_on_end_the_run(corpu
     assert read_results(tmp_path / "run") is None
 
 
-def test_a_run_in_the_folder_of_its_corpus_is_refused(corpus):
+def test_a_run_in_the_folder_of_its_corpus_raises(corpus):
     before = sorted(corpus.iterdir())
     with pytest.raises(InputError, match="an input of this command; choose another output"):
         train(corpus, corpus)
@@ -307,7 +307,7 @@ def test_a_run_in_the_folder_of_its_corpus_is_refused(corpus):
     assert sorted(corpus.iterdir()) == before
 
 
-def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+def test_checkpoints_are_ordered_by_step(tmp_path):
     for step in (9, 10, 100, 99):
         (tmp_path / f"checkpoint-{step}").mkdir()
     (tmp_path / ".unfinished" / "checkpoint-200").mkdir(parents=True)

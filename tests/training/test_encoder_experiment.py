@@ -71,7 +71,7 @@ def made(backbones: dict[str, Path], **changes) -> Recipe:
     return recipe(backbones, tuning="full", training=training, class_weights={"joy": 1.5})
 
 
-def test_it_learns_which_word_tells_the_emotion(run, corpus):
+def test_encoder_learns_the_word_of_each_emotion(run, corpus):
     results = json.loads((run / "results.json").read_text())
     losses = [entry["loss"] for entry in history(run) if "loss" in entry]
     assert losses[-1] < 0.7 * losses[0]
@@ -86,7 +86,7 @@ def test_it_learns_which_word_tells_the_emotion(run, corpus):
     assert not list(run.rglob(".unfinished*"))
 
 
-def test_the_folder_gives_the_encoder_that_was_scored(run, corpus):
+def test_the_scored_encoder_is_saved(run, corpus):
     encoder, processor = load_encoder(run)
     assert encoder.config.id2label == dict(enumerate(LABELS)) and encoder.config.class_weights == {"joy": 1.5}
     results = json.loads((run / "results.json").read_text())
@@ -109,14 +109,14 @@ def test_the_folder_gives_the_encoder_that_was_scored(run, corpus):
     assert type(AutoModel.from_pretrained(run)) is type(encoder)
 
 
-def test_a_finished_run_is_not_run_again(run, corpus, backbones):
+def test_a_finished_run_is_skipped(run, corpus, backbones):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     again = train_encoder(made(backbones), "text", run, seed=1, corpus=corpus)
     assert again == json.loads((run / "results.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_a_finished_run_needs_its_backbone_no_more(run, corpus, backbones, tmp_path):
+def test_a_finished_run_does_not_need_its_backbone(run, corpus, backbones, tmp_path):
     shutil.move(backbones["text"], tmp_path / "away")
     try:
         assert train_encoder(made(backbones), "text", run, seed=1, corpus=corpus)["seed"] == 1
@@ -124,7 +124,7 @@ def test_a_finished_run_needs_its_backbone_no_more(run, corpus, backbones, tmp_p
         shutil.move(tmp_path / "away", backbones["text"])
 
 
-def test_a_run_of_something_else_is_refused(run, corpus, backbones):
+def test_a_run_with_other_settings_raises(run, corpus, backbones):
     def other_word(row: dict) -> dict:
         for turn in row["utterances"]:
             turn["text"] = turn["text"] and turn["text"].replace("grr", "grrr")
@@ -169,20 +169,20 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
-def test_a_mistake_in_the_recipe_names_its_section_and_claims_no_folder(corpus, backbones, tmp_path, changes, message):
+def test_mistakes_in_the_recipe_raise_before_the_folder_is_claimed(corpus, backbones, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         train_encoder(recipe(backbones, **changes), "text", tmp_path / "run", corpus=corpus)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_backbone_that_is_not_there_is_named(corpus, backbones, tmp_path):
+def test_a_missing_backbone_raises(corpus, backbones, tmp_path):
     wrong = recipe(backbones, backbone=str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="'text_encoder': Folder '.*nothing' does not exist"):
         train_encoder(wrong, "text", tmp_path / "run", corpus=corpus)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_recipe_or_corpus_that_gives_no_encoder_is_named(corpus, backbones, tmp_path):
+def test_a_recipe_or_corpus_without_an_encoder_raises(corpus, backbones, tmp_path):
     with pytest.raises(ValueError, match="no speech_encoder.backbone, so there is no encoder of speech to train"):
         train_encoder(recipe(backbones), "speech", tmp_path / "run", corpus=corpus)
     few = Recipe(recipe(backbones).to_dict() | {"corpus": {"labels": LABELS[:2]}})
@@ -212,7 +212,7 @@ def relabelled(corpus: datasets.DatasetDict, chosen: np.ndarray) -> datasets.Dat
     return datasets.DatasetDict(corpus | {"train": datasets.Dataset.from_list(rows, corpus["train"].features)})
 
 
-def test_the_encoder_of_a_fold_has_not_seen_it(corpus, backbones, tmp_path):
+def test_the_encoder_of_a_fold_does_not_see_the_fold(corpus, backbones, tmp_path):
     settings = recipe(backbones, tuning="full", folds=3)
     train_encoder(settings, "text", tmp_path / "run", corpus=corpus)
     fold = cross_fitting_folds(len(corpus["train"]), 3)
@@ -234,7 +234,7 @@ def test_the_encoder_of_a_fold_has_not_seen_it(corpus, backbones, tmp_path):
     assert not (tmp_path / "alone" / "folds").exists() and "held_out" not in alone
 
 
-def test_folds_can_come_later_and_are_not_trained_again(corpus, backbones, tmp_path):
+def test_folds_can_be_added_later_and_are_trained_once(corpus, backbones, tmp_path):
     settings = recipe(backbones, tuning="frozen")
     train_encoder(settings, "text", tmp_path, corpus=corpus)
     before = contents(tmp_path)
@@ -258,7 +258,7 @@ KILLED = {
 
 
 @pytest.mark.parametrize(("modality", "changes"), KILLED.values(), ids=KILLED)
-def test_a_killed_run_goes_on_to_the_same_bytes(corpus, backbones, tmp_path, modality, changes):
+def test_a_killed_run_resumes_to_the_same_bytes(corpus, backbones, tmp_path, modality, changes):
     settings = recipe(backbones, modality, {"head_learning_rate": 1e-2}, **changes)
 
     def die(event: str, words: tuple):
@@ -305,7 +305,7 @@ def check_checkpoint(folder: Path, tuning: str):
         assert all("lora_" in name for name in load_file(adapter))
 
 
-def test_a_run_killed_before_its_results_writes_them_without_training(corpus, backbones, tmp_path):
+def test_results_are_written_without_training_again(corpus, backbones, tmp_path):
     settings = recipe(backbones, tuning="full")
     results = train_encoder(settings, "text", tmp_path, corpus=corpus)
     before = contents(tmp_path)

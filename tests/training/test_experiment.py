@@ -37,7 +37,7 @@ def run(demo_folder, tmp_path_factory) -> Path:
     return folder
 
 
-def test_run_leaves_a_checkpoint_that_auto_model_loads(run, demo_folder):
+def test_auto_model_loads_the_checkpoint_of_a_run(run, demo_folder):
     model = AutoModel.from_pretrained(run).eval()
     assert list(model.config.id2label.values()) == LABELS
     data = recipe(demo_folder).read_corpus()["test"]
@@ -54,7 +54,7 @@ def test_run_leaves_a_checkpoint_that_auto_model_loads(run, demo_folder):
     assert not list(run.rglob(".unfinished*"))
 
 
-def test_results_are_the_scores_of_the_stored_predictions(run):
+def test_results_match_the_stored_predictions(run):
     results = json.loads((run / "results.json").read_text())
     rows = [row for row in pq.read_table(run / "predictions.parquet").to_pylist() if row["split"] == "test"]
     labels = np.array([LABELS.index(row["label"]) for row in rows])
@@ -70,7 +70,7 @@ def test_results_are_the_scores_of_the_stored_predictions(run):
     assert set(results["data_fingerprints"]) == {"train", "validation", "test"}
 
 
-def test_probabilities_are_calibrated_on_validation_and_logits_are_not(run, demo_folder):
+def test_probabilities_are_calibrated_on_validation_but_not_logits(run, demo_folder):
     results = json.loads((run / "results.json").read_text())
     temperature = results["calibration"]["temperature"]
     assert AutoModel.from_pretrained(run).config.calibration_temperature == temperature != 1
@@ -87,7 +87,7 @@ def test_probabilities_are_calibrated_on_validation_and_logits_are_not(run, demo
     assert found == pytest.approx(expected_calibration_error(labels, before), abs=1e-4)
 
 
-def test_a_finished_run_is_not_run_again_and_another_recipe_is_refused(run, demo_folder):
+def test_a_finished_run_is_skipped_and_another_recipe_raises(run, demo_folder):
     before = (run / "model.safetensors").stat().st_mtime_ns
     assert run_experiment(recipe(demo_folder), run, seed=3) == json.loads((run / "results.json").read_text())
     assert (run / "model.safetensors").stat().st_mtime_ns == before
@@ -97,7 +97,7 @@ def test_a_finished_run_is_not_run_again_and_another_recipe_is_refused(run, demo
         run_experiment(recipe(demo_folder), run, seed=4)
 
 
-def test_a_killed_run_goes_on_to_the_same_result(demo_folder, tmp_path):
+def test_a_killed_run_resumes_to_the_same_result(demo_folder, tmp_path):
     words = ["--corpus", str(demo_folder), *SHORT, "--num_train_epochs", "4"]
 
     def train(folder: Path) -> list[str]:
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_same_result(demo_folder, tmp_path):
     assert results[0] == results[1]
 
 
-def test_several_seeds_give_mean_and_standard_deviation(demo_folder, tmp_path):
+def test_mean_and_standard_deviation_of_several_seeds(demo_folder, tmp_path):
     summary = run_seeds(recipe(demo_folder, "--num_train_epochs", "1"), tmp_path, [0, 1])
     runs = [json.loads((tmp_path / f"seed-{seed}" / "results.json").read_text()) for seed in (0, 1)]
     values = [result["test"]["mixture"]["weighted_f1"] for result in runs]
@@ -144,11 +144,11 @@ def test_several_seeds_give_mean_and_standard_deviation(demo_folder, tmp_path):
     assert f"{100 * block['mean']:.2f} ± {100 * block['sd']:.2f}" in format_results(summary)
 
 
-def test_one_seed_has_no_spread():
+def test_one_seed_has_no_standard_deviation():
     assert summarize([{"mixture": {"weighted_f1": 0.5, "num_utterances": 3}}])["mixture"]["weighted_f1"]["sd"] is None
 
 
-def test_zeros_are_left_out_of_the_second_scoring():
+def test_second_scoring_leaves_zeros_out():
     table = pa.table(
         {
             "dialogue_id": ["a"],
@@ -176,7 +176,7 @@ def test_zeros_are_left_out_of_the_second_scoring():
         (["--labels", "[a, b]"], "not one of the model's labels"),
     ],
 )
-def test_mistakes_end_in_one_clear_line_before_training(words, message, demo_folder, tmp_path, capsys):
+def test_mistakes_are_one_line_before_training(words, message, demo_folder, tmp_path, capsys):
     corpus = [] if "--corpus" in words else ["--corpus", str(demo_folder)]
     command = [
         "train",
@@ -230,7 +230,7 @@ def test_full_model_beats_each_expert_and_a_model_without_context(tmp_path):
     assert per_class["mixture"]["sadness"] > scores["context-free"]["mixture"]["f1_per_class"]["sadness"] + 0.2
 
 
-def test_the_last_epoch_can_count_in_place_of_the_best(demo_folder, tmp_path):
+def test_last_epoch_can_be_kept_instead_of_the_best(demo_folder, tmp_path):
     words = ["--load_best_model_at_end", "false", "--num_train_epochs", "3", "--learning_rate", "0.3"]
     results = run_experiment(recipe(demo_folder, *words), tmp_path, seed=0)
     assert results["best_epoch"] is None

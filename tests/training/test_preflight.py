@@ -72,14 +72,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("more", "message"), WRONG.values(), ids=WRONG)
-def test_a_mistake_of_any_stage_is_found_before_the_first(demo, tmp_path, more, message):
+def test_mistakes_of_any_stage_raise_before_the_first(demo, tmp_path, more, message):
     more = [str(demo / "backbones" / word[1:]) if word[0] == "@" else word for word in more]
     with pytest.raises((InputError, OSError), match=f"(?s){message}"):
         stages.train(recipe_of(demo, *more), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_split_that_is_missing_is_found_before_the_first_step(demo, tmp_path):
+def test_a_missing_split_raises_before_the_first_step(demo, tmp_path):
     corpus = tmp_path / "corpus"
     shutil.copytree(demo / "corpus", corpus)
     for path in corpus.glob("test*"):
@@ -108,7 +108,7 @@ def test_a_corpus_of_one_modality_trains_with_any_recipe(demo, lacking, tmp_path
     assert set(stages.train(vectors, tmp_path / "again")["test"]) == {"mixture", present}
 
 
-def test_encoders_that_are_not_wanted_are_skipped(demo, tmp_path, capsys):
+def test_unused_encoders_are_skipped(demo, tmp_path, capsys):
     plan = preflight.check_run(recipe_of(demo, "--speech_encoder", "none"), tmp_path)
     assert plan.modalities == ["text"] and plan.recipe.value("model.experts") == ["text"]
     terms = ["--contrastive_weight", "0", "--consistency_weight", "0"]
@@ -125,19 +125,19 @@ SEEDS = {
 
 
 @pytest.mark.parametrize(("seeds", "message"), SEEDS.values(), ids=SEEDS)
-def test_seeds_that_cannot_be_meant_are_refused(demo, tmp_path, seeds, message):
+def test_invalid_seeds_raise(demo, tmp_path, seeds, message):
     with pytest.raises(InputError, match=message):
         stages.train(recipe_of(demo), tmp_path, seeds)
 
 
-def test_a_model_that_no_memory_holds_is_refused(demo, tmp_path, monkeypatch):
+def test_a_model_larger_than_memory_raises(demo, tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "_memory", lambda: 4 * 1000)
     with pytest.raises(InputError, match="section 'model': its weights alone take .* GiB"):
         preflight.check_run(recipe_of(demo), tmp_path)
 
 
 @pytest.mark.parametrize("place", ["file/run", "corpus"])
-def test_a_folder_that_cannot_be_written_to_is_found_by_a_dry_run(demo, tmp_path, place):
+def test_dry_run_checks_that_the_folder_is_writable(demo, tmp_path, place):
     (tmp_path / "file").write_text("")
     recipe = recipe_of(demo)
     output = Path(recipe.corpus_path()) / "run" if place == "corpus" else tmp_path / place
@@ -147,7 +147,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_by_a_dry_run(demo, tmp_path
         preflight.check_run(recipe_of(demo, "--model.num_attention_heads", "7"), tmp_path / "run")
 
 
-def test_a_dry_run_takes_a_step_of_each_stage_and_leaves_nothing(demo, tmp_path, capsys):
+def test_dry_run_tries_each_stage_and_writes_nothing(demo, tmp_path, capsys):
     command = ["train", str(RECIPE), *words(demo), "--output_dir", str(tmp_path / "run"), "--dry_run"]
     assert cli.main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -160,7 +160,7 @@ def test_a_dry_run_takes_a_step_of_each_stage_and_leaves_nothing(demo, tmp_path,
     assert cli.main([*command, "--learning_rate", "-1"]) == 2
 
 
-def test_a_dry_run_counts_the_steps_of_the_run(demo, tmp_path):
+def test_dry_run_counts_the_steps_of_the_run(demo, tmp_path):
     one, two = (
         [cost["steps"] for cost in dry_run(recipe_of(demo, *more), tmp_path)]
         for more in ((), ("--num_train_epochs", "4"))
@@ -173,7 +173,7 @@ def test_a_dry_run_counts_the_steps_of_the_run(demo, tmp_path):
     assert [cost["stage"] for cost in finished] == ["MiSTER-E"]
 
 
-def test_the_longest_come_first_and_then_the_middle():
+def test_dry_run_takes_the_longest_items_and_those_of_median_length():
     assert _order([5, 1, 9, 3, 7], 2) == [2, 4, 4, 0]
     assert len(_order([3], 4)) == 8
 
@@ -181,7 +181,7 @@ def test_the_longest_come_first_and_then_the_middle():
 # Threads
 
 
-def test_a_small_model_on_a_cpu_computes_with_one_thread(monkeypatch):
+def test_a_small_model_on_a_cpu_uses_one_thread(monkeypatch):
     sizes = {"speech_embedding_dim": 4, "text_embedding_dim": 4, "attention_dim": 12, "context_num_layers": 1}
     models = {size: MisterEModel(MisterEConfig(hidden_size=size, **sizes)) for size in (16, 512)}
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -201,6 +201,6 @@ def test_a_small_model_on_a_cpu_computes_with_one_thread(monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "9999"])
-def test_threads_that_cannot_be_meant_are_refused(demo, count, capsys):
+def test_invalid_thread_counts_raise(demo, count, capsys):
     assert cli.main(["train", str(RECIPE), *words(demo), "--threads", count]) == 2
     assert "--threads must be a whole number" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_published_recipes_have_the_sizes_of_the_defaults(name):
         assert getattr(config, field) == getattr(default, field), field
 
 
-def test_small_recipes_stand_beside_published_ones():
+def test_published_recipes_have_small_ones():
     assert len(PUBLISHED) == 4 and {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), *OWN_LABELS}
     for name in PUBLISHED:
         published, small = Recipe.load(RECIPES[name]), Recipe.load(RECIPES[f"{name}-small"])
@@ -113,7 +113,7 @@ def test_overrides(words, section, field, value):
     assert found == value and type(found) is type(value)
 
 
-def test_overrides_reach_what_is_built(tmp_path):
+def test_overrides_change_model_and_arguments(tmp_path):
     made = recipe("--learning_rate", "1e-4", "--causal", "--experts", "text", "--eval_strategy", "no")
     made.override(["--load_best_model_at_end", "false", "--warmup_steps", "1e-1"])
     arguments = made.training_arguments(tmp_path, 0)
@@ -142,18 +142,18 @@ def test_a_field_of_two_sections_needs_its_section(monkeypatch):
 # Files
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_raises(tmp_path):
     for path, what in ((tmp_path / "recipe.yaml", "neither a file nor the name of a recipe"), (tmp_path, "a folder")):
         with pytest.raises(FileNotFoundError) as error:
             Recipe.load(path)
         assert f"'{path}'" in str(error.value) and what in str(error.value)
 
 
-def test_an_empty_section_is_none_given(tmp_path):
+def test_an_empty_section_means_defaults(tmp_path):
     assert Recipe.load(write(tmp_path, "model:\ncorpus: {labels: [a, b]}\n")).model_config().hidden_size == 1024
 
 
-def test_without_labels_and_a_corpus_both_ways_out_are_named(tmp_path):
+def test_missing_labels_raise_with_both_remedies(tmp_path):
     made = Recipe.load(write(tmp_path, "corpus: {}\n"))
     for build in (made.model_config, made.read_corpus):
         with pytest.raises(InputError, match=r"no labels: .*\(--corpus\).*\(--corpus.labels\)"):

@@ -25,7 +25,7 @@ def test_encoder_sections_hold_fields_and_training(tmp_path):
     assert made.training_arguments(tmp_path, 0).learning_rate == 1e-5
 
 
-def test_an_encoder_takes_nothing_back_to_its_recipe():
+def test_encoder_settings_are_a_copy():
     made = recipe_of_encoders()
     settings = made.encoder("text")
     settings.fields["lora_r"] = settings.training["learning_rate"] = 0
@@ -55,7 +55,7 @@ def test_encoder_sections_to_dict_and_back(sections, tmp_path):
 
 
 @pytest.mark.parametrize("sections", [{}, {"text_encoder": None}, {"text_encoder": {}, "speech_encoder": None}])
-def test_without_encoders_a_recipe_is_what_it_was(sections):
+def test_a_recipe_without_encoders(sections):
     made = Recipe(SECTIONS | sections)
     assert made.to_dict() == SECTIONS | {"corpus": {"labels": LABELS}}
     for modality in ("speech", "text"):
@@ -105,7 +105,7 @@ def test_both_overrides_of_the_readme(tmp_path):
     assert text.training_arguments(tmp_path, 0).learning_rate == 1e-4
 
 
-def test_a_name_alone_is_of_stage_2():
+def test_a_field_without_section_belongs_to_stage_2():
     before = recipe_of_encoders().to_dict()
     words = ["--learning_rate", "0.5", "--class_weights", "{joy: 2.0}", "--num_train_epochs", "7"]
     after = recipe_of_encoders(*words).to_dict()
@@ -114,7 +114,7 @@ def test_a_name_alone_is_of_stage_2():
     assert after["model"]["class_weights"] == {"joy": 2.0}
 
 
-def test_what_the_encoder_s_training_arguments_refuse_names_the_section(tmp_path):
+def test_invalid_training_arguments_of_an_encoder_name_the_section(tmp_path):
     with pytest.raises(ValueError, match="section 'text_encoder.training': .*cosin"):
         recipe_of_encoders("--text_encoder.training.lr_scheduler_type", "cosin")
     made = recipe_of_encoders("--text_encoder.training.eval_strategy", "no")
@@ -122,7 +122,7 @@ def test_what_the_encoder_s_training_arguments_refuse_names_the_section(tmp_path
         made.encoder("text").training_arguments(tmp_path, 0)
 
 
-def test_an_encoder_and_its_processor_are_what_the_section_says(tmp_path):
+def test_encoder_and_processor_follow_the_section(tmp_path):
     backbone = write_backbone(tmp_path / "text", "text")
     fields = {"tuning": "full", "embedding_dim": 5, "dtype": "bfloat16", "class_weights": {LABELS[1]: 2.0}}
     fields |= {"prompt": "well {text}", "max_tokens": 9, "pooling": "last_token"}

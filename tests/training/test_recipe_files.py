@@ -24,14 +24,14 @@ def test_a_recipe_is_found_by_name_from_any_folder(tmp_path, monkeypatch, form):
         assert find_recipe(form.format(path.stem)).samefile(path)
 
 
-def test_a_file_of_that_name_comes_first(tmp_path, monkeypatch):
+def test_a_file_comes_before_a_recipe_of_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("demo.yaml").write_text("corpus: {labels: [a, b]}\n")
     assert Recipe.load("demo.yaml").corpus.labels == ["a", "b"]
     assert Recipe.load("demo").corpus.name == "demo"
 
 
-def test_an_unknown_name_is_answered_with_the_names(tmp_path, monkeypatch, capsys):
+def test_an_unknown_name_lists_the_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "mister-e-meld-smal"]) == 2
     error = capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_an_unknown_name_is_answered_with_the_names(tmp_path, monkeypatch, capsy
     assert "'elsewhere/demo' is neither a file" in capsys.readouterr().err
 
 
-def test_own_small_says_nothing_of_any_corpus():
+def test_own_small_names_no_corpus():
     sections = Recipe.load("own-small").to_dict()
     assert sections["corpus"] == {} and "baselines" not in sections and "class_weights" not in sections["model"]
     assert Recipe.load("own-small", ["--corpus.labels", "a", "b"]).model().num_parameters() < 2_000_000
@@ -54,7 +54,7 @@ print(Path(mister_e_hf.__file__).parent, find_recipe("own-small"), *recipe_names
 """
 
 
-def test_wheel_holds_the_package_and_its_recipes(tmp_path):
+def test_a_wheel_contains_the_recipes(tmp_path):
     pytest.importorskip("hatchling")
     for folder in ("dist", "site", "empty"):
         (tmp_path / folder).mkdir()

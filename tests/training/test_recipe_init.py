@@ -65,7 +65,7 @@ KINDS = {"both": (set(), ["speech", "text"]), "text": ({"file_name"}, ["text"]),
 
 
 @pytest.mark.parametrize(("without", "modalities"), KINDS.values(), ids=KINDS)
-def test_a_corpus_trains_as_it_is(make, backbones, capsys, without, modalities):
+def test_written_recipe_trains_on_the_corpus(make, backbones, capsys, without, modalities):
     corpus = make(without)
     assert main(["init", str(corpus)]) == 0
     printed = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_a_corpus_trains_as_it_is(make, backbones, capsys, without, modalities):
 
 
 @pytest.mark.parametrize("modalities", [["speech", "text"], ["text"], ["speech"]], ids="-".join)
-def test_a_corpus_of_vectors_needs_no_encoder(make, modalities, capsys):
+def test_recipe_for_a_corpus_of_vectors_has_no_encoder(make, modalities, capsys):
     corpus = make()
     for split in SIZES:
         table = pq.read_table(corpus / f"{split}.parquet")
@@ -99,7 +99,7 @@ def test_a_corpus_of_vectors_needs_no_encoder(make, modalities, capsys):
     assert {name: getattr(config, f"{name}_embedding_dim") for name in modalities} == widths
 
 
-def test_what_cannot_be_trained_on_is_refused_and_nothing_written(make, capsys):
+def test_unusable_corpora_raise_and_nothing_is_written(make, capsys):
     corpus = make(sizes={"train": 3})
     (corpus / "validation.parquet").unlink(missing_ok=True)
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_trained_on_is_refused_and_nothing_written(make, capsys):
     assert Path("calls.yaml").read_text() == "mine" and len(list(Path().glob("*.yaml"))) == 1
 
 
-def test_an_unlabelled_split_is_named(make, capsys):
+def test_an_unlabelled_split_raises(make, capsys):
     corpus = make({"emotion"})
     capsys.readouterr()
     assert main(["init", str(corpus)]) == 2

@@ -66,7 +66,7 @@ def test_baselines_to_dict_and_back(tmp_path):
     assert "baselines" not in recipe().to_dict()
 
 
-def test_overrides_of_baselines_and_of_what_they_share():
+def test_overrides_of_baselines_and_of_shared_fields():
     words = ["--baselines.mult.model.num_layers", "3", "--baselines.sdt.training.learning_rate=1e-2"]
     made = recipe_of_baselines(*words, "--text_embedding_dim", "7", "--num_train_epochs", "9")
     assert made.baseline("mult").model_config().num_layers == 3
@@ -76,7 +76,7 @@ def test_overrides_of_baselines_and_of_what_they_share():
     assert made.model_config().hidden_size == 16 and made.sections["training"]["num_train_epochs"] == 9
 
 
-def test_a_model_s_type_says_which_fields_it_has(tmp_path):
+def test_fields_depend_on_the_model_type(tmp_path):
     text = "corpus: {labels: [a, b]}\nmodel: {dropout: 0.25, model_type: erc_bc_lstm, modalities: [text]}\n"
     made = Recipe.load(write(tmp_path, text), ["--hidden_size", "8"])
     config = made.model_config()
@@ -86,7 +86,7 @@ def test_a_model_s_type_says_which_fields_it_has(tmp_path):
     assert type(recipe("--model_type", "mister_e").model()) is MisterEModel
 
 
-def test_a_new_model_is_what_its_class_makes_of_the_seed():
+def test_a_new_model_depends_on_the_seed_alone():
     torch.manual_seed(3)
     found = recipe().model().state_dict()
     torch.manual_seed(3)
@@ -95,7 +95,7 @@ def test_a_new_model_is_what_its_class_makes_of_the_seed():
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_baseline_needs_the_modalities_it_reads(demo_folder, tmp_path):
+def test_missing_modalities_of_a_baseline_raise(demo_folder, tmp_path):
     mute = changed_corpus(demo_folder, tmp_path, lambda table: table.drop_columns("text_features"))
     for name in baselines.BASELINES:
         with pytest.raises(ValueError, match="train: no turn has text.*leave it out of model.modalities"):
@@ -104,7 +104,7 @@ def test_a_baseline_needs_the_modalities_it_reads(demo_folder, tmp_path):
     assert made.baseline("bc_lstm").read_corpus()
 
 
-def test_what_is_wrong_with_a_baseline_is_named():
+def test_mistakes_in_a_baseline_raise():
     with pytest.raises(
         ValueError, match="Unknown model 'lstm'; expected one of mister_e, logistic_regression, bc_lstm"
     ):

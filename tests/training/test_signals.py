@@ -45,7 +45,7 @@ def test_a_forked_process_ends_where_it_is(number):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
 
 
-def test_a_child_ends_however_early_it_is_told_to():
+def test_a_child_ends_however_early_it_is_stopped():
     """A signal right after a fork, before Python continues, must not be lost: a pool would wait for ever."""
     with _ends_as_interrupted():
         for _ in range(100):

@@ -82,7 +82,7 @@ def test_folder_holds_every_stage_and_each_loads_alone(run):
             assert torch.equal(weight, encoder.state_dict()[name]), name
 
 
-def test_the_card_s_code_makes_the_vectors(run):
+def test_code_of_the_card_makes_the_vectors(run):
     card = (run / "README.md").read_text().replace("REPOSITORY", str(run))
     samples, texts = [np.zeros(8000, dtype=np.float32)], ["really"]
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -104,14 +104,14 @@ def test_vectors_are_those_of_the_encoders_in_the_folder(run):
     torch.testing.assert_close(corpus["test"][0]["text_embeddings"], vectors, rtol=0, atol=1e-5)
 
 
-def test_what_is_done_is_not_done_again(run):
+def test_finished_stages_are_skipped(run):
     files = [*run.rglob("results.json"), *run.rglob("*.safetensors")]
     before = {path: path.stat().st_mtime_ns for path in files}
     assert cli.main(["train", *words(run)]) == 0
     assert {path: path.stat().st_mtime_ns for path in files} == before and len(before) > 6
 
 
-def test_vectors_made_one_stage_after_another_bring_their_encoders_along(run, tmp_path):
+def test_checkpoint_includes_the_encoders_of_its_vectors(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run / "encoders", folder / "encoders")
     embed = [*words(run)[:3], "--output_dir", str(folder), *words(run)[5:], "--out", str(tmp_path / "vectors")]
@@ -124,7 +124,7 @@ def test_vectors_made_one_stage_after_another_bring_their_encoders_along(run, tm
         assert (folder / weights).read_bytes() == (run / weights).read_bytes()
 
 
-def test_vectors_of_other_encoders_bring_none_along(run, tmp_path):
+def test_checkpoint_excludes_encoders_of_other_vectors(run, tmp_path):
     folder = shutil.copytree(run / "encoders", tmp_path / "run" / "encoders").parent
     for results in folder.rglob("results.json"):
         results.write_text(results.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
@@ -159,7 +159,7 @@ def test_embedding_needs_trained_encoders(run, tmp_path):
         stages.embed(recipe, tmp_path)
 
 
-def test_cross_fitted_vectors_are_of_the_corpus_that_was_trained_on(run, tmp_path):
+def test_cross_fitted_vectors_need_the_training_corpus(run, tmp_path):
     recipe = Recipe.load(RECIPE, [*words(run)[1:3], *words(run)[5:], "--text_encoder.folds", "2"])
     with pytest.raises(FileNotFoundError, match="No trained encoder of text in '.*folds/0-of-2'; train it first"):
         stages.embed(recipe, run, tmp_path / "vectors")
@@ -178,7 +178,7 @@ def test_cross_fitted_vectors_are_of_the_corpus_that_was_trained_on(run, tmp_pat
         stages.embed(recipe, copy, tmp_path / "fewer", corpus=fewer)
 
 
-def test_an_encoder_without_a_backbone_is_told_before_anything_is_trained(run, tmp_path):
+def test_an_encoder_without_a_backbone_raises_before_training(run, tmp_path):
     command = [str(RECIPE), "--corpus", str(run / "demo" / "corpus"), "--output_dir", str(tmp_path / "run")]
     call = subprocess.run(
         [sys.executable, ROOT / "scripts" / "train.py", *command], capture_output=True, text=True, timeout=120
@@ -187,7 +187,7 @@ def test_an_encoder_without_a_backbone_is_told_before_anything_is_trained(run, t
     assert not (tmp_path / "run").exists()
 
 
-def test_pushed_folder_loads_in_a_process_that_has_never_seen_the_code(run, tmp_path):
+def test_pushed_folder_loads_without_the_package(run, tmp_path):
     with loopback_hub() as hub:
         environment = os.environ | hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
 
@@ -214,7 +214,7 @@ def test_pushed_folder_loads_in_a_process_that_has_never_seen_the_code(run, tmp_
         assert python(WITHOUT_THE_PACKAGE, "org/run").split() == ["MisterEModel", "UtteranceEncoder"]
 
 
-def test_encoder_results_say_what_was_trained(run):
+def test_encoder_results_describe_the_encoder(run):
     for modality in ("speech", "text"):
         results = json.loads((stages.encoder_folder(run, modality) / "results.json").read_text())
         assert results["modality"] == modality

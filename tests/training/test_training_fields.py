@@ -39,7 +39,7 @@ def test_every_field_is_known():
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_defaults_and_what_transformers_makes_of_them_are_taken(tmp_path, cls):
+def test_defaults_are_accepted(tmp_path, cls):
     made = arguments(tmp_path, cls)
     assert dataclasses.replace(made) == made and copy.deepcopy(made) == made
     for field in dataclasses.fields(cls):
@@ -57,7 +57,7 @@ def test_a_field_of_a_newer_version_keeps_its_default(tmp_path):
     check_field("brand_new", 3, Newer)
 
 
-def test_a_subclass_may_have_fields_of_its_own(tmp_path):
+def test_a_subclass_may_add_fields(tmp_path):
     @dataclasses.dataclass
     class Own(MisterETrainingArguments):
         mine: int = 3
@@ -74,7 +74,7 @@ def beyond(rule) -> list:
 
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
-def test_values_that_cannot_be_meant_are_refused(name):
+def test_invalid_values_raise(name):
     rule = FIELDS[name]
     cls = UtteranceTrainingArguments if name == "head_learning_rate" else MisterETrainingArguments
     if name not in cls.__dataclass_fields__:
@@ -168,7 +168,7 @@ TOGETHER = {
 
 
 @pytest.mark.parametrize(("settings", "message"), TOGETHER.values(), ids=TOGETHER)
-def test_fields_that_do_not_fit_one_another_are_refused(tmp_path, settings, message):
+def test_contradicting_fields_raise(tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         arguments(tmp_path, **settings)
 
@@ -177,7 +177,7 @@ def test_fields_that_do_not_fit_one_another_are_refused(tmp_path, settings, mess
     ("variable", "value"),
     [("ACCELERATE_MIXED_PRECISION", "bf16"), ("ACCELERATE_USE_DEEPSPEED", "true"), ("ACCELERATE_USE_FSDP", "1")],
 )
-def test_what_a_launcher_asks_for_and_the_arguments_do_not_is_refused(tmp_path, monkeypatch, variable, value):
+def test_launcher_settings_that_contradict_the_arguments_raise(tmp_path, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     with pytest.raises(InputError, match=variable):
         arguments(tmp_path)
@@ -194,19 +194,19 @@ BETTER = {
 
 
 @pytest.mark.parametrize(("metric", "better"), BETTER.items(), ids=BETTER)
-def test_the_direction_is_the_metric_s(tmp_path, metric, better):
+def test_direction_follows_the_metric(tmp_path, metric, better):
     made = arguments(tmp_path, metric_for_best_model=metric, lr_scheduler_type="reduce_lr_on_plateau")
     assert made.greater_is_better is better
     assert made.lr_scheduler_kwargs == {"mode": "max" if better else "min"}
 
 
-def test_the_worst_epoch_is_kept_on_request_alone_and_with_a_warning(tmp_path, caplog):
+def test_keeping_the_worst_epoch_warns(tmp_path, caplog):
     assert arguments(tmp_path).greater_is_better and not caplog.records
     assert not arguments(tmp_path, greater_is_better=False).greater_is_better
     assert "the worst epoch by 'weighted_f1' would be kept" in caplog.text
 
 
-def test_metrics_that_there_are(tmp_path):
+def test_metric_must_be_one_of_the_scores(tmp_path):
     def trainer(**settings):
         data = tiny_corpus()["validation"]
         made = arguments(tmp_path, **settings)
@@ -246,7 +246,7 @@ ALONE |= {
 
 
 @pytest.mark.parametrize("settings", ALONE.values(), ids=ALONE)
-def test_what_is_supported_trains(tmp_path, settings):
+def test_supported_values_train(tmp_path, settings):
     data, model = tiny_corpus()["validation"], tiny_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     made = arguments(
@@ -263,7 +263,7 @@ def test_what_is_supported_trains(tmp_path, settings):
         assert best == (max if made.greater_is_better else min)(scores)
 
 
-def test_a_rule_says_what_it_takes():
+def test_rules_describe_their_values():
     assert str(FIELDS["max_steps"]) == "a whole number of at least 1 and at most 1,000,000,000, or -1"
     assert str(FIELDS["eval_strategy"]) == "one of no, steps, epoch"
     assert isinstance(FIELDS["run_name"], Kind)

@@ -52,7 +52,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(backbone
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 @pytest.mark.parametrize("modality", ["speech", "text"])
-def test_states_that_are_computed_twice_give_the_same_gradient(corpus, backbones, tmp_path, modality, tuning):
+def test_activation_checkpointing_gives_the_same_gradient(corpus, backbones, tmp_path, modality, tuning):
     turns = Utterances(corpus["train"], modality, LABEL2ID)
     options = {"data": [turns[item] for item in range(4)], "modality": modality, "model": {"tuning": tuning}}
     kept = gradient(backbones[modality], tmp_path, **options)
@@ -62,7 +62,7 @@ def test_states_that_are_computed_twice_give_the_same_gradient(corpus, backbones
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
-def test_what_starts_from_nothing_has_a_rate_of_its_own(backbones, tmp_path, tuning):
+def test_head_learning_rate_applies_to_new_weights(backbones, tmp_path, tuning):
     options = {"optim": "adamw_torch", "weight_decay": 0.1, "learning_rate": 1e-5}
     trainer = trainer_of(
         backbones["text"], tmp_path, items([0, 1]), model={"tuning": tuning}, head_learning_rate=1e-2, **options
@@ -85,7 +85,7 @@ def test_what_starts_from_nothing_has_a_rate_of_its_own(backbones, tmp_path, tun
     assert {group["lr"] for group in trainer.create_optimizer().param_groups} == {1e-5}
 
 
-def test_the_head_s_rate_is_that_of_its_steps(backbones, tmp_path):
+def test_head_learning_rate_scales_the_steps(backbones, tmp_path):
     one = gradient(backbones["text"], tmp_path, items([0, 1, 2, 0]))
     other = gradient(backbones["text"], tmp_path, items([0, 1, 2, 0]), learning_rate=0.5, head_learning_rate=3.0)
     for name, step in other.items():
@@ -115,7 +115,7 @@ class SpoilLastEpoch(TrainerCallback):
 
 
 @pytest.mark.parametrize("tuning", ["frozen", "lora", "full"])
-def test_the_best_epoch_is_what_remains(corpus, backbones, tmp_path, tuning):
+def test_best_epoch_is_kept(corpus, backbones, tmp_path, tuning):
     spoil = SpoilLastEpoch()
     data = {
         split: Utterances(corpus[split], "text", LABEL2ID, labelled_only=True) for split in ("train", "validation")
@@ -143,7 +143,7 @@ def test_the_best_epoch_is_what_remains(corpus, backbones, tmp_path, tuning):
 
 
 @pytest.mark.parametrize("modality", ["speech", "text"])
-def test_predictions_come_back_in_the_order_of_the_turns(corpus, backbones, tmp_path, modality):
+def test_predictions_keep_the_order_of_turns(corpus, backbones, tmp_path, modality):
     data = Utterances(corpus["test"], modality, LABEL2ID)
     trainer = trainer_of(backbones[modality], tmp_path, modality=modality, per_device_eval_batch_size=3)
     prediction = trainer.predict(data)
@@ -158,7 +158,7 @@ def test_predictions_come_back_in_the_order_of_the_turns(corpus, backbones, tmp_
     assert 0 < scored.sum() < len(data)
 
 
-def test_training_crops_long_sound_and_batches_like_lengths(corpus, backbones, tmp_path):
+def test_training_crops_long_audio_and_batches_similar_lengths(corpus, backbones, tmp_path):
     data = Utterances(corpus["train"], "speech", LABEL2ID)
     trainer = trainer_of(
         backbones["speech"],
