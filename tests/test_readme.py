@@ -237,6 +237,15 @@ def test_every_command_and_option_exists(page):
 
 
 @every_page
+def test_every_target_of_make_exists(page):
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)[
+        1
+    ].split()
+    for target in re.findall(r"(?:^|`)make ([\w-]+)", TEXTS[page], flags=re.MULTILINE):
+        assert target in targets, target
+
+
+@every_page
 def test_every_option_in_the_prose_exists(page):
     helps = [help_of(name) for name in command_names() if name != "corpus"]
     helps += [help_of("corpus", name) for name in ("iemocap", "meld", "mosi", "folder")]
