@@ -61,7 +61,7 @@ def test_empty_splits_are_left_out(lines):
 
 
 def test_other_folders_and_tables_raise(lines, tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"'{tmp_path / 'nothing'}' is neither a corpus folder"):
+    with pytest.raises(FileNotFoundError, match=f"No corpus folder at '{tmp_path / 'nothing'}'"):
         load_dialogues(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="'.*empty' holds no tables; create a corpus with `mister-e corpus`"):
@@ -119,7 +119,7 @@ def test_corpus_round_trips_through_the_hub(lines, tmp_path):
     assert call.returncode == 0, call.stdout + call.stderr
     here, there, error = call.stdout.splitlines()
     assert here == there and "validation" in here
-    assert error.startswith("'org/nothing' is neither a corpus folder here nor a dataset that could be loaded")
+    assert error.startswith("'org/nothing' is neither a folder here nor a dataset that could be loaded")
 
 
 # The fingerprint

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..base import progress
 from ..base.errors import InputError, reading
+from .hub_datasets import load_from_hub
 from .provenance import Provenance
 from .publishing import table_files
 from .schema import dialogue_features
@@ -36,7 +37,11 @@ def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.Datase
         corpus = source
     else:
         folder = Path(source).expanduser()
-        corpus = _read_folder(folder) if folder.is_dir() else _read_hub(str(source))
+        if folder.is_dir():
+            corpus = _read_folder(folder)
+        else:
+            progress.line(f"reading '{source}' from the Hub")
+            corpus = load_from_hub(str(source))
     where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
     for split, data in corpus.items():
         if "utterances" not in data.column_names or "dialogue_id" not in data.column_names:
@@ -79,16 +84,6 @@ def _read_folder(folder: Path) -> datasets.DatasetDict:
     for data in corpus.values():
         provenance.put(data.info)
     return corpus
-
-
-def _read_hub(name: str) -> datasets.DatasetDict:
-    progress.line(f"reading '{name}' from the Hub")
-    try:
-        return datasets.load_dataset(name)
-    except Exception as error:
-        raise FileNotFoundError(
-            f"'{name}' is neither a corpus folder here nor a dataset that could be loaded: {error}"
-        ) from error
 
 
 def turns_of_dialogues(data: datasets.Dataset) -> np.ndarray:

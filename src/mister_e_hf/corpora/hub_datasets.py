@@ -1,9 +1,13 @@
 """Load datasets from the Hub."""
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import datasets
 
 
-def load_from_hub(name: str):
+def load_from_hub(name: str) -> "datasets.DatasetDict":
     """
     Load all splits of a dataset on the Hub; raises FileNotFoundError if the name is neither a local folder nor a
     dataset that loads.
