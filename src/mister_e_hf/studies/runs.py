@@ -28,6 +28,7 @@ from ..base.progress import Bar, bar, line
 from ..encoders.embedding import RECORD
 from ..evaluation.predictions import predict, prediction_table, probabilities, score
 from ..inference.stored_stages import load_model
+from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..models.registry import RegisteredModel, register, registered
 from ..training.checkpoints import finished_checkpoints
 from ..training.dialogue_trainer import DialogueTrainer
@@ -135,7 +136,9 @@ def run_on_test(recipe: Recipe, run: Run):
     corpus = recipe.read_corpus()
     run_experiment(recipe, run.folder, run.seed, corpus)
     use_cpu = recipe.sections["training"].get("use_cpu", False)
-    trainer = scoring_trainer(load_model(run.folder), run.folder, use_cpu=use_cpu)
+    model = load_model(run.folder)
+    assert isinstance(model, ConversationPreTrainedModel)
+    trainer = scoring_trainer(model, run.folder, use_cpu=use_cpu)
     _write_robustness(run, trainer, corpus["test"])
     for checkpoint in finished_checkpoints(run.folder):
         shutil.rmtree(checkpoint)
