@@ -1,4 +1,4 @@
-"""MiSTER-E as it is usually written down, on padded batches without masks: what `stage2.py` compares `MisterEModel` with.
+"""MiSTER-E on padded batches without masks, which `stage2.py` compares `MisterEModel` with.
 
 Letters: B dialogues, T turns of the longest, D embedding width, H hidden, C classes.
 """

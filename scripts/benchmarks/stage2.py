@@ -1,13 +1,14 @@
-"""Speed and memory of `MisterEModel` beside a plain padded implementation of the same method, on one machine in one run.
+"""Compare speed and memory of `MisterEModel` with a plain padded implementation of the same method.
 
     python scripts/benchmarks/stage2.py                         both corpora at the published size: about half an hour
     python scripts/benchmarks/stage2.py --corpora meld --steps 4 --json stage2.json
     python scripts/benchmarks/stage2.py --quick                 tiny sizes: that it runs, not what it measures
 
-Only the lengths of the corpora's dialogues are used, not their content: vectors and labels are random. What counts are the ratios;
-the absolute numbers are those of the machine that runs this.
+Only the lengths of the corpora's dialogues are used, not their content: vectors and labels are random. What counts are
+the ratios; the absolute numbers are those of the machine that runs this.
 
-Letters as in the model: B dialogues, T turns of the longest, N real turns, D embedding width, H hidden, A attention width, C classes.
+Letters as in the model: B dialogues, T turns of the longest, N real turns, D embedding width, H hidden, A attention
+width, C classes.
 """
 
 import argparse

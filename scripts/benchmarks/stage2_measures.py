@@ -139,7 +139,7 @@ def work(kind: str, batch: list[int]) -> int:
 
 
 def sample(kind: str, batches: list[list[int]], steps: int) -> list[list[int]]:
-    """`steps` of the batches, evenly spread from the lightest to the heaviest: their mean stands for the epoch's mean."""
+    """`steps` of the batches, evenly spread from the lightest to the heaviest, to estimate the epoch's mean."""
     batches = sorted(batches, key=lambda batch: work(kind, batch))
     steps = min(steps, len(batches))
     return [batches[int((step + 0.5) * len(batches) / steps)] for step in range(steps)]
@@ -220,8 +220,8 @@ def matmul_rate(size: int, repeats: int = 7) -> float:
 
 def peak_memory(measured: Callable[[], Callable[[], None]], threads: int) -> int:
     """
-    Bytes by which the memory of a process grows at its peak while it does what `measured` returns, above what it held after
-    calling `measured`. The process is forked, so this one must not have run anything on several threads before.
+    Bytes by which the memory of a process grows at its peak while it does what `measured` returns, above what it held
+    after calling `measured`. The process is forked, so this one must not have run anything on several threads before.
     """
 
     def child(connection):
@@ -272,7 +272,7 @@ def forward_memory(kind: str, config: MisterEConfig, turns: int, threads: int) -
 
 
 def alternate(calls: dict, rounds: int) -> Iterator[tuple]:
-    """Each call in turn, `rounds` times over, so that a slow moment of the machine meets all of them: (key, result)."""
+    """Make the calls in turn, `rounds` times, so that a slow moment of the machine affects all: (key, result)."""
     for _ in range(rounds):
         for key, call in calls.items():
             yield key, call()
@@ -280,8 +280,9 @@ def alternate(calls: dict, rounds: int) -> Iterator[tuple]:
 
 def measure_training(corpus: str, contestants: dict[str, Contestant], config, steps: int, rounds: int) -> list[dict]:
     """
-    One row per entry of CONTESTANTS. A round takes every contestant over its sample of an epoch's batches, taking turns
-    step by step; its speed in that round is the corpus's turns by the time of the epoch that the sample stands for.
+    One row per entry of CONTESTANTS. A round takes every contestant over its sample of an epoch's batches, taking
+    turns step by step; its speed in that round is the corpus's turns by the time of the epoch that the sample stands
+    for.
     """
     lengths = dialogue_lengths(corpus)
     rows = []

@@ -1,7 +1,7 @@
-"""Makes transformers' Auto classes and pipelines know ours, whichever of the two packages is imported first.
+"""Make transformers' Auto classes and pipelines know ours, whichever of the two packages is imported first.
 
-Where an auto module is loaded already, ours is registered at once; else a finder on `sys.meta_path` waits for it, so that
-importing this package imports neither torch nor transformers.
+Where an auto module is loaded already, ours is registered at once; else a finder on `sys.meta_path` waits for it, so
+that importing this package imports neither torch nor transformers.
 """
 
 import importlib
@@ -74,7 +74,7 @@ _REGISTER = {
 
 
 class _RegisterAfterLoading(importlib.abc.Loader):
-    """Loads a module as its own loader does, then registers ours in it."""
+    """Load a module with its own loader, then register ours in it."""
 
     def __init__(self, loader: importlib.abc.Loader, register: Callable[[], None]):
         self._loader = loader

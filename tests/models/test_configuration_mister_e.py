@@ -159,7 +159,8 @@ def test_keys_that_transformers_passes_are_accepted(tmp_path):
     }
     config = MisterEConfig(**given)
     assert config.num_labels == 4
-    # The package registers its own pipeline: transformers would ask for trust_remote_code to take the one that is named here.
+    # The package registers its own pipeline: transformers would ask for trust_remote_code to take the one that is
+    # named here.
     assert not hasattr(config, "custom_pipelines")
     assert MisterEConfig(dtype="bfloat16").dtype == MisterEConfig(torch_dtype="bfloat16").dtype == torch.bfloat16
     config.save_pretrained(tmp_path)

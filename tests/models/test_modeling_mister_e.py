@@ -290,7 +290,9 @@ def test_recurrence_is_torchs_with_its_names(tiny_model):
 
 
 def directly(model, vectors: dict[str, torch.Tensor], present: dict[str, torch.Tensor]):
-    """Logits, expert logits and gate weights of one dialogue from the model's weights: vectors (T, D), present (T,)."""
+    """
+    Logits, expert logits and gate weights of one dialogue from the model's weights: vectors (T, D), present (T,).
+    """
     config = model.config
     causal = config.causal
     weights = model.state_dict()

@@ -134,7 +134,7 @@ def test_what_cannot_be_streamed_is_named(tiny_model):
         model(**dialogue(model, 1), past=DialogueCache())
     model = tiny_model(causal=True)
     two = {name: value.repeat(2, 1, *[1] * (value.dim() - 2)) for name, value in dialogue(model, 1).items()}
-    with pytest.raises(ValueError, match="A cache is of one dialogue"):
+    with pytest.raises(ValueError, match="A cache holds one dialogue"):
         model(**two, past=DialogueCache())
     with pytest.raises(ValueError, match="whose next turns must all be real"):
         model(**dialogue(model, 2), attention_mask=torch.tensor([[True, False]]), past=DialogueCache())

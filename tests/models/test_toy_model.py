@@ -1,4 +1,4 @@
-"""A model of somebody else, of three modalities, that reads the transcripts: it works wherever the models of this package do."""
+"""A user's model of three modalities that reads the transcripts: it works wherever the package's models do."""
 
 from pathlib import Path
 

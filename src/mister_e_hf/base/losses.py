@@ -1,9 +1,9 @@
 """The terms of the MiSTER-E loss (Dutta, Balaji and Ganapathy 2026) as pure functions of tensors.
 
-Letters: N turns, C classes, E experts, M anchors, K candidates, H width. A turn whose label is -100 is not scored. Every
-term is a sum over turns divided by `num_items`, the number of scored turns of the whole optimizer step, so that micro-batches
-and processes add up to the undivided batch. Terms are computed in float32 at least, and without a scored turn they are an
-exact zero that still hangs on the graph.
+Letters: N turns, C classes, E experts, M anchors, K candidates, H width. A turn whose label is -100 is not scored.
+Every term is a sum over turns divided by `num_items`, the number of scored turns of the whole optimizer step, so that
+micro-batches and processes add up to the undivided batch. Terms are computed in float32 or wider. Without a scored
+turn they are an exact zero that still has a gradient.
 """
 
 import torch
@@ -62,8 +62,8 @@ def focal_terms(
     num_items: torch.Tensor | int | None = None,
 ) -> list[torch.Tensor]:
     r"""
-    Focal loss of the mixture and then of each expert, E + 1 scalars. An expert whose modality is absent at a turn is left
-    out there; the divisor stays the number of scored turns.
+    Focal loss of the mixture and then of each expert, E + 1 scalars. An expert whose modality is absent at a turn is
+    left out there; the divisor stays the number of scored turns.
 
     Args:
         logits (`(..., C)`), expert_logits (`(..., E, C)`), expert_mask (`(..., E)`, bool), labels (`(...)`).
@@ -86,16 +86,16 @@ def contrastive_loss(
     anchor_offset: int = 0,
 ) -> torch.Tensor:
     r"""
-    Supervised contrastive loss (Khosla et al. 2020, L_out in eq. 2) over the states of both modalities. An anchor without
-    another state of its label adds 0 and is counted.
+    Supervised contrastive loss (Khosla et al. 2020, L_out in eq. 2) over the states of both modalities. An anchor
+    without another state of its label adds 0 and is counted.
 
     Args:
         anchors (`(M, H)`): states, scaled to unit length here. Up to two (speech and text) per scored turn.
         anchor_labels (`(M,)`): class indices, none of them -100.
         temperature: tau.
         num_items: number of scored turns; the divisor is twice that. By default the divisor is M.
-        candidates (`(K, H)`), candidate_labels (`(K,)`): the states to compare with, the anchors among them, when other
-            processes' states join in. By default the anchors.
+        candidates (`(K, H)`), candidate_labels (`(K,)`): the states to compare with, the anchors among them, when
+            other processes' states join in. By default the anchors.
         anchor_offset: row of the first anchor in `candidates`.
     """
     divisor = max(len(anchors), 1) if num_items is None else 2 * _divisor(num_items, anchor_labels)

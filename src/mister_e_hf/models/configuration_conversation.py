@@ -1,4 +1,4 @@
-"""What the configurations of all conversation models say of themselves."""
+"""Base class of the configurations of all conversation models."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -16,14 +16,14 @@ class ConversationConfig(LabelledConfig):
     r"""
     Base class of the configurations of conversation models.
 
-    A subclass has a field `<modality>_embedding_dim` for each modality of its vectors, and overrides the properties below where its model
-    differs from them.
+    A subclass has a field `<modality>_embedding_dim` for each modality of its vectors, and overrides the properties
+    below where its model differs from them.
 
     Args:
         feature_clip (`float`, *optional*): clip standardised vectors at this many standard deviations.
         calibration_temperature (`float`, defaults to 1.0):
-            what the logits are divided by where probabilities are made of them (Guo et al. 2017); fitted on validation. Neither `logits` nor
-            the loss uses it.
+            what the logits are divided by where probabilities are made of them (Guo et al. 2017); fitted on
+            validation. Neither `logits` nor the loss uses it.
         class_weights (`dict[str, float]`, *optional*):
             weight of each label's turns in the loss, by label name; a label left out weighs 1.
         id2label, label2id: class names by index and back; giving one fills in the other.
@@ -50,7 +50,10 @@ class ConversationConfig(LabelledConfig):
         return {name: getattr(self, each.width) for name, each in MODALITIES.items() if each.width in fields}
 
     def without(self, absent: Collection[str]) -> dict[str, Any]:
-        """The changes of a recipe, by `section.field`, that leave out the parts which need these modalities; empty if there are none."""
+        """
+        The changes of a recipe, by `section.field`, that leave out the parts which need these modalities; empty if
+        there are none.
+        """
         return {}
 
     @property

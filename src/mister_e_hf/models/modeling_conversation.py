@@ -1,6 +1,7 @@
-"""What all conversation models share: the checks of their inputs, their first weights, their checkpoint folder and their common view.
+"""Base class of all conversation models: checks of inputs, initial weights, checkpoint folder, common view of outputs.
 
-Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), C classes, E heads beside the main one.
+Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), C classes, E heads beside the
+main one.
 """
 
 import math
@@ -26,7 +27,7 @@ from .turns import TurnLayout
 logger = logging.get_logger(__name__)
 
 _PIPELINE = "ConversationEmotionPipeline"
-# In the package, or among the code of a checkpoint, all of whose files are beside each other.
+# In the package, or in the flat code of a checkpoint.
 _PIPELINE_FILES = [
     folder / "pipeline_conversation_emotion.py"
     for folder in (Path(__file__).parents[1] / "inference", Path(__file__).parent)
@@ -36,12 +37,14 @@ _PIPELINE_FILES = [
 @dataclass
 class ConversationOutput(ModelOutput):
     """
-    The common view of a conversation model's output, read by name from its own; see [`ConversationPreTrainedModel.view`].
+    The common view of a conversation model's output, read by name from its own; see
+    [`ConversationPreTrainedModel.view`].
 
     Args:
         loss (`()`, when labels are given): the model's own loss.
         logits (`(B, T, C)`): scores of the main head before the softmax.
-        head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without any.
+        head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without
+            any.
         gate_weights (`(B, T, E)`): weights of the heads, in the order of `config.heads`; None without a gate.
     """
 
@@ -53,19 +56,23 @@ class ConversationOutput(ModelOutput):
 
 class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     r"""
-    Base class of conversation models: an emotion for every turn of a dialogue from the vectors of its modalities, without using who speaks.
+    Base class of conversation models: an emotion for every turn of a dialogue from the vectors of its modalities,
+    without using who speaks.
 
-    A subclass takes `<modality>_embeddings` and `<modality>_mask` of each of its modalities, `attention_mask`, `labels` and `num_items_in_batch`
-    in its `forward`, by these names, and keeps a [`ModalityInput`] as `<modality>_input`. With `config.reads_transcripts` it also takes `transcripts`,
-    for each dialogue a list of strings, None at padding and where a turn has no transcript.
+    A subclass takes `<modality>_embeddings` and `<modality>_mask` of each of its modalities, `attention_mask`,
+    `labels` and `num_items_in_batch` in its `forward`, by these names, and keeps a [`ModalityInput`] as
+    `<modality>_input`. With `config.reads_transcripts` it also takes `transcripts`, for each dialogue a list of
+    strings, None at padding and where a turn has no transcript.
 
     Attributes:
         title: name of the method, for reports (`"MiSTER-E"`).
         method: the same in a sentence of the model card, with a link to the paper.
-        citation: BibTeX entry of the paper; empty without one of its own.
+        citation: BibTeX entry of the paper for the model card; empty to leave it out.
         tags: tags of the model card.
-        checkpoint_files: glob patterns of what its checkpoint folder holds beside configuration, weights, code and encoders.
-        loss_term_weights: by the name of each loss term beside the output's `loss`, the field of the training arguments that is its weight.
+        checkpoint_files: glob patterns of what its checkpoint folder holds beside configuration, weights, code and
+            encoders.
+        loss_term_weights: by the name of each loss term beside the output's `loss`, the field of the training
+            arguments that is its weight.
     """
 
     config: ConversationConfig
@@ -94,14 +101,14 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         self, output: Any, labels: torch.Tensor, num_items: torch.Tensor | int | None
     ) -> dict[str, torch.Tensor]:
         """
-        Loss terms beside the output's `loss`, by the names in `loss_term_weights`: sums over the turns divided by `num_items`. The Trainer multiplies each
-        with its weight and adds it.
+        Loss terms beside the output's `loss`, by the names in `loss_term_weights`: sums over the turns divided by
+        `num_items`. The Trainer multiplies each with its weight and adds it.
         """
         return {}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """As torch initialises each layer; the published code trains from there."""
+        """Initialise each layer as torch does, which is what the published code trains from."""
         if isinstance(module, (nn.Linear, TurnConvolution)):
             fan_in = module.weight.shape[-1] * (module.weight.shape[0] if isinstance(module, TurnConvolution) else 1)
             initialization.uniform_(module.weight, -(fan_in**-0.5), fan_in**-0.5)
@@ -153,7 +160,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             width = getattr(self.config, modality.width)
             if vectors.dim() != 3 or vectors.shape[-1] != width:
                 raise InputError(
-                    f"{modality.embeddings} must have shape (B, T, {width}) as config.{modality.width} says, got {tuple(vectors.shape)}"
+                    f"{modality.embeddings} must have shape (B, T, {width}) as config.{modality.width} says, "
+                    f"got {tuple(vectors.shape)}"
                 )
         shapes = {MODALITIES[name].embeddings: tuple(vectors.shape) for name, vectors in given.items()}
         batch_shape = next(iter(shapes.values()))[:2]
@@ -182,7 +190,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     def modality_turns(
         self, embeddings: Mapping[str, torch.Tensor | None], present: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> dict[str, ModalityTurns]:
-        """The real turns of each modality that the model reads, from embeddings (B, T, D) and where they are present (N,)."""
+        """The turns of each modality that the model reads, from vectors (B, T, D) and where they are present (N,)."""
         turns = {}
         for name, vectors in embeddings.items():
             module = getattr(self, f"{name}_input", None)
@@ -201,10 +209,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another shape raise.
+        As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another
+        shape raise.
 
-        With `ignore_mismatched_sizes=True` and a new `id2label`, for fine-tuning to classes of your own, the heads and the gate are initialized
-        again, and one warning lists them.
+        With `ignore_mismatched_sizes=True` and a new `id2label`, for fine-tuning to classes of your own, the heads and
+        the gate are initialized again, and one warning lists them.
 
         Raises:
             InputError: naming the weights that do not fit.
@@ -234,8 +243,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             names = [name for name, _ in model.named_parameters() if cls._depends_on_classes(name)]
             model._initialize_again(names)
             logger.warning(
-                f"'{pretrained_model_name_or_path}' was trained for other classes. Train these weights before use, they are initialized again: "
-                f"{', '.join(names)}."
+                f"'{pretrained_model_name_or_path}' was trained for other classes. Train these weights before use, "
+                f"they are initialized again: {', '.join(names)}."
             )
         model.hub_options = hub_options
         finish_loading(model, pretrained_model_name_or_path)
@@ -280,7 +289,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         revision: str | None = None,
     ) -> str:
         """
-        Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from; returns the repository's id.
+        Push the checkpoint folder: this model, and the card, recipe and encoders of the folder it was loaded from.
+        Returns the repository's id.
 
         Raises:
             ImportError: for a model loaded with the code of its checkpoint where this package is not installed.

@@ -23,7 +23,8 @@ class Ablation:
     Args:
         description: what is different, for the report.
         changes: new values of fields, by `model.field` or `training.field`.
-        needs: how many heads the model must have at least, of which; enough if one of several is met. Empty: any model.
+        needs: how many heads the model must have at least, of which; enough if one of several is met. Empty: any
+            model.
         leaves: the heads that are left, fewer than the model has.
         adds: whether it adds what the recipe goes without, in place of leaving out what it has.
     """
@@ -49,7 +50,8 @@ class RegisteredModel:
     Args:
         name: short name, for options, folders and tables (`"bc_lstm"`).
         model_type: as `config.json` states it (`"erc_bc_lstm"`).
-        config, model: where the classes are, as `"module:Class"`; a module that begins with a dot is below this folder.
+        config, model: where the classes are, as `"module:Class"`; a module that begins with a dot is below this
+            folder.
         training: defaults of its training arguments beside the recipe's.
         search_space: values to search by `section.field`.
         ablations: by name.
@@ -138,7 +140,8 @@ def entry_of(config: Any) -> RegisteredModel:
 
 def register(new: RegisteredModel):
     r"""
-    Add a model of your own: it then works with the Auto classes, recipes, the pipeline and studies as those of this package do.
+    Add a model of your own: it then works with the Auto classes, recipes, the pipeline and studies as those of this
+    package do.
 
     Raises:
         InputError: if its name or type is taken.

@@ -1,4 +1,4 @@
-"""Layers over the real turns of a batch, each with its modality's vectors standardised and a learned vector in place of an absent one.
+"""Layers over the real turns of a batch: vectors standardised, and a learned vector where a modality is absent.
 
 Letters: N real turns of the batch (as flat rows, see `turns.py`), D embedding width, H hidden, A attention width.
 """
@@ -14,8 +14,8 @@ from .turns import TurnLayout
 
 class ModalityTurns(NamedTuple):
     """
-    One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1); `null` (D,) stands there.
-    `absent` is None where no turn lacks the modality.
+    One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1), which `null` (D,)
+    replaces. `absent` is None where no turn lacks the modality.
     """
 
     vectors: torch.Tensor
@@ -24,7 +24,7 @@ class ModalityTurns(NamedTuple):
 
 
 class ModalityInput(nn.Module):
-    """Standardises one modality's vectors and learns the vector that stands for an absent one."""
+    """Standardise one modality's vectors, and learn the vector that replaces an absent one."""
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -63,7 +63,7 @@ class TurnLinear(nn.Linear):
     """Linear map of one modality's vectors, absent ones included: [`ModalityTurns`] -> (N, H)."""
 
     def forward(self, turns: ModalityTurns) -> torch.Tensor:  # type: ignore[override]  # a layer of other input
-        # 0 * null: a parameter without a gradient would hold up the other processes
+        # 0 * null: a parameter without a gradient would block the other processes
         return project(turns, self.weight) + (self.bias + 0.0 * turns.null.sum())
 
 

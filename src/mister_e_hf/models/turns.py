@@ -1,6 +1,7 @@
-"""The real turns of a padded batch as flat rows, so that padding takes part in nothing; and the next turns of a dialogue that goes on.
+"""The real turns of a padded batch as flat rows, so that padding cannot influence any result; a stream's past.
 
-Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at least one real turn, A attention width, P past turns.
+Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at least one real turn, A attention width,
+P past turns.
 """
 
 from typing import Any
@@ -15,8 +16,8 @@ from ..base.errors import InputError
 
 class TurnLayout:
     r"""
-    Where each real turn of a batch stands. A dialogue's real turns are neighbours of one another in their order,
-    whatever padding stands before, between or behind them.
+    The places of the real turns of a batch. A dialogue's real turns are neighbours of one another in their order,
+    whatever padding is before, between or behind them.
 
     Args:
         attention_mask (`torch.BoolTensor` of shape `(B, T)`): true where the turn is real; at least one must be.
@@ -46,7 +47,7 @@ class TurnLayout:
         return flat.index_copy(0, self.index, rows).unflatten(0, self.shape)
 
     def neighbours(self, rows: torch.Tensor, offset: int, module: nn.Module) -> torch.Tensor:
-        """The rows (N, ...) of the turns `offset` turns later in the same dialogue, zero where there is none: (N, ...)."""
+        """The rows (N, ...) of the turns `offset` turns later in the same dialogue, zero beyond its ends: (N, ...)."""
         if not offset:
             return rows
         target = self.position + offset
@@ -104,8 +105,8 @@ class TurnLayout:
         slopes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Scaled dot-product attention within each dialogue, to all its turns or to those up to one's own: (N, A) each -> (N, A). With `slopes`
-        (num_heads,), a score is less by the head's slope for every turn that lies between the two.
+        Scaled dot-product attention within each dialogue, to all its turns or, if causal, to earlier ones and itself:
+        (N, A) each -> (N, A). With `slopes` (num_heads,), a score is lowered by the head's slope times the distance.
         """
 
         def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
@@ -113,7 +114,7 @@ class TurnLayout:
 
         mask = None
         place = torch.arange(self.longest, device=self.index.device)
-        # Padding stands at the end, where causal attention never looks back to; only real turns are read off again.
+        # Padding is at the end, which causal attention never sees; only real turns are kept.
         if not causal and not self.is_rectangular:
             mask = (place < self.lengths[:, None])[:, None, None, :]
         if slopes is not None:
@@ -138,7 +139,7 @@ class TurnLayout:
 def _distance_bias(
     slopes: torch.Tensor, query_place: torch.Tensor, key_place: torch.Tensor, seen: torch.Tensor | None
 ) -> torch.Tensor:
-    """What is added to the scores (..., heads, Tq, Tk) of attention: less with the distance, and nothing is left where `seen` is false."""
+    """Added to attention scores (..., heads, Tq, Tk): lower with the distance, minus infinity where not `seen`."""
     distance = (query_place[:, None] - key_place).abs()
     bias = -slopes[:, None, None] * distance
     return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
@@ -146,8 +147,9 @@ def _distance_bias(
 
 class DialogueCache:
     r"""
-    What a causal model keeps of the past turns of one dialogue: of each convolution the inputs its last taps still need, of each recurrence its
-    state, of each attention its keys and values. The last grow with the number of past turns P, 8 A fusion_num_layers numbers each; the others do not.
+    What a causal model keeps of the past turns of one dialogue: the inputs that each convolution's last taps still
+    need, each recurrence's state, each attention's keys and values. Keys and values grow with the number of past turns
+    P, 8 A fusion_num_layers numbers per turn; the others do not.
     """
 
     def __init__(self):
@@ -155,27 +157,28 @@ class DialogueCache:
         self._kept: dict[Any, Any] = {}
 
     def copy(self) -> "DialogueCache":
-        """The same past, which then goes its own way: nothing that is kept is ever changed in place."""
+        """An independent copy; nothing that is kept is ever changed in place."""
         other = DialogueCache()
         other.num_turns, other._kept = self.num_turns, self._kept
         return other
 
     def layout(self, attention_mask: torch.Tensor) -> "NextTurns":
-        """Of the next turns (1, T), all of them real."""
+        """The layout of the next turns (1, T), all of them real."""
         if attention_mask.shape[0] != 1 or not attention_mask.all():
             raise InputError(
-                f"A cache is of one dialogue, whose next turns must all be real; got attention_mask {attention_mask.tolist()}"
+                "A cache holds one dialogue, whose next turns must all be real; "
+                f"got attention_mask {attention_mask.tolist()}"
             )
         return NextTurns(attention_mask, self._kept)
 
     def add(self, turns: "NextTurns"):
-        """They are past from now on."""
+        """Make these turns part of the past."""
         self._kept = self._kept | turns.found
         self.num_turns += turns.count
 
 
 class NextTurns(TurnLayout):
-    """Turns of one dialogue behind those that a [`DialogueCache`] knows: they see the past, and what later ones need of them is `found`."""
+    """Turns of one dialogue after those in a [`DialogueCache`]: they see the past, and `found` is kept of them."""
 
     def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any]):
         super().__init__(attention_mask)

@@ -1,4 +1,4 @@
-"""Trains conversation models on dialogues."""
+"""Trainer of conversation models."""
 
 import copy
 from collections import defaultdict
@@ -30,12 +30,13 @@ from .threads import few_threads
 @dataclass
 class DialogueTrainingArguments(EpochTrainingArguments):
     r"""
-    [`~transformers.TrainingArguments`] with the defaults of conversation models: evaluate and save each epoch, keep the best epoch by validation
-    weighted F1, batches of like length.
+    [`~transformers.TrainingArguments`] with the defaults of conversation models: evaluate and save each epoch, keep
+    the best epoch by validation weighted F1, batches of like length.
 
     Args:
         standardize (`bool`, defaults to `True`):
-            before the first step, fit the model's mean and standard deviation of each vector dimension on the training turns.
+            before the first step, fit the model's mean and standard deviation of each vector dimension on the training
+            turns.
     """
 
     standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
@@ -45,7 +46,7 @@ class DialogueTrainingArguments(EpochTrainingArguments):
     def __post_init__(self):
         for name in ("activation_checkpointing", "gradient_checkpointing"):
             if getattr(self, name, None):
-                raise InputError(f"{name} is of encoders alone; set it in an encoder's section training")
+                raise InputError(f"{name} is for encoders only; set it in an encoder's section training")
         super().__post_init__()
 
 
@@ -73,7 +74,8 @@ def check_training(config: ConversationConfig, arguments: DialogueTrainingArgume
         own_metrics: whether the epoch is chosen by one of this trainer's scores.
 
     Raises:
-        InputError: if a loss term has a weight but the model cannot compute it, or the metric is not one of the scores.
+        InputError: if a loss term has a weight but the model cannot compute it, or the metric is not one of the
+            scores.
     """
     config.check_training(arguments)
     if own_metrics:
@@ -82,17 +84,18 @@ def check_training(config: ConversationConfig, arguments: DialogueTrainingArgume
 
 class DialogueTrainer(EpochTrainer):
     r"""
-    [`~transformers.Trainer`] for conversation models: adds the model's own loss terms with their weights, logs every term by name, and writes
-    checkpoints that appear whole or not at all.
+    [`~transformers.Trainer`] for conversation models: adds the model's own loss terms with their weights, logs every
+    term by name, and writes checkpoints that appear whole or not at all.
 
-    Predictions are a [`ConversationOutput`] of arrays, and so is `predictions` in `compute_metrics`. `eval_loss` is the model's own loss without the
-    further terms.
+    Predictions are a [`ConversationOutput`] of arrays, and so is `predictions` in `compute_metrics`. `eval_loss` is
+    the model's own loss without the further terms.
 
     Args:
         model: a [`ConversationPreTrainedModel`].
         args: [`DialogueTrainingArguments`].
-        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`: those of
-            [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither is needed for `predict`.
+        train_dataset, eval_dataset: map-style datasets whose items are what [`DialogueCollator`] takes, with `labels`:
+            those of [`read_corpus`], a list of dictionaries, a `torch` or `datasets` dataset, a subset of one. Neither
+            is needed for `predict`.
         kwargs: as the Trainer's.
 
     Raises:
@@ -107,12 +110,14 @@ class DialogueTrainer(EpochTrainer):
             args = self.arguments_class("trainer_output")
         if not isinstance(args, self.arguments_class):
             raise InputError(
-                f"{type(self).__name__} needs {self.arguments_class.__name__}, got {type(args).__name__}; they take the same fields and more"
+                f"{type(self).__name__} needs {self.arguments_class.__name__}, got {type(args).__name__}; they take "
+                "the same fields and more"
             )
         if kwargs.get("eval_dataset") is None and args.eval_strategy != "no":
             if kwargs.get("train_dataset") is not None:
                 raise InputError(
-                    "no eval_dataset: give one, or set eval_strategy='no' and load_best_model_at_end=False to keep the last epoch"
+                    "no eval_dataset: give one, or set eval_strategy='no' and load_best_model_at_end=False to keep "
+                    "the last epoch"
                 )
             args = copy.copy(args)  # to predict alone
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
@@ -136,10 +141,11 @@ class DialogueTrainer(EpochTrainer):
 
     def _train(self, checkpoint, **kwargs):
         """
-        As the Trainer's `train`. Starting afresh, it first fits the model's standardisation, if asked.
+        As the Trainer's `train`. Unless training resumes, the model's standardisation is fitted first, if asked for.
 
         Raises:
-            InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be standardised.
+            InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be
+                standardised.
         """
         check_dialogues(self.train_dataset, "train_dataset", self.own_model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
@@ -254,7 +260,7 @@ class DialogueTrainer(EpochTrainer):
     def push_to_hub(  # type: ignore[override]  # returns the repository's id, as a push of a model does
         self, commit_message: str | None = "End of training", token: str | None = None, **kwargs
     ) -> str:
-        """Write the checkpoint folder and push it, by its list of names: no optimizer state and no pickle goes along."""
+        """Write the checkpoint folder and push the files on its list: no optimizer state and no pickle."""
         if not self.is_world_process_zero():
             return ""
         save_checkpoint(self._folder, self.accelerator.unwrap_model(self.model))
@@ -263,7 +269,7 @@ class DialogueTrainer(EpochTrainer):
     def push_folder(
         self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
     ) -> str:
-        """Push the checkpoint folder as it stands, where the arguments say; returns the repository's id."""
+        """Push the checkpoint folder as it is to the repository of the arguments; returns the repository's id."""
         return push_checkpoint(
             self._folder,
             self.args.hub_model_id or self._folder.absolute().name,
@@ -276,8 +282,8 @@ class DialogueTrainer(EpochTrainer):
 
 class MisterETrainer(DialogueTrainer):
     r"""
-    [`DialogueTrainer`] with the contrastive and consistency terms, for the models that name them. The contrastive term compares states across
-    processes.
+    [`DialogueTrainer`] with the contrastive and consistency terms, for the models that name them. The contrastive term
+    compares states across processes.
     """
 
     arguments_class = MisterETrainingArguments
@@ -322,7 +328,7 @@ class MisterETrainer(DialogueTrainer):
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Every process's rows (M, H) -> (processes, M, H). `Accelerator.gather` would lose the gradient of the others' losses."""
+    """Gather rows (M, H) to (processes, M, H) with their gradient, which `Accelerator.gather` would lose."""
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:

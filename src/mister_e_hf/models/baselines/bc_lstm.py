@@ -1,5 +1,8 @@
-"""The contextual recurrence over a dialogue (Poria, Cambria, Hazarika, Majumder, Zadeh and Morency, "Context-Dependent Sentiment
-Analysis in User-Generated Videos", ACL 2017). Theirs is an LSTM; this one is a GRU, which does as well with fewer weights."""
+"""bc-LSTM, a recurrence over the turns of a dialogue.
+
+Poria, Cambria, Hazarika, Majumder, Zadeh and Morency, "Context-Dependent Sentiment Analysis in User-Generated Videos",
+ACL 2017. The recurrence here is a GRU instead of an LSTM: as accurate with fewer weights.
+"""
 
 import torch
 from torch import nn

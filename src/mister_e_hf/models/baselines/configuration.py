@@ -1,4 +1,4 @@
-"""The configurations of the baselines. Their defaults are what did best on validation with vectors of IEMOCAP."""
+"""Configurations of the baselines. The defaults scored best on validation with vectors of IEMOCAP."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +15,7 @@ _READ = ("speech", "text")
 @strict
 class BaselineConfig(ConversationConfig):
     r"""
-    What all baselines have.
+    Base class of the configurations of the baselines.
 
     Args:
         speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
@@ -30,7 +30,7 @@ class BaselineConfig(ConversationConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # a wrong name stays, for validate_modalities to refuse
+        # an unknown name is kept, for validate_modalities to refuse
         self.modalities = sorted(self.modalities, key=str)
 
     def validate_sizes(self):
@@ -58,7 +58,7 @@ class BaselineConfig(ConversationConfig):
 
 @strict
 class LogisticRegressionConfig(BaselineConfig):
-    """Of [`LogisticRegressionModel`], which has no size of its own."""
+    """Configuration of [`LogisticRegressionModel`]."""
 
     model_type = "erc_logistic_regression"
 
@@ -66,12 +66,12 @@ class LogisticRegressionConfig(BaselineConfig):
 @strict
 class BcLstmConfig(BaselineConfig):
     r"""
-    Of [`BcLstmModel`].
+    Configuration of [`BcLstmModel`].
 
     Args:
         hidden_size (`int`, defaults to 96): width H of the recurrence in each direction.
         num_layers (`int`, defaults to 1): layers of the recurrence.
-        dropout (`float`, defaults to 0.4): of the vectors, between layers and before the head.
+        dropout (`float`, defaults to 0.4): dropout of the vectors, between layers and before the head.
     """
 
     model_type = "erc_bc_lstm"
@@ -84,11 +84,11 @@ class BcLstmConfig(BaselineConfig):
 @strict
 class DialogueRNNConfig(BaselineConfig):
     r"""
-    Of [`DialogueRNNModel`].
+    Configuration of [`DialogueRNNModel`].
 
     Args:
         hidden_size (`int`, defaults to 100): width H of the global, party and emotion states, in each direction.
-        dropout (`float`, defaults to 0.2): of the vectors, of the party and emotion states and before the head.
+        dropout (`float`, defaults to 0.2): dropout of the vectors, the party and emotion states and before the head.
     """
 
     model_type = "erc_dialogue_rnn"
@@ -98,28 +98,29 @@ class DialogueRNNConfig(BaselineConfig):
 
 
 class _TransformerConfig(BaselineConfig):
-    """Of a model whose modalities attend to one another."""
+    """Configuration of a model whose modalities attend to one another."""
 
     def validate_attention(self):
         if self.modalities != list(_READ):
             raise InputError(f"modalities must be {list(_READ)}, for each attends to the other; got {self.modalities}")
-        # even, for half of the position's numbers are sines
+        # even: half of the numbers of a position are sines
         if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
             raise InputError(
-                f"hidden_size must be even and a multiple of num_attention_heads ({self.num_attention_heads}), got {self.hidden_size}"
+                f"hidden_size must be even and a multiple of num_attention_heads ({self.num_attention_heads}), "
+                f"got {self.hidden_size}"
             )
 
 
 @strict
 class MultConfig(_TransformerConfig):
     r"""
-    Of [`MultModel`].
+    Configuration of [`MultModel`].
 
     Args:
         hidden_size (`int`, defaults to 128): width H of each modality's states.
         num_layers (`int`, defaults to 1): layers of each of the four transformers.
         num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
-        dropout (`float`, defaults to 0.4): of the vectors, of attention, in each layer and before the head.
+        dropout (`float`, defaults to 0.4): dropout of the vectors, of attention, in each layer and before the head.
     """
 
     model_type = "erc_mult"
@@ -133,14 +134,15 @@ class MultConfig(_TransformerConfig):
 @strict
 class SdtConfig(_TransformerConfig):
     r"""
-    Of [`SdtModel`].
+    Configuration of [`SdtModel`].
 
     Args:
         hidden_size (`int`, defaults to 128): width H of all states.
         num_layers (`int`, defaults to 1): layers of each of the four transformers.
         num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
-        dropout (`float`, defaults to 0.5): of the projected vectors, of attention, in each layer and before the students' heads.
-        distillation_temperature (`float`, defaults to 1.0): what students' and teacher's logits are divided by to be compared.
+        dropout (`float`, defaults to 0.5):
+            dropout of the projected vectors, of attention, in each layer and before the students' heads.
+        distillation_temperature (`float`, defaults to 1.0): temperature of the students' and the teacher's softmax.
     """
 
     model_type = "erc_sdt"

@@ -1,7 +1,7 @@
-"""DialogueRNN (Majumder, Poria, Hazarika, Mihalcea, Gelbukh and Cambria, "DialogueRNN: An Attentive RNN for Emotion Detection in
-Conversations", AAAI 2019, arXiv 1811.00405), bidirectional and with attention over the emotion states.
+"""DialogueRNN, bidirectional and with attention over the emotion states.
 
-Who speaks is not used here, so one party says all turns and has one state.
+Majumder, Poria, Hazarika, Mihalcea, Gelbukh and Cambria, "DialogueRNN: An Attentive RNN for Emotion Detection in
+Conversations", AAAI 2019, arXiv 1811.00405. Speakers are not used here: one party, with one state, says all turns.
 """
 
 import math
@@ -16,7 +16,7 @@ from .modeling import BaselineModel, joined
 
 
 class DialogueCell(nn.GRUCell):
-    """A GRU cell of a turn's vectors and a state beside them; what it makes of the vectors is computed for all turns at once."""
+    """GRU cell of a turn's vectors and a state; the product with the vectors is computed for all turns at once."""
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size + hidden_size, hidden_size)
@@ -50,7 +50,7 @@ class DialogueRecurrence(nn.Module):
 
     def forward(self, rows: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
         """rows (N, D) in the order of reading -> emotion states (N, H)"""
-        # Padding is read last, so that no state of a real turn knows it.
+        # Padding is read last, so that it cannot influence the state of a real turn.
         parts = self.global_cell.of_turns(rows), self.party_cell.of_turns(rows), self.context_query(rows)
         steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
         party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
@@ -69,11 +69,14 @@ class DialogueRecurrence(nn.Module):
 
 
 class DialogueRNNModel(BaselineModel):
-    """Global, party and emotion GRUs in both directions, and attention from each turn's emotion state to all of the dialogue's."""
+    """Global, party and emotion GRUs in both directions, and attention over the dialogue's emotion states."""
 
     config_class = DialogueRNNConfig
     title = "DialogueRNN, one party"
-    method = "bidirectional DialogueRNN with attention (Majumder et al., [AAAI 2019](https://arxiv.org/abs/1811.00405)), with one party for all turns"
+    method = (
+        "bidirectional DialogueRNN with attention (Majumder et al., [AAAI 2019](https://arxiv.org/abs/1811.00405)), "
+        "with one party for all turns"
+    )
 
     def __init__(self, config: DialogueRNNConfig):
         super().__init__(config)
@@ -88,7 +91,7 @@ class DialogueRNNModel(BaselineModel):
 
     def heads(self, turns, layout: TurnLayout) -> tuple[torch.Tensor, ...]:
         rows = self.dropout(joined(turns))
-        # each dialogue's rows from its last turn to its first; twice over it is the first order again
+        # each dialogue's rows from its last turn to its first; indexing twice restores the order
         start = torch.arange(layout.count, device=rows.device) - layout.position
         backwards = start + layout.lengths[layout.dialogue] - 1 - layout.position
         emotions = torch.cat(

@@ -1,4 +1,7 @@
-"""What the transformers among the baselines share. Letters: N real turns as flat rows, H hidden width."""
+"""Layers of the transformers among the baselines.
+
+Letters: N real turns as flat rows, H hidden width.
+"""
 
 import math
 
@@ -18,7 +21,7 @@ def sinusoidal_positions(layout: TurnLayout, hidden_size: int, like: torch.Tenso
 
 
 class AttentionLayer(nn.Module):
-    """Attention from the turns of one stream to those of another, or to its own, and a feed-forward part; LayerNorm before either."""
+    """Pre-norm attention of a stream of turns to another stream or to itself, and a feed-forward part."""
 
     def __init__(self, hidden_size: int, num_heads: int, dropout: float):
         super().__init__()
@@ -51,7 +54,7 @@ class AttentionLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Attention layers, all of them to the same other stream where there is one, and a LayerNorm: (N, H) -> (N, H)."""
+    """Attention layers, each to the same other stream or to the stream itself, and a LayerNorm: (N, H) -> (N, H)."""
 
     def __init__(self, config):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression: each turn by itself, so that what another model gains over it is context and depth."""
+"""Multinomial logistic regression of each turn alone, a baseline without context or depth."""
 
 import torch
 from torch import nn

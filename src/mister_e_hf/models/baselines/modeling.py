@@ -1,6 +1,7 @@
-"""What all baselines share: inputs, masks, output and loss are those of MiSTER-E, so that its collator and trainer run them.
+"""What all baselines share: inputs, masks, output and loss.
 
-Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), D width of a turn's vectors, H hidden, C classes.
+Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), D width of a turn's vectors,
+H hidden, C classes.
 """
 
 import torch
@@ -15,8 +16,9 @@ from .configuration import BaselineConfig
 
 class BaselineModel(ConversationPreTrainedModel):
     r"""
-    Base class of the baselines; each defines `heads`, and `title` and `method` for its card. Padding and absent modalities are ignored whatever they hold, NaN included; a learned
-    vector stands for an absent one.
+    Base class of the baselines, which define `heads`, `title` and `method`.
+
+    Padding and absent modalities are ignored whatever they hold, NaN included; a learned vector replaces absent ones.
     """
 
     config_class = BaselineConfig
@@ -33,7 +35,7 @@ class BaselineModel(ConversationPreTrainedModel):
         raise NotImplementedError
 
     def turn_loss(self, heads: tuple[torch.Tensor, ...], labels: torch.Tensor, num_items) -> torch.Tensor:
-        """The loss from the logits (N, C) of the heads and the labels (N,): a sum over turns divided by `num_items`."""
+        """Loss from the heads' logits (N, C) and the labels (N,): a sum over turns divided by `num_items`."""
         return self.cross_entropy(heads[0], labels, num_items)
 
     def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, num_items) -> torch.Tensor:
@@ -50,11 +52,11 @@ class BaselineModel(ConversationPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> ConversationOutput:
         r"""
-        Arguments and errors are those of [`MisterEModel`]. A modality that the configuration does not name is not read.
+        Arguments and errors as in [`MisterEModel`]. A modality that the configuration does not name is not read.
         """
         embeddings = {"speech": speech_embeddings, "text": text_embeddings}
         real, masks = self.check_inputs(embeddings, attention_mask, {"speech": speech_mask, "text": text_mask})
-        # A batch of nothing but padding still has to take part in a distributed step: stand-in turns, weighing nothing.
+        # A batch of padding alone must still take part in a distributed step: its turns are computed with weight 0.
         weight = real.any()
         layout = TurnLayout(real if weight else torch.ones_like(real))
         present = {name: layout.flatten(mask) for name, mask in masks.items()}
@@ -73,11 +75,11 @@ class BaselineModel(ConversationPreTrainedModel):
 
 
 def joined(turns: dict[str, ModalityTurns]) -> torch.Tensor:
-    """The vectors of all modalities beside one another, the learned ones where a modality is absent: (N, D)."""
+    """Concatenated vectors of all modalities, the learned ones where a modality is absent: (N, D)."""
     return torch.cat([_filled(each) for each in turns.values()], dim=-1)
 
 
 def _filled(turns: ModalityTurns) -> torch.Tensor:
-    # absent or not: a parameter without a gradient would hold up the other processes
+    # absent or not: a parameter without a gradient would block the other processes
     absent = 0.0 if turns.absent is None else turns.absent
     return turns.vectors + absent * turns.null

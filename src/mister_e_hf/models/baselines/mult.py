@@ -1,7 +1,7 @@
-"""MulT, the multimodal transformer (Tsai, Bai, Liang, Kolter, Morency and Salakhutdinov, "Multimodal Transformer for Unaligned Multimodal
-Language Sequences", ACL 2019, arXiv 1906.00295).
+"""MulT, the multimodal transformer, over the turns of a dialogue instead of the words and frames of an utterance.
 
-There the steps are words and frames of an utterance; here they are a dialogue's turns, of which each gets a label.
+Tsai, Bai, Liang, Kolter, Morency and Salakhutdinov, "Multimodal Transformer for Unaligned Multimodal Language
+Sequences", ACL 2019, arXiv 1906.00295.
 """
 
 import torch

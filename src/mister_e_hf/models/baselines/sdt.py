@@ -1,5 +1,8 @@
-"""SDT (Ma, Wang, Lin, Zhang, Zhang and Xu, "A Transformer-Based Model With Self-Distillation for Multimodal Emotion Recognition in
-Conversations", IEEE Transactions on Multimedia 26, 2024, arXiv 2310.20494), without its speaker embedding."""
+"""SDT, a transformer with self-distillation, without its speaker embedding.
+
+Ma, Wang, Lin, Zhang, Zhang and Xu, "A Transformer-Based Model With Self-Distillation for Multimodal Emotion
+Recognition in Conversations", IEEE Transactions on Multimedia 26, 2024, arXiv 2310.20494.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +17,7 @@ from .modeling import BaselineModel
 
 
 class Gate(nn.Module):
-    """Lets through a share of each number, by all numbers of its turn: (N, H) -> (N, H)."""
+    """Multiply each number with a gate in (0, 1) computed from its turn: (N, H) -> (N, H)."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -25,7 +28,7 @@ class Gate(nn.Module):
 
 
 class Student(nn.Module):
-    """One modality in its own context and in the other's, and what it says by itself."""
+    """One modality in its own context and in the other's, with a head."""
 
     def __init__(self, config: SdtConfig):
         super().__init__()
@@ -44,7 +47,7 @@ class Student(nn.Module):
 
 
 class SdtModel(BaselineModel):
-    """Intra- and inter-modal transformers, gates, and a fusion that teaches each modality alone."""
+    """Intra- and inter-modal transformers, gates, and a fusion whose predictions teach a student per modality."""
 
     config_class = SdtConfig
     title = "SDT without speakers"
@@ -73,7 +76,7 @@ class SdtModel(BaselineModel):
         return self.head(fused), speech_logits, text_logits
 
     def turn_loss(self, heads, labels, num_items) -> torch.Tensor:
-        """Cross-entropy of the teacher and of each student, and KL(teacher || student) of each, all with weight 1 as published."""
+        """Cross-entropy of teacher and students plus KL(teacher || student) per student, unweighted as published."""
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum()
         return sum(self.cross_entropy(logits, labels, num_items) for logits in heads) + self._distillation(

@@ -39,11 +39,11 @@ class MisterEConfig(ConversationConfig):
         num_attention_heads (`int`, defaults to 3): attention heads; must divide `attention_dim`.
         attention_dropout (`float`, defaults to 0.1): dropout of attention probabilities.
         attention_decay (`bool`, defaults to `False`):
-            lower an attention score by the two turns' distance times a slope that each head learns, first 1/2, 1/4, ... (Press et al. 2022, there
-            fixed). The published attention does not know the order of the turns.
+            lower an attention score by the two turns' distance times a slope that each head learns, first 1/2, 1/4,
+            ... (Press et al. 2022, there fixed). The published attention does not know the order of the turns.
         fusion_context (`bool`, defaults to `False`):
-            let the fusion expert begin with the sum of its projections and the states of the speech and text experts, where there
-            are such, so that it attends to turns in their context.
+            let the fusion expert begin with the sum of its projections and the states of the speech and text experts,
+            if any, so that it attends to turns in their context.
         projection_dropout (`float`, defaults to 0.5): dropout after the fusion expert's input projections.
         layer_norm_eps (`float`, defaults to 1e-6): epsilon of the layer norms.
         gate (`str`, defaults to `"learned"`): `"learned"`, or `"mean"` of the experts whose modality is present.
@@ -87,7 +87,7 @@ class MisterEConfig(ConversationConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # one order for every output; a wrong name stays, for validate_experts to refuse
+        # one order for every output; an unknown name is kept, for validate_experts to refuse
         self.experts = sorted(self.experts, key=lambda name: EXPERTS.index(name) if name in EXPERTS else len(EXPERTS))
         self.context_kernel_sizes = list(self.context_kernel_sizes)
 

@@ -1,4 +1,4 @@
-"""Weights saved by the authors' stage-2 code -> [`MisterEModel`]."""
+"""Convert weights saved by the authors' stage-2 code to [`MisterEModel`]."""
 
 import re
 from pathlib import Path
@@ -53,8 +53,8 @@ class _Reader:
         """The tensor of that name, of that shape if one is given."""
         if name not in self.state_dict:
             raise InputError(
-                f"The checkpoint has no tensor '{name}'. Expected the state dict that the authors' stage-2 code saves; "
-                f"this one begins with {list(self.state_dict)[:3]}."
+                f"The checkpoint has no tensor '{name}'. Expected the state dict that the authors' stage-2 code "
+                f"saves; this one begins with {list(self.state_dict)[:3]}."
             )
         tensor = self.state_dict[name]
         if shape and tensor.shape != shape:
@@ -69,7 +69,9 @@ class _Reader:
         return self(f"{name}.weight", *shape), self(f"{name}.bias", shape[0])
 
     def count(self, pattern: str) -> int:
-        """How many different first groups `pattern` has among the names; at least 1, so that what is missing is named."""
+        """
+        How many different first groups `pattern` has among the names; at least 1, so that what is missing is named.
+        """
         return max(len({found[1] for name in self.state_dict if (found := re.match(pattern, name))}), 1)
 
     def untaken(self) -> list[str]:
@@ -86,8 +88,8 @@ def convert_reference_state_dict(
     state_dict: dict[str, torch.Tensor], id2label: dict[int, str] | None = None, num_attention_heads: int = 3
 ) -> MisterEModel:
     r"""
-    The published stage-2 model as ours. The published code maps queries, keys and values by two linear maps in a row, and
-    attention's output by two more; each pair becomes the one map that it equals, computed in float64.
+    The published stage-2 model as ours. The published code maps queries, keys and values by two linear maps in a row,
+    and attention's output by two more; each pair becomes the one map that it equals, computed in float64.
 
     Args:
         state_dict: names and tensors as the authors' code saves them.
@@ -95,7 +97,8 @@ def convert_reference_state_dict(
         num_attention_heads: cannot be read off the weights; 3 is published.
 
     Raises:
-        InputError: if a tensor is missing, left over, of another shape than the rest implies, not of floating-point numbers, or not finite.
+        InputError: if a tensor is missing, left over, of another shape than the rest implies, not of floating-point
+            numbers, or not finite.
     """
     for name, tensor in state_dict.items():
         if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
@@ -171,7 +174,7 @@ def convert_reference_state_dict(
     put("gate.output", *read.layer("gate.2", 3, config.gate_hidden_size))
 
     if left := read.untaken():
-        raise InputError(f"The checkpoint has tensors that this model has no place for: {', '.join(left)}")
+        raise InputError(f"The checkpoint has tensors that this model does not have: {', '.join(left)}")
     check_weights(model.named_parameters(), "The checkpoint's weights")
     return model.eval()
 
@@ -185,12 +188,10 @@ def convert_reference_checkpoint(path: str | Path, id2label: dict[int, str] | No
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # of the pickle, of its archive and of what it holds; PyTorch's own words advise to run it
+    except Exception as error:  # of several libraries; PyTorch's message advises to run the pickle
         raise InputError(
-            f"'{path}' is not a file of tensors alone that torch.save wrote: it is damaged, something else, or holds objects that could run code, "
-            "and is not read. Save `model.state_dict()` with the authors' code."
+            f"'{path}' is not a file of tensors alone that torch.save wrote: it is damaged, something else, or holds "
+            "objects that could run code, and is not read. Save `model.state_dict()` with the authors' code."
         ) from error
     with reading(path, "the authors' weights"):
         if not isinstance(state_dict, dict):

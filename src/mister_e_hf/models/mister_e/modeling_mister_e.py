@@ -1,7 +1,7 @@
 """The stage-2 conversation model: speech, text and fusion experts over a dialogue's turns, mixed by a gate per turn.
 
-Dutta, Balaji and Ganapathy, "A Mixture-of-Experts Model for Multimodal Emotion Recognition in Conversations", Computer Speech &
-Language 100, 2026, 101965 (arXiv 2602.23300).
+Dutta, Balaji and Ganapathy, "A Mixture-of-Experts Model for Multimodal Emotion Recognition in Conversations", Computer
+Speech & Language 100, 2026, 101965 (arXiv 2602.23300).
 
 Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), Ds and Dt embedding widths,
 H hidden, A attention width, C classes, E experts in the order speech, text, fusion.
@@ -22,7 +22,7 @@ from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvo
 from ..turns import DialogueCache, NextTurns, TurnLayout
 from .configuration_mister_e import MisterEConfig
 
-# The name before there were other models.
+# Old name of the base class.
 MisterEPreTrainedModel = ConversationPreTrainedModel
 
 CITATION = """@article{dutta2026mistere,
@@ -45,9 +45,11 @@ class MisterEOutput(ModelOutput):
         logits (`(B, T, C)`): the mixture's scores before the softmax.
         expert_logits (`(B, T, E, C)`): each expert's scores.
         gate_weights (`(B, T, E)`): the gate's weights; they sum to one, and an absent modality's expert has exactly 0.
-        speech_states, text_states (`(B, T, H)`): final states of the fusion expert, None where there is no such expert.
+        speech_states, text_states (`(B, T, H)`): final states of the fusion expert, None where there is no such
+            expert.
         speech_mask, text_mask (`(B, T)`, bool): where the modality counted as present, after modality dropout.
-        focal_losses (`(1 + E,)`, when labels are given): the parts of `loss`, of the mixture and of each expert, without a gradient.
+        focal_losses (`(1 + E,)`, when labels are given): the parts of `loss`, of the mixture and of each expert,
+            without a gradient.
     """
 
     loss: torch.Tensor | None = None
@@ -151,7 +153,10 @@ class FusionExpert(nn.Module):
     def forward(
         self, speech: ModalityTurns, text: ModalityTurns, context: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`context`: states (N, H) by modality to begin with beside the vectors. Logits (N, C), final speech and text states (N, H)."""
+        """
+        `context`: states (N, H) by modality to begin with beside the vectors. Logits (N, C), final speech and text
+        states (N, H).
+        """
         speech_states = self.dropout(self.speech_projection(speech) + context.get("speech", 0.0))
         text_states = self.dropout(self.text_projection(text) + context.get("text", 0.0))
         for layer in self.layers:
@@ -186,7 +191,8 @@ class ExpertGate(nn.Module):
 
 class MisterEModel(ConversationPreTrainedModel):
     r"""
-    MiSTER-E, stage 2: an emotion for every turn of a dialogue from its speech and text vectors, without using who speaks.
+    MiSTER-E, stage 2: an emotion for every turn of a dialogue from its speech and text vectors, without using who
+    speaks.
 
     Padding and absent modalities are ignored whatever they hold, NaN included. At a turn where no existing expert's
     modality is present (both absent and no fusion expert), all experts count: they still see the neighbouring turns.
@@ -232,19 +238,20 @@ class MisterEModel(ConversationPreTrainedModel):
         Args:
             speech_embeddings (`(B, T, Ds)`), text_embeddings (`(B, T, Dt)`):
                 one vector per turn. One of the two may be None: it is then absent at every turn.
-            attention_mask (`(B, T)`): true (or 1) where the turn is real; by default everywhere. Padding may stand anywhere.
+            attention_mask (`(B, T)`): true (or 1) where the turn is real; by default everywhere. Padding may be
+                anywhere.
             speech_mask, text_mask (`(B, T)`): true where the modality was given; by default at every real turn.
             labels (`(B, T)`): class indices, -100 where nothing is to be scored.
-            num_items_in_batch: scored turns of the whole optimizer step, the divisor of the loss; by default this batch's.
-            past: of a causal model, the past of one dialogue (B = 1), whose next turns these are. What it knows is not computed again,
-                and it knows these turns afterwards.
+            num_items_in_batch: scored turns of the whole optimizer step, the divisor of the loss; by default this
+                batch's.
+            past: past turns of one dialogue (B = 1), for a causal model; the given turns follow them and are added.
 
         Raises:
             ValueError: if no embeddings are given, or their shapes, the masks' and the configuration's disagree.
         """
         embeddings = {"speech": speech_embeddings, "text": text_embeddings}
         real, masks = self.check_inputs(embeddings, attention_mask, {"speech": speech_mask, "text": text_mask})
-        # A batch of nothing but padding still has to take part in a distributed step: one stand-in turn, weighing nothing.
+        # A batch of padding alone must still take part in a distributed step: its turns are computed with weight 0.
         weight = real.any()
         layout = self._layout(real if weight else torch.ones_like(real), past)
         present = {name: layout.flatten(mask) for name, mask in masks.items()}
@@ -321,8 +328,8 @@ class MisterEModel(ConversationPreTrainedModel):
             return TurnLayout(real)
         if not self.config.causal:
             raise InputError(
-                "Turns can be taken one by one by a causal model alone: this one (config.causal is false) was trained to hear a dialogue's "
-                "later turns, too. Train with --model.causal true, or give it whole dialogues"
+                "Only a causal model can take turns one by one: this one (config.causal is false) was trained to use "
+                "a dialogue's later turns, too. Train with --model.causal true, or give it whole dialogues"
             )
         return past.layout(real)
 
