@@ -209,7 +209,7 @@ def test_a_configuration_that_cannot_be_is_refused(name, changes, message):
 # From a recipe to a checkpoint folder
 
 
-def test_a_recipe_of_a_baseline_is_trained_scored_and_told_of(tmp_path, capsys):
+def test_a_recipe_of_a_baseline_is_trained_scored_and_used(tmp_path, capsys):
     corpus = write_demo_corpus(tmp_path / "demo")
     recipe = Recipe.load(ROOT / "hub_configs" / "demo.yaml", ["--corpus", str(corpus), "--use_cpu", "--disable_tqdm"])
     made = recipe.baseline("bc_lstm")
@@ -229,11 +229,12 @@ def test_a_recipe_of_a_baseline_is_trained_scored_and_told_of(tmp_path, capsys):
     assert set(pq.read_table(run / "predictions.parquet").column_names) == columns
     card = (run / "README.md").read_text()
     assert "# bc-LSTM (GRU), " in card and "- baseline" in card and "import mister_e_hf" in card
-    assert "trust_remote_code" not in card and "mixture-of-experts" not in card
+    assert "mixture-of-experts" not in card
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0
     assert "\nequal to what results.json holds" in capsys.readouterr().out
     assert cli.main(["doctor", str(run)]) == 0
-    assert "erc_bc_lstm" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="The pipeline runs MiSTER-E; this model is of type 'erc_bc_lstm'"):
-        pipeline("conversation-emotion-recognition", model=str(run))
+    assert "bc-LSTM" in capsys.readouterr().out
+    vectors = {"speech_embedding": [0.0] * 24, "text_embedding": [0.0] * 32}
+    (turn,) = pipeline("conversation-emotion-recognition", model=str(run))([vectors])
+    assert turn["emotion"] in LABELS and "experts" not in turn and "gate" not in turn
