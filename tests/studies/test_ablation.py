@@ -13,12 +13,14 @@ from transformers import AutoModel
 from mister_e_hf import Recipe, cli
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.encoders.embedding import RECORD
+from mister_e_hf.models import registry
 from mister_e_hf.models.registry import entry
 from mister_e_hf.studies.ablation import ablate
 from mister_e_hf.studies.report.page import method, write_report
 from mister_e_hf.studies.study import LABEL_LEAKAGE
 from mister_e_hf.studies.study_reader import read_study
 from support.demo_recipe import DEMO, SHORT
+from support.own_model import OWN
 
 VARIANTS = ["full", "gate_mean", "baseline_logistic_regression"]
 
@@ -231,3 +233,12 @@ def test_errors_name_damaged_records(demo_folder, study, tmp_path, capsys, name,
     (out / name).write_text(text)
     with pytest.raises(InputError, match=f"{name}'.*(seeds must be|must hold|lacks)"):
         run(demo_folder, out, final=bool(words))
+
+
+def test_runs_know_a_model_that_the_user_registered(demo_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    registry.register(OWN)
+    sections = recipe(demo_folder).baseline("own").changed({"training.num_train_epochs": 1, "model.hidden_size": 16})
+    assert ablate(sections, tmp_path / "study", [0], folds=2, variants=["narrow"], report=print) == []
+    write_report(tmp_path / "study")
+    assert "| Own, full |" in (tmp_path / "study" / "report.md").read_text()
