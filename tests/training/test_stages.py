@@ -84,14 +84,14 @@ def test_folder_holds_every_stage_and_each_loads_alone(run):
 
 def test_code_of_the_card_makes_the_vectors(run):
     card = (run / "README.md").read_text().replace("REPOSITORY", str(run))
-    samples, texts = [np.zeros(8000, dtype=np.float32)], ["really"]
+    audio, texts = [np.zeros(8000, dtype=np.float32)], ["really"]
     snippets = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len(snippets) == 4
     for snippet in snippets[2:]:
-        names = {"samples": samples, "texts": texts}
+        names = {"audio": audio, "transcripts": texts}
         exec(snippet, names)
         assert names["vectors"].shape == (1, 32)
-    assert "made by `speech_encoder/`, on speech:" in card and str(run / "demo") not in card
+    assert "vectors of speech are made with `speech_encoder/`" in card and str(run / "demo") not in card
 
 
 def test_vectors_are_those_of_the_encoders_in_the_folder(run):
