@@ -70,8 +70,8 @@ ORDERS = {
     "after the model": ["from mister_e_hf import MisterEModel", _MODEL],
     "after a baseline": ["from mister_e_hf.models.baselines.sdt import SdtModel", _MODEL],
     "after a baseline by name": [
-        "from mister_e_hf.models import baselines",
-        "baselines.baseline_model('mult')",
+        "from mister_e_hf.models import registry",
+        "registry.entry('mult').model_class()",
         _MODEL,
     ],
     "after the encoder": ["from mister_e_hf import UtteranceEncoder", _MODEL],
@@ -97,10 +97,10 @@ for name, order in json.loads(sys.argv[1]).items():
             assert type(AutoConfig.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoderConfig
             assert type(AutoModel.from_pretrained(stage_1)) is mister_e_hf.UtteranceEncoder
             assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_1))) is mister_e_hf.UtteranceEncoder
-            from mister_e_hf.models.baselines import BASELINES, baseline_model
-            for name in BASELINES:
-                config = AutoConfig.for_model(f"erc_{name}", speech_embedding_dim=2, text_embedding_dim=2)
-                assert type(AutoModel.from_config(config)) is baseline_model(name)
+            from mister_e_hf.models.registry import registered
+            for each in registered():
+                config = AutoConfig.for_model(each.model_type, speech_embedding_dim=2, text_embedding_dim=2)
+                assert type(AutoModel.from_config(config)) is each.model_class()
             assert type(AutoProcessor.from_pretrained(stage_1)) is mister_e_hf.MisterEProcessor
         except BaseException:
             print(f"{name}: {traceback.format_exc()}", flush=True)

@@ -237,4 +237,4 @@ def test_a_recipe_of_a_baseline_is_trained_scored_and_used(tmp_path, capsys):
     assert "bc-LSTM" in capsys.readouterr().out
     vectors = {"speech_embedding": [0.0] * 24, "text_embedding": [0.0] * 32}
     (turn,) = pipeline("conversation-emotion-recognition", model=str(run))([vectors])
-    assert turn["emotion"] in LABELS and "experts" not in turn and "gate" not in turn
+    assert turn["label"] in LABELS and "experts" not in turn and "gate" not in turn

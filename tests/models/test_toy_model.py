@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -11,10 +9,9 @@ from transformers import AutoConfig, AutoModel
 from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments
 from mister_e_hf.models.registry import entry, entry_of, registered
 from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
-from mister_e_hf.vectors.dialogue_vectors import DialogueVectors
 from support.distributed_contract import gradient_of_a_step
-from support.model_contract import CHECKS, LABELS, WIDTHS, small_batch, small_config, small_model
-from support.toy_model import registered_toy
+from support.model_contract import CHECKS, WIDTHS, small_batch, small_config, small_model
+from support.toy_model import registered_toy, toy_split
 
 
 @pytest.fixture(autouse=True)
@@ -33,33 +30,6 @@ def test_a_registered_model_is_known_everywhere(toy, tmp_path):
     config = AutoConfig.for_model("toy", hidden_size=4)
     assert entry_of(config) is toy and config.modalities == ("speech", "text", "visual")
     assert type(AutoModel.from_config(config)) is toy.model_class()
-
-
-def toy_table(name: str, dialogues: int = 6) -> pa.Table:
-    """Dialogues whose emotion can be read off their vectors and transcripts."""
-    generator = np.random.default_rng(len(name))
-    rows = []
-    for number in range(dialogues):
-        turns = 3 + number % 3
-        emotions = generator.integers(0, 3, turns)
-        rows.append(
-            {
-                "dialogue_id": f"{name}_{number}",
-                "utterance_ids": [f"{name}_{number}_{turn}" for turn in range(turns)],
-                "labels": [LABELS[emotion] for emotion in emotions],
-                "texts": ["yes " * (int(emotion) + 1) for emotion in emotions],
-                **{
-                    f"{key}_features": (generator.normal(size=(turns, width)) + emotions[:, None]).tolist()
-                    for key, width in WIDTHS.items()
-                },
-                "has_video": [turn != 1 for turn in range(turns)],
-            }
-        )
-    return pa.Table.from_pylist(rows)
-
-
-def toy_split(name: str) -> DialogueVectors:
-    return DialogueVectors(toy_table(name), {label: index for index, label in LABELS.items()}, name=name)
 
 
 def test_table_and_collator_hand_over_three_modalities_and_the_transcripts():

@@ -6,10 +6,9 @@ from mister_e_hf.evaluation.predictions import predict
 from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table
 from mister_e_hf.training.evaluate import scoring_trainer
 from mister_e_hf.vectors.store import VectorColumn
-from models.test_toy_model import toy_split
 from support.model_contract import small_model
 from support.session_vectors import split
-from support.toy_model import registered_toy
+from support.toy_model import registered_toy, toy_split
 
 
 @pytest.fixture

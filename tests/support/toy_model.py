@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
+import pyarrow as pa
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -15,6 +17,8 @@ from mister_e_hf.models.modeling_conversation import ConversationOutput, Convers
 from mister_e_hf.models.registry import Ablation, RegisteredModel
 from mister_e_hf.models.turn_layers import ModalityInput, TurnLinear
 from mister_e_hf.models.turns import TurnLayout
+from mister_e_hf.vectors.dialogue_vectors import DialogueVectors
+from support.model_contract import LABELS, WIDTHS
 
 VISUAL = Modality("visual", content="video", noun="video")
 
@@ -146,3 +150,30 @@ def registered_toy() -> Iterator[RegisteredModel]:
     finally:
         registry._ENTRIES.pop("toy", None)
         del MODALITIES["visual"]
+
+
+def toy_table(name: str, dialogues: int = 6) -> pa.Table:
+    """Dialogues whose emotion can be read off their vectors and transcripts."""
+    generator = np.random.default_rng(len(name))
+    rows = []
+    for number in range(dialogues):
+        turns = 3 + number % 3
+        emotions = generator.integers(0, 3, turns)
+        rows.append(
+            {
+                "dialogue_id": f"{name}_{number}",
+                "utterance_ids": [f"{name}_{number}_{turn}" for turn in range(turns)],
+                "labels": [LABELS[emotion] for emotion in emotions],
+                "texts": ["yes " * (int(emotion) + 1) for emotion in emotions],
+                **{
+                    f"{key}_features": (generator.normal(size=(turns, width)) + emotions[:, None]).tolist()
+                    for key, width in WIDTHS.items()
+                },
+                "has_video": [turn != 1 for turn in range(turns)],
+            }
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def toy_split(name: str) -> DialogueVectors:
+    return DialogueVectors(toy_table(name), {label: index for index, label in LABELS.items()}, name=name)

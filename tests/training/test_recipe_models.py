@@ -5,9 +5,10 @@ import torch
 import yaml
 
 from mister_e_hf import MisterEModel, Recipe
-from mister_e_hf.models import baselines
+from mister_e_hf.models.registry import baselines, entry
 from support.small_recipes import SECTIONS, changed_corpus, recipe, write
 
+BASELINES = [each.name for each in baselines()]
 BASELINE_SECTIONS = {
     "bc_lstm": {"model": {"num_layers": 2}, "training": {"learning_rate": 0.005}},
     "mult": {"training": {"num_train_epochs": 3}},
@@ -34,7 +35,7 @@ def recipe_of_baselines(*words: str, **model) -> Recipe:
     return made
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_baseline_has_a_recipe_on_the_same_corpus(name, tmp_path):
     """One that the section names with settings, names alone, or does not name."""
     whole = recipe_of_baselines()
@@ -42,16 +43,16 @@ def test_a_baseline_has_a_recipe_on_the_same_corpus(name, tmp_path):
     assert set(made.to_dict()) == {"model", "corpus", "training"}
     assert made.corpus == whole.corpus
     config, settings = made.model_config(), (BASELINE_SECTIONS.get(name) or {})
-    assert type(config) is baselines.baseline_config(name)
+    assert type(config) is entry(name).config_class()
     expected = {"speech_embedding_dim": 24, "text_embedding_dim": 32, "feature_clip": 5.0} | settings.get("model", {})
-    default = baselines.baseline_config(name)()
+    default = entry(name).config_class()()
     for field in config.own_fields():
         assert getattr(config, field) == expected.get(field, getattr(default, field)), field
-    training = baselines.TRAINING[name] | settings.get("training", {})
+    training = dict(entry(name).training) | settings.get("training", {})
     without = {"contrastive_weight": 0.0, "consistency_weight": 0.0}
     assert made.sections["training"] == {"use_cpu": True, "weight_decay": 0.25} | training | without
     assert made.training_arguments(tmp_path, 0).consistency_weight == 0
-    assert type(made.model()) is baselines.baseline_model(name)
+    assert type(made.model()) is entry(name).model_class()
     again = Recipe.load(write(tmp_path, yaml.safe_dump(made.to_dict())))
     assert again.to_dict() == made.to_dict()
     assert whole.to_dict() == recipe_of_baselines().to_dict()
@@ -97,7 +98,7 @@ def test_a_new_model_depends_on_the_seed_alone():
 
 def test_missing_modalities_of_a_baseline_raise(demo_folder, tmp_path):
     mute = changed_corpus(demo_folder, tmp_path, lambda table: table.drop_columns("text_features"))
-    for name in baselines.BASELINES:
+    for name in BASELINES:
         with pytest.raises(ValueError, match="train: no turn has text.*leave it out of model.modalities"):
             recipe("--corpus", mute).baseline(name).read_corpus()
     made = recipe("--corpus", mute, "--baselines.bc_lstm.model.modalities", "speech")
