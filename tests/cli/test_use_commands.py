@@ -109,7 +109,7 @@ def test_predict_keeps_the_order_of_dialogues_in_a_folder(run, command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("nowhere.wav", "--segments", "{srt}"), "There is no recording, folder or table 'nowhere.wav'"),
+        (("nowhere.wav", "--segments", "{srt}"), "'nowhere.wav' not found; expected a recording, folder or table"),
         (("{wav}", "--segments", "{srt}", "--model", "{folder}"), "call' is not a checkpoint: it has no config.json"),
         (("{wav}", "--segments", "nowhere.srt"), "No subtitles at 'nowhere.srt'"),
         (("{wav}", "--segments", "{srt}", "--top_k", "0"), "top_k must be a positive number"),

@@ -1,4 +1,4 @@
-"""Checkpoints that come from elsewhere, damaged, hostile or broken: whoever loads one says so in one line that names file and field."""
+"""Damaged, hostile or broken checkpoints: every command reports them in one line that names file and field."""
 
 import json
 import os
@@ -327,7 +327,7 @@ def test_what_nobody_could_load_is_not_pushed(spoiled, refused, spoil, message):
         (["push", "c", "bad name/", "--dry_run"], "'bad name/' is not a valid repository name"),
         (["predict", "turns.csv", "--model", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
         (["evaluate", "c", "--revision", "v1"], "--revision is of a model on the Hub"),
-        (["predict", "turns.csv", "--model", "c", "--transcriber", "/nope"], "there is no model '/nope'"),
+        (["predict", "turns.csv", "--model", "c", "--transcriber", "/nope"], "unknown model '/nope'"),
     ],
 )
 def test_options_that_would_have_no_effect_are_refused(whole, capsys, monkeypatch, words, message):

@@ -1,4 +1,4 @@
-"""The pipeline, its files, plot, web app, doctor and push work for every registered model, with its own heads or none."""
+"""The pipeline, its files, plot, web app, doctor and push work for every registered model, with heads or none."""
 
 import json
 from pathlib import Path

@@ -211,7 +211,10 @@ def test_a_generator_is_read_as_the_results_are(pipe):
     assert list(pipe(dialogue for dialogue in [])) == []
 
 
-SRT = "1\n00:00:00,500 --> 00:00:01,500\nso you see\n\n2\n00:00:02,000 --> 00:00:03,000\n\n3\n00:00:05,000 --> 00:00:05,750\nhooray\n"
+SRT = (
+    "1\n00:00:00,500 --> 00:00:01,500\nso you see\n\n2\n00:00:02,000 --> 00:00:03,000\n\n"
+    "3\n00:00:05,000 --> 00:00:05,750\nhooray\n"
+)
 
 
 def test_segments_of_a_recording_are_its_turns(pipe, sounds, tmp_path):

@@ -22,27 +22,75 @@ from support.small_encoders import RATE, tiny_encoder, write_backbone
 from support.small_pipeline import TASK, assert_same, encoders_of
 
 WRONG = {
-    "unknown field": ([{"text": "a"}, {"txet": "a"}], "dialogue 0, turn 1 has the unknown field 'txet'; did you mean 'text'?"),
-    "field like no other": ([{"qqqq": "a"}], "dialogue 0, turn 0 has the unknown field 'qqqq'; expected one of audio, .*text"),
+    "unknown field": (
+        [{"text": "a"}, {"txet": "a"}],
+        "dialogue 0, turn 1 has the unknown field 'txet'; did you mean 'text'?",
+    ),
+    "field like no other": (
+        [{"qqqq": "a"}],
+        "dialogue 0, turn 0 has the unknown field 'qqqq'; expected one of audio, .*text",
+    ),
     "text of another type": ([{"text": 3}], "dialogue 0, turn 0: text must be a string or None, got 3"),
-    "array without rate": ([{"audio": np.ones(99)}], "dialogue 0, turn 0: audio is an array, so it needs sampling_rate"),
+    "array without rate": (
+        [{"audio": np.ones(99)}],
+        "dialogue 0, turn 0: audio is an array, so it needs sampling_rate",
+    ),
     "list without rate": ([{"audio": [0.1]}], "dialogue 0, turn 0: audio is an array, so it needs sampling_rate"),
     "dictionary without rate": ([{"audio": {"array": [0.1]}}], "dialogue 0, turn 0: .*needs its sampling_rate"),
-    "rate of another type": ([{"audio": np.ones(9), "sampling_rate": "16k"}], "dialogue 0, turn 0: sampling_rate must be a number"),
-    "rate out of range": ([{"audio": np.ones(9), "sampling_rate": 16}], "dialogue 0, turn 0: .* sampling rate of 16 Hz"),
-    "ragged list": ([{"audio": [[0.1], [0.1, 0.2]], "sampling_rate": RATE}], "dialogue 0, turn 0: audio cannot be read as an array"),
+    "rate of another type": (
+        [{"audio": np.ones(9), "sampling_rate": "16k"}],
+        "dialogue 0, turn 0: sampling_rate must be a number",
+    ),
+    "rate out of range": (
+        [{"audio": np.ones(9), "sampling_rate": 16}],
+        "dialogue 0, turn 0: .* sampling rate of 16 Hz",
+    ),
+    "ragged list": (
+        [{"audio": [[0.1], [0.1, 0.2]], "sampling_rate": RATE}],
+        "dialogue 0, turn 0: audio cannot be read as an array",
+    ),
     "sound of another type": ([{"audio": 5}], "dialogue 0, turn 0: Expected a path, bytes, an array .* got int"),
-    "too many dimensions": ([{"audio": np.ones((2, 2, 9)), "sampling_rate": RATE}], r"dialogue 0, turn 0: Expected samples of shape \(S,\)"),
-    "vector of another width": ([{"speech_embedding": np.ones(4)}], r"dialogue 0, turn 0: speech_embedding must have shape \(6,\), got \(4,\)"),
-    "vector of vectors": ([{"text_embedding": np.ones((1, 6))}], r"dialogue 0, turn 0: text_embedding must have shape \(6,\), got \(1, 6\)"),
-    "vector with NaN": ([{"text_embedding": [1.0, np.nan, 1, 1, 1, 1]}], "dialogue 0, turn 0: text_embedding holds NaN or infinity"),
-    "vector of words": ([{"text_embedding": "abc"}], "dialogue 0, turn 0: text_embedding must be a vector of 6 numbers, got 'abc'"),
-    "ragged vector": ([{"text_embedding": [[1.0], 1.0]}], "dialogue 0, turn 0: text_embedding cannot be read as an array"),
+    "too many dimensions": (
+        [{"audio": np.ones((2, 2, 9)), "sampling_rate": RATE}],
+        r"dialogue 0, turn 0: Expected samples of shape \(S,\)",
+    ),
+    "vector of another width": (
+        [{"speech_embedding": np.ones(4)}],
+        r"dialogue 0, turn 0: speech_embedding must have shape \(6,\), got \(4,\)",
+    ),
+    "vector of vectors": (
+        [{"text_embedding": np.ones((1, 6))}],
+        r"dialogue 0, turn 0: text_embedding must have shape \(6,\), got \(1, 6\)",
+    ),
+    "vector with NaN": (
+        [{"text_embedding": [1.0, np.nan, 1, 1, 1, 1]}],
+        "dialogue 0, turn 0: text_embedding holds NaN or infinity",
+    ),
+    "vector of words": (
+        [{"text_embedding": "abc"}],
+        "dialogue 0, turn 0: text_embedding must be a vector of 6 numbers, got 'abc'",
+    ),
+    "ragged vector": (
+        [{"text_embedding": [[1.0], 1.0]}],
+        "dialogue 0, turn 0: text_embedding cannot be read as an array",
+    ),
     "start without sound": ([{"text": "a", "start": 1.0}], "dialogue 0, turn 0 has start or end, but no audio"),
-    "end before start": ([{"audio": "long.wav", "start": 2, "end": 1}], "dialogue 0, turn 0: Expected 0 <= start < end .* start=2, end=1"),
-    "start of another type": ([{"audio": "long.wav", "start": "0:01"}], "dialogue 0, turn 0: start must be a number or None, got '0:01'"),
-    "start behind the end": ([{"audio": "long.wav", "start": 9}], "dialogue 0, turn 0: 'long.wav' lasts 8.00 s; .* starts at 9 s"),
-    "missing file": ([{"text": "a"}, {"audio": "nowhere.wav"}], "dialogue 0, turn 1: Audio file 'nowhere.wav' not found"),
+    "end before start": (
+        [{"audio": "long.wav", "start": 2, "end": 1}],
+        "dialogue 0, turn 0: Expected 0 <= start < end .* start=2, end=1",
+    ),
+    "start of another type": (
+        [{"audio": "long.wav", "start": "0:01"}],
+        "dialogue 0, turn 0: start must be a number or None, got '0:01'",
+    ),
+    "start behind the end": (
+        [{"audio": "long.wav", "start": 9}],
+        "dialogue 0, turn 0: 'long.wav' lasts 8.00 s; .* starts at 9 s",
+    ),
+    "missing file": (
+        [{"text": "a"}, {"audio": "nowhere.wav"}],
+        "dialogue 0, turn 1: Audio file 'nowhere.wav' not found",
+    ),
     "corrupt file": ([{"audio": "corrupt.flac"}], "dialogue 0, turn 0: .*'corrupt.flac'"),
     "silent file": ([{"audio": "silent.wav"}], "dialogue 0, turn 0: 'silent.wav' is silent"),
     "no sound at all": ([{"audio": b""}], "dialogue 0, turn 0: .* is empty"),
@@ -62,19 +110,49 @@ WRONG = {
     "list of paths": (["long.wav"], "Expected a dialogue, .*{.text.: .*got a list of strings, .*'long.wav' is "),
     "turn and list": ([{"text": "a"}, [{"text": "a"}]], "dialogue 0 must be a list of turns"),
     "one turn alone": ({"text": "a"}, "dialogue 0: a recording is .* One turn alone is a list of one turn"),
-    "recording without segments": ({"audio": "long.wav"}, "dialogue 0: a recording is a dictionary with audio, segments"),
+    "recording without segments": (
+        {"audio": "long.wav"},
+        "dialogue 0: a recording is a dictionary with audio, segments",
+    ),
     "recording with more": ({"audio": "long.wav", "segments": [(0, 1)], "text": "a"}, "dialogue 0: a recording is"),
     "no segments": ({"audio": "long.wav", "segments": []}, "dialogue 0 has no turns"),
-    "segments are None": ({"audio": "long.wav", "segments": None}, "dialogue 0: segments must be the path of an SRT .* got None"),
-    "segments nowhere": ({"audio": "long.wav", "segments": "nowhere.srt"}, "dialogue 0: No subtitles at 'nowhere.srt'"),
-    "segments of sound": ({"audio": "long.wav", "segments": "long.wav"}, "dialogue 0: 'long.wav' is not a subtitle file"),
-    "segment of one number": ({"audio": "long.wav", "segments": [(0, 1), (2,)]}, r"dialogue 0, segment 1 must be \(start, end\)"),
-    "segment without end": ({"audio": "long.wav", "segments": [{"start": 1}]}, r"dialogue 0, segment 0 must be \(start, end\)"),
-    "segment backwards": ({"audio": "long.wav", "segments": [(0, 1), (3, 2)]}, "dialogue 0, turn 1: Expected 0 <= start < end"),
-    "segment behind the end": ({"audio": "long.wav", "segments": [(0, 1), (7, 20)]}, "dialogue 0, turn 1: 'long.wav' ends at 8.00 s"),
-    "segment of words": ({"audio": "long.wav", "segments": [("so", "well")]}, "dialogue 0, turn 0: start must be a number"),
-    "recording of an array without rate": ({"audio": [0.1] * 99, "segments": [(0, 1)]}, "dialogue 0, turn 0: audio is an array"),
-}  # fmt: skip
+    "segments are None": (
+        {"audio": "long.wav", "segments": None},
+        "dialogue 0: segments must be the path of an SRT .* got None",
+    ),
+    "segments nowhere": (
+        {"audio": "long.wav", "segments": "nowhere.srt"},
+        "dialogue 0: No subtitles at 'nowhere.srt'",
+    ),
+    "segments of sound": (
+        {"audio": "long.wav", "segments": "long.wav"},
+        "dialogue 0: 'long.wav' is not a subtitle file",
+    ),
+    "segment of one number": (
+        {"audio": "long.wav", "segments": [(0, 1), (2,)]},
+        r"dialogue 0, segment 1 must be \(start, end\)",
+    ),
+    "segment without end": (
+        {"audio": "long.wav", "segments": [{"start": 1}]},
+        r"dialogue 0, segment 0 must be \(start, end\)",
+    ),
+    "segment backwards": (
+        {"audio": "long.wav", "segments": [(0, 1), (3, 2)]},
+        "dialogue 0, turn 1: Expected 0 <= start < end",
+    ),
+    "segment behind the end": (
+        {"audio": "long.wav", "segments": [(0, 1), (7, 20)]},
+        "dialogue 0, turn 1: 'long.wav' ends at 8.00 s",
+    ),
+    "segment of words": (
+        {"audio": "long.wav", "segments": [("so", "well")]},
+        "dialogue 0, turn 0: start must be a number",
+    ),
+    "recording of an array without rate": (
+        {"audio": [0.1] * 99, "segments": [(0, 1)]},
+        "dialogue 0, turn 0: audio is an array",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -143,7 +221,10 @@ def test_without_encoders_it_takes_vectors_and_says_so(folder, tmp_path, sounds)
         ({"text": "a"}, "text", "text"),
         ({"audio": sounds / "clip.wav"}, "speech", "audio"),
     ):
-        words = f'bare\' has no {modality}_encoder/, so it takes vectors instead of {content}: .* {{"{modality}_embedding": vector of 6'
+        words = (
+            f"bare' has no {modality}_encoder/, so it takes vectors instead of {content}: "
+            f'.* {{"{modality}_embedding": vector of 6'
+        )
         with pytest.raises(ValueError, match=words):
             bare([turn])
     given = pipeline(TASK, model=tmp_path / "bare", encoders=encoders_of(folder))

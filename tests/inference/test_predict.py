@@ -126,7 +126,7 @@ def test_a_recording_is_taken_with_the_subtitles_beside_it(predict, tmp_path, na
 def test_a_recording_without_its_turns_says_what_is_needed(predict, tmp_path):
     recording = write_call(tmp_path)
     status, printed, error = predict(recording)
-    assert (status, printed) == (2, "") and "a recording needs its turns: --segments call.srt" in error
+    assert (status, printed) == (2, "") and "a recording, which needs its turns: pass --segments call.srt" in error
     write_call(tmp_path, "call.en.srt", "call.srt")
     assert (
         "several subtitle files beside it (call.en.srt, call.srt); choose one with --segments" in predict(recording)[2]
@@ -155,10 +155,10 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(model, table, tmp
     (tmp_path / "folder").mkdir()
     (tmp_path / "checkpoint").mkdir()
     given = {
-        ("nowhere.csv",): "There is no recording, folder or table 'nowhere.csv'",
-        (table, "--model", "nowhere"): "There is no checkpoint folder 'nowhere'",
-        (table, "--model", tmp_path / "nowhere"): "There is no checkpoint folder '",
-        (table, "--model", "folder/nowhere"): "There is no checkpoint folder 'folder/nowhere'",
+        ("nowhere.csv",): "'nowhere.csv' not found; expected a recording, folder or table",
+        (table, "--model", "nowhere"): "Checkpoint folder 'nowhere' not found",
+        (table, "--model", tmp_path / "nowhere"): "Checkpoint folder '",
+        (table, "--model", "folder/nowhere"): "Checkpoint folder 'folder/nowhere' not found",
         (table, "--model", tmp_path / "checkpoint"): "is not a checkpoint: it has no config.json",
         (table, "--model", table): "is a file; expected a checkpoint folder",
         (table, "--out", "x.xlsx"): "'x.xlsx' must end in one of .jsonl",
@@ -170,7 +170,7 @@ def test_what_cannot_work_is_refused_before_anything_is_loaded(model, table, tmp
         (recording, "--segments", "nowhere.srt"): "No subtitles at 'nowhere.srt'",
         (recording, "--columns", "text=words"): "--columns are of a table",
         (table, "--columns", "text=a", "text=b"): "--columns names text twice",
-        (tmp_path / "folder" / "call.wav",): "There is no recording",
+        (tmp_path / "folder" / "call.wav",): "expected a recording",
     }
     words = [[*map(str, case), *([] if "--model" in case else ["--model", str(model)])] for case in given]
     call = subprocess.run(

@@ -50,24 +50,57 @@ def test_a_field_that_is_nearly_known_is_asked_about(field, meant):
 
 
 UNCLEAR = {
-    "audio without a known key": ([{"audio": {"file": "x.wav"}}], "audio has the unknown field 'file'; did you mean 'path'"),
-    "audio of another rate's name": ([{"audio": {"array": SOUND, "sample_rate": 16000}}], "'sample_rate'; did you mean 'sampling_rate'"),
-    "two rates": ([{"audio": {"array": SOUND, "sampling_rate": 8000}, "sampling_rate": 16000}], "two sampling rates, 16000 and in audio 8000"),
-    "a rate that is not whole": ([{"audio": SOUND, "sampling_rate": 16000.5}], "turn 0: sampling_rate must be an integer in Hz"),
+    "audio without a known key": (
+        [{"audio": {"file": "x.wav"}}],
+        "audio has the unknown field 'file'; did you mean 'path'",
+    ),
+    "audio of another rate's name": (
+        [{"audio": {"array": SOUND, "sample_rate": 16000}}],
+        "'sample_rate'; did you mean 'sampling_rate'",
+    ),
+    "two rates": (
+        [{"audio": {"array": SOUND, "sampling_rate": 8000}, "sampling_rate": 16000}],
+        "two sampling rates, 16000 and in audio 8000",
+    ),
+    "a rate that is not whole": (
+        [{"audio": SOUND, "sampling_rate": 16000.5}],
+        "turn 0: sampling_rate must be an integer in Hz",
+    ),
     "a rate of NaN": ([{"audio": SOUND, "sampling_rate": np.nan}], "turn 0: sampling_rate must be an integer in Hz"),
     "true as start": ([{"audio": "x.wav", "start": True}], "turn 0: start must be a number or None, got True"),
     "half an emoji": ([{"text": "ok \ud83d"}], "The text of dialogue 0, turn 0 has half a character at position 3"),
-    "masked numbers": ([{"audio": np.ma.masked_invalid([0.1, np.nan]), "sampling_rate": 16000}], "turn 0: audio is an array with masked"),
-    "a tensor without numbers": ([{"audio": torch.ones(9, device="meta"), "sampling_rate": 16000}], "turn 0: audio cannot be read as an array"),
+    "masked numbers": (
+        [{"audio": np.ma.masked_invalid([0.1, np.nan]), "sampling_rate": 16000}],
+        "turn 0: audio is an array with masked",
+    ),
+    "a tensor without numbers": (
+        [{"audio": torch.ones(9, device="meta"), "sampling_rate": 16000}],
+        "turn 0: audio cannot be read as an array",
+    ),
     "a message of a chat": ([{"role": "user", "content": "hi"}], "turn 0 has the unknown field 'role'"),
-    "more beside utterances": ({"utterances": [{"text": "a"}], "audio": "x.wav"}, "dialogue 0 has the unknown field 'audio'"),
+    "more beside utterances": (
+        {"utterances": [{"text": "a"}], "audio": "x.wav"},
+        "dialogue 0 has the unknown field 'audio'",
+    ),
     "turns of another name": ({"turns": [{"text": "a"}]}, "'turns' may be 'segments'"),
-    "a dictionary of lists": ({"text": ["a", "b"]}, "a dictionary of lists is not a dialogue; expected a list of turns"),
-    "lists of two lengths": ({"utterances": {"text": ["a", "b"], "audio": ["x.wav"]}}, "utterances must be lists of equal length"),
-    "a segment with audio of its own": ({"audio": "x.wav", "segments": [{"start": 0, "end": 1, "audio": "y.wav"}]}, "segment 0 has audio, which only the recording may have"),
+    "a dictionary of lists": (
+        {"text": ["a", "b"]},
+        "a dictionary of lists is not a dialogue; expected a list of turns",
+    ),
+    "lists of two lengths": (
+        {"utterances": {"text": ["a", "b"], "audio": ["x.wav"]}},
+        "utterances must be lists of equal length",
+    ),
+    "a segment with audio of its own": (
+        {"audio": "x.wav", "segments": [{"start": 0, "end": 1, "audio": "y.wav"}]},
+        "segment 0 has audio, which only the recording may have",
+    ),
     "subtitles of another name": ({"audio": "x.wav", "srt": "x.srt"}, "'srt' may be 'segments'"),
-    "its own name": ({"dialogue_id": "call-7", "utterances": [{"text": 3}]}, "dialogue 'call-7', turn 0: text must be a string"),
-}  # fmt: skip
+    "its own name": (
+        {"dialogue_id": "call-7", "utterances": [{"text": 3}]},
+        "dialogue 'call-7', turn 0: text must be a string",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", UNCLEAR)

@@ -19,7 +19,8 @@ import soundfile
 
 from mister_e_hf import cli
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.inference.serve import emotions, name_recordings, page_turns, subtitle_rows
+from mister_e_hf.inference.page_turns import name_recordings, page_turns, subtitle_rows
+from mister_e_hf.inference.serve import emotions
 from support.small_demo import run_small_demo
 
 SRT = "1\n00:00:00,100 --> 00:00:00,800\nReally, you said?\n\n2\n00:00:00,900 --> 00:00:01,400\nNever.\n"
@@ -85,10 +86,10 @@ def test_subtitles_become_rows(tmp_path):
     [
         ([["", "", "", ""]], 0, "There is no turn yet"),
         ([["Hi.", "x", "1", ""]], 0, "Turn 1: start must be seconds, such as 12.5, got 'x'"),
-        ([["Hi.", "1", "", ""]], 0, "Turn 1 has a start or an end alone"),
+        ([["Hi.", "1", "", ""]], 0, "Turn 1 has only a start or an end"),
         ([["Hi.", "", "", ""], ["So.", "2", "1", ""]], 0, "Turn 2 ends at 1 s, and starts at 2 s"),
-        ([["", "1", "2", ""]], 0, "Turn 1 has neither words nor a recording"),
-        ([["Hi.", "", "", "c.wav"]], 2, "no recording is called 'c.wav'; chosen are: a.wav, b.wav"),
+        ([["", "1", "2", ""]], 0, "Turn 1 has neither text nor a recording"),
+        ([["Hi.", "", "", "c.wav"]], 2, "unknown recording 'c.wav'; expected one of a.wav, b.wav"),
         ([["Hi.", "", "", "a.wav"]], 2, "The recording b.wav belongs to no turn"),
         ([["Hi.", "", "", ""], ["So.", "", "", ""]], 1, "The recording a.wav belongs to no turn"),
         ([["Hi.", "", "", "", "x"]], 0, "Row 1 has 5 cells; expected 4: words, start, end, recording"),
@@ -167,7 +168,10 @@ def test_a_port_that_is_none_is_refused(capsys):
 
 
 def test_without_gradio_it_says_what_to_install():
-    code = "import sys; sys.modules['gradio'] = None\nfrom mister_e_hf.inference.serve import build_page\nbuild_page(None)"
+    code = (
+        "import sys; sys.modules['gradio'] = None\n"
+        "from mister_e_hf.inference.serve import build_page\nbuild_page(None)"
+    )
     call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install gradio matplotlib" in call.stderr and "MissingLibraryError" in call.stderr
 
@@ -228,7 +232,7 @@ def call(address: str, rows, files=None) -> str:
 @pytest.mark.slow
 def test_a_page_answers_calls_that_are_meant_and_refuses_the_others(address, tmp_path_factory):
     assert "Emotions" in call(address, [["Really?", "", "", ""]])
-    assert request(address, "GET", "/")[0] == 200 and "It names:" in request(address, "GET", "/config")[1]
+    assert request(address, "GET", "/")[0] == 200 and "Its emotions:" in request(address, "GET", "/config")[1]
     assert request(address, "GET", "/config", Host="evil.example")[0] == 403
     assert "Row 1 has 5 cells; expected 4" in call(address, [["a", "", "", "", "x"]])
     assert "fetches nothing" in call(address, [["", "", "", ""]], ["http://recordings.example/a.wav"])

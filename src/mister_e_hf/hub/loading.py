@@ -1,4 +1,4 @@
-"""Strict loading of checkpoints: errors name the file and the weights that are missing, damaged, unexpected or broken."""
+"""Strict loading of checkpoints: errors name the file and the weights that are missing, damaged or unexpected."""
 
 import contextlib
 import json
@@ -122,8 +122,8 @@ def explained(name: str | os.PathLike, options: Mapping[str, Any], or_pickle: bo
         ) from error
     except pickle.UnpicklingError as error:
         raise OSError(
-            f"The weights of '{where}' are a pickle that holds more than tensors, so opening it could execute any code; it "
-            "is not read. Use a model whose weights are in safetensors."
+            f"The weights of '{where}' are a pickle that holds more than tensors, so opening it could execute any "
+            "code; it is not read. Use a model whose weights are in safetensors."
         ) from error
     except InputError:
         raise
@@ -132,14 +132,15 @@ def explained(name: str | os.PathLike, options: Mapping[str, Any], or_pickle: bo
         if or_pickle or config is None or any(find_file(name, file, options) for file in weights):
             raise
         raise OSError(
-            f"'{where}' has no model.safetensors. Weights are read from safetensors only: pytorch_model.bin is a pickle, and "
-            "opening one can execute any code. Ask its author to save it with save_pretrained, or convert it if you trust it."
+            f"'{where}' has no model.safetensors. Weights are read from safetensors only: pytorch_model.bin is a "
+            "pickle, and opening one can execute any code. Ask its author to save it with save_pretrained, or convert "
+            "it if you trust it."
         ) from error
     except (AttributeError, KeyError, IndexError, ValueError, EOFError, RecursionError) as error:
         if "trust_remote_code" in str(error):
             raise InputError(
-                f"'{where}' can only be loaded with its own code, and code that comes with a model is not run. Use a model of a "
-                "type that transformers knows."
+                f"'{where}' can only be loaded with its own code, and code that comes with a model is not run. Use a "
+                "model of a type that transformers knows."
             ) from error
         raise InputError(f"'{where}' could not be loaded ({type(error).__name__}): {short(error)}") from error
 
@@ -213,7 +214,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
             raise InputError(f"'{path}' is not text in UTF-8 (byte {error.start})") from error
         except json.JSONDecodeError as error:
             raise InputError(
-                f"'{path}' is not valid JSON: it is truncated or malformed in line {error.lineno}, column {error.colno}"
+                f"'{path}' is not valid JSON: it is truncated or malformed in line {error.lineno}, column "
+                f"{error.colno}"
             ) from error
         if not isinstance(found, dict):
             raise InputError(f"'{path}' must hold a JSON object, got {short(repr(found), 80)}")
@@ -235,16 +237,16 @@ def find_file(name: str | os.PathLike, file: str, options: Mapping[str, Any]) ->
 
 
 def _weight_files(name: str | os.PathLike, options: Mapping[str, Any]) -> Iterator[str]:
-    """The files that hold a checkpoint's weights. transformers would read whatever an index names, so it is checked."""
+    """The files of a checkpoint's weights. transformers would read whatever an index names, so it is checked."""
     if whole := find_file(name, "model.safetensors", options):
         yield whole
     elif index := find_file(name, "model.safetensors.index.json", options):
         index_of = read_json(index)
-        shards = index_of.get("weight_map")
         for part in ("metadata", "weight_map"):
             if not isinstance(index_of.get(part), dict):
                 raise InputError(f"'{index}': {part} must be an object, got {short(repr(index_of.get(part)), 80)}")
-        for shard in sorted({repr(shard): shard for shard in shards.values()}.values(), key=repr):
+        shards = index_of["weight_map"].values()
+        for shard in sorted({repr(shard): shard for shard in shards}.values(), key=repr):
             if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
                 raise InputError(f"'{index}' names {shard!r}, which is not a safetensors file of its own folder")
             if path := find_file(name, shard, options):
@@ -252,7 +254,7 @@ def _weight_files(name: str | os.PathLike, options: Mapping[str, Any]) -> Iterat
 
 
 def check_weight_files(folder: str | os.PathLike, subfolder: str | None = None):
-    """Check that the weights of a checkpoint folder, or of an encoder in it, exist and are intact; see [`explained`]."""
+    """Check that the weights of a checkpoint folder, or of an encoder in it, exist and are intact."""
     options = {} if subfolder is None else {"subfolder": subfolder}
     with explained(folder, options):
         if next(_weight_files(folder, options), None) is None:

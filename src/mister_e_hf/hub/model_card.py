@@ -27,13 +27,14 @@ def model_card(
     Make the card of a model.
 
     Args:
-        model: the model, which states its title, method, citation and tags.
+        model: a conversation model, which states its title, method, citation and tags.
         recipe: content of `training.yaml`.
         results: content of `results.json`.
         encoders: modalities of the encoders in the checkpoint.
         has_plot: whether `confusion.png` is in the folder.
     """
-    config, scores = model.config, results.get("test", {}).get("mixture")
+    config: Any = model.config
+    scores = results.get("test", {}).get("mixture")
     corpus = corpus_of_run(
         results.get("corpus", {}).get("stated", {}),
         recipe.get("corpus", {}).get("name"),
@@ -60,9 +61,9 @@ def model_card(
         + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_plot else ""),
         "## Training": _training(recipe, results),
         "## Limits and fair use": "Emotions are what annotators agreed on, not what people feel. The scores hold for "
-        "dialogues like those it was trained on, in their language and culture. It must not be used to judge people, nor "
-        "in hiring, policing, insurance or care: the EU AI Act forbids emotion recognition at work and in school. Ask for "
-        "the consent of the speakers.",
+        "dialogues like those it was trained on, in their language and culture. It must not be used to judge people, "
+        "nor in hiring, policing, insurance or care: the EU AI Act forbids emotion recognition at work and in school. "
+        "Ask for the consent of the speakers.",
     }
     if model.citation:
         sections["## Citation"] = f"```bibtex\n{model.citation}\n```"
@@ -208,12 +209,12 @@ def _calibration(calibration: dict, mixture: dict) -> str:
     error, before = (100 * block["expected_calibration_error"] for block in (mixture, calibration["test without it"]))
     if calibration["temperature"] == 1.0:
         return (
-            "Probabilities are not calibrated: validation has too few labelled turns to fit a temperature. The expected "
-            f"calibration error is {error:.2f} % on test."
+            "Probabilities are not calibrated: validation has too few labelled turns to fit a temperature. The "
+            f"expected calibration error is {error:.2f} % on test."
         )
     return (
-        f"Probabilities are calibrated with a temperature of {calibration['temperature']:.3f}, fitted on validation: the "
-        f"expected calibration error is {error:.2f} % on test, and {before:.2f} % without it."
+        f"Probabilities are calibrated with a temperature of {calibration['temperature']:.3f}, fitted on validation: "
+        f"the expected calibration error is {error:.2f} % on test, and {before:.2f} % without it."
     )
 
 

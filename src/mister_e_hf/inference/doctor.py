@@ -17,7 +17,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
 
 def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
-    """Yield findings on the device and, if one is given, on a checkpoint folder, each with whether it is as expected."""
+    """Yield findings on the device and on a checkpoint folder, each with whether it is as expected."""
     yield True, f"runs on {_device()}"
     if folder is not None:
         yield from _examine_checkpoint(Path(folder))

@@ -1,4 +1,4 @@
-"""Who may ask the page for what, how much may be sent to it, and when what was sent is deleted."""
+"""Protect the local web app: who may send what, how much, and when uploads are deleted."""
 
 import contextlib
 import ipaddress
@@ -20,23 +20,23 @@ logger = logging.get_logger(__name__)
 
 MAX_UPLOAD = 500_000_000  # bytes of one request: two hours of 16 kHz WAV in stereo
 _MAX_KEPT = 4 * MAX_UPLOAD  # bytes of all uploads at once
-_MAX_CALL = 8_000_000  # bytes of a table and whatever else is no upload
+_MAX_CALL = 8_000_000  # bytes of a request without an upload, such as a table
 _MAX_DEPTH = 50
 _UPLOAD = "/gradio_api/upload"
-# What of gradio asks other machines, serves other people's data or takes files for purposes of its own.
+# Endpoints of gradio that query other machines, serve other users' data or accept files for other purposes.
 _CLOSED = re.compile(r"/(?:gradio_api/)?(?:process_recording|proxy=|component_server|deep_link|run-history|dev/|mcp)")
 
 
 class PageGuard:
     r"""
-    ASGI middleware around gradio's application. Refuses, in one line: a `Host` that is a name of another machine, as after DNS rebinding;
-    an `Origin` that is another page; uploads over `MAX_UPLOAD` bytes; an address in place of an uploaded file; and gradio's endpoints that
-    the page does not need. What fails inside is one line in the log, without a traceback.
+    ASGI middleware around gradio's application. It refuses, in one line: a `Host` that names another machine, as after
+    DNS rebinding; an `Origin` that is another page; uploads over `MAX_UPLOAD` bytes; a URL in place of an upload; and
+    gradio's endpoints that the page does not need. An error inside is logged in one line, without a traceback.
 
     Args:
         app: the application.
-        folder: where it keeps uploads.
-        host: the address that it listens at.
+        folder: where it stores uploads.
+        host: the address that it listens on.
     """
 
     def __init__(self, app, folder: str, host: str):
@@ -44,7 +44,7 @@ class PageGuard:
         self.names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "websocket":  # of which the page has none
+        if scope["type"] == "websocket":  # the page uses none
             return await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
@@ -73,7 +73,7 @@ class PageGuard:
         except _TooLarge:
             if not started:
                 await _answer(send, 413, f"At most {limit:,} bytes are taken at once")
-        except Exception as error:  # of gradio, for a call that it does not know
+        except Exception as error:  # from gradio, for a call that it does not know
             logger.warning(
                 f"The page refused {method} {short(repr(path), 80)}: {type(error).__name__}: {short(error, 80)}"
             )
@@ -111,7 +111,7 @@ class PageGuard:
             ipaddress.ip_address(name)
         except ValueError:
             return name.rstrip(".") in self.names
-        return True  # no name, so nothing that could be made to mean another machine
+        return True  # DNS rebinding needs a name
 
 
 class _TooLarge(Exception):
@@ -151,7 +151,7 @@ def _replayed(body: bytes, receive):
 
 
 def _not_a_call(body: bytes) -> str | None:
-    """What is wrong with the body of a call."""
+    """What is wrong with the body of a call; None if nothing is."""
     try:
         waiting = [(json.loads(body or b"{}"), 0)]
     except (ValueError, RecursionError):
@@ -177,37 +177,37 @@ async def _answer(send, status: int, message: str):
     await send({"type": "http.response.body", "body": body})
 
 
-def quiet(page: Any, error_class: type):
-    """Errors of a call, whatever it holds, become gradio's own of one line, which it does not print."""
+def quiet(page: Any, error_class: type[Exception]):
+    """Turn every error of a call into one of gradio's own, in one line, which it does not print."""
     process = page.process_api
 
     async def process_quietly(*given, **named):
         try:
             return await process(*given, **named)
         except error_class as error:
-            error.print_exception = False
+            error.print_exception = False  # type: ignore[attr-defined]  # of gradio.Error
             raise
         except Exception as error:
             logger.warning(f"The page refused a call: {type(error).__name__}: {short(error, 200)}")
-            raise error_class(f"Not done: {short(error, 200)}", print_exception=False) from None
+            raise error_class(f"Not done: {short(error, 200)}", print_exception=False) from None  # type: ignore[call-arg]  # of gradio.Error
 
     page.process_api = process_quietly
 
 
 def sweep(folder: str, seconds: float):
-    """Delete every file of a folder that was last written so long ago, halves of uploads included, and what is then empty."""
+    """Delete every file of a folder that was written that long ago, partial uploads included, and empty folders."""
     for path, found in _files(folder):
         if time.time() - found.st_mtime > seconds:
             with contextlib.suppress(OSError):  # gone meanwhile
                 os.unlink(path)
     for place, _, _ in os.walk(folder, topdown=False):
-        with contextlib.suppress(OSError):  # not empty
+        with contextlib.suppress(OSError):  # it is not empty
             if place != folder and time.time() - os.stat(place).st_mtime > seconds:
                 os.rmdir(place)
 
 
 def sweep_regularly(folder: str, seconds: float, every: float) -> threading.Event:
-    """Sweep in a thread of its own until the event that is given back is set."""
+    """Run [`sweep`] in a thread until the returned event is set."""
     ended = threading.Event()
 
     def work():

@@ -1,6 +1,7 @@
 """Predict emotions for raw dialogues: `pipeline("conversation-emotion-recognition", model=...)`.
 
-Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E heads beside the main one.
+Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E heads beside the
+main one.
 """
 
 import itertools
@@ -46,7 +47,7 @@ class ConversationEmotionPipeline(Pipeline):
             with audio and without text.
         bad_audio (`str`, defaults to `"error"`): with `"missing"`, a turn whose audio cannot be read is kept without
             audio, with a warning.
-        top_k (`int`, *optional*): number of `scores` to return, for the model and for each of its heads, highest first.
+        top_k (`int`, *optional*): number of `scores` to return, of the model and of each of its heads, highest first.
 
     Returns:
         for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
@@ -60,11 +61,12 @@ class ConversationEmotionPipeline(Pipeline):
             encoder for a field, the result is not finite, or a dialogue does not fit in memory.
     """
 
-    _load_tokenizer = False
-    _load_feature_extractor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_processor = False
+    # transformers declares them as None
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -230,8 +232,8 @@ class ConversationEmotionPipeline(Pipeline):
         if largest not in turn.vectors:
             field = f"the vector of its {MODALITIES[largest].content}"
         raise InputError(
-            f"{turn.name}: {field} has numbers up to {peak:.3g}, for which the model '{name}' computes NaN or infinity. "
-            "If that is the usual size, its weights are damaged (mister-e doctor)"
+            f"{turn.name}: {field} has numbers up to {peak:.3g}, for which the model '{name}' computes NaN or "
+            "infinity. If that is the usual size, its weights are damaged (mister-e doctor)"
         )
 
     def _check_given(self, dialogues: list[list[Turn]]):

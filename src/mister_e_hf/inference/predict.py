@@ -1,4 +1,4 @@
-"""Recordings and tables of turns in, lines of emotions out: what `mister-e predict` does."""
+"""Predict emotions for recordings, transcripts and tables of turns: `mister-e predict`."""
 
 import logging
 import re
@@ -28,27 +28,26 @@ def predict_dialogues(
     **options: Any,
 ) -> tuple[list[str], Generator[dict[str, Any], None, None]]:
     r"""
-    Emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue of a folder
-    or table as [`DialogueFolder`] reads it, a table without `dialogue_id` being one dialogue, and one without `order`
-    in the order of its rows.
+    Predict the emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue
+    of a folder or table that [`DialogueFolder`] reads. A table without `dialogue_id` is one dialogue, and one without
+    `order` is in the order of its rows.
 
     Args:
-        source: an audio file with its turns in `segments` or in the subtitle file of its name beside it; a `.txt`
-            file; or a folder, table or subtitle file.
+        source: an audio file with its turns in `segments` or in a subtitle file of the same name; a `.txt` file; or a
+            folder, table or subtitle file.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
-        columns: the table's own names of the fields.
+        columns: names of the table's columns, by field.
         revision: branch, tag or commit of the model.
         device: to run on; by default the first accelerator.
         options: of [`ConversationEmotionPipeline`].
 
     Returns:
-        the classes of the model; and an iterator over the turns in order, each a dictionary of `dialogue`, `turn`,
-        what is known of `start`, `end` and `text`, and what the pipeline gives. Closing it removes its temporary
-        files.
+        the classes of the model, and an iterator over the turns in order: dictionaries with `dialogue`, `turn`,
+        `start`, `end` and `text` if known, and the pipeline's result. Closing it removes its temporary files.
 
     Raises:
-        FileNotFoundError: if there is no such source.
+        FileNotFoundError: if the source does not exist.
         InputError: for a source, model or device that cannot be used, before anything is loaded; later naming dialogue
             and turn.
     """
@@ -65,7 +64,8 @@ def predict_dialogues(
         check_device(device)
     options = {name: value for name, value in options.items() if value is not None}
     loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
-    erc = pipeline(TASK, model=loaded, device=device, trust_remote_code=False, **options)
+    options |= {"device": device, "trust_remote_code": False}
+    erc = pipeline(TASK, model=loaded, **options)  # type: ignore[call-overload]  # tasks of transformers alone
     if segments is not None:
         dialogues = _recording(source, segments)
     else:
@@ -77,19 +77,19 @@ def check_source(
     source: str | Path, segments: str | Path | None = None, columns: dict[str, str] | None = None
 ) -> Path | None:
     r"""
-    The subtitle file with the turns of a recording: the one given, or the one of its name beside it; None for a folder
-    or table.
+    The subtitle file with the turns of a recording: `segments`, or the one of the same name beside it; None for a
+    folder or table.
 
     Raises:
-        FileNotFoundError: if the source or the subtitle file is not there.
-        InputError: if a recording has no subtitle file, or several; for subtitles or columns beside what does not take
-            them.
+        FileNotFoundError: if the source or the subtitle file does not exist.
+        InputError: if a recording has no subtitle file, or several; for subtitles or columns with a source that does
+            not use them.
     """
     from ..corpora.recordings import MEDIA, files_in, recording_of
 
     source = Path(source)
     if not source.exists():
-        raise FileNotFoundError(f"There is no recording, folder or table '{source}'")
+        raise FileNotFoundError(f"'{source}' not found; expected a recording, folder or table")
     if columns and _is_transcript(source):
         raise InputError(f"--columns are of a table, and '{source}' is a transcript")
     if segments is None and not (source.is_file() and source.suffix.lower() in MEDIA):
@@ -109,7 +109,8 @@ def check_source(
         raise InputError(f"'{source}' has several subtitle files beside it ({names}); choose one with --segments")
     if not found:
         raise InputError(
-            f"'{source}' is a recording, and a recording needs its turns: --segments {source.stem}.srt, or a subtitle file of that name beside it"
+            f"'{source}' is a recording, which needs its turns: pass --segments {source.stem}.srt, or put a subtitle "
+            "file of that name beside it"
         )
     return found[0]
 
@@ -117,7 +118,7 @@ def check_source(
 def check_model(model: str | Path, revision: str | None = None):
     r"""
     Raises:
-        InputError: for what can be neither a checkpoint folder nor an id on the Hub, and for a revision of a folder.
+        InputError: if it is neither a checkpoint folder nor a valid id on the Hub, or a folder with a revision.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -129,33 +130,34 @@ def check_model(model: str | Path, revision: str | None = None):
     if path.exists():
         raise InputError(f"'{model}' is a file; expected a checkpoint folder, or an id on the Hub")
     if not _ID.fullmatch(str(model)) or Path(str(model).partition("/")[0]).is_dir():
-        raise InputError(f"There is no checkpoint folder '{model}'")
+        raise InputError(f"Checkpoint folder '{model}' not found")
 
 
 def check_transcriber(transcriber: str | None):
     r"""
     Raises:
-        InputError: for what can be neither a model's folder nor an id on the Hub.
+        InputError: if it is neither a folder nor a valid id on the Hub.
     """
     if transcriber is None or Path(transcriber).is_dir():
         return
     if Path(transcriber).exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", transcriber, re.ASCII):
-        raise InputError(f"--transcriber: there is no model '{transcriber}'; expected a folder, or an id on the Hub")
+        raise InputError(f"--transcriber: unknown model '{transcriber}'; expected a folder, or an id on the Hub")
 
 
 def check_device(device: str):
     r"""
     Raises:
-        InputError: for what is not a device of this machine, with those that are.
+        InputError: if this machine does not have the device, with those that it has.
     """
     import torch
 
-    there = ["cpu"]
-    if torch.accelerator.is_available():
-        kind, count = torch.accelerator.current_accelerator().type, torch.accelerator.device_count()
-        there += [kind, *(f"{kind}:{number}" for number in range(count))]
-    if str(device) not in there:
-        raise InputError(f"--device '{device}': this machine has {', '.join(there)}")
+    known = ["cpu"]
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is not None:
+        kind, count = accelerator.type, torch.accelerator.device_count()
+        known += [kind, *(f"{kind}:{number}" for number in range(count))]
+    if str(device) not in known:
+        raise InputError(f"--device '{device}': this machine has {', '.join(known)}")
 
 
 def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Generator[dict[str, Any], None, None]:
@@ -184,7 +186,7 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if len(lines) > 1 and all(spoken):
         names = sorted({found[1] for found in spoken})
         logger.warning(
-            "'%s': what is before the first colon of each line is taken for the speaker: %s",
+            "'%s': the text before the first colon of each line is taken for the speaker: %s",
             source,
             short(", ".join(names), 100),
         )
@@ -193,7 +195,7 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    from ..corpora.dialogue_folder import DialogueFolder  # needs datasets, which one recording does not
+    from ..corpora.dialogue_folder import DialogueFolder  # needs datasets; a recording does not
     from ..corpora.sources import stored_audio
 
     with tempfile.TemporaryDirectory() as cache:

@@ -52,7 +52,11 @@ def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         raise InputError(f"'{path}' is empty")
     found = {name: [turns[place] for place in sorted(turns)] for name, turns in dialogues.items()}
     for name, turns in found.items():
-        check_gates(turns, lambda number, name=name: f"'{path}', line {lines[name, found[name][number]['turn']]}")
+
+        def line_of(number: int, name: str = name) -> str:
+            return f"'{path}', line {lines[name, found[name][number]['turn']]}"
+
+        check_gates(turns, line_of)
     return found
 
 
@@ -85,7 +89,7 @@ def check_turn(turn: Any, where: str):
 
 
 def check_gates(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
-    """Check that all turns of a dialogue have a gate over the same heads, or none; `where` names a turn by its number."""
+    """Check that all turns of a dialogue have a gate over the same heads; `where` names a turn by its number."""
     for number, turn in enumerate(turns):
         if set(turn.get("gate", ())) != set(turns[0].get("gate", ())):
             given, first = (short(", ".join(sorted(one.get("gate", ()))), 60) or "nothing" for one in (turn, turns[0]))

@@ -1,4 +1,4 @@
-"""Predicted turns as a file, by the ending of its name, as lines of JSON, and as a table on a terminal."""
+"""Write predicted turns as CSV, TSV, Parquet or JSON lines, or as a table for a terminal."""
 
 import csv
 import json
@@ -16,8 +16,7 @@ FIELDS |= {"text": "string", "label": "string", "score": "float64"}
 
 _AT_ONCE = 10_000  # rows of a Parquet row group
 _NARROWEST = 20  # columns of a terminal for the text of a turn
-# What ends a line for some readers though JSON allows it within one, what a terminal may obey, and half of a surrogate
-# pair.
+# Line separators that JSON allows within a line, control characters of terminals, and unpaired surrogates.
 _NOT_PLAIN = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Lines = Iterable[Mapping[str, Any]]
@@ -25,34 +24,34 @@ Lines = Iterable[Mapping[str, Any]]
 
 def check_format(path: str | Path) -> str:
     r"""
-    The format of a file: the ending of its name, `.jsonl` where there is none.
+    The format of a file: the suffix of its name, `.jsonl` by default.
 
     Raises:
-        InputError: for another ending.
+        InputError: for an unknown suffix.
     """
     ending = Path(path).suffix.lower() or ".jsonl"
     if ending not in _WRITERS:
-        raise InputError(f"'{path}' must end in one of {', '.join(_WRITERS)}, which says its format")
+        raise InputError(f"'{path}' must end in one of {', '.join(_WRITERS)}")
     return ending
 
 
 def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> int:
     r"""
-    Write predicted turns, the file whole or not at all.
+    Write predicted turns to a file, whole or not at all.
 
-    JSON lines hold all that was found. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label
-    and score, and one of each class's probability under the name of the class, empty where `top_k` left it out.
+    JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label and
+    score, and one with the probability of each class under its name, empty if `top_k` left it out.
 
     Args:
-        lines: as [`predict_dialogues`] gives them.
+        lines: from [`predict_dialogues`].
         labels: the classes.
         path: the file.
 
     Returns:
-        how many turns were written.
+        the number of turns.
 
     Raises:
-        InputError: for a name with another ending than `.csv`, `.tsv`, `.jsonl`, `.json`, `.ndjson` or `.parquet`.
+        InputError: if the suffix is not `.csv`, `.tsv`, `.jsonl`, `.json`, `.ndjson` or `.parquet`.
         OSError: naming the file, if it cannot be written.
     """
     write, count = _WRITERS[check_format(path)], 0
@@ -69,8 +68,8 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
 
 def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
     """
-    One line whatever its texts hold: what readers or terminals take for more than a character is escaped. A number
-    that is not finite raises.
+    Format a turn as one line of JSON: characters that readers or terminals interpret are escaped. A number that is not
+    finite raises.
     """
     text = json.dumps(line, ensure_ascii=ascii_only, allow_nan=False)
     return _NOT_PLAIN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -78,11 +77,11 @@ def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
 
 def turn_table(turns: Sequence[Mapping[str, Any]], width: int = 80) -> str:
     r"""
-    The turns of one dialogue for a terminal.
+    Format the turns of one dialogue for a terminal.
 
     Args:
-        turns: of [`predict_dialogues`], at least one.
-        width: of the terminal; longer texts are cut, which `…` shows.
+        turns: from [`predict_dialogues`], at least one.
+        width: of the terminal; longer texts are truncated, marked with `…`.
     """
     timed = any(turn.get("start") is not None or turn.get("end") is not None for turn in turns)
     longest = max(len("emotion"), *(len(for_terminal(turn["label"])) for turn in turns))
@@ -126,7 +125,7 @@ def _write_parquet(lines: Lines, labels: list[str], path: Path):
     kinds = [*FIELDS.values(), *["float64"] * len(labels)]
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in zip(_columns(labels), kinds, strict=True)])
     with pq.ParquetWriter(path, schema) as table:
-        rows = []
+        rows: list[list[Any]] = []
 
         def write():
             columns = zip(*rows, strict=True) if rows else [()] * len(schema)
@@ -149,5 +148,6 @@ def _cells(line: Mapping[str, Any], labels: list[str]) -> list[Any]:
     return [line.get(name) for name in FIELDS] + [line["scores"].get(label) for label in labels]
 
 
+_WRITERS: dict[str, Callable[[Lines, list[str], Path], None]]
 _WRITERS = {".jsonl": _write_json_lines, ".json": _write_json_lines, ".ndjson": _write_json_lines}
 _WRITERS |= {".csv": _write_delimited(","), ".tsv": _write_delimited("\t"), ".parquet": _write_parquet}

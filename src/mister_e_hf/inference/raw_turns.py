@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     segments = recording["segments"]
     if isinstance(segments, str | os.PathLike):
         try:
-            segments = read_subtitles(segments)
+            segments = read_subtitles(Path(segments))
         except (OSError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
     if not isinstance(segments, Iterable) or isinstance(segments, Mapping):

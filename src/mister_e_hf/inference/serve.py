@@ -1,10 +1,9 @@
-"""A page in the browser: turns in, their emotions out as a picture and a table. `mister-e serve` shows it on this machine alone."""
+"""Local web app that predicts the emotions of turns and shows them as a plot and a table: `mister-e serve`."""
 
 import base64
 import html
 import io
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from transformers import logging, pipeline
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.modalities import TASK
-from ..media.subtitles import SUBTITLES, read_subtitles
+from ..media.subtitles import SUBTITLES
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
+from .page_turns import COLUMNS, KEPT, for_page, name_recordings, page_turns, subtitle_rows, table_rows
 from .stored_stages import load_model
 from .timeline import timeline_figure
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-COLUMNS = ("words", "start", "end", "recording")
-_KEPT = 3600  # seconds that an uploaded recording is kept at most
-_WAITING = 20  # presses of the button that wait their turn; others are asked to come back
-_MOST_TURNS = 2000
+_WAITING = 20  # requests that are queued; more are rejected
 _ABOUT = f"""# Emotions of a conversation
 
-Write a row per turn, or choose a recording with its subtitles, and press **Name the emotions**. No speaker is asked for.
+Write a row per turn, or choose a recording with its subtitles, and press **Name the emotions**. The speaker is not
+used.
 
-**What it must not be used for:** to judge people. What it says are guesses about how something was said, and often wrong. Do not decide by it about anyone's
-work, schooling, credit, health, asylum or guilt. The EU AI Act forbids to infer people's emotions at work and in school, but for medical or safety
-reasons. Tell those whom you record, and ask them.
+**Do not use it to judge people.** Its answers are guesses about how something was said, and often wrong. Do not base
+decisions about anyone's work, schooling, credit, health, asylum or guilt on them. The EU AI Act forbids inferring
+people's emotions at work and in school, except for medical or safety reasons. Ask the speakers for their consent.
 
-Words and sound go to the machine that runs this page and nowhere else. Recordings are deleted there {_KEPT // 60} minutes after they came, and when the page ends.
+Text and audio are sent only to the machine that runs this page. Recordings are deleted there {KEPT // 60} minutes
+after the upload, and when the page ends.
 """
-_HOW = """A turn needs words or sound. In the table, arrow keys move, and Enter begins and ends writing in a cell.
+_HOW = """A turn needs text or audio. In the table, arrow keys move, and Enter begins and ends writing in a cell.
 
-- One recording of all: choose it below, and give each turn its start and end in seconds, or choose subtitles, which fill the table.
+- One recording of all turns: choose it below and enter the start and end of each turn in seconds, or choose subtitles,
+  which fill the table.
 - A recording per turn: choose them all below in the order of the turns; their names go to the column *recording*."""
 _CSS = """
 .mister-e-scroll { overflow-x: auto; max-width: 100%; }
@@ -52,7 +52,7 @@ _CSS = """
 :is(button, a, input, td, [tabindex]):focus-visible { outline: 3px solid #0072B2 !important; outline-offset: 1px; }
 """
 
-# Gradio calls every upload button the same, which tells one who hears the page nothing.
+# Gradio gives every upload button the same label, which is useless in a screen reader.
 _NAME_UPLOADS = """() => {
     const name = () => document.querySelectorAll("#recordings, #subtitles").forEach(box => {
         box.querySelector("button[aria-label^='Click']")?.setAttribute("aria-label", "Choose " + box.id);
@@ -61,7 +61,7 @@ _NAME_UPLOADS = """() => {
     new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }"""
 
-# Gradio opens the field of a cell that is typed on, but gives it the keys one frame too late, so that the first letter is lost.
+# Gradio opens the field of a cell on a key press, but forwards keys one frame too late, so the first letter is lost.
 _FIRST_LETTER = """() => document.addEventListener("keydown", ({ target, key, ctrlKey, metaKey, altKey }) => {
     if (target.role !== "gridcell" || key.length !== 1 || key === " " || ctrlKey || metaKey || altKey) return;
     let arrived = false;
@@ -72,20 +72,20 @@ _FIRST_LETTER = """() => document.addEventListener("keydown", ({ target, key, ct
 }, true)"""
 
 
-def build_page(recogniser) -> "gradio.Blocks":
+def build_page(erc) -> "gradio.Blocks":
     r"""
-    The page around a pipeline; `serve` shows it.
+    Build the web app around a pipeline; [`serve`] runs it.
 
     Args:
-        recogniser ([`ConversationEmotionPipeline`]): what names the emotions. With a transcriber it also fills in missing words.
+        erc ([`ConversationEmotionPipeline`]): with a transcriber, it also fills in missing text.
 
     Raises:
-        ImportError: without gradio, with what to install.
+        ImportError: if gradio is not installed.
     """
     gr = _gradio()
-    with gr.Blocks(title="Emotions of a conversation", analytics_enabled=False, delete_cache=(60, _KEPT)) as page:
+    with gr.Blocks(title="Emotions of a conversation", analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         gr.Markdown(_ABOUT)
-        gr.HTML(_model_line(recogniser))
+        gr.HTML(_model_line(erc))
         gr.Markdown(_HOW)
         with gr.Row():
             recordings = gr.File(
@@ -113,8 +113,8 @@ def build_page(recogniser) -> "gradio.Blocks":
         trouble = gr.HTML(elem_id="trouble")
         result = gr.HTML(elem_id="result")
 
-        def told(work):
-            """Errors are shown on the page, never as a traceback."""
+        def shows_errors(work):
+            """Show errors on the page, never as a traceback."""
 
             def run(*given):
                 try:
@@ -131,15 +131,22 @@ def build_page(recogniser) -> "gradio.Blocks":
         page.load(js=_FIRST_LETTER)
         both = [table, result, trouble]
         press.click(
-            told(lambda rows, paths: emotions(recogniser, rows, paths or [])),
+            shows_errors(lambda rows, paths: emotions(erc, rows, paths or [])),
             [table, recordings],
             both,
             api_name="emotions",
         )
-        add.click(told(lambda rows: ([*_rows(rows), [""] * len(COLUMNS)], "")), table, both, api_visibility="private")
-        subtitles.upload(told(lambda path: (subtitle_rows(path), "")), subtitles, both, api_visibility="private")
+        add.click(
+            shows_errors(lambda rows: ([*table_rows(rows), [""] * len(COLUMNS)], "")),
+            table,
+            both,
+            api_visibility="private",
+        )
+        subtitles.upload(
+            shows_errors(lambda path: (subtitle_rows(path), "")), subtitles, both, api_visibility="private"
+        )
         recordings.upload(
-            told(lambda rows, paths: (name_recordings(rows, paths), "")),
+            shows_errors(lambda rows, paths: (name_recordings(rows, paths), "")),
             [table, recordings],
             both,
             api_visibility="private",
@@ -150,26 +157,26 @@ def build_page(recogniser) -> "gradio.Blocks":
 
 def serve(model: str, host: str = "127.0.0.1", port: int = 7860, **options: Any):
     r"""
-    Show the page until it is interrupted.
+    Run the web app until it is interrupted.
 
     Args:
         model: checkpoint folder, or its id on the Hub.
-        host: address to listen at. `0.0.0.0` lets every machine in the network use the page, and nothing asks for a password.
-        port: where to listen.
+        host: address to listen on. With `0.0.0.0` every machine in the network can use the page, without a password.
+        port: port to listen on.
         options: of the pipeline, such as `transcriber`, `device` and `revision`; None is left out.
 
     Raises:
-        ImportError: without gradio or matplotlib, with what to install.
-        ValueError: for a port that is none.
-        OSError: if the port is taken; if there is no such model.
+        ImportError: if gradio or matplotlib is not installed.
+        InputError: if the port is not valid, or the model does not exist.
+        OSError: if the port is in use.
     """
     if not 0 < port < 65536:
         raise InputError(f"port must be a number from 1 to 65535, got {port}")
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:
-        # Uploads, and whatever else is written for a while: gone with the page. Some of gradio reads it when it is imported.
+        # For uploads and other temporary files, deleted with the page. Gradio reads it when it is imported.
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder
-        ended = sweep_regularly(folder, _KEPT, every=60)
+        ended = sweep_regularly(folder, KEPT, every=60)
         try:
             _run_page(model, host, port, folder, options)
         finally:
@@ -183,7 +190,9 @@ def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, 
 
     options = {name: value for name, value in options.items() if value is not None}
     hub = {name: options.pop(name) for name in ("revision",) if name in options}
-    page = build_page(pipeline(TASK, model=load_model(model, **hub), trust_remote_code=False, **options))
+    loaded = load_model(model, **hub)
+    erc = pipeline(TASK, model=loaded, trust_remote_code=False, **options)  # type: ignore[call-overload]  # tasks of transformers alone
+    page = build_page(erc)
     try:
         page.launch(
             server_name=host,
@@ -193,7 +202,7 @@ def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, 
             share=False,
             quiet=True,
             footer_links=[],
-            run_history=False,  # which would keep in the browser what was given
+            run_history=False,  # would keep the inputs in the browser
             enable_monitoring=False,
             ssr_mode=False,
             max_file_size=MAX_UPLOAD,
@@ -202,167 +211,67 @@ def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, 
         )
     except OSError as error:
         raise OSError(
-            f"Cannot listen at {host}, port {port}; if it is taken, choose another --port ({error})"
+            f"Cannot listen on {host}, port {port}; if it is in use, choose another --port ({error})"
         ) from error
     print(f"The page is at {page.local_url} until it is interrupted", flush=True)
     page.block_thread()
 
 
-def emotions(recogniser, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[list[str]], str]:
+def emotions(erc, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[list[str]], str]:
     r"""
-    What the button does.
+    Predict the emotions of the turns in the table.
 
     Args:
-        rows: the table, four cells a row as in `COLUMNS`; empty rows are no turns.
+        rows: the table, with the cells of `COLUMNS` in each row; empty rows are ignored.
         paths: of the uploaded recordings.
 
     Returns:
-        the table's turns, with the words that were transcribed; the answer as HTML.
+        the rows of the turns, with transcribed text filled in; the result as HTML.
 
     Raises:
-        ValueError: naming the turn as the table counts them, from 1.
+        InputError: naming the turn; turns are counted from 1.
     """
-    turns, rows = page_turns(rows, paths)
+    turns, cells = page_turns(rows, paths)
     times = [(turn.get("start"), turn.get("end")) for turn in turns]
     for turn in turns:
-        if "audio" not in turn:  # then the times are the picture's alone
-            turn.pop("start", None), turn.pop("end", None)
+        if "audio" not in turn:  # its times are only for the plot
+            turn.pop("start", None)
+            turn.pop("end", None)
     whole = len(turns) == 1 and "audio" in turns[0] and times == [(None, None)]
     try:
-        found = recogniser(turns)
+        found = erc(turns)
     except (ValueError, OSError) as error:
-        raise InputError(_for_readers(str(error), paths)) from error
+        raise InputError(for_page(str(error), paths)) from error
     except (MemoryError, RuntimeError) as error:  # torch's, where memory runs out
         raise InputError(
-            f"These {len(turns)} turns could not be processed, perhaps for want of memory: {type(error).__name__}: {short(error)}. Give "
-            "fewer of them at once"
+            f"These {len(turns)} turns could not be processed, perhaps due to too little memory: "
+            f"{type(error).__name__}: {short(error)}. Enter fewer turns at once"
         ) from error
-    rows = [[one.get("text") or row[0], *row[1:]] for one, row in zip(found, rows, strict=True)]
-    note = "<p>The whole recording is one turn. Choose its subtitles, or give each turn a row, to split it.</p>"
-    return rows, note * whole + _picture(found, times) + _table(found, rows)
-
-
-def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """
-    The turns of the table as the pipeline takes them, and their rows; see [`emotions`].
-
-    Raises:
-        ValueError: naming the turn, as the table counts those that are not empty, from 1.
-    """
-    recordings = {Path(path).name: path for path in paths}
-    if len(recordings) < len(paths):
-        raise InputError("Two recordings have the same name; rename one and choose them again")
-    if gone := [name for name, path in recordings.items() if not Path(path).is_file()]:
-        raise InputError(f"The recording {gone[0]} was deleted after {_KEPT // 60} minutes; choose it again")
-    rows = [row for row in _rows(rows) if any(row)] or ([[""] * len(COLUMNS)] if len(paths) == 1 else [])
-    if len(rows) > _MOST_TURNS:
-        raise InputError(f"The table has {len(rows)} turns; the page takes {_MOST_TURNS} at once")
-    if not rows:
-        raise InputError("There is no turn yet: write its words into the table, or choose a recording")
-    named = {row[3] for row in rows}
-    shared = next(iter(recordings)) if len(recordings) == 1 and not named & set(recordings) else None
-    turns, used = [], set()
-    for number, (words, start, end, name) in enumerate(rows, start=1):
-        turn: dict[str, Any] = {"text": words or None}
-        for field, given in {"start": start, "end": end}.items():
-            if given:
-                turn[field] = _seconds(given, f"Turn {number}: {field}")
-        if len(turn) == 2:
-            raise InputError(f"Turn {number} has a start or an end alone: give both, in seconds, or none")
-        if len(turn) == 3 and turn["end"] <= turn["start"]:
-            raise InputError(f"Turn {number} ends at {end} s, and starts at {start} s")
-        if name and name not in recordings:
-            have = ", ".join(recordings) or "none"
-            raise InputError(f"Turn {number}: no recording is called {name!r}; chosen are: {have}")
-        if not name and shared and (start or len(rows) == 1):
-            name = shared
-        if name:
-            turn["audio"] = recordings[name]
-            used.add(name)
-        elif not words:
-            raise InputError(f"Turn {number} has neither words nor a recording: give one, or empty the row")
-        turns.append(turn)
-    if unused := [name for name in recordings if name not in used]:
-        raise InputError(
-            f"The recording {unused[0]} belongs to no turn: give turns their start and end in it, write its name into the column 'recording', "
-            "or remove it"
-        )
-    return turns, rows
-
-
-def subtitle_rows(path: str) -> list[list[str]]:
-    """
-    The table's rows for an SRT or WebVTT file.
-
-    Raises:
-        ValueError: as of [`read_subtitles`].
-    """
-    try:
-        cues = read_subtitles(path)
-    except ValueError as error:
-        raise InputError(_for_readers(str(error), [path])) from error
-    return [[cue["text"] or "", f"{cue['start']:g}", f"{cue['end']:g}", ""] for cue in cues]
-
-
-def name_recordings(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> list[list[str]]:
-    """The table's rows with several recordings' names beside the turns in order, and rows of their own where there are more. One recording is that of all."""
-    rows = _rows(rows)
-    if len(paths) < 2:
-        return rows
-    named = {row[3] for row in rows}
-    waiting = [name for name in (Path(path).name for path in paths) if name not in named]
-    for row in rows:
-        if waiting and not row[1] and not row[3]:
-            row[3] = waiting.pop(0)
-    return rows + [["", "", "", name] for name in waiting]
+    cells = [[one.get("text") or row[0], *row[1:]] for one, row in zip(found, cells, strict=True)]
+    note = "<p>The whole recording is one turn. To split it, choose its subtitles or enter a row for each turn.</p>"
+    return cells, note * whole + _picture(found, times) + _table(found, cells)
 
 
 def _gradio():
     try:
         import gradio
-        import matplotlib  # noqa: F401  (asked for here, not at the first press)
+        import matplotlib  # noqa: F401  (checked here, not at the first request)
     except ImportError as error:
         raise MissingLibraryError("The page needs gradio and matplotlib: pip install gradio matplotlib") from error
     return gradio
 
 
-def _model_line(recogniser) -> str:
-    config = recogniser.model.config
+def _model_line(erc) -> str:
+    config = erc.model.config
     name = Path(config._name_or_path).name or "unnamed"
     labels = ", ".join(html.escape(str(label)) for label in config.id2label.values())
-    return f"<p>Model: <b>{html.escape(name)}</b>. It names: {labels}.</p>"
+    return f"<p>Model: <b>{html.escape(name)}</b>. Its emotions: {labels}.</p>"
 
 
 def _theme(gr):
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none from the network
     dark = {"button_primary_background_fill": "#0B5CAD", "button_primary_background_fill_hover": "#08437E"}
-    return theme.set(**dark, **{f"{name}_dark": colour for name, colour in dark.items()})  # white words stand out
-
-
-def _rows(rows: Any) -> list[list[str]]:
-    """The table as it came, each cell as text."""
-    if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise InputError(f"The table must be a list of rows, got {type(rows).__name__}")
-    found = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Sequence) or isinstance(row, str) or len(row) != len(COLUMNS):
-            cells = f"{len(row)} cells" if isinstance(row, Sequence) and not isinstance(row, str) else short(row, 40)
-            raise InputError(f"Row {number} has {cells}; expected {len(COLUMNS)}: {', '.join(COLUMNS)}")
-        found.append(["" if cell is None else str(cell).strip() for cell in row])
-    return found
-
-
-def _seconds(given: str, name: str) -> float:
-    if not re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", given):
-        raise InputError(f"{name} must be seconds, such as 12.5, got {given!r:.80}")
-    return float(given)
-
-
-def _for_readers(message: str, paths: Sequence[str]) -> str:
-    """The pipeline's message with names in place of the paths of uploads, and turns counted from 1."""
-    for path in paths:
-        message = message.replace(str(path), Path(path).name)
-    return re.sub(r"dialogue 0, turn (\d+)", lambda found: f"Turn {int(found[1]) + 1}", message)
+    return theme.set(**dark, **{f"{name}_dark": colour for name, colour in dark.items()})  # contrast to white text
 
 
 def _alert(message: str) -> str:
@@ -377,16 +286,17 @@ def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None
     picture = base64.b64encode(file.getvalue()).decode()
     gate = " and of the gate weights" if "gate" in found[0] else ""
     return (
-        '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Picture of the emotions; the table below says the same">'
+        '<div class="mister-e-scroll" tabindex="0" role="region" '
+        'aria-label="Plot of the emotions; the table below has the same content">'
         f'<img alt="Bars of the turns\' emotions{gate}" src="data:image/png;base64,{picture}"></div>'
     )
 
 
 def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
     heads = list(found[0].get("gate", ()))
-    head = "".join(
+    header = "".join(
         f'<th scope="col">{html.escape(name)}</th>'
-        for name in ("turn", "text", "emotion", "probability", *(f"gate weight of {head}" for head in heads))
+        for name in ("turn", "words", "emotion", "probability", *(f"gate weight of {head}" for head in heads))
     )
     body = ""
     for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1):
@@ -396,5 +306,5 @@ def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> st
         )
     return (
         '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Table of the emotions">'
-        f"<table><caption>Emotions</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<table><caption>Emotions</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
     )

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..base.errors import InputError, reading, short
 from ..base.modalities import MODALITIES
@@ -24,7 +24,8 @@ def load_model(name: str | os.PathLike, **hub: Any) -> PreTrainedModel:
         hub: revision, token, cache_dir, local_files_only.
 
     Raises:
-        InputError: naming file and field, if the checkpoint does not exist, is broken, or is not of a registered model.
+        InputError: naming file and field, if the checkpoint does not exist, is broken, or its model is not
+            registered.
         OSError: naming the weights file that is damaged or missing.
     """
     if not require_config(name, hub, _check_kind):
@@ -39,8 +40,8 @@ def _check_kind(config: dict[str, Any]):
     kind = config.get("model_type")
     if kind == STAGE_1:
         raise InputError("it is an encoder of stage 1; pass the folder above it, or load it with UtteranceEncoder")
-    known = kind in CONFIG_MAPPING if isinstance(kind, str) else False
-    if not (known and issubclass(CONFIG_MAPPING[kind], ConversationConfig)):
+    known = isinstance(kind, str) and kind in CONFIG_MAPPING
+    if not (isinstance(kind, str) and known and issubclass(CONFIG_MAPPING[kind], ConversationConfig)):
         own = " Code that comes with a checkpoint is not run." if "auto_map" in config and not known else ""
         raise InputError(
             f"model_type is {short(repr(kind), 80)}, which is not a conversation model of this package.{own}"
@@ -90,8 +91,10 @@ def check_encoder(encoder: UtteranceEncoder, processor: MisterEProcessor, modali
     if (made.modality, processor.modality, made.embedding_dim) != (modality, modality, width):
         raise InputError(
             f"{name} prepares {MODALITIES[processor.modality].noun} and makes vectors of {made.modality} of "
-            f"{made.embedding_dim} numbers; the model reads vectors of {modality} of {width}: they do not belong together"
+            f"{made.embedding_dim} numbers; the model reads vectors of {modality} of {width}: they do not belong "
+            "together"
         )
+    assert isinstance(made.backbone_config, PreTrainedConfig) and encoder.backbone is not None  # of a built encoder
     if made.backbone_config.model_type != processor.backbone_type:
         raise InputError(
             f"{name}: the encoder's backbone is of type '{made.backbone_config.model_type}', its processor is for "
@@ -101,6 +104,6 @@ def check_encoder(encoder: UtteranceEncoder, processor: MisterEProcessor, modali
         tokens, known = processor.tokenizer.vocab_size, encoder.backbone.get_input_embeddings().num_embeddings
         if tokens > known:
             raise InputError(
-                f"{name}: the tokenizer has {tokens:,} tokens and the encoder's backbone {known:,}: they do not belong "
-                "together"
+                f"{name}: the tokenizer has {tokens:,} tokens and the encoder's backbone {known:,}: they do not "
+                "belong together"
             )

@@ -39,13 +39,13 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     Plot one dialogue.
 
     Args:
-        turns: the pipeline's result for a dialogue, with `start` and `end` in seconds if known. If every turn has them
-            the axis is time, else the number of the turn.
+        turns: the pipeline's result for a dialogue, with `start` and `end` in seconds if known. If every turn has
+            them, the axis is time, else the number of the turn.
         first: number of the first turn.
 
     Returns:
-        a `matplotlib.figure.Figure`. The height of a bar is the probability of its emotion; labels are shown where they
-        fit.
+        a `matplotlib.figure.Figure`. The height of a bar is the probability of its emotion; labels are shown where
+        they fit.
 
     Raises:
         ImportError: if matplotlib is not installed.
@@ -125,7 +125,7 @@ def _plot_gate(
     greys = {head: f"{_LIGHTEST - step * number:g}" for number, head in enumerate(weights)}
     below = [0.0] * len(starts)
     for head, heights in weights.items():
-        style = {"align": "edge", "color": greys[head], "edgecolor": outline, "linewidth": 0.5}
+        style: dict[str, Any] = {"align": "edge", "color": greys[head], "edgecolor": outline, "linewidth": 0.5}
         axes.bar(starts, heights, widths, bottom=below, **style)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set_ylim(0, 1)
@@ -149,8 +149,8 @@ def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | 
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        InputError: naming line and field of a wrong line; if the file does not have the dialogue, or the plot cannot be
-            written.
+        InputError: naming line and field of a wrong line; if the file does not have the dialogue, or the plot cannot
+            be written.
     """
     path = Path(path)
     out = path.with_suffix(".png") if out is None else Path(out)
@@ -170,7 +170,8 @@ def _styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A colour and hatch for each label, independent of their order."""
     looks = [(colour, hatch) for hatch in _HATCHES for colour in _COLOURS]
     expected = {name: colour for colour, names in _EXPECTED.items() for name in names.split()}
-    labels, taken = sorted(labels), {}
+    labels = sorted(labels)
+    taken: dict[str, tuple[str, str]] = {}
     for label in labels:
         colour = expected.get(label.strip().lower())
         if colour is not None and (colour, "") not in taken.values():

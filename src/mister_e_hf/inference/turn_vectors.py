@@ -180,14 +180,16 @@ class TurnEncoders:
             if modality not in self.pairs:
                 self.pairs[modality] = self._loaded(modality)
             encoder, processor = self.pairs[modality]
-            return encoder.to(self.model.device).eval(), processor
+            encoder.to(device=self.model.device)
+            return encoder.eval(), processor
 
     def _loaded(self, modality: str) -> tuple[UtteranceEncoder, MisterEProcessor]:
         of, (name, hub, found) = MODALITIES[modality], self._stored(modality)
         width = getattr(self.model.config, of.width)
         if not found:
             raise InputError(
-                f"The model '{name}' has no {of.encoder}/, so it takes vectors instead of {of.content}: pass each turn as "
+                f"The model '{name}' has no {of.encoder}/, so it takes vectors instead of {of.content}: pass each "
+                "turn as "
                 f'{{"{of.embedding}": vector of {width} numbers}}, or encoders={{"{modality}": (encoder, processor)}}'
             )
         return load_encoder(name, modality, width, **hub)
@@ -223,7 +225,8 @@ class TurnEncoders:
 
             task, name = "automatic-speech-recognition", str(self.transcriber)
             try:
-                self.transcriber = pipeline(task, name, device=self.model.device, trust_remote_code=False)
+                options: dict[str, Any] = {"device": self.model.device, "trust_remote_code": False}
+                self.transcriber = pipeline(task, name, **options)
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(f"The transcriber '{name}' could not be loaded: {short(error)}") from error
         return self.transcriber
@@ -231,7 +234,7 @@ class TurnEncoders:
 
 @contextlib.contextmanager
 def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
-    """Context manager that turns a failed allocation into an error that names `what` needs the memory and a `remedy`."""
+    """Turn a failed allocation into an error that names `what` needs the memory and a `remedy`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
