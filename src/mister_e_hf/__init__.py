@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .models.mister_e.convert_reference import convert_reference_checkpoint as convert_reference_checkpoint
     from .models.mister_e.modeling_mister_e import MisterEModel as MisterEModel
     from .models.mister_e.modeling_mister_e import MisterEOutput as MisterEOutput
+    from .models.modeling_conversation import ConversationOutput as ConversationOutput
+    from .training.dialogue_trainer import DialogueTrainer as DialogueTrainer
+    from .training.dialogue_trainer import DialogueTrainingArguments as DialogueTrainingArguments
     from .training.dialogue_trainer import MisterETrainer as MisterETrainer
     from .training.dialogue_trainer import MisterETrainingArguments as MisterETrainingArguments
     from .training.recipe import Recipe as Recipe
@@ -50,6 +53,9 @@ _HOME = {
     "DialogueCollator": "vectors.collator",
     "LikeLengthSampler": "vectors.sampler",
     "Recipe": "training.recipe",
+    "ConversationOutput": "models.modeling_conversation",
+    "DialogueTrainer": "training.dialogue_trainer",
+    "DialogueTrainingArguments": "training.dialogue_trainer",
     "MisterETrainer": "training.dialogue_trainer",
     "MisterETrainingArguments": "training.dialogue_trainer",
     "EmotionMetrics": "evaluation.emotion_metrics",

@@ -1,17 +1,20 @@
 """A user's model of three modalities that reads the transcripts: it works wherever the package's models do."""
 
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModel
 
-from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments
+from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments, cli
 from mister_e_hf.models.registry import entry, entry_of, registered
 from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from support.distributed_contract import gradient_of_a_step
-from support.model_contract import CHECKS, WIDTHS, small_batch, small_config, small_model
-from support.toy_model import registered_toy, toy_split
+from support.model_contract import CHECKS, LABELS, WIDTHS, small_batch, small_config, small_model
+from support.toy_model import registered_toy, toy_split, toy_table
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +116,25 @@ def test_a_model_without_terms_is_trained_by_the_trainer_of_all_models(tmp_path)
     )
     trainer.train()
     assert {"eval_weighted_f1", "eval_speech_weighted_f1"} <= set(trainer.evaluate())
+
+
+def test_a_recipe_trains_scores_and_evaluates_it(tmp_path, capsys):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        pq.write_table(toy_table(split), folder / f"{split}.parquet")
+    recipe = tmp_path / "recipe.yaml"
+    training = {"num_train_epochs": 2, "learning_rate": 0.01, "use_cpu": True, "disable_tqdm": True}
+    corpus = {"path": str(folder), "name": "Toy corpus", "labels": list(LABELS.values())}
+    model = {"model_type": "toy", "hidden_size": 8}
+    recipe.write_text(yaml.safe_dump({"model": model, "corpus": corpus, "training": training}))
+    run = tmp_path / "run"
+    assert cli.main(["train", str(recipe), "--output_dir", str(run)]) == 0
+    results = json.loads((run / "results.json").read_text())
+    assert set(results["test"]) == {"mixture", *WIDTHS}
+    columns = pq.read_table(run / "predictions.parquet").column_names
+    assert {"visual_probabilities", "gate_weights"} <= set(columns)
+    assert "# Toy, " in (run / "README.md").read_text()
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0
+    assert "\nequal to what results.json holds" in capsys.readouterr().out
