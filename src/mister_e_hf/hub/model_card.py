@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedModel
 
 from ..base.modalities import MODALITIES
 from ..base.plain_text import for_markdown, for_terminal
@@ -21,7 +20,7 @@ _EXAMPLES = {
 
 
 def model_card(
-    model: PreTrainedModel, recipe: dict, results: dict, encoders: Sequence[str] = (), has_plot: bool = False
+    model: Any, recipe: dict, results: dict, encoders: Sequence[str] = (), has_plot: bool = False
 ) -> ModelCard:
     r"""
     Make the card of a model.

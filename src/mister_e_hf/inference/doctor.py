@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..base.errors import short
 from ..base.modalities import MODALITIES, Modality
@@ -30,7 +29,7 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     except Exception as error:  # any error is a finding
         yield False, f"'{folder}': {short(error, 1000)}"
         return
-    config = model.config
+    config: Any = model.config
     heads = f", heads {', '.join(config.heads)}" if config.heads else ""
     yield (
         True,
@@ -53,7 +52,7 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
         )
 
 
-def _try_out(model: PreTrainedModel) -> Iterator[tuple[bool, str]]:
+def _try_out(model: Any) -> Iterator[tuple[bool, str]]:
     config = model.config
     read = [MODALITIES[name] for name in config.modalities]
     inputs: dict[str, Any] = {each.embeddings: torch.randn(1, 3, getattr(config, each.width)) for each in read}

@@ -61,6 +61,7 @@ class ConversationEmotionPipeline(Pipeline):
             encoder for a field, the result is not finite, or a dialogue does not fit in memory.
     """
 
+    model: Any  # of any registered class, possibly from the code of a checkpoint
     # transformers declares them as None
     _load_tokenizer = False  # type: ignore[assignment]
     _load_feature_extractor = False  # type: ignore[assignment]
@@ -97,7 +98,7 @@ class ConversationEmotionPipeline(Pipeline):
         forward = {} if bad_audio is None else {"bad_audio": bad_audio}
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
-    def __call__(self, inputs, **kwargs):
+    def __call__(self, inputs, **kwargs):  # type: ignore[override]  # takes dialogues alone
         """
         Return a list for one dialogue, a list of lists for a list of dialogues, and an iterator for a dataset or any
         other iterable of dialogues.
@@ -157,14 +158,15 @@ class ConversationEmotionPipeline(Pipeline):
             for output in self.forward(dialogues, **forward_params):
                 yield self.postprocess(output, **postprocess_params)
 
-    def preprocess(self, inputs, number: int = 0) -> list[Turn]:
+    # A dialogue is a list of turns here; transformers' Pipeline declares dictionaries of tensors.
+    def preprocess(self, inputs, number: int = 0) -> list[Turn]:  # type: ignore[override]
         return read_dialogue(inputs, f"dialogue {number}")
 
     def forward(self, model_inputs: list[list[Turn]], **forward_params) -> list[dict[str, Any]]:
         with self.device_placement(), torch.inference_mode():
             return self._forward(model_inputs, **forward_params)
 
-    def _forward(
+    def _forward(  # type: ignore[override]
         self, dialogues: list[list[Turn]], bad_audio: str = "error", past: DialogueCache | None = None
     ) -> list[dict[str, Any]]:
         if past is None:  # in a stream, a later turn may have a modality that the model reads
@@ -243,7 +245,9 @@ class ConversationEmotionPipeline(Pipeline):
                 contents = " or ".join(MODALITIES[name].content for name in read)
                 raise InputError(f"{dialogue[0].dialogue}: no turn has {contents}, which this model reads")
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = None) -> list[dict[str, Any]]:
+    def postprocess(  # type: ignore[override]
+        self, model_outputs: dict[str, Any], top_k: int | None = None
+    ) -> list[dict[str, Any]]:
         config, gate_weights = self.model.config, model_outputs.get("gate_weights")
         probabilities = (model_outputs["logits"] / config.calibration_temperature).softmax(-1)
         by_head = {name: logits.softmax(-1) for name, logits in model_outputs["head_logits"].items()}

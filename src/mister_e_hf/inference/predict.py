@@ -70,7 +70,9 @@ def predict_dialogues(
         dialogues = _recording(source, segments)
     else:
         dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns)
-    return list(loaded.config.id2label.values()), _predicted(erc, dialogues)
+    labels = loaded.config.id2label
+    assert labels is not None  # a conversation model has classes
+    return [str(label) for label in labels.values()], _predicted(erc, dialogues)
 
 
 def check_source(
@@ -184,13 +186,13 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         raise InputError(f"'{source}' has no turns; expected one in each line")
     spoken = [_SPEAKER.fullmatch(line) for line in lines]
     if len(lines) > 1 and all(spoken):
-        names = sorted({found[1] for found in spoken})
+        names = sorted({found[1] for found in spoken if found})
         logger.warning(
             "'%s': the text before the first colon of each line is taken for the speaker: %s",
             source,
             short(", ".join(names), 100),
         )
-        lines = [found[2] for found in spoken]
+        lines = [found[2] for found in spoken if found]
     yield text_of_name(source.stem), [{"text": line} for line in lines]
 
 
@@ -199,7 +201,13 @@ def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str,
     from ..corpora.sources import stored_audio
 
     with tempfile.TemporaryDirectory() as cache:
-        builder = DialogueFolder(source, columns=columns, split_shares=(1, 0, 0), in_row_order=True, cache_dir=cache)
+        builder = DialogueFolder(
+            source,
+            columns={**columns} if columns else None,
+            split_shares=(1, 0, 0),
+            in_row_order=True,
+            cache_dir=cache,
+        )
         for dialogues in builder.read(Path(builder.config.data_dir)).values():
             for dialogue in dialogues:
                 turns = dialogue["utterances"]

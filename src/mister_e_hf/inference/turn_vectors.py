@@ -180,7 +180,7 @@ class TurnEncoders:
             if modality not in self.pairs:
                 self.pairs[modality] = self._loaded(modality)
             encoder, processor = self.pairs[modality]
-            encoder.to(device=self.model.device)
+            encoder.to(device=self.model.device)  # type: ignore[call-arg]  # transformers' decorator hides self
             return encoder.eval(), processor
 
     def _loaded(self, modality: str) -> tuple[UtteranceEncoder, MisterEProcessor]:
@@ -226,7 +226,7 @@ class TurnEncoders:
             task, name = "automatic-speech-recognition", str(self.transcriber)
             try:
                 options: dict[str, Any] = {"device": self.model.device, "trust_remote_code": False}
-                self.transcriber = pipeline(task, name, **options)
+                self.transcriber = pipeline(task, name, **options)  # type: ignore[call-overload]  # untyped options
             except (OSError, ValueError, KeyError) as error:
                 raise InputError(f"The transcriber '{name}' could not be loaded: {short(error)}") from error
         return self.transcriber
