@@ -23,6 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 test: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
 	$(BIN)/$(TEST)
 
 # Half a minute at first, then seconds: results are cached in .mypy_cache.
