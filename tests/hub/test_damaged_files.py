@@ -166,7 +166,7 @@ SAYINGS = {
 
 @pytest.mark.parametrize("place", ["", "text_encoder"])
 @pytest.mark.parametrize("saying", SAYINGS)
-def test_what_a_configuration_says_runs_nothing(folder, pipe, tmp_path, place, saying):
+def test_configurations_run_no_code(folder, pipe, tmp_path, place, saying):
     broken = with_pickle(copy_of(folder, tmp_path / "broken"), place, tmp_path / "mark", keep_weights=True)
     for target in {broken, broken / place}:
         (target / "harm.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Harm: pass\n")

@@ -117,7 +117,7 @@ def test_endpoints_that_it_does_not_need_are_closed(guard, path):
     assert ask(guard, "POST", path, (b"{}",))[0] == 404
 
 
-def test_files_are_taken_by_the_upload_alone_and_up_to_a_size(guard, monkeypatch, tmp_path):
+def test_files_are_accepted_only_by_the_upload_up_to_a_size(guard, monkeypatch, tmp_path):
     monkeypatch.setattr(page_guard, "MAX_UPLOAD", 1000)
     monkeypatch.setattr(page_guard, "_MAX_CALL", 100)
     form = {"content_type": "multipart/form-data; boundary=x"}

@@ -58,14 +58,14 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_sound_of_every_form_says_the_same(pipe, sounds, clip, form):
+def test_every_form_of_audio_gives_the_same_result(pipe, sounds, clip, form):
     expected = pipe([{"audio": sounds / "clip.wav", "text": "well"}, {"text": "so"}])
     assert_same(pipe([FORMS[form](sounds, clip) | {"text": "well"}, {"text": "so"}]), expected)
     assert not np.allclose(numbers(pipe([{"text": "well"}, {"text": "so"}])), numbers(expected), atol=1e-3)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_sound_of_every_rate_is_resampled(pipe, rate, tmp_path):
+def test_audio_of_every_rate_is_resampled(pipe, rate, tmp_path):
     samples = 0.3 * np.sin(2 * np.pi * 300 * np.arange(rate) / rate)
     soundfile.write(tmp_path / "it.flac", np.stack([samples, samples]).T, rate)
     expected = pipe([{"audio": load_audio(tmp_path / "it.flac"), "sampling_rate": RATE}])
@@ -79,7 +79,7 @@ def test_sound_of_every_rate_is_resampled(pipe, rate, tmp_path):
     "lacking",
     [{}, {"text": None}, {"text": ""}, {"text": " \n\t"}, {"audio": None}, {"audio": {"path": None, "bytes": None}}],
 )
-def test_what_a_turn_lacks_may_be_none_or_blank(pipe, lacking):
+def test_missing_fields_may_be_none_or_blank(pipe, lacking):
     assert_same(pipe([lacking, {"text": "well"}]), pipe([{}, {"text": "well"}]), 0)
 
 
@@ -109,12 +109,12 @@ def by_hand(pipe, folder: Path, turns: list[dict]) -> np.ndarray:
     return torch.cat(blocks, dim=1).numpy()
 
 
-def test_it_is_processor_encoder_and_model(pipe, folder, sounds):
+def test_pipeline_equals_processor_encoder_and_model(pipe, folder, sounds):
     for turns in dialogues(sounds, (5, 1, 9)):
         np.testing.assert_allclose(numbers(pipe(turns)), by_hand(pipe, folder, turns), rtol=0, atol=1e-5)
 
 
-def test_vectors_stand_for_sound_and_words(pipe, sounds):
+def test_vectors_replace_audio_and_text(pipe, sounds):
     (turns,) = dialogues(sounds, (12,))
     expected, given = pipe(turns), []
     for number, turn in enumerate(turns):
@@ -132,7 +132,7 @@ def test_vectors_stand_for_sound_and_words(pipe, sounds):
     assert_same(pipe(given), expected)
 
 
-def test_a_vector_goes_before_the_sound_it_stands_for(pipe, sounds):
+def test_vectors_take_precedence_over_audio(pipe, sounds):
     vector = np.linspace(-1, 1, WIDTH)
     expected = pipe([{"speech_embedding": vector, "text": "well"}])
     assert_same(pipe([{"speech_embedding": vector, "audio": "nowhere.wav", "text": "well"}]), expected, 0)
@@ -152,7 +152,7 @@ def test_one_pipeline_gives_several_threads_the_answers_of_one(folder, sounds):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_a_batch_gives_what_each_dialogue_alone_gives_in_order(pipe, sounds, batch_size):
+def test_batching_changes_no_result(pipe, sounds, batch_size):
     many = dialogues(sounds)
     together = pipe(many, batch_size=batch_size)
     assert [len(result) for result in together] == [len(dialogue) for dialogue in many]

@@ -156,14 +156,14 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_errors_say_where_and_what(pipe, sounds, case, monkeypatch):
+def test_errors_name_dialogue_turn_and_field(pipe, sounds, case, monkeypatch):
     monkeypatch.chdir(sounds)
     given, words = WRONG[case]
     with pytest.raises((ValueError, OSError), match=words):
         pipe(given, batch_size=2)
 
 
-def test_arguments_that_are_none_are_named(folder, pipe):
+def test_unknown_arguments_raise(folder, pipe):
     for call in (lambda: pipe([{"text": "a"}], topk=3), lambda: pipeline(TASK, model=folder, topk=3)):
         with pytest.raises(TypeError, match="unknown argument 'topk'; expected bad_audio, top_k or batch_size"):
             call()
@@ -195,7 +195,7 @@ def told() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def test_bad_sound_may_be_missing(pipe, sounds):
+def test_bad_audio_may_be_missing(pipe, sounds):
     turns = [{"audio": sounds / name, "text": "well"} for name in ("clip.wav", "silent.wav", "corrupt.flac", "no.wav")]
     with told() as lines:
         found = pipe(turns, bad_audio="missing")
@@ -232,7 +232,7 @@ def test_without_encoders_it_takes_vectors_and_says_so(folder, tmp_path, sounds)
     assert_same(given(turns), pipeline(TASK, model=folder)(turns))
 
 
-def test_parts_of_two_checkpoints_are_told(folder, tmp_path):
+def test_parts_of_two_checkpoints_raise(folder, tmp_path):
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
     backbone = write_backbone(tmp_path / "backbone", "text")
     encoder, _ = tiny_encoder(backbone, "text", tuning="full", embedding_dim=7)

@@ -44,7 +44,7 @@ def erc():
     + [("audio_path", "audio"), ("file name", "audio"), ("wav", "audio"), ("Start", "start"), ("start_time", "start")]
     + [("end-time", "end"), ("sample_rate", "sampling_rate"), ("text_features", "text_embedding")],
 )
-def test_a_field_that_is_nearly_known_is_asked_about(field, meant):
+def test_similar_field_names_are_suggested(field, meant):
     with pytest.raises(InputError, match=f"turn 1 has the unknown field '{field}'; did you mean '{meant}'"):
         read_dialogue([{"text": "a"}, {field: "b"}], "dialogue 0")
 
@@ -104,7 +104,7 @@ UNCLEAR = {
 
 
 @pytest.mark.parametrize("case", UNCLEAR)
-def test_what_is_not_understood_is_named(case):
+def test_unknown_forms_raise(case):
     given, message = UNCLEAR[case]
     with pytest.raises(InputError, match=message):
         read_dialogue(given, "dialogue 0")
@@ -124,7 +124,7 @@ def test_columns_of_a_data_set_are_taken_where_they_say_one_thing(erc):
     assert erc({"utterances": {"text_embedding": [[0.5, 1]]}}) == expected[0]
 
 
-def test_numbers_that_overflow_have_no_answer(erc):
+def test_overflow_raises(erc):
     good = {"text_embedding": [0.5, -0.5]}
     for wrong, message in {
         (1e38, -1e38): "dialogue 0, turn 1: text_embedding has numbers up to 1e\\+38, which are too large",

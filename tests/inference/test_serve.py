@@ -45,7 +45,7 @@ def answer(turns: list[dict]) -> list[dict]:
     ]
 
 
-def test_words_alone_are_turns_and_empty_rows_are_none():
+def test_rows_with_text_are_turns_and_empty_rows_are_ignored():
     turns, rows = page_turns([["Hi.", "", "", ""], ["", None, "", ""], [" Go. ", "", "", ""]], [])
     assert turns == [{"text": "Hi."}, {"text": "Go."}]
     assert rows == [["Hi.", "", "", ""], ["Go.", "", "", ""]]
@@ -60,7 +60,7 @@ def test_one_recording_is_of_all_turns_with_times(sounds):
     ]
 
 
-def test_one_recording_alone_is_a_turn(sounds):
+def test_a_single_recording_is_a_turn(sounds):
     assert page_turns([["", "", "", ""]], sounds[:1])[0] == [{"text": None, "audio": sounds[0]}]
 
 
@@ -100,12 +100,12 @@ def test_subtitles_become_rows(tmp_path):
         ([["Hi.", "", "", ""]] * 2001, 0, "The table has 2001 turns; the page takes 2000 at once"),
     ],
 )
-def test_what_is_no_turn_is_named(sounds, rows, chosen, message):
+def test_invalid_rows_raise(sounds, rows, chosen, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         page_turns(rows, sounds[:chosen])
 
 
-def test_recordings_that_cannot_be_told_apart_or_are_gone_are_named(sounds, tmp_path):
+def test_duplicate_or_deleted_recordings_raise(sounds, tmp_path):
     (tmp_path / "more").mkdir()
     other = shutil.copy(sounds[0], tmp_path / "more")
     with pytest.raises(ValueError, match="Two recordings have the same name"):

@@ -74,7 +74,7 @@ def test_words_do_not_overlap_however_many_turns(count):
 @pytest.mark.parametrize(
     ("spoil", "message"), [({"label": None}, "label"), ({"scores": None, "label": None}, "label, scores")]
 )
-def test_what_is_no_answer_of_the_pipeline_is_named(spoil, message):
+def test_turns_not_from_the_pipeline_raise(spoil, message):
     turns = dialogue(2)
     for name in spoil:
         turns[1].pop(name)
@@ -112,7 +112,7 @@ def test_the_command_draws_a_dialogue_of_the_lines(tmp_path, capsys):
         (None, "not found; write it with"),
     ],
 )
-def test_what_is_no_such_file_is_named(tmp_path, content, message):
+def test_other_files_raise(tmp_path, content, message):
     if content is not None:
         (tmp_path / "call.jsonl").write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):

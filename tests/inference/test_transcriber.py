@@ -66,7 +66,7 @@ def recogniser(tmp_path_factory):
     return pipeline("automatic-speech-recognition", model=write_recogniser(tmp_path_factory.mktemp("recogniser")))
 
 
-def test_turns_without_words_are_transcribed(pipe, recogniser, sounds, clip, folder):
+def test_turns_without_text_are_transcribed(pipe, recogniser, sounds, clip, folder):
     speaking = pipeline(TASK, model=pipe.model, transcriber=recogniser)
     long = np.tile(clip, 35)
     turns = [
