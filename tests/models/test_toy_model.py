@@ -1,6 +1,7 @@
 """A user's model of three modalities that reads the transcripts: it works wherever the package's models do."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModel
 
-from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments, cli
+from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments, Recipe, cli
+from mister_e_hf.models import registry
 from mister_e_hf.models.registry import entry, entry_of, registered
 from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from support.distributed_contract import gradient_of_a_step
@@ -118,16 +120,46 @@ def test_a_model_without_terms_is_trained_by_the_trainer_of_all_models(tmp_path)
     assert {"eval_weighted_f1", "eval_speech_weighted_f1"} <= set(trainer.evaluate())
 
 
-def test_a_recipe_trains_scores_and_evaluates_it(tmp_path, capsys):
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    """A recipe of the toy model on a corpus of vectors."""
     folder = tmp_path / "corpus"
     folder.mkdir()
     for split in ("train", "validation", "test"):
         pq.write_table(toy_table(split), folder / f"{split}.parquet")
-    recipe = tmp_path / "recipe.yaml"
+    path = tmp_path / "recipe.yaml"
     training = {"num_train_epochs": 2, "learning_rate": 0.01, "use_cpu": True, "disable_tqdm": True}
     corpus = {"path": str(folder), "name": "Toy corpus", "labels": list(LABELS.values())}
     model = {"model_type": "toy", "hidden_size": 8}
-    recipe.write_text(yaml.safe_dump({"model": model, "corpus": corpus, "training": training}))
+    path.write_text(yaml.safe_dump({"model": model, "corpus": corpus, "training": training}))
+    return path
+
+
+@dataclass
+class OwnArguments(DialogueTrainingArguments):
+    agreement_weight: float = 0.0
+
+
+class OwnTrainer(DialogueTrainer):
+    arguments_class = OwnArguments
+
+
+def test_a_recipe_has_the_fields_of_the_trainer_that_the_model_names(toy, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy.model_class(), "loss_term_weights", {"agreement": "agreement_weight"})
+    monkeypatch.setitem(registry._ENTRIES, "toy", replace(toy, trainer=f"{__name__}:OwnTrainer"))
+    with pytest.raises(ValueError, match="unknown field 'contrastive_weight'"):
+        Recipe.load(recipe, ["--contrastive_weight", "1"])
+    losses = {}
+    for weight in ("0", "0.5"):
+        run = tmp_path / weight
+        assert cli.main(["train", str(recipe), "--output_dir", str(run), "--agreement_weight", weight]) == 0
+        losses[weight] = json.loads((run / "results.json").read_text())["history"][0]
+    assert losses["0.5"]["agreement_loss"] > 0 and losses["0.5"]["loss"] > losses["0"]["loss"]
+    other = Recipe.load(recipe).baseline("sdt").sections["training"]
+    assert other["contrastive_weight"] == other["consistency_weight"] == 0.0 and "agreement_weight" not in other
+
+
+def test_a_recipe_trains_scores_and_evaluates_it(recipe, tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", str(recipe), "--output_dir", str(run)]) == 0
     results = json.loads((run / "results.json").read_text())

@@ -133,7 +133,8 @@ def test_a_field_of_two_sections_needs_its_section(monkeypatch):
         fields = recipe().fields() | {"model": module.model_fields(each.model_type)}
         names = [name for section in SECTIONS for name in fields[section]]
         assert len(set(names)) == len(names)  # as it is, each name says enough
-    monkeypatch.setitem(module.TRAINING_FIELDS, "label_column", str)
+    fields = module.training_fields("mister_e") | {"label_column": str}
+    monkeypatch.setattr("mister_e_hf.training.recipe.training_fields", lambda model_type: fields)
     with pytest.raises(ValueError, match="'label_column' may be corpus.label_column or training.label_column"):
         recipe("--label_column", "x")
     assert recipe("--corpus.label_column", "x").corpus.label_column == "x"

@@ -57,6 +57,8 @@ class RegisteredModel:
         ablations: by name.
         streams: whether it can take a dialogue turn by turn, if its configuration says so.
         baseline: whether it is run beside other models for comparison.
+        trainer: where the class of its Trainer is. The default adds the terms that a model names; a model whose terms
+            have weights of their own names a subclass, whose `arguments_class` has a field for each weight.
     """
 
     name: str
@@ -68,12 +70,17 @@ class RegisteredModel:
     ablations: Mapping[str, Ablation] = field(default_factory=dict)
     streams: bool = False
     baseline: bool = False
+    trainer: str = "..training.dialogue_trainer:MisterETrainer"
 
     def config_class(self) -> "type[ConversationConfig]":
         return _load(self.config)
 
     def model_class(self) -> "type[ConversationPreTrainedModel]":
         return _load(self.model)
+
+    def trainer_class(self) -> Any:
+        """A [`DialogueTrainer`], which this folder knows by name alone."""
+        return _load(self.trainer)
 
     @property
     def title(self) -> str:

@@ -18,7 +18,6 @@ from ..base.modalities import MODALITIES
 from ..corpora.dialogues import turns_of_dialogues
 from ..encoders.utterances import Utterances
 from ..models.configuration_conversation import ConversationConfig
-from .dialogue_trainer import MisterETrainer
 from .epoch_trainer import EpochTrainingArguments
 from .preflight import Plan, check_run, encoder_folder
 from .recipe import Recipe
@@ -147,7 +146,7 @@ def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
         chosen = _Dialogues([_random_dialogue(config, plan.modalities, int(lengths[index])) for index in order])
     else:
         chosen = Subset(train, order)
-    trainer = MisterETrainer(model, arguments, train_dataset=chosen, eval_dataset=chosen)
+    trainer = recipe.trainer_class(model, arguments, train_dataset=chosen, eval_dataset=chosen)
     step, dialogue = _measure(trainer, Subset(chosen, range(count, 2 * count)))
     steps = _steps(real, len(lengths))
     epochs = steps / max(_steps(real, len(lengths), 1), 1)

@@ -30,7 +30,7 @@ from ..evaluation.predictions import calibration, labels_of, predict, prediction
 from ..hub.checkpoint import save_checkpoint
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
-from .dialogue_trainer import MisterETrainer, MisterETrainingArguments
+from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .preflight import check_seeds
 from .recipe import Recipe
 from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
@@ -82,7 +82,7 @@ def run_experiment(
 
 def _run(
     recipe: Recipe,
-    arguments: MisterETrainingArguments,
+    arguments: DialogueTrainingArguments,
     corpus: dict[str, DialogueVectors],
     fingerprints: dict[str, str],
     encoders: Mapping[str, Path] | None,
@@ -139,11 +139,11 @@ def _check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str,
 
 
 def train_model(
-    recipe: Recipe, arguments: MisterETrainingArguments, train: DialogueVectors, validation: DialogueVectors
-) -> tuple[MisterETrainer, dict[str, Any]]:
+    recipe: Recipe, arguments: DialogueTrainingArguments, train: DialogueVectors, validation: DialogueVectors
+) -> tuple[DialogueTrainer, dict[str, Any]]:
     """Train a model, resuming from the last complete checkpoint; returns its trainer and facts about the training."""
     set_seed(arguments.seed)
-    trainer = MisterETrainer(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
+    trainer = recipe.trainer_class(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
     start = time.perf_counter()
     resumed = trainer.resume()
     seconds = time.perf_counter() - start

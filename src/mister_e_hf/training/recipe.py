@@ -22,19 +22,19 @@ from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.folds import validation_by_group
 from ..vectors.store import read_corpus
-from .dialogue_trainer import MisterETrainingArguments
+from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
 from .recipe_sections import (
     CORPUS_FIELDS,
     NOT_IN_A_RECIPE,
     SECTIONS,
-    TRAINING_FIELDS,
     CorpusSettings,
     EncoderSettings,
     baseline_sections,
     encoder_sections,
     model_fields,
+    training_fields,
 )
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
@@ -46,11 +46,11 @@ class Recipe:
 
     Args:
         sections: `model` (fields of the configuration that `model_type` names, by default [`MisterEConfig`]), `corpus`
-            (of [`CorpusSettings`]) and `training` (of [`MisterETrainingArguments`]); for stage 1 a section per
-            modality such as `text_encoder` (fields of [`UtteranceEncoderConfig`] and [`MisterEProcessor`], `dtype`,
-            `folds` for cross-fitted vectors, and a section `training` of [`UtteranceTrainingArguments`]); and
-            `baselines`, sections `model` and `training` by the name of a baseline, for what differs from
-            [`Recipe.baseline`].
+            (of [`CorpusSettings`]) and `training` (of [`MisterETrainingArguments`], or of the model's own Trainer);
+            for stage 1 a section per modality such as `text_encoder` (fields of [`UtteranceEncoderConfig`] and
+            [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of
+            [`UtteranceTrainingArguments`]); and `baselines`, sections `model` and `training` by a baseline's name,
+            for what differs from [`Recipe.baseline`].
         source: name of the recipe in messages.
 
     Raises:
@@ -105,7 +105,7 @@ class Recipe:
     def fields(self) -> dict[str, dict[str, Any]]:
         """Name and type of the fields of each section; those of `model` depend on its type."""
         model = model_fields(self.model_type)
-        stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": TRAINING_FIELDS}
+        stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": training_fields(self.model_type)}
         return stage_2 | encoder_sections() | baseline_sections()
 
     @property
@@ -161,7 +161,9 @@ class Recipe:
                 f"{short(repr(value))}{quotes}"
             )
         if section.rpartition(".")[2] == "training":
-            arguments = UtteranceTrainingArguments if section in encoder_sections() else MisterETrainingArguments
+            arguments = (
+                UtteranceTrainingArguments if section in encoder_sections() else self.trainer_class.arguments_class
+            )
             try:
                 check_field(field, fitting[0], arguments)
             except InputError as error:
@@ -280,7 +282,9 @@ class Recipe:
         }
         terms = set(other.model_class().loss_term_weights.values())
         weights = [weight for each in registered() for weight in each.model_class().loss_term_weights.values()]
-        without = {weight: 0.0 for weight in weights if weight in TRAINING_FIELDS and weight not in terms}
+        known = training_fields(other.model_type)
+        without = {weight: 0.0 for weight in weights if weight in known and weight not in terms}
+        own = {field: value for field, value in own.items() if field in known}
         return Recipe(
             {
                 "model": {"model_type": other.model_type, **model},
@@ -295,7 +299,7 @@ class Recipe:
         section, _, field = name.partition(".")
         if field in self.sections[section]:
             return self.sections[section][field]
-        return getattr(self.model_config() if section == "model" else MisterETrainingArguments, field)
+        return getattr(self.model_config() if section == "model" else self.trainer_class.arguments_class, field)
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """A copy with other values of some fields, by `section.field`."""
@@ -304,10 +308,17 @@ class Recipe:
             changed.set(field, value)
         return changed
 
-    def training_arguments(self, output_dir: str | Path, seed: int) -> MisterETrainingArguments:
+    @property
+    def trainer_class(self) -> type[DialogueTrainer]:
+        """The class of the model's Trainer."""
+        return entry_of(self.model_type).trainer_class()
+
+    def training_arguments(self, output_dir: str | Path, seed: int) -> DialogueTrainingArguments:
         """The arguments of the Trainer of stage 2."""
         try:
-            return MisterETrainingArguments(**self.sections["training"], output_dir=str(output_dir), seed=seed)
+            return self.trainer_class.arguments_class(
+                **self.sections["training"], output_dir=str(output_dir), seed=seed
+            )
         except Exception as error:  # transformers' own checks raise errors of several kinds
             raise InputError(f"{self.source}: section 'training': {short(error)}") from error
 

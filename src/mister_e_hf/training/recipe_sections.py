@@ -15,7 +15,6 @@ from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.registry import baselines, entry_of, registered
-from .dialogue_trainer import MisterETrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 
 
@@ -74,7 +73,6 @@ class CorpusSettings:
 
 
 CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
-TRAINING_FIELDS = {field.name: field.type for field in dataclasses.fields(MisterETrainingArguments) if field.init}
 # A recipe is the same for all of its runs, and is stored and pushed with each.
 NOT_IN_A_RECIPE = {
     "output_dir": "pass --output_dir",
@@ -105,6 +103,12 @@ _ENCODER_TRAINING_FIELDS = {
 }
 
 
+def training_fields(model_type: str) -> dict[str, Any]:
+    """Name and type of the fields of the section training, of a registered model."""
+    arguments = entry_of(model_type).trainer_class().arguments_class
+    return {field.name: field.type for field in dataclasses.fields(arguments) if field.init}
+
+
 def model_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of a registered model's section."""
     types = tuple(each.model_type for each in registered())
@@ -125,7 +129,10 @@ def baseline_sections() -> dict[str, dict[str, Any]]:
     return {
         f"baselines.{each.name}.{part}": fields
         for each in baselines()
-        for part, fields in (("model", each.config_class().own_fields()), ("training", TRAINING_FIELDS))
+        for part, fields in (
+            ("model", each.config_class().own_fields()),
+            ("training", training_fields(each.model_type)),
+        )
     }
 
 
