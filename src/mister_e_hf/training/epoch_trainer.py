@@ -23,7 +23,7 @@ from ..vectors.dialogue_datasets import dialogue_lengths
 from ..vectors.sampler import LikeLengthSampler
 from .checkpoints import damage, finished_checkpoints, newest_whole, remove, seal
 from .epoch_lines import EpochLines
-from .training_fields import FIELDS, check_field, check_launcher, check_together, greater_is_better
+from .training_fields import check_field, check_launcher, check_together, greater_is_better
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,6 @@ class EpochTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         for each in fields(self):
-            if each.name not in FIELDS and each.name not in TrainingArguments.__dataclass_fields__:
-                continue  # a field of a subclass
             if each.name == "accelerator_config" and self.accelerator_config == AcceleratorConfig():
                 continue  # transformers makes this of the default
             check_field(each.name, getattr(self, each.name), type(self))

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from transformers import TrainingArguments
+
 from ..base.errors import InputError, short
 from .field_rules import Choice, Kind, Number, Refused, same
 
@@ -189,7 +191,7 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
 
 def check_field(name: str, value: Any, arguments: type):
     r"""
-    Check the value of one field.
+    Check the value of one field. The fields that a subclass adds are not known here and take any value.
 
     Args:
         name: name of the field.
@@ -199,6 +201,8 @@ def check_field(name: str, value: Any, arguments: type):
     Raises:
         InputError: naming the field, the value, and what the field takes or why it cannot be set.
     """
+    if name not in FIELDS and name not in TrainingArguments.__dataclass_fields__:
+        return
     rule = FIELDS.get(name) or Refused("this version of transformers has it, but this package does not know it yet")
     field = next(each for each in fields(arguments) if each.name == name)
     default = field.default if field.default_factory is MISSING else field.default_factory()
