@@ -130,7 +130,7 @@ def test_a_call_that_fails_leaves_the_past_as_it_was(tiny_model):
 
 def test_what_cannot_be_streamed_is_named(tiny_model):
     model = tiny_model()
-    with pytest.raises(ValueError, match="by a causal model alone.*Train with --model.causal true"):
+    with pytest.raises(ValueError, match="Only a causal model can take turns.*Train with --model.causal true"):
         model(**dialogue(model, 1), past=DialogueCache())
     model = tiny_model(causal=True)
     two = {name: value.repeat(2, 1, *[1] * (value.dim() - 2)) for name, value in dialogue(model, 1).items()}
