@@ -227,22 +227,12 @@ def test_every_folder_is_a_room():
 
 
 SIZES = {"src": 400, "scripts": 400, "tests": 600}
-TO_BE_SPLIT = set(
-    """
-processing_utterance_encoder
-test_utterance_encoder
-""".split()
-)
 
 
 @pytest.mark.parametrize("folder", SIZES)
 def test_no_file_is_too_long(folder):
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
-    assert lines and not {
-        str(path.relative_to(ROOT)): n
-        for path, n in lines.items()
-        if n > SIZES[folder] and path.stem not in TO_BE_SPLIT
-    }
+    assert lines and not {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > SIZES[folder]}
 
 
 @pytest.mark.parametrize("module", ["base.losses", "models.turns"])

@@ -30,18 +30,6 @@ WAVES = {"conv_dim": (32, 32), "conv_stride": (5, 4), "conv_kernel": (10, 8)}
 WAVES |= {**SIZES, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folders = {}
-
-    def made(kind: str):
-        if kind not in folders:
-            folders[kind] = write_backbone(tmp_path_factory.mktemp("base"), kind)
-        return folders[kind]
-
-    return made
-
-
 def written(folder, config, tokenizer=True):
     """The folder of a pretrained model of this configuration, whose weights are far from neutral."""
     torch.manual_seed(0)

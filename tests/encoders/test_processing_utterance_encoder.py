@@ -3,7 +3,6 @@ import logging
 import math
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +30,6 @@ from support.tiny_backbones import (
     tiny_encoder,
     tiny_tokenizer,
     turns_of,
-    write_backbone,
 )
 
 RATE = 16_000
@@ -42,19 +40,6 @@ SETTINGS = {
     "llama": {"prompt": "Ünd {dann}: „{text}“", "max_tokens": 40},
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory):
-    """The folder of a pretrained model of a kind, made once; nothing writes to it."""
-    folders = {}
-
-    def made(kind: str) -> Path:
-        if kind not in folders:
-            folders[kind] = write_backbone(tmp_path_factory.mktemp("base"), kind)
-        return folders[kind]
-
-    return made
 
 
 @pytest.fixture
