@@ -91,19 +91,93 @@ def test_the_longest_text_is_cut_and_counted(base, kind, most):
 
 
 REFUSED = {
-    "encoder and decoder": ("text", lambda: transformers.T5Config(d_model=16, num_layers=1, num_heads=2, d_ff=16, d_kv=8, vocab_size=330, decoder_start_token_id=0), "A t5 backbone cannot encode text: it is an encoder-decoder model"),
-    "speech to text": ("speech", lambda: transformers.Speech2TextConfig(vocab_size=50, encoder_layers=1, decoder_layers=1, d_model=16, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16), "speech_to_text backbone cannot encode speech: it is an encoder-decoder"),
-    "text as speech": ("speech", lambda: transformers.BertConfig(**WORDS), "A bert backbone cannot encode speech: it takes input_ids, not input_values"),
-    "speech as text": ("text", lambda: transformers.HubertConfig(**WAVES), "A hubert backbone cannot encode text: it takes input_values, not input_ids"),
-    "whisper as text": ("text", lambda: transformers.WhisperConfig(d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, vocab_size=50, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1), "A whisper backbone encodes speech, not text"),
-    "vision": ("text", lambda: transformers.ViTConfig(**SIZES), "A vit backbone cannot encode text: it takes pixel_values"),
-    "mel frames": ("speech", lambda: transformers.Wav2Vec2BertConfig(**SIZES, conv_depthwise_kernel_size=5), "it takes input_features, not input_values"),
-    "spectrograms": ("speech", lambda: transformers.ASTConfig(**SIZES), "A audio-spectrogram-transformer backbone cannot encode speech"),
-    "positions halved": ("speech", lambda: transformers.Wav2Vec2Config(**WAVES, add_adapter=True), "its output has fewer positions than its hidden states"),
-    "text and vision": ("text", lambda: transformers.CLIPConfig(text_config={**WORDS, "projection_dim": 8}, vision_config={**SIZES, "projection_dim": 8}), "A clip backbone cannot encode text"),
-    "convolutions see padding": ("text", lambda: transformers.ConvBertConfig(**WORDS, embedding_size=16, head_ratio=2), r"batched with changes its states by \d.\de-0\d of their length"),
-    "mixing sees padding": ("text", lambda: transformers.FNetConfig(**{k: v for k, v in WORDS.items() if k != "num_attention_heads"}), "batched with changes its states by"),
-}  # fmt: skip
+    "encoder and decoder": (
+        "text",
+        lambda: transformers.T5Config(
+            d_model=16, num_layers=1, num_heads=2, d_ff=16, d_kv=8, vocab_size=330, decoder_start_token_id=0
+        ),
+        "A t5 backbone cannot encode text: it is an encoder-decoder model",
+    ),
+    "speech to text": (
+        "speech",
+        lambda: transformers.Speech2TextConfig(
+            vocab_size=50,
+            encoder_layers=1,
+            decoder_layers=1,
+            d_model=16,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+        ),
+        "speech_to_text backbone cannot encode speech: it is an encoder-decoder",
+    ),
+    "text as speech": (
+        "speech",
+        lambda: transformers.BertConfig(**WORDS),
+        "A bert backbone cannot encode speech: it takes input_ids, not input_values",
+    ),
+    "speech as text": (
+        "text",
+        lambda: transformers.HubertConfig(**WAVES),
+        "A hubert backbone cannot encode text: it takes input_values, not input_ids",
+    ),
+    "whisper as text": (
+        "text",
+        lambda: transformers.WhisperConfig(
+            d_model=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=16,
+            decoder_ffn_dim=16,
+            vocab_size=50,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=1,
+        ),
+        "A whisper backbone encodes speech, not text",
+    ),
+    "vision": (
+        "text",
+        lambda: transformers.ViTConfig(**SIZES),
+        "A vit backbone cannot encode text: it takes pixel_values",
+    ),
+    "mel frames": (
+        "speech",
+        lambda: transformers.Wav2Vec2BertConfig(**SIZES, conv_depthwise_kernel_size=5),
+        "it takes input_features, not input_values",
+    ),
+    "spectrograms": (
+        "speech",
+        lambda: transformers.ASTConfig(**SIZES),
+        "A audio-spectrogram-transformer backbone cannot encode speech",
+    ),
+    "positions halved": (
+        "speech",
+        lambda: transformers.Wav2Vec2Config(**WAVES, add_adapter=True),
+        "its output has fewer positions than its hidden states",
+    ),
+    "text and vision": (
+        "text",
+        lambda: transformers.CLIPConfig(
+            text_config={**WORDS, "projection_dim": 8}, vision_config={**SIZES, "projection_dim": 8}
+        ),
+        "A clip backbone cannot encode text",
+    ),
+    "convolutions see padding": (
+        "text",
+        lambda: transformers.ConvBertConfig(**WORDS, embedding_size=16, head_ratio=2),
+        r"batched with changes its states by \d.\de-0\d of their length",
+    ),
+    "mixing sees padding": (
+        "text",
+        lambda: transformers.FNetConfig(**{k: v for k, v in WORDS.items() if k != "num_attention_heads"}),
+        "batched with changes its states by",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

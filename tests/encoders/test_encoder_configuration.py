@@ -135,7 +135,7 @@ def test_a_backbone_without_a_name_must_be_saved():
 
 
 def test_an_encoder_needs_the_configuration_of_its_backbone():
-    with pytest.raises(ValueError, match="make the encoder by UtteranceEncoder.from_backbone"):
+    with pytest.raises(ValueError, match="make the encoder with UtteranceEncoder.from_backbone"):
         UtteranceEncoder(UtteranceEncoderConfig())
 
 

@@ -30,7 +30,8 @@ HfApi().upload_folder(repo_id="org/base", folder_path=write_backbone(folder / "o
 encoder.push_to_hub("org/pushed")
 encoder.save_pretrained(folder / "saved", push_to_hub=True, repo_id="org/saved")
 processor.save_pretrained(folder / "saved")
-stage_2 = MisterEConfig(speech_embedding_dim=3, text_embedding_dim=6, hidden_size=8, attention_dim=6, fusion_num_layers=1)
+sizes = {"hidden_size": 8, "attention_dim": 6, "fusion_num_layers": 1}
+stage_2 = MisterEConfig(speech_embedding_dim=3, text_embedding_dim=6, **sizes)
 save_checkpoint(folder / "checkpoint", MisterEModel(stage_2), encoders={"text": folder / "saved"})
 push_checkpoint(folder / "checkpoint", "org/checkpoint")
 

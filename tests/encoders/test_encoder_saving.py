@@ -208,7 +208,7 @@ def test_an_adapter_that_does_not_fit_raises(lora):
     with pytest.raises(ValueError, match="unexpected: more"):
         AutoModel.from_pretrained(lora)
     shutil.rmtree(lora / "adapter")
-    with pytest.raises(OSError, match="has no adapter/adapter_model.safetensors; save or push it whole"):
+    with pytest.raises(OSError, match="has no adapter/adapter_model.safetensors; save or push the whole folder"):
         AutoModel.from_pretrained(lora)
 
 
@@ -294,7 +294,7 @@ def test_weights_of_another_encoder_raise(base, tuning, tmp_path):
         tiny_encoder(base("bert"), "bert", tuning=tuning, pooling="attentive_statistics"), tmp_path / "other"
     )
     kept = copy.deepcopy(encoder.state_dict())
-    with pytest.raises(ValueError, match="is no checkpoint of this encoder .*unexpected: pooling.hidden"):
+    with pytest.raises(ValueError, match="is not a checkpoint of this encoder .*unexpected: pooling.hidden"):
         encoder.load_trained_weights(other)
     wider = saved(tiny_encoder(base("bert"), "bert", tuning=tuning, embedding_dim=7), tmp_path / "wider")
     with pytest.raises(ValueError, match="of another shape: head.weight, projection"):
@@ -351,8 +351,8 @@ def test_code_of_a_backbone_is_never_run(tmp_path):
         config = json.loads((where / "config.json").read_text())
         config.get("backbone_config", config)["model_type"] = "evil"
         (where / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match="evil|trust_remote_code|only its own code"):
+        with pytest.raises(ValueError, match="evil|trust_remote_code|only be loaded with its own code"):
             (UtteranceEncoder if where == encoder else AutoModel).from_pretrained(where)
-        with pytest.raises(ValueError, match="evil|trust_remote_code|only its own code"):
+        with pytest.raises(ValueError, match="evil|trust_remote_code|only be loaded with its own code"):
             UtteranceEncoder.from_backbone(folder, "text") if where == folder else AutoModel.from_pretrained(encoder)
     assert not (tmp_path / "was run").exists()

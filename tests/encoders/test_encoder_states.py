@@ -78,7 +78,7 @@ def test_what_padding_holds_changes_nothing(base, kind, content):
     if kind in WAVES:
         longer["input_values"].masked_fill_(~longer["attention_mask"], content)
     if "input_features" in batch:
-        # Two frames behind the last one that is attended to are heard by its convolutions: they are silence, not padding.
+        # Convolutions see two frames after the last one that is attended to: they are silence, not padding.
         real = longer["feature_attention_mask" if kind == "qwen2_audio" else "attention_mask"].clone()
         real[:, 2:] |= real[:, :-2].clone()
         longer["input_features"].masked_fill_(~real[:, None], content)
@@ -166,7 +166,7 @@ def test_whisper_stops_at_the_chosen_layer(base):
 
 @pytest.mark.parametrize("layer", [3, -4])
 def test_layer_out_of_range_raises(base, layer):
-    with pytest.raises(ValueError, match=f"layer {layer} is none of the backbone's 3 hidden states"):
+    with pytest.raises(ValueError, match=f"layer {layer} is not one of the backbone's 3 hidden states"):
         UtteranceEncoder.from_backbone(base("bert"), "text", layer=layer)
 
 
@@ -301,7 +301,7 @@ def test_a_turn_without_positions_raises(base):
     encoder = tiny_encoder(base("bert"), "bert")
     batch = tiny_batch(base("bert"), "bert")
     batch["pooling_mask"][1] = False
-    with pytest.raises(ValueError, match=r"Utterances \[1\] of the batch have no position to pool"):
+    with pytest.raises(ValueError, match=r"Turns \[1\] of the batch have no position to pool"):
         encoder(**batch)
 
 

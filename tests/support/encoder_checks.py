@@ -1,4 +1,7 @@
-"""What the tests of utterance encoders share: running, saving and comparing them, and the states that transformers computes."""
+"""
+What the tests of utterance encoders share: running, saving and comparing them, and the states that transformers
+computes.
+"""
 
 import math
 from pathlib import Path
@@ -29,7 +32,10 @@ def run(encoder, batch, **changes):
 
 
 def own_states(folder: Path, kind: str, turn) -> list[torch.Tensor]:
-    """Hidden states (P, H) at one utterance's own positions, from transformers' own forward; the output in the last place."""
+    """
+    Hidden states (P, H) at one utterance's own positions, from transformers' own forward; the output in the last
+    place.
+    """
     model = AutoModel.from_pretrained(folder, dtype=torch.float32)
     own = slice(None)
     if kind in TEXT:

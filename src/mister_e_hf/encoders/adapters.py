@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2022) inside a backbone and in its files, with peft's own functions.
+"""LoRA (Hu et al. 2022) in a backbone, and in the files of an adapter, with peft's own functions.
 
-transformers' methods for adapters refuse releases of peft that work, so they are not used. The files are ordinary ones of peft, in a folder of
-their own: beside config.json, transformers would take an adapter_config.json for the whole model.
+transformers' methods for adapters refuse releases of peft that work, so they are not used. The files are in a folder
+`adapter/`: beside config.json, transformers would take an adapter_config.json for that of the whole model.
 """
 
 import copy
@@ -31,16 +31,17 @@ _SECONDS = 5.0  # for matching all names of modules, which takes milliseconds
 
 
 def has_adapter(backbone: PreTrainedModel) -> bool:
-    """Whether LoRA's layers are in place."""
+    """Whether a backbone has LoRA's layers."""
     return hasattr(backbone, "peft_config")
 
 
 def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
     r"""
-    Put LoRA's layers, which alone are then trained, in float32 into a backbone.
+    Add LoRA's layers in float32 to a backbone, whose other weights are then frozen.
 
     Raises:
-        InputError: if `lora_target_modules` matches no module, or none that LoRA can change, or cannot be matched in bounded time.
+        InputError: if `lora_target_modules` matches no module, or one that LoRA cannot change, or takes too long to
+            match.
         MissingLibraryError: without peft.
     """
     peft = _peft()
@@ -55,7 +56,7 @@ def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        # The names found rather than the pattern: peft would match that without a limit on time.
+        # The names found, not the pattern, which peft would match without a time limit.
         target_modules="|".join(map(re.escape, reached)),
         revision=config.backbone_revision,
     )
@@ -65,7 +66,7 @@ def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
         raise InputError(
             f"lora_target_modules '{targets}' matches modules that LoRA cannot change: {error}"
         ) from error
-    backbone._hf_peft_config_loaded = True  # what transformers goes by, in gradient checkpointing for one
+    backbone._hf_peft_config_loaded = True  # transformers checks this, for gradient checkpointing among others
     for name, parameter in backbone.named_parameters():
         if "lora_" in name and parameter.device.type != "meta":
             parameter.data = parameter.data.float()
@@ -74,14 +75,14 @@ def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
 def adapter_state(
     backbone: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """LoRA's weights, or those of a state dict of the backbone's, under the names that their file has without its prefix."""
-    # No embedding layer is saved with it: to see whether one should be, peft would ask the Hub for the base model.
+    """LoRA's weights, or those in a state dict of the backbone, under their names in a file without its prefix."""
+    # Without embedding layers: to find out whether they were trained, peft would ask the Hub for the base model.
     return _peft().get_peft_model_state_dict(backbone, state_dict=state_dict, save_embedding_layers=False)
 
 
 def set_adapter_state(backbone: PreTrainedModel, config: UtteranceEncoderConfig, state: Mapping[str, torch.Tensor]):
     r"""
-    Take the weights of an adapter's file.
+    Load the weights of an adapter's file.
 
     Raises:
         InputError: naming the weights that are missing, unexpected or of another shape.
@@ -100,7 +101,7 @@ def save_adapter(
     config: UtteranceEncoderConfig,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ):
-    """Write LoRA's weights, or those of a state dict of the backbone's, and settings to `adapter/` in the folder."""
+    """Write LoRA's weights, or those in a state dict of the backbone, and its settings to `adapter/` in the folder."""
     folder = os.path.join(folder, ADAPTER)
     os.makedirs(folder, exist_ok=True)
     state = adapter_state(backbone, state_dict)
@@ -125,17 +126,17 @@ def read_adapter(folder: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 def fetch_adapter(name: str | os.PathLike, hub: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     r"""
-    The same from a folder or from the Hub.
+    The weights that `save_adapter` wrote, from a folder or the Hub.
 
     Raises:
-        OSError: if there is none.
+        OSError: if they are missing.
     """
     subfolder = "/".join(part for part in (hub.get("subfolder") or "", ADAPTER) if part)
     options = {**hub, "subfolder": subfolder, "_raise_exceptions_for_missing_entries": False}
     path = cached_file(name, _WEIGHTS, **options)
     if path is None:
         raise OSError(
-            f"'{name}' says that it was trained with LoRA, but has no {subfolder}/{_WEIGHTS}; save or push it whole"
+            f"'{name}' was trained with LoRA, but has no {subfolder}/{_WEIGHTS}; save or push the whole folder"
         )
     return _load(path)
 
@@ -146,7 +147,7 @@ def _load(path: str) -> dict[str, torch.Tensor]:
 
 
 def lora_targets(config: UtteranceEncoderConfig) -> str:
-    """The regular expression of the modules that get LoRA: `lora_target_modules`, or the default of the backbone's type."""
+    """The regular expression of the modules that get LoRA: `lora_target_modules`, or the default of the backbone."""
     if config.lora_target_modules is not None:
         return config.lora_target_modules
     return _kind(config).lora_targets(config.require_backbone_config().model_type)
@@ -157,7 +158,9 @@ def _kind(config: UtteranceEncoderConfig) -> BackboneKind:
 
 
 def _prefix(config: UtteranceEncoderConfig) -> str:
-    """What the names in an adapter's file begin with, as peft writes them for the model that the backbone's name loads."""
+    """
+    The beginning of every name in an adapter's file, as peft writes it for the model that the backbone's name loads.
+    """
     return f"base_model.model.{_kind(config).prefix}"
 
 
@@ -169,7 +172,8 @@ def _reached(backbone: PreTrainedModel, pattern: str) -> list[str]:
         return [name for name in names if compiled.fullmatch(name, timeout=max(1e-3, end - time.monotonic()))]
     except TimeoutError as error:
         raise InputError(
-            f"lora_target_modules '{pattern}' takes more than {_SECONDS:.0f} seconds to match: repeat nothing that is repeated already"
+            f"lora_target_modules '{pattern}' takes more than {_SECONDS:.0f} seconds to match: "
+            "avoid nested repetitions"
         ) from error
     except (regex.error, RecursionError) as error:
         raise InputError(f"lora_target_modules '{pattern}' is not a regular expression: {error}") from error

@@ -1,4 +1,4 @@
-"""Vectors of one encoder in the space of another, which was trained for the same from the same start.
+"""Rotate the vectors of one encoder into the space of another, which was trained from the same start on the same task.
 
 Letters: N utterances, D embedding width.
 """
@@ -10,7 +10,7 @@ import torch
 
 @dataclass
 class Alignment:
-    """A rotation (D, D) between two means (D,)."""
+    """A rotation (D, D) around two means (D,); see [`align`]."""
 
     mean: torch.Tensor
     rotation: torch.Tensor
@@ -23,11 +23,13 @@ class Alignment:
 
 def align(vectors: torch.Tensor, target: torch.Tensor) -> Alignment:
     r"""
-    The rotation that brings centred vectors closest to others of the same utterances in squares (orthogonal Procrustes; Schönemann 1966). Distances
-    between vectors stay: nothing of what the target's encoder learned of single utterances gets in.
+    The rotation that brings centred vectors closest to those of the same turns in squared distance (orthogonal
+    Procrustes; Schönemann 1966). Distances between vectors are kept, so what the target's encoder learned about single
+    turns does not enter.
 
     Args:
-        vectors, target (`(N, D)`).
+        vectors (`(N, D)`): to be rotated.
+        target (`(N, D)`): of the same turns, in the space to rotate into.
     """
     vectors, target = vectors.double(), target.double()
     mean, target_mean = vectors.mean(0), target.mean(0)

@@ -1,7 +1,8 @@
-"""What the rest of stage 1 asks of a kind of pretrained model: the base class of every kind.
+"""Base class of the kinds of pretrained models that an utterance encoder can be built around.
 
-A kind knows what its models take and give, how a processor prepares turns for them, and where LoRA goes. Adding one (images, say) means one more
-subclass of [`BackboneKind`], entered in `KINDS` in backbones.py. Kinds have no state: model, configuration and processor are arguments.
+A kind knows what its models take and return, how a processor prepares turns for them, and where LoRA goes. A further
+kind (images, say) is one more subclass of [`BackboneKind`], entered in `KINDS` in backbones.py. Kinds have no state:
+model, configuration and processor are arguments.
 
 Letters: N turns, W rows of a batch (a turn, or a window of a long one), P positions of a row, H the backbone's width.
 """
@@ -44,8 +45,9 @@ class BackboneKind:
 
     Attributes:
         modality: which modality of a turn it encodes, a key of `MODALITIES`.
-        tested: the `model_type`s whose promises are tested: the same states alone and in a batch, the longest input, LoRA.
-        takes_others: whether it also covers model types that are not tested, each of which is tried when an encoder is made ([`try_backbone`]).
+        tested: every `model_type` that is tested: equal states alone and in a batch, the longest input, LoRA.
+        takes_others: whether it also covers other model types, each of which is tried when an encoder is created
+            ([`try_backbone`]).
         main_input: the input that says how many positions a row has.
         inputs: all inputs that must be given, masks aside.
         parts: the files of a pretrained model that its processor needs: `"feature_extractor"`, `"tokenizer"`.
@@ -75,7 +77,7 @@ class BackboneKind:
     # The model
 
     def misfit(self, config: transformers.PreTrainedConfig) -> str | None:
-        """Why a model cannot be an encoder, as far as its configuration shows before its weights are read; None if it can."""
+        """Why a model cannot be an encoder, as far as its configuration shows; None if it can."""
         if getattr(config, "is_encoder_decoder", False):
             return "it is an encoder-decoder model, which gives no states of the input alone"
         takes = getattr(transformers.MODEL_MAPPING.get(type(config), None), "main_input_name", None)
@@ -124,12 +126,13 @@ class BackboneKind:
         r"""
         Args:
             backbone: a model of this kind.
-            inputs: of [`UtteranceEncoder`], None where one is not given. Padding, at the end of a row, changes no state of another position.
+            inputs: of [`UtteranceEncoder`]; None for one that is not given. Padding is at the end of a row and changes
+                no state of another position.
             depth: the number of layers that are needed; None for all. A kind may run more.
 
         Returns:
-            hidden states, each (W, P, H), from the embedding layer to the last, the backbone's output in the last place; and the mask (W, P) of the
-            turn's own positions.
+            hidden states, each (W, P, H), from the embedding layer to the last, whose place the backbone's output
+            takes; and the mask (W, P) of the turn's own positions.
 
         Raises:
             InputError: if the inputs are those of another kind.
@@ -154,7 +157,9 @@ class BackboneKind:
         raise NotImplementedError
 
     def trial_lengths(self, config: transformers.PreTrainedConfig) -> tuple[int, int] | None:
-        """Two unequal lengths of input to try a model with; None for a kind whose models are all run by code of this package."""
+        """
+        Two unequal lengths of input to try a model with; None for a kind that has no other models than the tested.
+        """
         return None
 
     def samples(self, backbone: transformers.PreTrainedModel, lengths: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -188,5 +193,5 @@ def with_output_last(output: Any) -> list[torch.Tensor]:
         raise InputError(
             f"A model whose output is {type(output).__name__} gives no hidden states and cannot be an encoder"
         )
-    # With a last layer norm of its own, last_hidden_state is not the last of hidden_states (wav2vec 2.0 large and its like).
+    # Models with a final layer norm (wav2vec 2.0 large) apply it to last_hidden_state, not to hidden_states.
     return [*output.hidden_states[:-1], output.last_hidden_state]

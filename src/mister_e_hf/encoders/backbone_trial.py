@@ -1,4 +1,4 @@
-"""Two samples run through a backbone when an encoder is made from it: each must give alone what it gives in a batch."""
+"""Try a backbone when an encoder is created: two samples must have equal states alone and in a batch."""
 
 from collections.abc import Sequence
 
@@ -21,16 +21,16 @@ _LONGEST_TRIED = 1024  # tokens; a model that takes more has no table of positio
 @torch.no_grad()
 def try_backbone(backbone: PreTrainedModel, modality: str):
     r"""
-    Run two samples of unequal length together and alone and, for a model type that is not tested, its longest input. A kind
-    whose models are run by code of this package is not tried.
+    Run two samples of unequal length together and alone and, for a model type that is not tested, its longest input.
+    Kinds without `trial_lengths` are not tried.
 
     Args:
         backbone: with LoRA's layers where there are any; left in the mode that it was in.
         modality: which modality it is to encode.
 
     Raises:
-        InputError: if it cannot be run, if states have another shape than the configuration says or are not finite, if the
-            batch changes them (with the numbers), or if no state depends on a module with LoRA.
+        InputError: if it cannot be run, if states have another shape than the configuration says or are not finite, if
+            batching changes them (with the numbers), or if no state depends on a module with LoRA.
     """
     config = backbone.config
     kind = kind_of(modality, config.model_type)
@@ -63,13 +63,13 @@ def try_backbone(backbone: PreTrainedModel, modality: str):
         )
     if silent:
         raise InputError(
-            f"LoRA on {len(silent)} modules of the {config.model_type} backbone, such as '{silent[0]}', would do nothing: "
-            "no state depends on them. Set lora_target_modules to others"
+            f"LoRA on {len(silent)} modules of the {config.model_type} backbone, such as '{silent[0]}', would do "
+            "nothing: no state depends on them. Set lora_target_modules to others"
         )
     if not tested:
         logger.warning(
-            f"{config.model_type} is not among the backbones that are tested for {modality}; two samples gave the same "
-            f"states together as alone (to {difference:.1e} of their length)"
+            f"{config.model_type} is not among the backbones that are tested for {modality}; two samples gave the "
+            f"same states together as alone (to {difference:.1e} of their length)"
         )
 
 

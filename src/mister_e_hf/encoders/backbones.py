@@ -1,4 +1,4 @@
-"""The kinds of pretrained models that stage 1 can be built around: found by modality and type, loaded, and made from a configuration."""
+"""The backbones of utterance encoders: their kinds, looked up by modality and model type, and how they are loaded."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import transformers  # the Auto classes when they are used: loading them registers what is here
 
-from ..base.errors import InputError
+from ..base.errors import InputError, short
 from ..hub.loading import explained
 from .backbone_kind import BackboneKind
 from .configuration_utterance_encoder import UtteranceEncoderConfig
@@ -57,7 +57,7 @@ def kind_of(modality: str, model_type: str) -> BackboneKind:
 
 def check_backbone(config: transformers.PreTrainedConfig, modality: str) -> BackboneKind:
     r"""
-    The kind of a pretrained model. One that cannot be an encoder of the modality is refused before its weights are read.
+    The kind of a pretrained model. One that cannot be an encoder of the modality raises before its weights are read.
 
     Raises:
         InputError: naming the type of model and what it takes.
@@ -69,7 +69,7 @@ def check_backbone(config: transformers.PreTrainedConfig, modality: str) -> Back
 
 
 def supported_backbones(modality: str) -> list[str]:
-    """The types of models that are tested as backbones of a modality. Any other is tried when an encoder is made from it."""
+    """The model types that are tested as backbones of a modality. Any other is tried when an encoder is created."""
     return sorted(model_type for kind in KINDS if kind.modality == modality for model_type in kind.tested)
 
 
@@ -135,9 +135,9 @@ def load_stored_backbone(
             backbone = load_backbone(config.backbone, config.backbone_revision, options, config.modality, check=False)
     except (OSError, InputError) as error:
         raise OSError(
-            f"The encoder '{encoder}' was trained on the backbone '{config.backbone}' (revision {config.backbone_revision}), "
-            f"which could not be loaded: {error}. Make it available, pass its place as backbone=..., or save the encoder "
-            "with save_backbone=True."
+            f"The encoder '{encoder}' was trained on the backbone '{config.backbone}' (revision "
+            f"{config.backbone_revision}), which could not be loaded: {error}. Make it available, pass its place as "
+            "backbone=..., or save the encoder with save_backbone=True."
         ) from error
     kind = kind_of(config.modality, stored.model_type)
     if kind.sizes(backbone.config) != kind.sizes(stored):
@@ -148,10 +148,45 @@ def load_stored_backbone(
     return backbone
 
 
+def stored_dtype(
+    encoder: str | os.PathLike, config: UtteranceEncoderConfig, requested: torch.dtype | str | None
+) -> torch.dtype | None:
+    r"""
+    The dtype of a saved encoder's backbone: the requested one, else the one that it had, which need not be that of the
+    weights trained on top of it.
+
+    Raises:
+        InputError: if that is not a dtype.
+    """
+    dtype = config.require_backbone_config().dtype if requested in (None, "auto") else requested
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
+    if not isinstance(dtype, torch.dtype | None):
+        raise InputError(f"'{encoder}' gives its backbone the dtype {short(repr(dtype), 80)}")
+    return dtype
+
+
+def turn_off_augmentation(backbone: torch.nn.Module, *configs: transformers.PreTrainedConfig):
+    """Turn off augmentations of a backbone that fail on short turns, in the model and in its configurations."""
+    for config in configs:
+        for field, off in (("apply_spec_augment", False), ("layerdrop", 0.0), ("encoder_layerdrop", 0.0)):
+            if hasattr(config, field):
+                setattr(config, field, off)
+    for module in backbone.modules():
+        if isinstance(getattr(module, "layerdrop", None), float):
+            vars(module)["layerdrop"] = 0.0
+
+
+def backbone_state(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of the backbone in the state dict of an encoder, under the backbone's own names."""
+    prefix = "backbone."
+    return {name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+
+
 def computation(config: transformers.PreTrainedConfig) -> dict[str, object]:
     r"""
-    What a backbone computes, weights aside, as its configuration describes it: the same from every release of transformers, which adds fields and
-    changes how it writes them.
+    What a backbone computes, weights aside, as its configuration describes it. The description is the same with every
+    release of transformers, which adds fields and changes how it writes them.
     """
     described: dict[str, object] = {"model_type": config.model_type}
     for name in _COMPUTATION:

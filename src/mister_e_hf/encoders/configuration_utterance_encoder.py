@@ -1,10 +1,10 @@
-"""The configuration of the stage-1 utterance encoder."""
+"""Configuration of [`UtteranceEncoder`]."""
 
 import math
 import re
 from typing import Any, Literal
 
-import transformers  # the Auto classes when they are used: loading them registers what stands here
+import transformers  # the Auto classes when they are used: loading them registers what is here
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -16,30 +16,33 @@ from ..base.modalities import MODALITIES
 @strict
 class UtteranceEncoderConfig(LabelledConfig):
     r"""
-    One utterance's speech or text -> a vector and an emotion. Make one by [`UtteranceEncoder.from_backbone`], which fills in the
-    backbone's own configuration.
+    Configuration of [`UtteranceEncoder`]. [`UtteranceEncoder.from_backbone`] creates it with the backbone's own
+    configuration.
 
     Args:
         modality (`str`, defaults to `"text"`): `"speech"` or `"text"`.
-        backbone (`str`, *optional*): name of the pretrained model on the Hub, or its folder, wherever that lies; None for one trained from nothing. A stored
-            configuration names what loading it fetches: weights, and never code.
-        backbone_revision (`str`, *optional*): branch, tag or commit of it.
+        backbone (`str`, *optional*):
+            name of the pretrained model on the Hub, or its folder; None for one that is trained from scratch. Loading
+            an encoder fetches the weights of this model, but never code.
+        backbone_revision (`str`, *optional*): branch, tag or commit of the backbone.
         backbone_config (`dict`, *optional*): the backbone's own configuration.
-        tuning (`str`, defaults to `"lora"`): what of the backbone is trained: `"frozen"` (nothing), `"lora"` or `"full"`.
+        tuning (`str`, defaults to `"lora"`): how the backbone is trained: `"frozen"` (not at all), `"lora"` or
+            `"full"`.
         lora_r, lora_alpha, lora_dropout: rank, scale and dropout of LoRA (Hu et al. 2022).
         lora_target_modules (`str`, *optional*):
-            regular expression that the whole name of a module must match; by default the projections of queries and keys, and for WavLM, whose attention
-            takes no account of adapters, the feed-forward layers.
+            regular expression that the whole name of a module must match; by default the projections of queries and
+            keys, and for WavLM, whose attention ignores adapters, the feed-forward layers.
         layer (`int` or `"weighted_sum"`, *optional*):
-            which hidden state is pooled: None for the backbone's output, an index into `hidden_states` (0 is the embedding layer, the last one the
-            output), or a learned convex combination of all.
-        pooling (`str`, defaults to `"mean"`): `"mean"`, `"attentive_statistics"` (Okabe et al. 2018) or `"last_token"`, over the utterance's own positions.
+            which hidden state is pooled: None for the backbone's output, an index into `hidden_states` (0 is the
+            embedding layer, the last one the output), or a learned convex combination of all.
+        pooling (`str`, defaults to `"mean"`):
+            `"mean"`, `"attentive_statistics"` (Okabe et al. 2018) or `"last_token"`, over the turn's own positions.
         pooling_dim (`int`, defaults to 128): width of the attention of attentive statistics.
         embedding_dim (`int`, defaults to 2048): width D of the vector.
         dropout (`float`, defaults to 0.5): before the head.
         focal_gamma (`float`, defaults to 2.0): gamma of the focal loss; 0 is cross-entropy.
-        class_weights (`dict[str, float]`, *optional*): weight of each label in the loss, by name; 1 where none is given.
-        save_backbone (`bool`, defaults to `False`): put the backbone's weights into the checkpoint though they were not trained.
+        class_weights (`dict[str, float]`, *optional*): weight of each label in the loss, by name; 1 by default.
+        save_backbone (`bool`, defaults to `False`): save the backbone's weights even if they were not trained.
         id2label, label2id: class names by index and back.
     """
 
@@ -92,7 +95,7 @@ class UtteranceEncoderConfig(LabelledConfig):
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("dropout", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 <= self.focal_gamma < math.inf:
             raise InputError(f"focal_gamma must be finite and not negative, got {self.focal_gamma}")
         if self.lora_target_modules is not None:
@@ -109,7 +112,8 @@ class UtteranceEncoderConfig(LabelledConfig):
             and not self.save_backbone
         ):
             raise InputError(
-                f"tuning='{self.tuning}' keeps a backbone that is not trained, but no backbone is named; name it, or set save_backbone=True"
+                f"tuning='{self.tuning}' does not save the backbone, but no backbone is named; name it, or set "
+                "save_backbone=True"
             )
 
     def require_backbone_config(self) -> PreTrainedConfig:
@@ -136,7 +140,7 @@ class UtteranceEncoderConfig(LabelledConfig):
 
 
 def _named_dtype(field: str, given: Any) -> Any:
-    """As transformers writes it; some releases have written it with its module."""
+    """A dtype as transformers writes it, without the name of the module that some releases write."""
     name = str(given).removeprefix("torch.")
     if given is not None and name not in DTYPES:
         raise InputError(f"backbone_config.{field} must be one of {', '.join(DTYPES)}, got {short(repr(given), 80)}")

@@ -1,4 +1,4 @@
-"""Embed a corpus of dialogues: the encoders of stage 1 make a vector of every turn, in shards that are skipped if they exist ([`Shard`])."""
+"""Embed a corpus of dialogues: a vector of every turn, in shards ([`Shard`]) that are skipped if they exist."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,9 @@ class EmbeddingOptions:
 
 @dataclass
 class _ShardEncoder:
-    """An encoder, the dialogues of a shard that it embeds, and what brings its vectors into the space of the others'."""
+    """
+    An encoder, the dialogues of a shard that it embeds, and what brings its vectors into the space of the others'.
+    """
 
     encoder: UtteranceEncoder
     processor: MisterEProcessor
@@ -98,21 +100,23 @@ def embed_corpus(
     **options: Any,
 ) -> Path:
     r"""
-    Embed every turn of a corpus. Shards that the folder holds already are skipped; processes of one launch share the work.
+    Embed every turn of a corpus. Shards that are in the folder already are skipped; processes of one launch share the
+    work.
 
     Args:
         corpus: as [`load_dialogues`] takes it.
         encoders: by modality, the encoder, on the CPU or on the device it is to run on, and its processor.
         folder: where the vectors are written; `read_corpus(folder)` reads them.
         shard_turns: approximate number of turns per shard.
-        fold_encoders: by modality, for cross-fitting: an encoder for each fold of the split `train` that was trained without that fold
-            ([`cross_fitting_folds`]). Training turns get the vectors of the encoder that did not see them, rotated into the space of
-            `encoders`, which embed the other splits.
+        fold_encoders: by modality, for cross-fitting: an encoder for each fold of the split `train` that was trained
+            without that fold ([`cross_fitting_folds`]). Training turns get the vectors of the encoder that did not see
+            them, rotated into the space of `encoders`, which embed the other splits.
         use_cpu: run on the CPU even if a GPU is available.
         options: fields of [`EmbeddingOptions`].
 
     Raises:
-        InputError: if an option is out of range, or the folder holds vectors of another corpus or other encoders, or is an input.
+        InputError: if an option is out of range, or the folder holds vectors of another corpus or other encoders, or
+            is an input.
     """
     settings = EmbeddingOptions(**options)
     _check_sizes(shard_turns=shard_turns)
@@ -286,7 +290,10 @@ def _write_shard(
 def _alignments(
     data: datasets.Dataset, pair: Encoder, folds: Sequence[UtteranceEncoder], options: EmbeddingOptions
 ) -> list[Alignment]:
-    """The rotation from the space of each fold's encoder to that of all, from some turns of dialogues that both were trained on."""
+    """
+    The rotation from the space of each fold's encoder into that of the encoder trained on all folds, computed from
+    some dialogues that both were trained on.
+    """
     encoder, processor = pair
     fold = cross_fitting_folds(len(data), len(folds))
     chosen = np.arange(len(data)) % max(1, round(int(turns_of_dialogues(data).sum()) / _ALIGNMENT_TURNS)) == 0

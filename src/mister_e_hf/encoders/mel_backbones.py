@@ -1,6 +1,6 @@
-"""Backbones that hear mel frames: Whisper's encoder, and Qwen2-Audio, a language model that hears.
+"""Backbones that take mel frames: Whisper's encoder, and Qwen2-Audio, an audio language model.
 
-transformers' own forward takes windows of 30 seconds alone, so the layers are run here, on the frames that a turn has.
+transformers' own forward takes only windows of 30 seconds, so the layers are run here, on the frames of a turn.
 
 Letters: W rows (turns, or windows of long ones), M mel bins, L mel frames, P positions, H the backbone's width.
 """
@@ -44,7 +44,7 @@ class MelBackbone(SpeechBackbone):
         """Mel frames (W, M, L) up to the last one attended to, and the numbers of the L frames."""
         length = min(processor.feature_extractor.nb_max_frames, int(attended.max()) + _MARGIN)
         length += length % 2
-        # The frames that are left out are silence, and the extractor scales each audio by its own loudest frame: no frame changes.
+        # Frames left out are silence, and the extractor scales by the loudest frame: no other frame changes.
         mels = processor.feature_extractor(
             windows, sampling_rate=SAMPLING_RATE, max_length=length * _HOP, padding="max_length", return_tensors="pt"
         ).input_features
@@ -57,7 +57,7 @@ class MelBackbone(SpeechBackbone):
 
 
 class WhisperBackbone(MelBackbone):
-    """Whisper's encoder. The audio is followed by silence, which is heard but not pooled: as much as the processor's `trailing_silence` says."""
+    """Whisper's encoder. The audio is followed by `trailing_silence`, which is heard but not pooled."""
 
     tested = ("whisper",)
     main_input = "input_features"
@@ -102,7 +102,9 @@ class WhisperBackbone(MelBackbone):
 
 
 class AudioLanguageBackbone(MelBackbone):
-    """Qwen2-Audio: mel frames through its tower, in place of the audio tokens of a prompt, through its language model."""
+    """
+    Qwen2-Audio: mel frames through its tower, in place of the audio tokens of a prompt, through its language model.
+    """
 
     tested = ("qwen2_audio",)
     main_input = "input_ids"
@@ -171,8 +173,8 @@ def mel_states(
     depth: int | None = None,
 ) -> list[torch.Tensor]:
     """
-    Mel frames (W, M, L) through the layers of Whisper's encoder or Qwen2-Audio's tower. P is L / 2; a position is attended to
-    where its first frame is. Only the first `depth` layers are run.
+    Mel frames (W, M, L) through the layers of Whisper's encoder or Qwen2-Audio's tower. P is L / 2; a position is
+    attended to where its first frame is. Only the first `depth` layers are run.
     """
     conv1, conv2 = encoder.get_submodule("conv1"), encoder.get_submodule("conv2")
     states = F.gelu(conv1(input_features.to(encoder.dtype)))

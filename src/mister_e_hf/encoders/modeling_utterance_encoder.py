@@ -1,7 +1,9 @@
-"""Stage 1: one utterance's speech or text -> a vector, and an emotion (Dutta, Balaji and Ganapathy 2026, section 3).
+"""Utterance encoders, stage 1: the speech or text of one turn -> a vector and an emotion.
 
-Letters: N utterances, W rows of the batch (an utterance, or a window of a long one), P positions of a row, L layers, H the backbone's width, D
-embedding width, C classes.
+Dutta, Balaji and Ganapathy 2026, section 3.
+
+Letters: N turns, W rows of the batch (a turn, or a window of a long one), P positions of a row, H the backbone's
+width, D embedding width, C classes.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
-from ..base.errors import InputError, short
+from ..base.errors import InputError
 from ..base.losses import focal_loss
 from ..base.remote_code import CarriesCode, write_code
 from ..hub.loading import (
@@ -32,7 +34,17 @@ from ..hub.loading import (
 )
 from .adapters import ADAPTER, add_adapter, fetch_adapter, has_adapter, read_adapter, save_adapter, set_adapter_state
 from .backbone_trial import try_backbone
-from .backbones import WEIGHT_OPTIONS, build_backbone, computation, kind_of, load_backbone, load_stored_backbone
+from .backbones import (
+    WEIGHT_OPTIONS,
+    backbone_state,
+    build_backbone,
+    computation,
+    kind_of,
+    load_backbone,
+    load_stored_backbone,
+    stored_dtype,
+    turn_off_augmentation,
+)
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .pooling import UtterancePooling
 
@@ -46,9 +58,9 @@ _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
 class UtteranceEncoderOutput(ModelOutput):
     """
     Args:
-        loss: focal loss of the labelled utterances, where labels were given.
-        logits (`(N, C)`): scores.
-        embeddings (`(N, D)`): the vector that stage 2 takes.
+        loss: focal loss over the labelled turns, if labels were given.
+        logits (`(N, C)`): scores of the classes.
+        embeddings (`(N, D)`): the vectors that stage 2 takes.
     """
 
     loss: torch.Tensor | None = None
@@ -58,8 +70,9 @@ class UtteranceEncoderOutput(ModelOutput):
 
 class UtteranceEncoder(CarriesCode, PreTrainedModel):
     r"""
-    A pretrained backbone; one of its hidden states, or a learned mixture of them; LayerNorm; pooling over the utterance's own positions;
-    a linear layer to the vector; ReLU, dropout, head. Padding, and what a row is batched with, change nothing.
+    A pretrained backbone; one of its hidden states, or a learned mixture of them; LayerNorm; pooling over the turn's
+    own positions; a linear layer to the vector; ReLU, dropout, head. Padding and the other turns of a batch change
+    nothing.
     """
 
     config_class = UtteranceEncoderConfig
@@ -76,7 +89,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         Args:
             config: with a `backbone_config`.
             with_backbone: False leaves the backbone out, for [`from_backbone`] and [`from_pretrained`] to put in.
-            prepared: False leaves the backbone as its own weights fit it, to be frozen and given LoRA once they are loaded.
+            prepared: False leaves the backbone as its own weights fit it, to be frozen and given LoRA once they are
+                loaded.
         """
         super().__init__(config)
         backbone_config = config.require_backbone_config()
@@ -86,7 +100,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         width, layers = self.kind.sizes(backbone_config)
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
-            raise InputError(f"layer {config.layer} is none of the backbone's {states} hidden states")
+            raise InputError(f"layer {config.layer} is not one of the backbone's {states} hidden states")
         if config.layer == "weighted_sum":
             self.layer_weights = nn.Parameter(torch.zeros(states))
         self.norm = nn.LayerNorm(width)
@@ -98,8 +112,6 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         if with_backbone and prepared:
             self._prepare_backbone()
 
-    # Making one
-
     @classmethod
     def from_backbone(
         cls,
@@ -110,15 +122,18 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         **settings,
     ) -> "UtteranceEncoder":
         r"""
-        A new encoder around a pretrained model, its pooling and head not trained yet.
+        Create an encoder around a pretrained model. Its pooling and head are not trained yet.
 
         Args:
             backbone: name on the Hub, or folder, of a speech or text model of transformers.
             modality: `"speech"` or `"text"`.
             revision: branch, tag or commit of the backbone; a branch is pinned to its commit.
-            backbone_options: for its `from_pretrained`: dtype, device_map, attn_implementation, quantization_config, token, local_files_only,
-                cache_dir.
+            backbone_options: arguments of its `from_pretrained`: dtype, device_map, attn_implementation,
+                quantization_config, token, local_files_only, cache_dir.
             settings: fields of [`UtteranceEncoderConfig`].
+
+        Raises:
+            InputError: if the model cannot encode the modality, or a setting is wrong.
         """
         options = {name: value for name, value in (backbone_options or {}).items() if value is not None}
         if unknown := set(options) - {*WEIGHT_OPTIONS, *_ACCESS_OPTIONS}:
@@ -143,14 +158,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         return encoder.eval()
 
     def _prepare_backbone(self):
-        """Freeze what is not trained; LoRA gets its layers; augmentations that a short utterance cannot take are off."""
-        for config in {id(config): config for config in (self.backbone.config, self.config.backbone_config)}.values():
-            for field, off in (("apply_spec_augment", False), ("layerdrop", 0.0), ("encoder_layerdrop", 0.0)):
-                if hasattr(config, field):
-                    setattr(config, field, off)
-        for module in self.backbone.modules():
-            if isinstance(getattr(module, "layerdrop", None), float):
-                module.layerdrop = 0.0
+        """Freeze what is not trained, add LoRA's layers, and turn off augmentations that fail on short turns."""
+        turn_off_augmentation(self.backbone, self.backbone.config, self.config.require_backbone_config())
         self.backbone.requires_grad_(self.config.tuning == "full")
         for name, parameter in self.backbone.named_parameters():
             if self.kind.is_unused(name):
@@ -182,8 +191,6 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         elif module is self and self.config.layer == "weighted_sum":
             initialization.zeros_(module.layer_weights)
 
-    # Running it
-
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -197,19 +204,20 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> UtteranceEncoderOutput:
         r"""
-        What [`MisterEProcessor`] makes.
+        The inputs are what [`MisterEProcessor`] returns; which of them are needed depends on the kind of backbone.
 
         Args:
-            input_ids (`(W, P)`): tokens of the text, or of a model of speech and language.
+            input_ids (`(W, P)`): tokens of the text, or of the prompt of an audio language model.
             input_values (`(W, S)`): samples at 16 kHz, for models of waveforms.
             input_features (`(W, M, L)`): mel frames, for Whisper and Qwen2-Audio.
-            attention_mask: true where `input_ids`, `input_values` or else the mel frames are real.
-            feature_attention_mask (`(W, L)`): the same of mel frames beside tokens.
-            pooling_mask (`(W, P)` of tokens, `(W, L)` of mel frames): true at the utterance's own, prompt and silence left out; by default what
-                `attention_mask` says.
-            utterance_index (`(W,)`): which of the N utterances each row is a window of, ascending from 0; by default each its own.
-            labels (`(N,)`): class indices, -100 where nothing is to be scored.
-            num_items_in_batch: divisor of the loss; by default this batch's labelled utterances.
+            attention_mask: true where `input_ids`, `input_values` or, without those, the mel frames are real.
+            feature_attention_mask (`(W, L)`): true where mel frames beside tokens are real.
+            pooling_mask (`(W, P)` for tokens, `(W, L)` for mel frames): true at the turn's own positions, without
+                prompt and silence; by default `attention_mask`.
+            utterance_index (`(W,)`): index of the turn that each row is a window of, ascending from 0; by default each
+                row is a turn.
+            labels (`(N,)`): class indices, -100 for a turn that is not scored.
+            num_items_in_batch: divisor of the loss; by default the number of labelled turns in this batch.
         """
         frozen = self.config.tuning == "frozen"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -234,7 +242,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         )
         if not positions.all():
             raise InputError(
-                f"Utterances {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
+                f"Turns {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
             )
         mixed = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
         utterance = utterance_index[:, None].expand_as(mask)[mask]
@@ -259,8 +267,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
 
     def fingerprint(self) -> str:
         r"""
-        A hash of the settings and of every weight that was trained; of a backbone whose weights are kept elsewhere, of its name, revision and
-        dtype. No library's version takes part.
+        Hash of the settings and of every trained weight, and of the name, revision and dtype of a backbone that the
+        checkpoint does not hold. It does not depend on the version of any library.
         """
         digest = hashlib.blake2b(digest_size=16)
         described = {name: getattr(self.config, name) for name in type(self.config).own_fields()}
@@ -278,10 +286,11 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
                 digest.update(tensor.flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    # Saving and loading
-
     def trained_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
-        """The weights that `model.safetensors` holds: everything but the backbone, and that too where the checkpoint holds it. LoRA's are elsewhere."""
+        """
+        The weights in `model.safetensors`: without the backbone's, unless the checkpoint holds it; LoRA's are
+        elsewhere.
+        """
         state = self.state_dict() if state_dict is None else state_dict
         kept = {}
         for name, tensor in state.items():
@@ -292,37 +301,41 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             kept[name] = tensor
         return kept
 
-    def save_pretrained(self, save_directory, *args, state_dict: dict[str, torch.Tensor] | None = None, **kwargs):
+    def save_pretrained(  # type: ignore[override]  # the other arguments are passed on by name
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ):
         r"""
-        As [`~transformers.PreTrainedModel.save_pretrained`], but of the backbone only what was trained, unless `config.save_backbone`: LoRA's weights
-        go to `adapter/`, as an ordinary adapter of peft.
+        As [`~transformers.PreTrainedModel.save_pretrained`], but of the backbone only what was trained is saved,
+        unless `config.save_backbone` is set. LoRA's weights are saved to `adapter/`, as an ordinary adapter of peft.
         """
-        if self.config.tuning == "lora" and kwargs.get("is_main_process", True):
-            inner = (
-                None
-                if state_dict is None
-                else {n.removeprefix("backbone."): t for n, t in state_dict.items() if n.startswith("backbone.")}
-            )
-            save_adapter(save_directory, self.backbone, self.config, inner)
+        if self.config.tuning == "lora" and is_main_process:
+            given = None if state_dict is None else backbone_state(state_dict)
+            save_adapter(save_directory, self.backbone, self.config, given)
         self.config.require_backbone_config().dtype = self.backbone.dtype
-        if kwargs.get("is_main_process", True):
+        if is_main_process:
             (name,) = write_code(save_directory, type(self))
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
-        super().save_pretrained(save_directory, *args, state_dict=self.trained_state(state_dict), **kwargs)
+        super().save_pretrained(
+            save_directory, is_main_process=is_main_process, state_dict=self.trained_state(state_dict), **kwargs
+        )
 
     def _get_files_timestamps(self, working_dir):
-        # With push_to_hub=True, what stands there before transformers saves is taken for pushed already.
+        # With push_to_hub=True, files that exist before transformers saves count as pushed already.
         return {name: time for name, time in super()._get_files_timestamps(working_dir).items() if name != ADAPTER}
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, config=None, **kwargs):
         r"""
-        As [`~transformers.PreTrainedModel.from_pretrained`]; where the checkpoint does not hold the backbone, that is loaded by its name and
-        revision. With `ignore_mismatched_sizes=True` and a new `id2label` the head starts anew.
+        As [`~transformers.PreTrainedModel.from_pretrained`]. A backbone that the checkpoint does not hold is loaded by
+        its name and revision. With `ignore_mismatched_sizes=True` and a new `id2label`, the head is initialized again.
 
         Raises:
-            ValueError: naming the weights that are missing, unexpected or of another shape.
-            OSError: if the backbone or the adapter is not there, with the way out.
+            InputError: naming the weights that are missing, unexpected or of another shape.
+            OSError: if the backbone or adapter is missing; the message says how to supply it.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         other_classes = kwargs.pop("ignore_mismatched_sizes", False)
@@ -338,24 +351,17 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             )
         if config.backbone_config is None:
             raise InputError(f"The configuration in '{pretrained_model_name_or_path}' has no backbone_config")
-        dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
-        if dtype in (None, "auto"):
-            dtype = config.backbone_config.dtype  # which need not be that of what was trained on top
-        if isinstance(dtype, str):
-            dtype = getattr(torch, dtype.removeprefix("torch."), dtype)
-        if not isinstance(dtype, torch.dtype | None):
-            raise InputError(
-                f"'{pretrained_model_name_or_path}' gives its backbone the dtype {short(repr(dtype), 80)}"
-            )
+        dtype = stored_dtype(pretrained_model_name_or_path, config, kwargs.get("dtype", kwargs.get("torch_dtype")))
         backbone = None
         if not config.holds_backbone:
             options = {name: kwargs[name] for name in (*WEIGHT_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
             backbone = load_stored_backbone(pretrained_model_name_or_path, config, options)
             kwargs.pop("quantization_config", None)
-        # The backbone comes as it was before LoRA, from here or from its own repository.
+        # The backbone's own weights are those before LoRA, whether they are in this checkpoint or not.
+        model: UtteranceEncoder
         model, info = load_strictly(
-            super().from_pretrained,
+            super().from_pretrained,  # type: ignore[arg-type]  # with output_loading_info, it returns a pair
             pretrained_model_name_or_path,
             *args,
             config=config,
@@ -378,15 +384,15 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         return (model, info) if wants_info else model
 
     def load_trained_weights(self, folder: str | os.PathLike):
-        """Take the weights of a checkpoint of this very encoder, the backbone staying where it was not trained."""
+        """Load the weights of a checkpoint of this encoder. A backbone that was not trained is left as it is."""
         if self.config.holds_backbone:
-            # By transformers' own loading, which knows shards, and that files have other names for some models' weights.
+            # With transformers' own loading, which handles shards and weights whose names in files differ.
             state, expected = type(self).from_pretrained(folder).state_dict(), self.state_dict()
         else:
             state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
             check_weights(state.items(), f"The weights in '{folder}'")
         if listed := differences(state, expected):
-            raise InputError(f"'{folder}' is no checkpoint of this encoder ({listed})")
+            raise InputError(f"'{folder}' is not a checkpoint of this encoder ({listed})")
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
             set_adapter_state(self.backbone, self.config, read_adapter(folder))

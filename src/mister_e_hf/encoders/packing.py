@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 _WORTH_PADDING = 8  # rows of a batch that may be padded as far as they need
-_SIMILAR = 0.8  # of the longest row: shorter ones are not added to a larger batch
+_SIMILAR = 0.8  # fraction of the longest row; shorter rows are not added to a larger batch
 
 
 def packed_batches(sizes: Sequence[float], budget: float, largest_batch: int) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
-"""One vector per utterance from its backbone's states.
+"""Pooling: one vector per turn from the states of its positions.
 
-Letters: N utterances, R positions of all of them, H the backbone's width.
+Letters: N turns, R positions of all of them together, H the backbone's width.
 """
 
 import torch
@@ -10,7 +10,7 @@ from .configuration_utterance_encoder import UtteranceEncoderConfig
 
 
 class UtterancePooling(nn.Module):
-    """One vector per utterance from the states of its own positions, however many rows they stand in."""
+    """One vector per turn from the states of its own positions, whichever rows of the batch they are in."""
 
     def __init__(self, config: UtteranceEncoderConfig, width: int):
         super().__init__()
@@ -21,7 +21,7 @@ class UtterancePooling(nn.Module):
         self.output_width = width * (2 if self.kind == "attentive_statistics" else 1)
 
     def forward(self, states: torch.Tensor, utterance: torch.Tensor, count: int) -> torch.Tensor:
-        """states (R, H) of positions in order, utterance (R,) that each belongs to, of N = count -> (N, H or 2H)"""
+        """states (R, H) in order, and the index (R,) of the turn that each belongs to, of N = count -> (N, H or 2H)"""
         wide = states.to(torch.promote_types(states.dtype, torch.float32))  # half precision cannot count to 1500
 
         def total(values: torch.Tensor) -> torch.Tensor:

@@ -35,14 +35,15 @@ class MisterEProcessor(CarriesCode):
         backbone_type: the backbone's `model_type`.
         feature_extractor: of the backbone, for speech.
         tokenizer: of the backbone, for text and for audio language models.
-        prompt: text around the turn: `{text}` is replaced by the transcript, or `{audio}` by the audio tokens of an audio language model. The
-            prompt is read with the turn but not pooled.
-        max_tokens: longest text, prompt included, unless backbone or tokenizer take fewer. Longer texts are truncated and counted in
-            `num_truncated` and in a warning; texts of which the tokenizer knows no word are counted in `num_unknown` likewise. Audio is
-            never truncated.
-        window_seconds: audio that is longer is cut into windows of equal length, all of which are pooled. None for no limit.
-        trailing_silence: seconds of silence that Whisper hears after the turn, or None to fill its window of 30 seconds, as in its
-            pretraining. Less silence is faster and gives other vectors.
+        prompt: text around the turn: `{text}` is replaced by the transcript, or `{audio}` by the audio tokens of an
+            audio language model. The prompt is read with the turn but not pooled.
+        max_tokens: longest text, prompt included, unless backbone or tokenizer take fewer. Longer texts are truncated
+            and counted in `num_truncated` and in a warning; texts of which the tokenizer knows no word are counted in
+            `num_unknown` likewise. Audio is never truncated.
+        window_seconds: audio that is longer is cut into windows of equal length, all of which are pooled. None for no
+            limit.
+        trailing_silence: seconds of silence that Whisper hears after the turn, or None to fill its window of 30
+            seconds, as in its pretraining. Less silence is faster and gives other vectors.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class MisterEProcessor(CarriesCode):
         r"""
         Args:
             turns: N texts, or N arrays (S,) of samples at 16 kHz.
-            random_crop: take one random window of audio that is longer than a window, as in training, in place of all of it.
+            random_crop: of audio that is longer than a window, take one random window, as in training.
             generator: of the crops.
 
         Returns:
@@ -142,17 +143,28 @@ class MisterEProcessor(CarriesCode):
         return self.kind.prepare(self, turns, random_crop, generator)
 
     def sizes(self, turns: Sequence[str] | Sequence[float]) -> list[float]:
-        """What each turn costs, for [`packed_batches`]: tokens of a text, prompt included, or the seconds that the backbone hears of so many."""
+        """
+        What each turn costs, for [`packed_batches`].
+
+        Args:
+            turns: texts, or lengths of audio in seconds.
+
+        Returns:
+            tokens of each text, prompt included, or seconds that the backbone hears, silence included.
+        """
         return self.kind.costs(self, turns)
 
     def _longest(self) -> int:
-        """The longest text in tokens. It is the same in every call, since it is state of the tokenizer, which threads may share."""
+        """
+        Longest text in tokens. It must not change between calls: it is state of the tokenizer, which threads may
+        share.
+        """
         rest = len(self.tokenizer(self.prompt.replace("{text}", "")).input_ids)
         limit = int(min(self.max_tokens, self.tokenizer.model_max_length))
         if limit <= rest:
             raise InputError(
-                f"max_tokens must be over the {rest} tokens of the prompt and the special ones, got {self.max_tokens} (the tokenizer's "
-                f"model_max_length is {self.tokenizer.model_max_length})"
+                f"max_tokens must be over the {rest} tokens of the prompt and the special ones, got {self.max_tokens} "
+                f"(the tokenizer's model_max_length is {self.tokenizer.model_max_length})"
             )
         return limit
 
@@ -194,7 +206,8 @@ class MisterEProcessor(CarriesCode):
             unknown += not known
             if not length or (encoding.overflowing and not any(own)):
                 raise InputError(
-                    f"Nothing is left of turn {row} of the batch within {self.limit} tokens: {short(ascii(texts[row]))}"
+                    f"Nothing is left of turn {row} of the batch within {self.limit} tokens: "
+                    f"{short(ascii(texts[row]))}"
                 )
             # Without a prompt, the special tokens are pooled, too; so are all tokens if no word of the turn has one.
             whole = not any(own) or (begin, end) == (0, len(texts[row]))
@@ -205,8 +218,8 @@ class MisterEProcessor(CarriesCode):
         if unknown:
             self.num_unknown += unknown
             logger.warning(
-                f"Texts of which the tokenizer knows no word: {unknown} ({self.num_unknown} so far); their vectors do not "
-                "depend on what was said"
+                f"Texts of which the tokenizer knows no word: {unknown} ({self.num_unknown} so far); their vectors do "
+                "not depend on what was said"
             )
         return BatchFeature({"input_ids": ids, "attention_mask": mask, "pooling_mask": pooled})
 

@@ -23,7 +23,10 @@ _SETTINGS = {
 
 
 def check_settings(settings: dict[str, Any], path: str):
-    """JSON may hold anything under any name."""
+    r"""
+    Raises:
+        InputError: naming the field that is unknown, missing or of another type.
+    """
     if unknown := sorted(set(settings) - set(_SETTINGS)):
         raise InputError(f"'{path}' has the unknown field '{unknown[0]}'; expected {', '.join(_SETTINGS)}")
     if missing := [name for name in ("modality", "backbone_type") if name not in settings]:
@@ -36,7 +39,7 @@ def check_settings(settings: dict[str, Any], path: str):
 
 
 def backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | None:
-    """The backbone's configuration, where an encoder is beside the processor."""
+    """The configuration of the backbone, if an encoder is in the processor's folder; else None."""
     config = Path(path).with_name("config.json")
     if not config.is_file():
         return None
@@ -51,7 +54,7 @@ def backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | Non
 def load_parts(
     name: str | os.PathLike, kind: BackboneKind, backbone_type: str, hub: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The feature extractor and tokenizer of a pretrained model, as far as its kind needs them."""
+    """The feature extractor and tokenizer of a pretrained model, if its kind needs them."""
     config, parts = transformers.AutoConfig.for_model(backbone_type), {}
     if "feature_extractor" in kind.parts:
         parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(

@@ -1,7 +1,8 @@
 """The files of embedded vectors: one shard per run of whole dialogues, and the record of what made them.
 
-A shard is a file of vectors, such as `train-00002-of-00007.safetensors` with `speech_features` (N, Ds) and `text_features` (N, Dt) for its N turns,
-and a table of the same name. Both are written whole or not at all, the table last, so that an interrupted run resumes with the first missing shard.
+A shard is a file of vectors, such as `train-00002-of-00007.safetensors` with `speech_features` (N, Ds) and
+`text_features` (N, Dt) for its N turns, and a table of the same name. Both are written whole or not at all, the table
+last, so that an interrupted run resumes with the first missing shard.
 """
 
 import json

@@ -67,7 +67,7 @@ def windows_of(
     random_crop: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[np.ndarray]:
-    """All of the audio in windows of nearly equal length, so that none is too short to say anything; or one random window of it."""
+    """All of the audio in windows of nearly equal length, so that none is very short; or one random window of it."""
     count = num_windows(len(samples), window_seconds)
     if window_seconds is None or count == 1:
         return [samples]
@@ -101,7 +101,8 @@ class WaveformBackbone(SpeechBackbone):
     def check_lora(self, config: transformers.PreTrainedConfig, modules: Sequence[str]):
         if config.model_type == "wavlm" and any(".attention." in name for name in modules):
             raise InputError(
-                "WavLM's attention reads its weights without calling the adapter: LoRA there would do nothing. Target the feed-forward layers"
+                "WavLM's attention reads its weights without calling the adapter: LoRA there would do nothing. Target "
+                "the feed-forward layers"
             )
 
     def _states(
@@ -112,7 +113,7 @@ class WaveformBackbone(SpeechBackbone):
         values = inputs["input_values"].to(backbone.dtype).masked_fill(~mask, 0)
         by_length = backbone.config.model_type in self._convolves_padding
         if (by_length or getattr(backbone.config, "feat_extract_norm", "layer") == "group") and not mask.all():
-            # Group norm takes statistics over time, padding included: only rows of one length may be run together.
+            # Group norm computes statistics over time, padding included: only rows of one length are run together.
             return _states_by_length(backbone, values, lengths)
         output = backbone(values, attention_mask=mask.long(), output_hidden_states=True)
         states = with_output_last(output)

@@ -69,8 +69,8 @@ _CONTENTS: dict[str, _Recordings | _Transcripts] = {"speech": _Recordings(), "te
 
 class Utterances(torch.utils.data.Dataset):
     r"""
-    The turns of one split that have a modality. An item is `{"turn", "label", "index"}`: the text or samples (S,) at 16 kHz, the class
-    index or -100, and the turn's index among all N turns of the split.
+    The turns of one split that have a modality. An item is `{"turn", "label", "index"}`: the text or samples (S,) at
+    16 kHz, the class index or -100, and the turn's index among all N turns of the split.
 
     Args:
         data: a split, one row per dialogue.
@@ -150,15 +150,17 @@ class Utterances(torch.utils.data.Dataset):
             if (given == number).any() and name not in label2id:
                 raise InputError(
                     f"The corpus has the label {name!r}, which is none of the model's labels {list(label2id)}. To "
-                    "train on it, name its labels with --corpus.labels, or leave corpus.labels out of the recipe; a trained "
-                    "model can only be scored on the labels that it knows"
+                    "train on it, name its labels with --corpus.labels, or leave corpus.labels out of the recipe; a "
+                    "trained model can only be scored on the labels that it knows"
                 )
             labels[given == number] = label2id.get(name, IGNORE_INDEX)
         return labels
 
 
 class UtteranceCollator:
-    """Items of [`Utterances`] -> the inputs of [`UtteranceEncoder`], with `labels` (N,); `random_crop` is for training."""
+    """
+    Items of [`Utterances`] -> the inputs of [`UtteranceEncoder`], with `labels` (N,); `random_crop` is for training.
+    """
 
     def __init__(self, processor: MisterEProcessor, random_crop: bool = False):
         self.processor, self.random_crop = processor, random_crop
