@@ -380,7 +380,7 @@ def finished_shards(folder: Path) -> dict[str, int]:
 
 
 def check_killed(folder: Path, whole: Path, finished: dict[str, int]) -> dict[str, int]:
-    """Files are whole, finished shards are unchanged, and an incomplete folder cannot be read as if it were complete."""
+    """Files are whole, finished shards unchanged, and an incomplete folder cannot be read as if it were complete."""
     wanted = contents(whole)
     for path in folder.iterdir() if folder.is_dir() else ():
         assert path.name.startswith(".unfinished-") or path.read_bytes() == wanted[path.name]
