@@ -149,3 +149,10 @@ def test_sub_folders_that_a_model_writes_are_replaced_whole(tmp_path, monkeypatc
     save_checkpoint(tmp_path / "c", model)
     assert not (folder / "language_model" / "old.txt").exists()
     assert "language_model/adapter/adapter_model.safetensors" in checkpoint_files(folder)
+
+
+def test_predict_of_a_checkpoint_without_encoders_says_so(tmp_path, capsys):
+    folder = save_checkpoint(tmp_path / "bare", small_model("bc_lstm", torch.float32), {})
+    (tmp_path / "call.txt").write_text("so well\n")
+    assert cli.main(["predict", str(tmp_path / "call.txt"), "--model", str(folder)]) == 2
+    assert "has no encoders, so it takes vectors" in capsys.readouterr().err

@@ -27,7 +27,7 @@ MISTAKES = {
     "number for a flag": (["--use_cpu", "3"], "section 'training': 'use_cpu' must be bool, got 3"),
     "flag for a number": (["--hidden_size"], "section 'model': 'hidden_size' must be int, got True"),
     "flag for a path": (["--corpus"], "section 'corpus': 'path' must be str | None, got True"),
-    "none of the choices": (["--gate", "meen"], "section 'model': 'gate' must be Literal['learned', 'mean']"),
+    "none of the choices": (["--gate", "meen"], "section 'model': 'gate' must be one of 'learned', 'mean'"),
     "seed": (["--training.seed", "3"], "training.seed does not belong in a recipe: pass --seeds"),
     "output folder": (["--output_dir", "x"], "training.output_dir does not belong in a recipe: pass --output_dir"),
     "a key of a mapping twice": (["--class_weights", "{a: 1, a: 2}"], "'a' appears twice"),
@@ -134,7 +134,7 @@ MISTAKES = {
     "encoder, modality": (["--text_encoder.modality", "speech"], "section 'text_encoder' has no field 'modality'"),
     "encoder, none of the choices": (
         ["--text_encoder.tuning", "some"],
-        "section 'text_encoder': 'tuning' must be Literal['frozen', 'lora', 'full'], got 'some'",
+        "section 'text_encoder': 'tuning' must be one of 'frozen', 'lora', 'full', got 'some'",
     ),
     "encoder, fraction for a count": (
         ["--text_encoder.lora_r", "2.5"],
@@ -202,7 +202,7 @@ MISTAKES = {
     "baselines, seed": ("baselines: {sdt: {training: {seed: 1}}}\n", "training.seed does not belong in a recipe"),
     "baselines, unknown type": (
         "model: {model_type: bert}\n",
-        "'model_type' must be Literal['mister_e', 'erc_logistic_regression",
+        "'model_type' must be one of 'mister_e', 'erc_logistic_regression",
     ),
     "baselines, field of another type": (
         "model: {model_type: erc_bc_lstm, gate: mean}\n",

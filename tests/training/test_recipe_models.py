@@ -112,5 +112,5 @@ def test_mistakes_in_a_baseline_raise():
         recipe().baseline("lstm")
     with pytest.raises(ValueError, match="(?s)recipe, baseline sdt: section 'model': .*dropout must lie in"):
         recipe("--baselines.sdt.model.dropout", "2").baseline("sdt").model_config()
-    with pytest.raises(ValueError, match="'erc_mult' has no context_num_layers; give model_type before its fields"):
+    with pytest.raises(ValueError, match="'erc_mult' has no context_num_layers; write a recipe"):
         recipe("--context_num_layers", "2", "--model_type", "erc_mult")

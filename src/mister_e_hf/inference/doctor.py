@@ -41,7 +41,7 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
         if (folder / modality.encoder).is_dir():
             yield _examine_encoder(folder, modality, getattr(config, modality.width, None))
         elif modality.name in config.modalities:
-            yield True, f"no {modality.encoder}/: takes vectors of {modality.name} only"
+            yield True, f"no {modality.encoder}/: takes {modality.name} as vectors"
     for name in ("README.md", "training.yaml"):
         if not (folder / name).is_file():
             yield False, f"no {name}; save the folder with mister_e_hf, or write one"

@@ -58,12 +58,18 @@ def predict_dialogues(
     from transformers import pipeline
 
     from ..base.modalities import TASK
-    from .stored_stages import load_model
+    from .stored_stages import has_encoder, load_model
 
     if device is not None:
         check_device(device)
     options = {name: value for name, value in options.items() if value is not None}
-    loaded = load_model(str(model), **({} if revision is None else {"revision": revision}))
+    hub = {} if revision is None else {"revision": revision}
+    loaded = load_model(str(model), **hub)
+    if not any(has_encoder(str(model), modality, **hub) for modality in loaded.config.modalities):
+        raise InputError(
+            f"'{model}' has no encoders, so it takes vectors, which are not read here: give them to the pipeline in "
+            "Python, as fields such as text_embedding of each turn"
+        )
     options |= {"device": device, "trust_remote_code": False}
     erc = pipeline(TASK, model=loaded, **options)  # type: ignore[call-overload]  # tasks of transformers alone
     if segments is not None:

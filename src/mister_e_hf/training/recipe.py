@@ -172,8 +172,8 @@ class Recipe:
             foreign = [name for name in self.sections["model"] if name not in model_fields(fitting[0])]
             if foreign:
                 raise InputError(
-                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; give model_type "
-                    "before its fields"
+                    f"{self.source}: a model of type '{fitting[0]}' has no {', '.join(foreign)}; write a recipe "
+                    "of that model, as Recipe.baseline does"
                 )
         self.sections.setdefault(section, {})[field] = fitting[0]
 

@@ -75,6 +75,8 @@ def read_word(word: str, field: str) -> Any:
 
 def type_name(hint: Any) -> str:
     """A type as a message shows it."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
