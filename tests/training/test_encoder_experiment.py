@@ -157,7 +157,7 @@ def test_a_corpus_without_test_is_scored_on_validation(corpus, backbones, tmp_pa
 
 WRONG = {
     "class weight": ({"class_weights": {"boredom": 1.0}}, "section 'text_encoder': .*'boredom'"),
-    "range": ({"dropout": 1.5}, "section 'text_encoder': .*dropout must lie in"),
+    "range": ({"dropout": 1.5}, "section 'text_encoder': .*dropout must be in"),
     "layer": ({"layer": 7}, "section 'text_encoder': layer 7 is not one of the backbone's 2 hidden states"),
     "targets": (
         {"lora_target_modules": "nothing"},
