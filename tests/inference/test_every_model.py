@@ -156,3 +156,12 @@ def test_predict_of_a_checkpoint_without_encoders_says_so(tmp_path, capsys):
     (tmp_path / "call.txt").write_text("so well\n")
     assert cli.main(["predict", str(tmp_path / "call.txt"), "--model", str(folder)]) == 2
     assert "has no encoders, so it takes vectors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pattern", ["../*.json", "/etc/*.txt", "adapter/*.pkl", "*"])
+def test_declared_files_are_safe_and_below_the_folder(pattern, tmp_path, monkeypatch):
+    with registered_toy() as toy:
+        folder = save_checkpoint(tmp_path / "c", small_model("toy", torch.float32), {})
+        monkeypatch.setattr(toy.model_class(), "checkpoint_files", (pattern,))
+        with pytest.raises(ValueError, match="expected a pattern below the folder"):
+            checkpoint_files(folder)

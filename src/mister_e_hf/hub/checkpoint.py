@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -36,6 +36,8 @@ PUSHED_FILES = [
     "results.json",
     "confusion.png",
 ]
+# What a model may declare: nothing that is loaded by running it.
+_SAFE_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 # Files of an encoder. Its code is stored once, beside stage 2's, where transformers looks for remote code.
 ENCODER_FILES = [
     "config.json",
@@ -267,12 +269,25 @@ def _pushed(folder: Path) -> dict[str, Path]:
 
 
 def _declared_files(folder: Path) -> tuple[str, ...]:
-    """The patterns that the class of a folder's model declares as its `checkpoint_files`."""
+    """
+    The patterns that the class of a folder's model declares as its `checkpoint_files`.
+
+    Raises:
+        InputError: if one leaves the folder, or asks for pickles.
+    """
     model_type = read_json(folder / "config.json").get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return ()
     config_class = CONFIG_MAPPING[model_type]
-    return getattr(MODEL_MAPPING[config_class], "checkpoint_files", ()) if config_class in MODEL_MAPPING else ()
+    patterns = getattr(MODEL_MAPPING[config_class], "checkpoint_files", ()) if config_class in MODEL_MAPPING else ()
+    for pattern in patterns:
+        path = PurePosixPath(pattern)
+        if path.is_absolute() or ".." in path.parts or path.suffix not in _SAFE_SUFFIXES:
+            raise InputError(
+                f"A model of type '{model_type}' declares '{pattern}' as a file of its checkpoint; expected a pattern "
+                f"below the folder that ends in one of {', '.join(sorted(_SAFE_SUFFIXES))}"
+            )
+    return patterns
 
 
 def _encoder_folders() -> dict[str, str]:
