@@ -158,7 +158,7 @@ def test_predict_of_a_checkpoint_without_encoders_says_so(tmp_path, capsys):
     assert "has no encoders, so it takes vectors" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("pattern", ["../*.json", "/etc/*.txt", "adapter/*.pkl", "*"])
+@pytest.mark.parametrize("pattern", ["../*.json", "/etc/*.txt", "adapter/*.pkl", "*", "**/*.json"])
 def test_declared_files_are_safe_and_below_the_folder(pattern, tmp_path, monkeypatch):
     with registered_toy() as toy:
         folder = save_checkpoint(tmp_path / "c", small_model("toy", torch.float32), {})

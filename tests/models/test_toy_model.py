@@ -1,6 +1,7 @@
 """A user's model of three modalities that reads the transcripts: it works wherever the package's models do."""
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from transformers import AutoConfig, AutoModel
 
 from mister_e_hf import DialogueCollator, MisterETrainer, MisterETrainingArguments, Recipe, cli
@@ -170,3 +172,67 @@ def test_a_recipe_trains_scores_and_evaluates_it(recipe, tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["evaluate", str(run), "--use_cpu"]) == 0
     assert "\nequal to what results.json holds" in capsys.readouterr().out
+
+
+WRONG_ENTRIES = {
+    "registered already": {},
+    "a class is not found": {"name": "z", "model_type": "z", "config": "nowhere:Config"},
+    "expected 'module:Class'": {"name": "z", "model_type": "z", "model": "support.toy_model"},
+    "whose model_type is 'z', got ToyConfig and 'toy'": {"name": "z", "model_type": "z"},
+    "whose config_class is ToyConfig": {"model": ".baselines.mult:MultModel"},
+    "OwnArguments lacks consistency_weight": {"trainer": "models_toy:OwnTrainer"},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), WRONG_ENTRIES.items(), ids=WRONG_ENTRIES)
+def test_a_wrong_entry_is_not_registered(toy, message, changes, monkeypatch):
+    monkeypatch.setitem(sys.modules, "models_toy", sys.modules[__name__])
+    if changes.get("name") is None and changes:
+        monkeypatch.delitem(registry._ENTRIES, "toy")
+    before = registered()
+    with pytest.raises(ValueError, match=message):
+        registry.register(replace(toy, **changes))
+    assert registered() == before
+
+
+def test_a_type_of_transformers_is_refused(toy, monkeypatch):
+    monkeypatch.setattr(toy.config_class(), "model_type", "bert")
+    with pytest.raises(ValueError, match="transformers knows another model of type 'bert'"):
+        registry.register(replace(toy, name="z", model_type="bert"))
+
+
+def test_a_model_without_a_title_is_refused(toy, monkeypatch):
+    monkeypatch.delitem(registry._ENTRIES, "toy")
+    monkeypatch.delattr(toy.model_class(), "title")
+    with pytest.raises(ValueError, match="ToyModel lacks title"):
+        registry.register(toy)
+
+
+@pytest.mark.parametrize("heads", [("mixture",), ("speech", "speech")])
+def test_heads_have_names_of_their_own(toy, heads, monkeypatch):
+    monkeypatch.setattr(toy.config_class(), "heads", heads)
+    with pytest.raises(
+        StrictDataclassClassValidationError, match="heads must have different names, none of them 'mixture'"
+    ):
+        toy.config_class()()
+
+
+def test_a_term_that_is_not_declared_is_named(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(toy.model_class(), "loss_term_weights", {})
+    data = toy_split("train")
+    model = small_model("toy", torch.float32)
+    trainer = MisterETrainer(model=model, args=arguments(tmp_path), train_dataset=data, eval_dataset=data)
+    with pytest.raises(ValueError, match="computes a loss term 'agreement', expected one of those in its"):
+        trainer.train()
+
+
+def test_a_baseline_gets_the_widths_that_the_recipe_leaves_to_its_model(recipe):
+    other = Recipe.load(recipe).baseline("mult").model_config()
+    assert (other.speech_embedding_dim, other.text_embedding_dim) == (WIDTHS["speech"], WIDTHS["text"])
+
+
+def test_code_of_a_script_is_not_saved(toy, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(toy.model_class(), "__module__", "__main__")
+    small_model("toy", torch.float32).save_pretrained(tmp_path)
+    assert "The code of ToyModel is not saved, since it is defined in a script" in caplog.text
+    assert "AutoModel" not in json.loads((tmp_path / "config.json").read_text())["auto_map"]

@@ -1,5 +1,7 @@
 """Every registered model: trained by a recipe that names it, and scored again by `evaluate`."""
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -28,6 +30,14 @@ def test_train_and_evaluate(corpus, tmp_path, name):
     assert tuple(results["test"]) == heads
     found = evaluate_checkpoint(tmp_path / "run", use_cpu=True)
     assert found["as_stored"] and tuple(found["scores"]) == heads
+    stored = json.loads((tmp_path / "run" / "results.json").read_text())
+    # An earlier version stored fewer heads of some models; those that it stored are compared.
+    stored["test"] = {"mixture": stored["test"]["mixture"]}
+    (tmp_path / "run" / "results.json").write_text(json.dumps(stored))
+    assert evaluate_checkpoint(tmp_path / "run", use_cpu=True)["as_stored"]
+    stored["test"]["mixture"]["weighted_f1"] += 0.1
+    (tmp_path / "run" / "results.json").write_text(json.dumps(stored))
+    assert not evaluate_checkpoint(tmp_path / "run", use_cpu=True)["as_stored"]
     columns = pq.read_table(tmp_path / "run" / "predictions.parquet").column_names
     assert [f"{head}_probabilities" for head in heads[1:]] == [
         each for each in columns if each.endswith("_probabilities")

@@ -154,8 +154,8 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Like [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` loads it from."""
-        (name,) = write_code(save_directory, type(self))
-        self.auto_map = {**(getattr(self, "auto_map", None) or {}), "AutoConfig": name}
+        for name in write_code(save_directory, type(self)):
+            self.auto_map = {**(getattr(self, "auto_map", None) or {}), "AutoConfig": name}
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod

@@ -6,9 +6,14 @@ name of the file.
 """
 
 import inspect
+import logging
 import os
 import re
 from pathlib import Path
+
+from .errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _IMPORT = re.compile(r"^([ \t]*from[ \t]+)(\.+)([\w.]*)([ \t]+import\b)", re.MULTILINE)
 
@@ -32,17 +37,24 @@ def write_code(folder: str | os.PathLike, *starts: type | Path) -> list[str]:
 
     Args:
         folder: created if it does not exist.
-        starts: classes, or files of this package, which are not imported.
+        starts: classes, or files of this package, which are not imported. The code of a class in `__main__` is not
+            written, since loading it would run the script; a warning says so.
 
     Returns:
         the name of each in an `auto_map`: `"modeling_mister_e.MisterEModel"`; for a file, its name without `.py`.
 
     Raises:
-        ValueError: if two files have the same name, or an import cannot be followed.
+        InputError: if two files have the same name, or an import cannot be followed.
     """
     references: list[str] = []
     files: dict[str, Path] = {}
     for start in starts:
+        if isinstance(start, type) and start.__module__ == "__main__":
+            logger.warning(
+                f"The code of {start.__name__} is not saved, since it is defined in a script. To load the checkpoint "
+                "elsewhere, define it in a module of its own"
+            )
+            continue
         path = Path(inspect.getfile(start)) if isinstance(start, type) else start
         references.append(f"{path.stem}.{start.__name__}" if isinstance(start, type) else path.stem)
         _collect(path, files)
@@ -58,7 +70,7 @@ def write_code(folder: str | os.PathLike, *starts: type | Path) -> list[str]:
 
 def _collect(path: Path, files: dict[str, Path]):
     if files.setdefault(path.name, path) != path:
-        raise ValueError(
+        raise InputError(
             f"'{files[path.name]}' and '{path}' have the same name and cannot be in one folder: rename one"
         )
     for _, dots, module, _ in _IMPORT.findall(path.read_text(encoding="utf-8")):
@@ -72,11 +84,11 @@ def imported_file(path: Path, module: str) -> Path:
     The file that a relative import in `path` names, such as `"..base.errors"`.
 
     Raises:
-        ValueError: if it is not a file: a package cannot be written beside weights.
+        InputError: if it is not a file: a package cannot be written beside weights.
     """
     names = module.lstrip(".").split(".")
     folder = path.parents[len(module) - len(module.lstrip(".")) - 1]
     imported = folder.joinpath(*names[:-1], f"{names[-1]}.py")
     if not names[-1] or not imported.is_file():
-        raise ValueError(f"'{path}' imports '{module}', which is not a file, so it cannot be written beside weights")
+        raise InputError(f"'{path}' imports '{module}', which is not a file, so it cannot be written beside weights")
     return imported

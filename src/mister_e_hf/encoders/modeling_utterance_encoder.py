@@ -317,8 +317,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             save_adapter(save_directory, self.backbone, self.config, given)
         self.config.require_backbone_config().dtype = self.backbone.dtype
         if is_main_process:
-            (name,) = write_code(save_directory, type(self))
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
+            for name in write_code(save_directory, type(self)):
+                self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
         super().save_pretrained(
             save_directory, is_main_process=is_main_process, state_dict=self.trained_state(state_dict), **kwargs
         )

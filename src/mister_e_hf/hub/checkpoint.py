@@ -282,7 +282,7 @@ def _declared_files(folder: Path) -> tuple[str, ...]:
     patterns = getattr(MODEL_MAPPING[config_class], "checkpoint_files", ()) if config_class in MODEL_MAPPING else ()
     for pattern in patterns:
         path = PurePosixPath(pattern)
-        if path.is_absolute() or ".." in path.parts or path.suffix not in _SAFE_SUFFIXES:
+        if path.is_absolute() or {"..", "**"} & {*path.parts} or path.suffix not in _SAFE_SUFFIXES:
             raise InputError(
                 f"A model of type '{model_type}' declares '{pattern}' as a file of its checkpoint; expected a pattern "
                 f"below the folder that ends in one of {', '.join(sorted(_SAFE_SUFFIXES))}"

@@ -83,6 +83,11 @@ class ConversationConfig(LabelledConfig):
             InputError: if a term has a weight that a model of this configuration cannot compute.
         """
 
+    def validate_heads(self):
+        # "mixture" is the main head's name in results and tables.
+        if "mixture" in self.heads or len(set(self.heads)) != len(self.heads):
+            raise InputError(f"heads must have different names, none of them 'mixture', got {list(self.heads)}")
+
     def validate_shared_ranges(self):
         self.check_temperature("calibration_temperature")
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:

@@ -266,9 +266,12 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` needs no more.
         """
         if kwargs.get("is_main_process", True):
-            name, *pipeline = write_code(save_directory, type(self), *(p for p in _PIPELINE_FILES if p.is_file()))
-            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
-            for file in pipeline:
+            pipelines = [path for path in _PIPELINE_FILES if path.is_file()]
+            names = write_code(save_directory, type(self), *pipelines)
+            files = names[len(names) - len(pipelines) :]
+            for name in names[: len(names) - len(pipelines)]:
+                self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
+            for file in files:
                 self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
         hub = {
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs

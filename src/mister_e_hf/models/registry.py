@@ -151,12 +151,42 @@ def register(new: RegisteredModel):
     package do.
 
     Raises:
-        InputError: if its name or type is taken.
+        InputError: if its name or type is taken, its classes are not found, or they do not belong together.
     """
     if new.name in _ENTRIES or any(each.model_type == new.model_type for each in registered()):
         raise InputError(f"A model '{new.name}' or of type '{new.model_type}' is registered already")
+    try:
+        config, model, trainer = new.config_class(), new.model_class(), new.trainer_class()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"Model '{new.name}': a class is not found, expected 'module:Class' for config, model and trainer: {error}"
+        ) from error
+    if model.config_class is not config or config.model_type != new.model_type:
+        raise InputError(
+            f"Model '{new.name}': expected a model whose config_class is {config.__name__} and a configuration whose "
+            f"model_type is '{new.model_type}', got {model.config_class.__name__} and '{config.model_type}'"
+        )
+    if missing := [name for name in ("title", "method") if not hasattr(model, name)]:
+        raise InputError(f"Model '{new.name}': {model.__name__} lacks {' and '.join(missing)}")
+    if missing := [name for name in set(model.loss_term_weights.values()) if not _has_field(trainer, name)]:
+        raise InputError(
+            f"Model '{new.name}': {trainer.arguments_class.__name__} lacks {', '.join(sorted(missing))}, the weights "
+            "of its loss terms"
+        )
+    _refuse_type_of_others(new)
     _ENTRIES[new.name] = new
     importlib.import_module(".._registration", __package__).install_loaded()
+
+
+def _has_field(trainer: Any, name: str) -> bool:
+    return name in trainer.arguments_class.__dataclass_fields__
+
+
+def _refuse_type_of_others(new: RegisteredModel):
+    from transformers import CONFIG_MAPPING
+
+    if new.model_type in CONFIG_MAPPING and CONFIG_MAPPING[new.model_type] is not new.config_class():
+        raise InputError(f"Model '{new.name}': transformers knows another model of type '{new.model_type}'")
 
 
 # How a field of MiSTER-E is bound to its experts: how many it needs at least, of which.

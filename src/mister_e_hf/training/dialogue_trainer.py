@@ -193,7 +193,12 @@ class DialogueTrainer(EpochTrainer):
         return self.own_model.loss_terms(outputs, labels, num_items)
 
     def _weight_of(self, term: str) -> float:
-        name = self.own_model.loss_term_weights[term]
+        name = self.own_model.loss_term_weights.get(term)
+        if name is None or term in ("model", "loss"):
+            raise InputError(
+                f"{type(self.own_model).__name__} computes a loss term '{term}', expected one of those in its "
+                f"loss_term_weights ({', '.join(self.own_model.loss_term_weights)}), not named model or loss"
+            )
         if not hasattr(self.args, name):
             raise InputError(f"The loss term '{term}' needs {name}, a field that {type(self.args).__name__} lacks")
         return getattr(self.args, name)

@@ -273,18 +273,20 @@ class Recipe:
         model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
         shared = {*(modality.width for modality in MODALITIES.values()), "feature_clip", "class_weights"}
         shared &= set(other.config_class().own_fields())
-        model = {field: value for field, value in self.sections["model"].items() if field in shared} | model
+        given = {field: value for field, value in self.sections["model"].items() if field in shared}
+        # A width that this recipe leaves out is the default of its model, which the other's may not be.
+        own_class, other_class = entry_of(self.model_type).config_class(), other.config_class()
+        for width in {field for field in shared - {*given} if field.endswith("_dim") and hasattr(own_class, field)}:
+            if getattr(own_class, width) != getattr(other_class, width):
+                given[width] = getattr(own_class, width)
+        model = given | model
         # One model is pushed, and terms of another model's loss are not among this one's.
-        own = {
-            field: value
-            for field, value in self.sections["training"].items()
-            if not field.startswith(("hub_", "push_"))
-        }
+        known = training_fields(other.model_type)
+        kept = {field for field in known if not field.startswith(("hub_", "push_"))}
+        own = {field: value for field, value in self.sections["training"].items() if field in kept}
         terms = set(other.model_class().loss_term_weights.values())
         weights = [weight for each in registered() for weight in each.model_class().loss_term_weights.values()]
-        known = training_fields(other.model_type)
         without = {weight: 0.0 for weight in weights if weight in known and weight not in terms}
-        own = {field: value for field, value in own.items() if field in known}
         return Recipe(
             {
                 "model": {"model_type": other.model_type, **model},
