@@ -174,7 +174,7 @@ class CorpusContract:
         assert list(corpus) == [split for split in SPLITS if split in self.splits]
         assert {split: data["dialogue_id"][:] for split, data in corpus.items()} == self.splits
         for data in corpus.values():
-            assert data.features == dialogue_features(self.labels)
+            assert data.features == dialogue_features(self.labels, self.builder.scores, self.builder.other_labels)
         found = [turn for dialogue in rows(corpus).values() for turn in dialogue]
         assert {turn["emotion"] for turn in found} <= {None, *self.labels} and any(turn["audio"] for turn in found)
         for dialogue in rows(corpus).values():

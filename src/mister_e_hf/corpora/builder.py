@@ -77,7 +77,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     BUILDER_CONFIG_CLASS = CorpusConfig
     title: ClassVar[str]
-    about: ClassVar[datasets.DatasetInfo]  # description, homepage, license, citation
+    about: ClassVar[dict[str, str]]  # description, homepage, license, citation
+    scores: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold a number, or null
+    other_labels: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold one of the classes, or null
 
     def __init__(
         self,
@@ -184,7 +186,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return corpus
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(**self.about, features=dialogue_features(self.labels))
+        return datasets.DatasetInfo(
+            **self.about, features=dialogue_features(self.labels, self.scores, self.other_labels)
+        )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         folder = Path(self.config.data_dir) if self.config.data_dir else self.download(dl_manager)
@@ -247,12 +251,14 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             "speaker": None,
             "emotion": None,
             "sentiment": None,
+            **dict.fromkeys(self.scores + self.other_labels),
         } | utterance
         turn |= {"audio": None, "duration": None}
-        if turn["emotion"] is not None:
-            # datasets would keep names if the first turn has no label, which does not fit the numbers of other
-            # dialogues.
-            turn["emotion"] = self.info.features["utterances"].feature["emotion"].str2int(turn["emotion"])
+        for field in ("emotion", *self.other_labels):
+            if turn[field] is not None:
+                # datasets would keep names if the first turn has no label, which does not fit the numbers of other
+                # dialogues.
+                turn[field] = self.info.features["utterances"].feature[field].str2int(turn[field])
         source = utterance.get("audio")
         if source is not None:
             stored = sources.stored_audio(source)

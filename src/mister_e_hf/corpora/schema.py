@@ -1,5 +1,7 @@
 """Columns of a corpus and label sets."""
 
+from collections.abc import Sequence
+
 from datasets import ClassLabel, Features, List, Value
 
 SPLITS = ("train", "validation", "test")
@@ -13,7 +15,7 @@ LABELS = {
 }
 
 
-def dialogue_features(labels: list[str]) -> Features:
+def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_labels: Sequence[str] = ()) -> Features:
     r"""
     Columns of a corpus, one row per dialogue.
 
@@ -31,8 +33,12 @@ def dialogue_features(labels: list[str]) -> Features:
       | `emotion` | class, or null if the turn is not scored |
       | `sentiment` | score, or null |
 
+      and the further fields of the corpus, if it has any.
+
     Args:
         labels: class names in the order of the class indices.
+        scores: further fields of a turn that hold a score, or null, as `valence`.
+        other_labels: further fields of a turn that hold one of `labels`, or null, as the class by the speech alone.
     """
     return Features(
         {
@@ -49,6 +55,8 @@ def dialogue_features(labels: list[str]) -> Features:
                     "speaker": Value("string"),
                     "emotion": ClassLabel(names=labels),
                     "sentiment": Value("float64"),
+                    **{name: Value("float64") for name in scores},
+                    **{name: ClassLabel(names=labels) for name in other_labels},
                 }
             ),
         }
