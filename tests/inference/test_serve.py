@@ -84,7 +84,7 @@ def test_subtitles_become_rows(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "chosen", "message"),
     [
-        ([["", "", "", ""]], 0, "There is no turn yet"),
+        ([["", "", "", ""]], 0, "The table has no turns yet"),
         ([["Hi.", "x", "1", ""]], 0, "Turn 1: start must be seconds, such as 12.5, got 'x'"),
         ([["Hi.", "1", "", ""]], 0, "Turn 1 has only a start or an end"),
         ([["Hi.", "", "", ""], ["So.", "2", "1", ""]], 0, "Turn 2 ends at 1 s, and starts at 2 s"),
@@ -369,7 +369,11 @@ def test_a_recording_with_subtitles_is_named_edited_and_named_again(browser, sou
 def test_errors_are_shown_on_the_page(browser, sounds, tmp_path):
     find(browser, "#press")[0].click()
     wait(
-        lambda: "There is no turn yet" in text(browser, "#trouble [role=alert]") if find(browser, "#trouble p") else 0
+        lambda: (
+            "The table has no turns yet" in text(browser, "#trouble [role=alert]")
+            if find(browser, "#trouble p")
+            else 0
+        )
     )
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     choose(browser, "recordings", str(tmp_path / "broken.wav"))

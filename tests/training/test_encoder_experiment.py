@@ -183,7 +183,7 @@ def test_a_missing_backbone_raises(corpus, backbones, tmp_path):
 
 
 def test_a_recipe_or_corpus_without_an_encoder_raises(corpus, backbones, tmp_path):
-    with pytest.raises(ValueError, match="no speech_encoder.backbone, so there is no encoder of speech to train"):
+    with pytest.raises(ValueError, match="no speech_encoder.backbone, so no encoder of speech can be trained"):
         train_encoder(recipe(backbones), "speech", tmp_path / "run", corpus=corpus)
     few = Recipe(recipe(backbones).to_dict() | {"corpus": {"labels": LABELS[:2]}})
     with pytest.raises(ValueError, match="the label 'neutral', which is none of the model's labels"):

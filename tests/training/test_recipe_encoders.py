@@ -59,7 +59,7 @@ def test_a_recipe_without_encoders(sections):
     made = Recipe(SECTIONS | sections)
     assert made.to_dict() == SECTIONS | {"corpus": {"labels": LABELS}}
     for modality in ("speech", "text"):
-        with pytest.raises(ValueError, match=f"no {modality}_encoder.backbone, so there is no encoder of {modality}"):
+        with pytest.raises(ValueError, match=f"no encoder of {modality} can be trained"):
             made.encoder(modality)
 
 

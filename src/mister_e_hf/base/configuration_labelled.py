@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig
 
 from .errors import InputError, reading, short
 from .modalities import IGNORE_INDEX
-from .remote_code import CarriesCode, write_code
+from .remote_code import CarriesCode, write_auto_code
 
 # Keys that transformers passes to a config beside its fields. Any other key that is not a field is a misspelling.
 _TRANSFORMERS_KEYS = {
@@ -154,8 +154,7 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Like [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` loads it from."""
-        for name in write_code(save_directory, type(self)):
-            self.auto_map = {**(getattr(self, "auto_map", None) or {}), "AutoConfig": name}
+        write_auto_code(save_directory, type(self), "AutoConfig", self)
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
 
     @classmethod

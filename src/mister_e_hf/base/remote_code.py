@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -66,6 +67,12 @@ def write_code(folder: str | os.PathLike, *starts: type | Path) -> list[str]:
         )
         (folder / name).write_text(flat, encoding="utf-8")
     return references
+
+
+def write_auto_code(folder: str | os.PathLike, of: type, auto_class: str, config: Any):
+    """Write the code of a class ([`write_code`]), which the configuration names for a class such as `"AutoModel"`."""
+    for name in write_code(folder, of):
+        config.auto_map = {**(getattr(config, "auto_map", None) or {}), auto_class: name}
 
 
 def _collect(path: Path, files: dict[str, Path]):

@@ -52,7 +52,7 @@ def unify_labels(rows: Sequence[dict[str, Any]], labels: Sequence[str] | None, s
     r"""
     Let every row's `emotion` be the label's one spelling, in place. Labels that differ in case, blanks, hyphens or
     Unicode form alone are one class, under the most frequent spelling, or that of `labels`; what a data frame writes
-    for an empty cell is no label. Warnings name both, and classes that may not be meant as such.
+    for an empty cell counts as no label. Warnings name both, and classes that may not be meant as such.
 
     Args:
         rows: with an `emotion`, or None.

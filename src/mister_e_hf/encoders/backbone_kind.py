@@ -51,7 +51,7 @@ class BackboneKind:
         main_input: the input that says how many positions a row has.
         inputs: all inputs that must be given, masks aside.
         parts: the files of a pretrained model that its processor needs: `"feature_extractor"`, `"tokenizer"`.
-        placeholder, prompt: what stands for the turn in a processor's prompt, and the default prompt.
+        placeholder, prompt: what a processor's prompt has in place of the turn, and the default prompt.
         settings: the processor's settings that matter for it.
         truncates: whether a processor cuts turns that are too long; others are cut into windows.
         unit: what the cost of a turn is counted in: `"token"` or `"second"`.

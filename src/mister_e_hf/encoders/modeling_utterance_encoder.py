@@ -22,7 +22,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..base.errors import InputError
 from ..base.losses import focal_loss
-from ..base.remote_code import CarriesCode, write_code
+from ..base.remote_code import CarriesCode, write_auto_code
 from ..hub.loading import (
     ACCESS_OPTIONS,
     check_weights,
@@ -317,8 +317,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             save_adapter(save_directory, self.backbone, self.config, given)
         self.config.require_backbone_config().dtype = self.backbone.dtype
         if is_main_process:
-            for name in write_code(save_directory, type(self)):
-                self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
+            write_auto_code(save_directory, type(self), "AutoModel", self.config)
         super().save_pretrained(
             save_directory, is_main_process=is_main_process, state_dict=self.trained_state(state_dict), **kwargs
         )

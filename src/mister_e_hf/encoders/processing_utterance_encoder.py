@@ -251,7 +251,7 @@ class MisterEProcessor(CarriesCode):
             hub: subfolder, revision, token, cache_dir, local_files_only, force_download.
 
         Raises:
-            OSError: if there is no such processor.
+            OSError: if no processor is stored there.
         """
         hub = {name: value for name, value in hub.items() if name in _HUB_OPTIONS}  # AutoProcessor says more
         require(pretrained_model_name_or_path, hub)

@@ -114,7 +114,7 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
     First less second, paired by draw of dialogues and of seeds.
 
     Let k be the smaller of the numbers of draws with a difference <= 0 and >= 0. Then p = min(1, 2 (1 + k) / (1 + R)):
-    the one-sided achieved significance level of the percentile interval, doubled; the 1 stands for the observed
+    the one-sided achieved significance level of the percentile interval, doubled; the 1 counts the observed
     sample, so that p is never 0.
 
     Raises:

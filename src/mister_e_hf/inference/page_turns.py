@@ -29,7 +29,7 @@ def page_turns(rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[lis
     if len(cells) > _MAX_TURNS:
         raise InputError(f"The table has {len(cells)} turns; the page takes {_MAX_TURNS} at once")
     if not cells:
-        raise InputError("There is no turn yet: write its text into the table, or choose a recording")
+        raise InputError("The table has no turns yet: write the text of one into it, or choose a recording")
     named = {row[3] for row in cells}
     shared = next(iter(recordings)) if len(recordings) == 1 and not named & set(recordings) else None
     turns, used = [], set[str]()

@@ -18,7 +18,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..base.errors import InputError, MissingLibraryError
 from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
-from ..base.remote_code import CarriesCode, write_code
+from ..base.remote_code import CarriesCode, write_auto_code, write_code
 from ..hub.loading import ACCESS_OPTIONS, finish_loading, load_strictly, require_config
 from .configuration_conversation import ConversationConfig
 from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
@@ -266,12 +266,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` needs no more.
         """
         if kwargs.get("is_main_process", True):
-            pipelines = [path for path in _PIPELINE_FILES if path.is_file()]
-            names = write_code(save_directory, type(self), *pipelines)
-            files = names[len(names) - len(pipelines) :]
-            for name in names[: len(names) - len(pipelines)]:
-                self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), "AutoModel": name}
-            for file in files:
+            write_auto_code(save_directory, type(self), "AutoModel", self.config)
+            for file in write_code(save_directory, *(path for path in _PIPELINE_FILES if path.is_file())):
                 self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
         hub = {
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs

@@ -178,7 +178,7 @@ class Recipe:
         self.sections.setdefault(section, {})[field] = fitting[0]
 
     def _place(self, name: str) -> tuple[str, str]:
-        """Section and field that a name stands for."""
+        """Section and field that a name refers to."""
         section, _, field = name.rpartition(".")
         all_fields = self.fields()
         if not section:
@@ -373,7 +373,7 @@ class Recipe:
         """The section of the encoder of one modality."""
         section = MODALITIES[modality].encoder
         if not self.sections.get(section, {}).get("backbone"):
-            raise InputError(f"{self.source}: no {section}.backbone, so there is no encoder of {modality} to train")
+            raise InputError(f"{self.source}: no {section}.backbone, so no encoder of {modality} can be trained")
         return EncoderSettings(
             self.source,
             modality,

@@ -45,8 +45,8 @@ class MisterEOutput(ModelOutput):
         logits (`(B, T, C)`): the mixture's scores before the softmax.
         expert_logits (`(B, T, E, C)`): each expert's scores.
         gate_weights (`(B, T, E)`): the gate's weights; they sum to one, and an absent modality's expert has exactly 0.
-        speech_states, text_states (`(B, T, H)`): final states of the fusion expert, None where there is no such
-            expert.
+        speech_states, text_states (`(B, T, H)`): final states of the fusion expert, None in a model without
+            it.
         speech_mask, text_mask (`(B, T)`, bool): where the modality counted as present, after modality dropout.
         focal_losses (`(1 + E,)`, when labels are given): the parts of `loss`, of the mixture and of each expert,
             without a gradient.
