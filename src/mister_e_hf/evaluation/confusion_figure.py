@@ -24,12 +24,12 @@ def confusion_figure(confusion: ArrayLike, labels: Sequence[str]) -> "Figure":
         a `matplotlib.figure.Figure`. The shade of a cell is its share of the turns of its row; the number in it counts
         the turns.
     """
-    from matplotlib.figure import Figure
+    from ..base.fonts import PlotFigure
 
     counts = np.asarray(confusion)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.2 + 0.55 * len(labels)
-    figure = Figure(figsize=(side, side), dpi=150, layout="constrained")
+    figure = PlotFigure(figsize=(side, side), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Greys", vmin=0, vmax=1)
     for row, column in np.ndindex(*counts.shape):

@@ -52,9 +52,10 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
         InputError: without turns, or naming the turn and field that are not the pipeline's.
     """
     try:
-        from matplotlib.figure import Figure
         from matplotlib.patches import Patch
         from matplotlib.text import Text
+
+        from ..base.fonts import PlotFigure
     except ImportError:
         raise MissingLibraryError("A plot needs matplotlib: pip install matplotlib") from None
     if not turns:
@@ -68,7 +69,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
     heads = list(turns[0].get("gate", ()))
     styles = _styles({label for turn in turns for label in (*turn["scores"], turn["label"])})
-    figure = Figure(figsize=(_INCHES, 4.4), dpi=_DPI, layout="constrained")
+    figure = PlotFigure(figsize=(_INCHES, 4.4), dpi=_DPI, layout="constrained")
     if heads:
         emotions, lowest = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     else:

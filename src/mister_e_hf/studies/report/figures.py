@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from ...base.fonts import PlotFigure
 from ...evaluation.confusion_figure import confusion_figure
 from .cells import Record
 from .model_tables import GATE_FIELDS
@@ -82,7 +83,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     """
     buffer = io.BytesIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+    with rc_context({"svg.hashsalt": name, "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata=nothing)
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :]
@@ -93,7 +94,7 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
 
 
 def _axes(xlabel: str, ylabel: str):
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = PlotFigure(figsize=_SIZE, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
