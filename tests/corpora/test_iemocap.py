@@ -75,7 +75,7 @@ def write_dialogue(release: Path, dialogue: str, turns: list[tuple], encoding: s
     blocks = ["% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"]
     for turn, start, code, _ in turns:
         blocks.append(
-            f"[{start:.4f} - {start + 1.5:.4f}]\t{dialogue}_{turn}\t{code}\t[2.5000, 3.0000, 2.5000]\n"
+            f"[{start:.4f} - {start + 1.5:.4f}]\t{dialogue}_{turn}\t{code}\t[2.5000, 3.0000, 2.2500]\n"
             "C-E2:\tNeutral;\t()\nC-E4:\tOther;\t(ironic)\nC-F1:\tHappiness; Excited;\t()\n"
             "A-E3:\tval 3; act 2; dom  2;\t()\nA-F1:\tval 3; act 2; dom  1;\t()\n\n"
         )
@@ -139,19 +139,37 @@ def test_every_field_of_every_turn(tmp_path, release, caplog):
                 "speaker": f"{dialogue[:5]}_{turn[0]}",
                 "emotion": expected[turn],
                 "sentiment": None,
+                "valence": 2.5,
+                "activation": 3.0,
+                "dominance": 2.25,
             }
     assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("cell", ["", "[]", "[, , ]", "[nan, 3.0000, ]"])
+def test_missing_dimensions_are_null_and_counted(tmp_path, release, caplog, cell):
+    path = place(release, "Ses03M_impro05b")
+    text = path.read_text()
+    path.write_text(text.replace("[2.5000, 3.0000, 2.2500]", cell, 1))
+    if cell == "[]":
+        with pytest.raises(ValueError, match=r"Ses03M_impro05b.txt', line 3: expected .*\[valence, activation, domi"):
+            prepare(tmp_path, release)
+        return
+    (turn,) = rows(prepare(tmp_path, release))["Ses03M_impro05b"]
+    known = 3.0 if "3" in cell else None
+    assert (turn["valence"], turn["activation"], turn["dominance"]) == (None, known, None)
+    assert warnings(caplog) == ["IEMOCAP: 1 turns lack valence, activation or dominance; these are null"]
 
 
 def test_features_and_description(tmp_path, release):
     corpus = prepare(tmp_path, release, config_name="4way")
     for data in corpus.values():
-        assert data.features == dialogue_features(LABELS["iemocap-4way"])
+        assert data.features == dialogue_features(LABELS["iemocap-4way"], Iemocap.scores)
         assert data.info.config_name == "4way" and str(data.info.version) == "1.0.0"
         assert "redistribution" in data.info.license and data.info.homepage.startswith("https://sail.usc.edu")
     builder = Iemocap(release, cache_dir=str(tmp_path / "cache"))
     assert builder.config.name == "6way" and str(builder.info.version) == "1.0.0"
-    assert builder.info.features == dialogue_features(LABELS["iemocap-6way"])
+    assert builder.info.features == dialogue_features(LABELS["iemocap-6way"], Iemocap.scores)
 
 
 @pytest.mark.parametrize("given", ["release", "its parent", "relative"])

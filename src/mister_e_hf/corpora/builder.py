@@ -244,7 +244,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             logger.warning("%s: %d turns last more than %g s: %s", self.title, len(long), _LONG_SECONDS, _some(long))
 
     def _with_audio(self, utterance: dict[str, Any], without: list[str], long: list[str]) -> dict[str, Any]:
-        turn = {
+        turn: dict[str, Any] = {
             "text": None,
             "start": None,
             "end": None,

@@ -19,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 _SESSIONS = range(1, 6)
 _EMOTIONS = {"hap": "happy", "sad": "sad", "neu": "neutral", "ang": "angry", "exc": "excited", "fru": "frustrated"}
-_EVALUATION = re.compile(r"^\[(\d{1,9}\.\d+) - (\d{1,9}\.\d+)\]\t(Ses0\S+_\w+)\t(\w+)\t")
+_EVALUATION = re.compile(r"^\[(\d{1,9}\.\d+) - (\d{1,9}\.\d+)\]\t(Ses0\S+_\w+)\t(\w+)\t(.*)$")
+_NUMBER = r"\s*(-?\d{1,9}(?:\.\d+)?|nan)?\s*"
+_DIMENSIONS = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER}\]", re.IGNORECASE)
 _TRANSCRIPT = re.compile(r"^(Ses\S+) \[[^\]]*\]:(.*)$")
 
 
@@ -56,7 +58,7 @@ class Iemocap(CorpusBuilder):
     r"""
     IEMOCAP's dialogues, with turns in order of time. Configurations: `6way` (happy, sad, neutral, angry, excited,
     frustrated) and `4way` (excited merged into happy, frustrated left out). [`IemocapConfig`] describes splits and
-    labels.
+    labels. The scores `valence`, `activation` and `dominance` of a turn are the annotators' means (1 to 5), or null.
     """
 
     BUILDER_CONFIG_CLASS = IemocapConfig
@@ -65,6 +67,7 @@ class Iemocap(CorpusBuilder):
     DEFAULT_CONFIG_NAME = "6way"
     title = PUBLISHED["iemocap"].title
     about = PUBLISHED["iemocap"].info()
+    scores = ("valence", "activation", "dominance")
 
     def __init__(self, data_dir: str | Path | None = None, **settings):
         if data_dir is None:
@@ -92,7 +95,7 @@ class Iemocap(CorpusBuilder):
         happy = set(facts["happy_without_majority"]) if self.config.labels == "community" else set()
         dialogues: Dialogues = {"train": [], "validation": [], "test": []}
         dropped: Counter[str] = Counter()
-        without_text = []
+        without_text, without_dimensions = [], 0
         for session in (release / f"Session{number}" for number in _SESSIONS):
             has_audio = (session / "sentences" / "wav").is_dir()
             if session.is_dir() and not has_audio:
@@ -101,7 +104,7 @@ class Iemocap(CorpusBuilder):
                 name = evaluation.stem
                 texts = _transcripts(session / "dialog" / "transcriptions" / evaluation.name)
                 utterances = []
-                for start, identity, code in _evaluated(evaluation):
+                for start, identity, code, dimensions in _evaluated(evaluation):
                     emotion = "happy" if identity in happy and code not in _EMOTIONS else _EMOTIONS.get(code)
                     if self.config.name == "4way" and emotion == "excited":
                         emotion = "happy"
@@ -118,7 +121,9 @@ class Iemocap(CorpusBuilder):
                         "audio": session / "sentences" / "wav" / name / f"{identity}.wav" if has_audio else None,
                         "speaker": f"{identity[:5]}_{identity.rpartition('_')[2][0]}",
                         "emotion": emotion,
+                        **dict(zip(self.scores, dimensions, strict=True)),
                     }
+                    without_dimensions += None in dimensions
                     utterances.append((start, utterance))
                 if utterances:
                     in_order = [utterance for _, utterance in sorted(utterances, key=lambda turn: turn[0])]
@@ -129,6 +134,10 @@ class Iemocap(CorpusBuilder):
             logger.info("IEMOCAP: %s utterances of other labels left out (%s)", f"{dropped.total():,}", kinds)
         if without_text:
             logger.warning("IEMOCAP: %d turns have no transcript: %s", len(without_text), ", ".join(without_text[:10]))
+        if without_dimensions:
+            logger.warning(
+                "IEMOCAP: %d turns lack valence, activation or dominance; these are null", without_dimensions
+            )
         return dialogues
 
     def _split(self, dialogue: str, conv_emotion: list[str]) -> str:
@@ -166,19 +175,28 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
 
 
-def _evaluated(path: Path) -> list[tuple[float, str, str]]:
-    """Start in seconds, id and official label of each utterance."""
-    form = "'[start - end]<tab>utterance<tab>label<tab>[...]'"
+def _evaluated(path: Path) -> list[tuple[float, str, str, list[float | None]]]:
+    """Start in seconds, id, official label, and valence, activation and dominance of each utterance."""
+    form = "'[start - end]<tab>utterance<tab>label<tab>[valence, activation, dominance]'"
     utterances = []
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         match = _EVALUATION.match(line)
-        if match:
-            utterances.append((float(match[1]), match[3], match[4]))
+        dimensions = match and _dimensions(match[5])
+        if match and dimensions:
+            utterances.append((float(match[1]), match[3], match[4], dimensions))
         elif line.startswith("["):
             raise InputError(f"'{path}', line {number}: expected {form}, got '{short(line, 100)}'")
     if not utterances:
         raise InputError(f"'{path}' has no line of the form {form}")
     return utterances
+
+
+def _dimensions(cell: str) -> list[float | None] | None:
+    """Valence, activation and dominance from `[v, a, d]`, None where missing; None if the cell is something else."""
+    if not cell.strip():
+        return [None, None, None]
+    match = _DIMENSIONS.fullmatch(cell.strip())
+    return match and [None if one is None or one.lower() == "nan" else float(one) for one in match.groups()]
 
 
 def _transcripts(path: Path) -> dict[str, str | None]:
