@@ -253,7 +253,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             "sentiment": None,
             **dict.fromkeys(self.scores + self.other_labels),
         } | utterance
-        turn |= {"audio": None, "duration": None}
+        turn |= {"audio": None, "video": None, "duration": None}
         for field in ("emotion", *self.other_labels):
             if turn[field] is not None:
                 # datasets would keep names if the first turn has no label, which does not fit the numbers of other

@@ -48,11 +48,11 @@ def load_dialogues(source: str | Path | datasets.DatasetDict) -> datasets.Datase
             raise InputError(
                 f"Split {split} of {where} has the columns {data.column_names}; expected dialogue_id and utterances"
             )
-        expected = dialogue_features(["any"])["utterances"].feature
+        expected = set(dialogue_features(["any"])["utterances"].feature) - {"video"}  # which older corpora lack
         given = getattr(data.features["utterances"], "feature", None)
-        if not isinstance(given, dict) or set(expected) - set(given) or not hasattr(given["emotion"], "names"):
+        if not isinstance(given, dict) or expected - set(given) or not hasattr(given["emotion"], "names"):
             raise InputError(
-                f"The utterances of split {split} of {where} are {given}; expected the fields {list(expected)}, "
+                f"The utterances of split {split} of {where} are {given}; expected the fields {sorted(expected)}, "
                 "emotion a ClassLabel"
             )
     # A split without rows has no tables to read from.
@@ -114,20 +114,22 @@ def cross_fitting_folds(count: int, folds: int) -> np.ndarray:
 
 def corpus_fingerprint(data: datasets.Dataset) -> str:
     """
-    Hash of a split's dialogues and label names; audio files that it refers to count by path, size and time of change.
+    Hash of a split's dialogues and label names; audio and video files that it refers to count by path, size and time
+    of change.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(repr(data.features["utterances"].feature["emotion"].names).encode())
     for table in data.with_format("arrow").iter(batch_size=8):  # few, since rows may hold audio
         for row in table.to_pylist():
             for turn in row["utterances"]:
-                stored = turn.pop("audio")
+                # Without video the fingerprint is that of a corpus written before there was any.
+                media = [turn.pop("audio"), *filter(None, [turn.pop("video", None)])]
                 digest.update(repr((row["dialogue_id"], sorted(turn.items()))).encode())
-                if stored is not None and stored["bytes"] is not None:
-                    digest.update(stored["bytes"])
-                elif stored is not None:
-                    path = Path(stored["path"])
-                    digest.update(
-                        repr((str(path), path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns))).encode()
-                    )
+                for stored in filter(None, media):
+                    if stored["bytes"] is not None:
+                        digest.update(stored["bytes"])
+                    else:
+                        path = Path(stored["path"])
+                        state = path.is_file() and (path.stat().st_size, path.stat().st_mtime_ns)
+                        digest.update(repr((str(path), state)).encode())
     return digest.hexdigest()

@@ -27,6 +27,7 @@ def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_label
       | `utterance_id` | once in the dialogue |
       | `text` | transcript, or null |
       | `audio` | `{"path", "bytes"}` of an audio file, or null; cast to `datasets.Audio` if torchcodec is installed |
+      | `video` | likewise of a file with a picture; it may be the same file |
       | `start`, `end` | seconds, if the turn is part of a longer file; else null |
       | `duration` | seconds of audio of the turn, or null |
       | `speaker` | for readers; never given to a model |
@@ -49,6 +50,7 @@ def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_label
                     "text": Value("string"),
                     # The storage type of datasets.Audio, which itself can only be written if torchcodec is installed.
                     "audio": {"bytes": Value("binary"), "path": Value("string")},
+                    "video": {"bytes": Value("binary"), "path": Value("string")},
                     "start": Value("float64"),
                     "end": Value("float64"),
                     "duration": Value("float64"),

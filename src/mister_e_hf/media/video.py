@@ -1,0 +1,168 @@
+"""
+Read frames of a video as RGB: MP4, MOV, MKV, WebM, AVI, MPEG-TS and whatever else FFmpeg reads, with PyAV, the extra
+`av`.
+
+Frames are found by seeking, so neither time nor memory depend on how long the file is, or on where in it a turn lies.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from ..base.errors import InputError, short
+from .media_files import is_file_like, opened
+from .video_frames import MAX_PIXELS, FramesOfTrack, UnusableVideoError
+
+NUM_FRAMES = 8
+
+_MOST_FRAMES = 4096
+# What could read other files, or text as if it were a picture.
+_NOT_VIDEO = {
+    "concat",
+    "dash",
+    "hls",
+    "image2",
+    "imf",
+    "lavfi",
+    "rtsp",
+    "sdp",
+    "tty",
+    "ffmetadata",
+    "webm_dash_manifest",
+}
+
+
+class VideoError(InputError):
+    """Video that cannot be used: missing, empty, damaged, without picture, or too short. Messages name the file."""
+
+
+def load_frames(
+    video: Any,
+    start: float | None = None,
+    end: float | None = None,
+    num_frames: int = NUM_FRAMES,
+    name: str | None = None,
+) -> np.ndarray:
+    r"""
+    Frames at the centres of `num_frames` equal parts of a stretch of a video: at each time, the frame that a player
+    shows. They are upright: rotated and mirrored as the file says.
+
+    Args:
+        video: a file's path or its content, an open binary file, or what `datasets` stores for a video, a dictionary
+            `{"path": ..., "bytes": ...}`.
+        start, end: the stretch, in seconds from the beginning of the file (its sound counts from there, too); the
+            whole picture by default.
+        num_frames: number of frames, K. A stretch with fewer gives the same frame several times.
+        name: how messages refer to a video that is not a path.
+
+    Returns:
+        (K, H, W, 3) uint8. Transparent parts are black. If the picture changes its size, frames have that of the
+        first.
+
+    Raises:
+        VideoError: a `ValueError` that names the file and what is wrong with it: it has no picture (a cover picture
+            does not count), is damaged or cut off in the stretch, ends more than half a second before `end`, or has
+            frames of more than 35 megapixels.
+        InputError: if the arguments are not valid, or PyAV is not installed.
+    """
+    _check_arguments(start, end, num_frames)
+    with _container(video, name) as (av, container, label):
+        try:
+            frames = FramesOfTrack(av, container, _picture(av, container, label), label)
+            return frames.at_centres(start, end, num_frames)
+        except UnusableVideoError as error:
+            raise VideoError(f"{label} {error}") from error
+
+
+def has_picture(video: Any, name: str | None = None) -> bool:
+    r"""
+    Whether a media file has a picture that moves, rather than none or a cover alone. Its frames are not decoded.
+
+    Raises:
+        VideoError: if it is missing, empty, or not a media file.
+    """
+    with _container(video, name) as (av, container, _):
+        return bool(_picture_tracks(av, container))
+
+
+def has_sound(video: Any, name: str | None = None) -> bool:
+    r"""
+    Whether a media file has an audio track, which [`load_audio`] reads from the same source.
+
+    Raises:
+        VideoError: if it is missing, empty, or not a media file.
+    """
+    with _container(video, name) as (_, container, _):
+        return bool(container.streams.audio)
+
+
+def _check_arguments(start: float | None, end: float | None, num_frames: int):
+    for given in (start, end):
+        if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
+            raise InputError(f"start and end must be numbers of seconds, got {short(repr(given), 80)}")
+    if (start is not None and not 0 <= start < np.inf) or (end is not None and not (start or 0.0) < end < np.inf):
+        raise InputError(f"Expected 0 <= start < end in seconds, got start={start}, end={end}")
+    if not isinstance(num_frames, int) or isinstance(num_frames, bool) or not 1 <= num_frames <= _MOST_FRAMES:
+        raise InputError(f"num_frames must be a whole number from 1 to {_MOST_FRAMES}, got {num_frames!r}")
+
+
+def _resolve(video: Any, name: str | None) -> tuple[Any, str | None]:
+    if isinstance(video, Mapping):
+        if unknown := [key for key in video if key not in ("path", "bytes")]:
+            raise InputError(
+                f"A dictionary of video has the unknown key {short(repr(unknown[0]), 80)}; expected path, bytes"
+            )
+        path, content = video.get("path"), video.get("bytes")
+        if content is not None and not isinstance(content, bytes | bytearray | memoryview):
+            raise InputError(f"'bytes' of a dictionary of video must be bytes, got {type(content).__name__}")
+        if content is None and not isinstance(path, str | os.PathLike):
+            raise InputError(f"'path' of a dictionary of video must be a path, got {type(path).__name__}")
+        video, name = (path, name) if content is None else (content, name or path)
+    if not is_file_like(video):
+        hint = ". Cast the column to datasets.Video(decode=False)" if hasattr(video, "get_frames_played_at") else ""
+        raise InputError(
+            "Expected a video as a path, bytes, a binary file or a dictionary of path and bytes; got "
+            f"{type(video).__name__}{hint}"
+        )
+    return video, name
+
+
+@contextlib.contextmanager
+def _container(video: Any, name: str | None) -> Iterator[tuple[Any, Any, str]]:
+    """Yield PyAV, the opened container and what messages call the file."""
+    video, name = _resolve(video, name)
+    try:
+        import av
+    except ImportError:
+        raise VideoError("Video is read with PyAV, which is not installed: pip install av") from None
+    with contextlib.ExitStack() as stack:
+        file, label = stack.enter_context(opened(video, name, "video", VideoError))
+        # A playlist or manifest must not make the decoder open other files or addresses.
+        options = {"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)}
+        try:
+            container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
+        except Exception as error:  # errors of FFmpeg, and of PyAV about what FFmpeg found
+            if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
+                raise
+            raise VideoError(f"{label} is damaged, or not a video that PyAV can read: {short(error)}") from error
+        if set(container.format.name.split(",")) & _NOT_VIDEO:
+            raise VideoError(f"{label} is not a video: FFmpeg takes it for '{container.format.name}'")
+        yield av, container, label
+
+
+def _picture_tracks(av: Any, container: Any) -> list[Any]:
+    cover = av.stream.Disposition.attached_pic
+    return [track for track in container.streams.video if cover not in track.disposition]
+
+
+def _picture(av: Any, container: Any, label: str) -> Any:
+    tracks = _picture_tracks(av, container)
+    if not tracks:
+        cover = " but a cover picture" if container.streams.video else ""
+        raise VideoError(f"{label} has no picture{cover}")
+    best = container.streams.best("video")  # as players do: the track marked as default
+    return best if best in tracks else tracks[0]
