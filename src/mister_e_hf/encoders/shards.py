@@ -26,7 +26,7 @@ from ..base.records import check_same
 from ..corpora.dialogues import turns_of_dialogues
 from ..corpora.provenance import Provenance
 from ..vectors.corpus_labels import LABELS_KEY
-from ..vectors.tables import TURN_COLUMNS, named
+from ..vectors.turn_fields import TURN_COLUMNS, named
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ optionally `texts` (the transcripts) and a boolean column per modality (`has_aud
   form.
 
 In place of `utterance_ids`, `labels` and so on, a row may have `utterances`, as the corpora of this package do
-(`corpora/schema.py`); `tables.TURN_COLUMNS` says which column each of its fields is read as.
+(`corpora/schema.py`); `turn_fields.TURN_COLUMNS` says which column each of its fields is read as.
 
 Either may be split into shards (`train-00000-of-00002.parquet`), as the Hub does.
 

@@ -21,7 +21,7 @@ from ..base.modalities import MODALITIES
 from ..corpora.hub_datasets import load_from_hub
 from .corpus_labels import corpus_labels
 from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
-from .tables import class_names, is_list, is_text, named, with_turn_columns
+from .turn_fields import class_names, is_list, is_text, named, with_turn_columns
 
 
 def read_corpus(
