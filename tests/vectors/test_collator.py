@@ -86,7 +86,7 @@ WRONG = {
         "'text_embeddings' .* one width, got .*3.*4",
     ),
     "flat": ([{"text_embeddings": [1.0, 2.0]}], "'text_embeddings'"),
-    "one-hot labels": ([first | {"labels": np.eye(3)}], "'labels'"),
+    "one-hot labels": ([first | {"labels": np.eye(3, dtype=int)}], "'labels'"),
 }
 
 

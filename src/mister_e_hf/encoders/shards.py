@@ -26,7 +26,7 @@ from ..base.records import check_same
 from ..corpora.dialogues import turns_of_dialogues
 from ..corpora.provenance import Provenance
 from ..vectors.corpus_labels import LABELS_KEY
-from ..vectors.turn_fields import TURN_COLUMNS, named
+from ..vectors.turn_fields import turn_columns
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +134,8 @@ def claim(folder: Path, record: dict, writes: bool):
 
 
 def _columns(data: datasets.Dataset) -> dict[str, pa.Array]:
-    """The columns that stage 2 and its reader need: every field of a turn but the audio."""
-    turns = [chunk.flatten() for chunk in data.data.column("utterances").chunks]
-    flat = {name: pa.concat_arrays([chunk.field(field) for chunk in turns]) for name, field in TURN_COLUMNS.items()}
-    names = data.features["utterances"].feature["emotion"].names
-    flat["labels"] = pa.array(named(flat["labels"].to_pylist(), names, "'emotion'"), pa.string())
+    """The columns that stage 2 and its reader need: every field of a turn but its media and times."""
+    flat = turn_columns(data.data.column("utterances"), data.features.arrow_schema, "the corpus")
     return {"dialogue_id": pa.array(data["dialogue_id"][:], pa.string())} | {
         name: _by_dialogue(values, data) for name, values in flat.items()
     }

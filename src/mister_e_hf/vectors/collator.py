@@ -11,7 +11,10 @@ from ..base.modalities import IGNORE_INDEX, MODALITIES
 
 
 def batch_fields() -> dict[str, float | bool | int]:
-    """The fields of a dialogue that become tensors of a batch, each with the value of its padding."""
+    """
+    The fields of a dialogue that become tensors of a batch, each with the value of its padding. Scores as labels are
+    padded with NaN.
+    """
     embeddings = {each.embeddings: 0.0 for each in MODALITIES.values()}
     masks = {each.mask: False for each in MODALITIES.values()}
     return {**embeddings, **masks, "labels": IGNORE_INDEX}
@@ -27,19 +30,24 @@ def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
         where: what to call the dialogue in messages.
 
     Raises:
-        InputError: naming the field, if the dialogue is not a dictionary, or the field is not one number per turn.
+        InputError: naming the field, if the dialogue is not a dictionary, or the field has no entry per turn.
     """
     if not isinstance(dialogue, Mapping):
         raise InputError(f"{where} must be a dictionary of fields, such as labels, got {type(dialogue).__name__}")
-    expected = "class indices, -100 at turns without a label" if name == "labels" else "numbers"
+    expected = "numbers, one entry per turn"
+    if name == "labels":
+        expected = "class indices, -100 at turns without a label, one entry per turn"
+        scores = "; for a regression (turns, targets) as floats, NaN where a turn has no score"
     try:
         rows = torch.as_tensor(dialogue[name])
     except Exception as error:  # torch raises errors of several kinds
-        raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn: {short(error)}") from error
+        raise InputError(f"{where}: '{name}' must be {expected}: {short(error)}") from error
     if not rows.ndim:
-        raise InputError(f"{where}: '{name}' must be {expected}, one entry per turn, got {short(dialogue[name])}")
-    if name == "labels" and rows.is_floating_point() and not torch.equal(rows, rows.round()):
-        raise InputError(f"{where}: 'labels' must be {expected}, got numbers with decimals")
+        raise InputError(f"{where}: '{name}' must be {expected}, got {short(dialogue[name])}")
+    if name == "labels" and rows.ndim > 1 and not rows.is_floating_point():
+        raise InputError(f"{where}: 'labels' must be {expected}{scores}; got integers of shape {tuple(rows.shape)}")
+    if name == "labels" and rows.ndim == 1 and rows.is_floating_point() and not torch.equal(rows, rows.round()):
+        raise InputError(f"{where}: 'labels' must be {expected}{scores}; got numbers with decimals, one per turn")
     return rows
 
 
@@ -48,9 +56,10 @@ class DialogueCollator:
     Put dialogues of different lengths into one batch, padded at the end.
 
     Takes the items of [`DialogueVectors`], or dictionaries of the same fields as lists or arrays: `speech_embeddings`
-    (T, Ds), `text_embeddings` (T, Dt) or one of them, and optionally `speech_mask`, `text_mask`, `labels` (T,). Other
-    fields are ignored. Returns the arguments of [`MisterEModel`]: embeddings in float32, `attention_mask` (B, T), and
-    each given mask and the labels.
+    (T, Ds), `text_embeddings` (T, Dt), `visual_embeddings` (T, Dv) or some of them, and optionally a mask (T,) of each
+    such as `speech_mask`, and `labels`: class indices (T,), or scores (T, S) for a regression. Other fields are
+    ignored. Returns the arguments of a model: embeddings in float32, `attention_mask` (B, T), each given mask, and the
+    labels (B, T), -100 in padding, or (B, T, S) in float32, NaN in padding.
 
     Args:
         transcripts: whether to return the `transcripts` of the turns as well, for a model that reads them: a list of T
@@ -82,13 +91,7 @@ class DialogueCollator:
         ]
         batch: dict[str, Any] = {}
         for name in read[0]:
-            vectors = name.endswith("_embeddings")
-            dtype = torch.float32 if vectors else torch.long if name == "labels" else torch.bool
-            rows = [fields[name].to(dtype) for fields in read]
-            shapes = {tuple(row.shape[1:]) for row in rows}
-            if len(shapes) != 1 or len(*shapes) != vectors:
-                raise InputError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
-            batch[name] = pad_sequence(rows, batch_first=True, padding_value=padding[name])
+            batch[name] = _padded(name, [fields[name] for fields in read], padding[name])
         batch["attention_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         if self.transcripts:
             batch["transcripts"] = [
@@ -96,6 +99,20 @@ class DialogueCollator:
                 for number, dialogue in enumerate(dialogues)
             ]
         return batch
+
+
+def _padded(name: str, rows: list[torch.Tensor], padding: float | bool | int) -> torch.Tensor:
+    """A field of the dialogues in a batch, padded at the end: (B, T), or (B, T, width) of vectors and scores."""
+    shapes = {tuple(row.shape[1:]) for row in rows}
+    has_width, dtype = name.endswith("_embeddings"), torch.bool
+    if has_width:
+        dtype = torch.float32
+    elif name == "labels":
+        has_width = rows[0].ndim > 1
+        dtype, padding = (torch.float32, float("nan")) if has_width else (torch.long, padding)
+    if len(shapes) != 1 or len(*shapes) != has_width:
+        raise InputError(f"'{name}' of the dialogues in the batch must be of one width, got {sorted(shapes)}")
+    return pad_sequence([row.to(dtype) for row in rows], batch_first=True, padding_value=padding)
 
 
 def _length(number: int, dialogue: Any, fields: dict[str, torch.Tensor], first: dict[str, torch.Tensor]) -> int:

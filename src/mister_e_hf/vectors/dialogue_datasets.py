@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, Subset
 
-from ..base.errors import InputError
+from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES
 from .collator import batch_fields, field_of
 from .tables import MISSPELT_RATIO
@@ -30,8 +30,8 @@ def check_dialogues(dataset: Any, name: str, config: Any):
         config (`ConversationConfig`): configuration of the model.
 
     Raises:
-        InputError: if it has no length and index, is empty, or its first item has no labels, no transcripts although
-            the model reads them, or vectors of another width than the model takes.
+        InputError: if it has no length and index, is empty, or its first item has no labels or those of another task,
+            no transcripts although the model reads them, or vectors of another width than the model takes.
     """
     if isinstance(dataset, IterableDataset | Mapping) or not (
         hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
@@ -54,9 +54,14 @@ def check_dialogues(dataset: Any, name: str, config: Any):
             )
     if "labels" not in item:
         raise InputError(
-            f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', a class index "
-            "per turn; read_corpus takes them from label names given as label2id"
+            f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', "
+            + (
+                "a score per turn and target; read_corpus takes them from the columns given as targets"
+                if config.task == "regression"
+                else "a class index per turn; read_corpus takes them from label names given as label2id"
+            )
         )
+    _check_labels(field_of(item, "labels", f"{name}: its first dialogue"), name, config)
     if config.reads_transcripts and "transcripts" not in item:
         raise InputError(
             f"{name}: no transcripts, which the model reads; its items have the fields {', '.join(map(str, item))}. "
@@ -70,6 +75,24 @@ def check_dialogues(dataset: Any, name: str, config: Any):
                 raise InputError(
                     f"{name}: '{each.embeddings}' have width {found[0]}, but the model expects {each.width} = {width}"
                 )
+
+
+def _check_labels(labels: torch.Tensor, name: str, config: Any):
+    """Check that these are the labels that the model's task is trained on: (T,) for classes, (T, S) for scores."""
+    found = f"got labels of shape {tuple(labels.shape)} in its first dialogue"
+    if config.task == "regression":
+        names = [config.id2label[index] for index in range(config.num_labels)]
+        if labels.ndim != 2 or labels.shape[1] != len(names):
+            raise InputError(
+                f"{name}: the model predicts {len(names)} scores, {short(', '.join(names))}, so 'labels' must be "
+                f"floats (turns, {len(names)}), NaN where a turn has no score; {found}. read_corpus(..., targets=...) "
+                "makes them"
+            )
+    elif labels.ndim != 1:
+        raise InputError(
+            f"{name}: the model predicts classes, so 'labels' must be a class index per turn; {found}. For a "
+            'regression give the configuration problem_type="regression"'
+        )
 
 
 def dialogue_lengths(dataset: Any) -> np.ndarray:
@@ -109,6 +132,34 @@ def mean_and_deviation(blocks: Blocks) -> tuple[torch.Tensor, torch.Tensor] | No
 def dataset_statistics(dataset: Any, modality: str) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Mean and standard deviation (D,) of a modality's vectors over the turns that have it; None if no turn does."""
     return mean_and_deviation(lambda: _blocks(dataset, modality))
+
+
+def target_statistics(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    r"""
+    Mean and standard deviation (S,) in float64 of each target of a regression, over the turns that have it.
+
+    Args:
+        dataset: dialogues with `labels` (T, S), NaN where a turn has no score.
+
+    Raises:
+        InputError: naming the target, if no turn has it or a score is infinite.
+    """
+    if getattr(dataset, "labels", None) is not None:
+        labels = torch.as_tensor(dataset.labels)
+    else:
+        where = "dialogue {} of the dataset"
+        labels = torch.cat([field_of(dataset[row], "labels", where.format(row)) for row in range(len(dataset))])
+    labels = labels.double()
+    count = (~labels.isnan()).sum(0)
+    if (wrong := (count == 0) | labels.isinf().any(0)).any():
+        target = int(wrong.nonzero()[0, 0])
+        named = {index: name for name, index in (getattr(dataset, "label2id", None) or {}).items()}
+        raise InputError(
+            f"{getattr(dataset, 'name', 'the dataset')}: {'a' if count[target] else 'no'} turn has "
+            f"{'an infinite' if count[target] else 'a'} score of target '{named.get(target, target)}'"
+        )
+    mean = labels.nan_to_num().sum(0) / count
+    return mean, ((labels - mean).nan_to_num().square().sum(0) / count).sqrt()
 
 
 def _blocks(dataset: Any, modality: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,10 +1,10 @@
 """One split of a corpus of dialogues as vectors, one vector per turn and modality.
 
 Two forms are read. In both, a row of the split's table has `dialogue_id`, `utterance_ids`, a label column, and
-optionally `texts` (the transcripts) and a boolean column per modality (`has_audio`, `has_text`).
+optionally `texts` (the transcripts) and a boolean column per modality (`has_audio`, `has_text`, `has_video`).
 
-- `train.parquet` with the vectors as list columns `speech_features` and `text_features`; any `datasets` dataset of
-  that form.
+- `train.parquet` with the vectors as list columns `speech_features`, `text_features` and `visual_features`, or some of
+  them; any `datasets` dataset of that form.
 - `train.parquet` without them and `train.safetensors` beside it, with tensors of those names and shape (N, D): the
   turns of the split, one after another, in the order of the table. They are memory-mapped. `write_vectors` writes this
   form.
@@ -29,10 +29,11 @@ import torch
 from ..base.errors import InputError
 from ..base.files import OpenedFile
 from ..base.modalities import MODALITIES
-from ..base.plain_text import for_terminal
+from ..base.plain_text import count_of, for_terminal
 from ..corpora.schema import SPLITS as SPLITS
 from .dialogue_datasets import mean_and_deviation
 from .tables import TurnColumns
+from .targets import as_targets
 
 _CHECK_ROWS = 65536
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -85,17 +86,23 @@ class DialogueVectors(torch.utils.data.Dataset):
     r"""
     One split as a map-style dataset of dialogues.
 
-    An item is a dictionary of `speech_embeddings` (T, Ds), `text_embeddings` (T, Dt), `speech_mask`, `text_mask` (T,),
-    `labels` (T,) and `transcripts`, a list with a string or None per turn. What the corpus does not have is left out.
+    An item is a dictionary of `speech_embeddings` (T, Ds), `text_embeddings` (T, Dt), `visual_embeddings` (T, Dv),
+    a mask (T,) of each such as `speech_mask`, `labels`, and `transcripts`, a list with a string or None per turn. What
+    the corpus does not have is left out. `labels` are class indices (T,), -100 where a turn is not scored; for a
+    regression scores (T, S) in float32, NaN where a turn has none.
 
     Args:
         table (`pyarrow.Table`): a row per dialogue, in the form that this module describes.
         label2id (`dict[str, int]`, *optional*):
-            class index of each label name, kept as an attribute; without it the turns have no labels.
+            class index of each label name, kept as an attribute; without it the turns have no labels. With `targets`,
+            the index of each target, which is otherwise its place in `targets`.
         label_column: column of labels, as names or as class indices (null or -100: not labelled).
         score_column: column of real-valued scores to keep beside the labels.
         vectors (`dict[str, VectorColumn]`, *optional*): vectors by modality, if the table does not hold them.
         name: name of the split in messages.
+        targets (`list[str]` or `dict[str, str]`, *optional*):
+            the S columns of numbers that a regression predicts, or the column by the name of each target. Null and NaN
+            mean that a turn has no value.
 
     Raises:
         InputError: naming dialogue and field, if the table does not have this form.
@@ -109,15 +116,26 @@ class DialogueVectors(torch.utils.data.Dataset):
         score_column: str | None = None,
         vectors: dict[str, VectorColumn] | None = None,
         name: str = "train",
+        *,
+        targets: Mapping[str, str] | Sequence[str] | None = None,
     ):
         turns = TurnColumns(table, name)
-        for column in (label_column if label2id else None, score_column):
+        self.targets = None if targets is None else as_targets(targets, label2id)
+        if self.targets is not None:
+            if score_column is not None:
+                raise InputError(f"{name}: score_column keeps scores beside classes; a regression has targets alone")
+            label2id = {target: index for index, target in enumerate(self.targets)}
+        for column in (label_column if label2id and not self.targets else None, score_column):
             if column is not None:
                 turns.require(column)
         self.name, self.label2id = name, label2id
         self.dialogue_ids, self.utterance_ids = turns.dialogue_ids, turns.utterance_ids
         self.lengths, self.offsets = turns.lengths, turns.offsets
-        self.labels = turns.labels(label_column, label2id) if label2id else None
+        self.labels: np.ndarray | None = None
+        if self.targets is not None:
+            self.labels = turns.targets(self.targets)
+        elif label2id:
+            self.labels = turns.labels(label_column, label2id)
         self.scores = turns.scores(score_column) if score_column else None
         self.transcripts = turns.transcripts()
         self.vectors: dict[str, VectorColumn] = {}
@@ -149,6 +167,11 @@ class DialogueVectors(torch.utils.data.Dataset):
             )
 
     @property
+    def task(self) -> str:
+        """`"regression"` if the labels are scores of targets, else `"classification"`."""
+        return "classification" if self.targets is None else "regression"
+
+    @property
     def num_turns(self) -> int:
         """N"""
         return int(self.offsets[-1])
@@ -157,19 +180,24 @@ class DialogueVectors(torch.utils.data.Dataset):
         return len(self.dialogue_ids)
 
     def __repr__(self) -> str:
-        labels = "none"
-        if self.labels is not None and self.label2id is not None:
-            counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
-            labels = ", ".join(f"{name} {counts[index]}" for name, index in self.label2id.items())
-        lines = [
-            f"split: {self.name}",
-            f"num_dialogues: {len(self)}",
-            f"num_turns: {self.num_turns}",
-            f"labels: {labels}",
-        ]
+        lines = [f"split: {self.name}", f"num_dialogues: {len(self)}", f"num_turns: {self.num_turns}", self._labels()]
         for modality, column in self.vectors.items():
             lines.append(f"{modality}: {int(self.present[modality].sum())} vectors of width {column.width}")
         return "DialogueVectors({\n" + "".join(f"    {for_terminal(line)}\n" for line in lines) + "})"
+
+    def _labels(self) -> str:
+        """The labels in a line: turns of each class; mean and standard deviation of each target and its turns."""
+        if self.labels is None or self.label2id is None:
+            return "labels: none"
+        if self.targets is None:
+            counts = np.bincount(self.labels[self.labels >= 0], minlength=max(self.label2id.values()) + 1)
+            return f"labels: {', '.join(f'{name} {counts[index]}' for name, index in self.label2id.items())}"
+        described = []
+        for name, values in zip(self.targets, self.labels.T.astype(np.float64), strict=True):
+            values = values[~np.isnan(values)]
+            spread = f"mean {values.mean():.2f}, sd {values.std():.2f} of " if len(values) else ""
+            described.append(f"{name} ({spread}{count_of(len(values), 'turn')})")
+        return f"targets: {', '.join(described)}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self))[index]

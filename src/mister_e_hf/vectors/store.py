@@ -5,7 +5,7 @@ Their form is described in `dialogue_vectors.py`.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -23,6 +23,9 @@ from .corpus_labels import corpus_labels
 from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
 from .turn_fields import class_names, is_list, is_text, named, with_turn_columns
 
+# The columns of a Parquet file that hold the bytes and paths of a turn's media.
+_MEDIA = re.compile(rf"utterances\.\w+\.\w+\.({'|'.join(each.content for each in MODALITIES.values())})\.")
+
 
 def read_corpus(
     source: str | Path | Mapping[str, datasets.Dataset],
@@ -30,6 +33,8 @@ def read_corpus(
     label_column: str = "labels",
     score_column: str | None = None,
     splits: tuple[str, ...] = SPLITS,
+    *,
+    targets: Mapping[str, str] | Sequence[str] | None = None,
 ) -> dict[str, DialogueVectors]:
     r"""
     Read the splits of a corpus of vectors.
@@ -40,6 +45,7 @@ def read_corpus(
         label2id, label_column, score_column: see [`DialogueVectors`]; without `label2id` the classes are those that
             the corpus names ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]), if its label column holds names.
         splits: the splits to read; each must exist.
+        targets: the columns that a regression predicts, see [`DialogueVectors`].
 
     Raises:
         FileNotFoundError: if the folder or a split is missing.
@@ -56,10 +62,10 @@ def read_corpus(
             table = dataset[split].with_format("arrow")[:]
             table = table.replace_schema_metadata(dataset[split].features.arrow_schema.metadata)
             given[split] = _with_label_names(table, dataset[split].features, label_column, split), None
-    if label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
+    if targets is None and label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
         label2id = {label: index for index, label in enumerate(corpus_labels(source, label_column))}
     corpus = {
-        split: DialogueVectors(table, label2id, label_column, score_column, vectors, split)
+        split: DialogueVectors(table, label2id, label_column, score_column, vectors, split, targets=targets)
         for split, (table, vectors) in given.items()
     }
     _check_unique_dialogues(corpus)
@@ -156,12 +162,12 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
 
 
 def _read_table(path: Path) -> pa.Table:
-    """A table without the audio in its turns, which may be large and is not needed."""
+    """A table without the audio and video in its turns, which may be large and are not needed."""
     with reading(path, "a Parquet table"), pq.ParquetFile(path) as file:
         columns = [file.schema.column(number).path for number in range(len(file.schema.names))]
-        table = file.read([name for name in columns if not re.match(r"utterances\.\w+\.\w+\.audio\.", name)])
+        table = file.read([name for name in columns if not _MEDIA.match(name)])
     try:
-        class_names(table.schema)
+        class_names(table.schema, "utterances", "emotion")
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
     return table
@@ -189,7 +195,7 @@ def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: t
         folder: created if it does not exist.
         split: `"train"`, `"validation"` or `"test"`.
         table: a row per dialogue, without vectors.
-        features: `speech_features` (N, Ds), `text_features` (N, Dt), or one of them.
+        features: `speech_features` (N, Ds), `text_features` (N, Dt), `visual_features` (N, Dv), or some of them.
 
     Raises:
         InputError: if they could not be read again.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..base.errors import InputError, short
 from ..base.modalities import IGNORE_INDEX, MODALITIES
-from .turn_fields import is_list, is_text, is_vectors, with_turn_columns
+from .turn_fields import class_names, is_list, is_number, is_text, is_vectors, with_turn_columns
 
 logger = logging.getLogger(__name__)
 
@@ -158,19 +158,64 @@ class TurnColumns:
             labels[turn] = label2id[value] if isinstance(value, str) else value
         return labels
 
-    def scores(self, field: str) -> np.ndarray:
-        """Real-valued scores (N,), NaN where a turn has none."""
+    def scores(self, field: str, setting: str = "score_column") -> np.ndarray:
+        r"""
+        Real-valued scores (N,), NaN where a turn has none (null or NaN).
+
+        Args:
+            field: name of the column.
+            setting: what named it, for messages.
+
+        Raises:
+            InputError: if the column does not hold numbers, or holds infinity.
+        """
         values = self.flat(field)
         kind = values.type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        names = class_names(self.table.schema, field)
+        if names or not (is_number(kind) or pa.types.is_null(kind)):
             raise InputError(
-                f"{self.name}: '{field}' must hold a number per turn, not {kind}; name another score_column"
+                f"{self.name}: '{field}' must hold a number per turn, not "
+                f"{f'classes ({short(names)})' if names else kind}; name another {setting}"
             )
         scores = values.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
         if np.isinf(scores).any():
             turn = int(np.flatnonzero(np.isinf(scores))[0])
             raise InputError(f"{self.name}: dialogue '{self.dialogue_of(turn)}' has an infinite score in '{field}'")
         return scores
+
+    def targets(self, targets: Mapping[str, str]) -> np.ndarray:
+        """
+        The values (N, S) of the columns of a regression's targets, in float32; NaN where a turn has none.
+
+        Raises:
+            InputError: naming column and dialogue, if a column is missing, does not hold numbers, or holds infinity or
+                numbers beyond float32.
+        """
+        columns = []
+        for column in targets.values():
+            if column not in self.names:
+                numeric = [
+                    name
+                    for name in self.names
+                    if is_list(kind := self.table[name].type) and is_number(kind.value_type)
+                ]
+                near = difflib.get_close_matches(column, numeric, 1)
+                raise InputError(
+                    f"{self.name}: the table has no column '{column}', which targets name"
+                    + (f"; did you mean '{near[0]}'?" if near else ".")
+                    + f" Its columns of numbers are {numeric}"
+                )
+            scores = self.scores(column, "column in targets")
+            with np.errstate(over="ignore"):
+                values = scores.astype(np.float32)
+            if np.isinf(values).any():
+                turn = int(np.flatnonzero(np.isinf(values))[0])
+                raise InputError(
+                    f"{self.name}: dialogue '{self.dialogue_of(turn)}' has {scores[turn]:g} in '{column}', which is "
+                    "beyond float32"
+                )
+            columns.append(values)
+        return np.stack(columns, axis=1)
 
     def transcripts(self) -> list[list[str | None]] | None:
         """The transcripts of each dialogue's turns, None where a turn has none; None without such a column."""
