@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .encoders.modeling_utterance_encoder import UtteranceEncoderOutput as UtteranceEncoderOutput
     from .encoders.processing_utterance_encoder import MisterEProcessor as MisterEProcessor
     from .evaluation.emotion_metrics import EmotionMetrics as EmotionMetrics
+    from .evaluation.score_metrics import ScoreMetrics as ScoreMetrics
     from .inference.pipeline_conversation_emotion import ConversationEmotionPipeline as ConversationEmotionPipeline
     from .media.audio import load_audio as load_audio
     from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
@@ -59,6 +60,7 @@ _HOME = {
     "MisterETrainer": "training.dialogue_trainer",
     "MisterETrainingArguments": "training.dialogue_trainer",
     "EmotionMetrics": "evaluation.emotion_metrics",
+    "ScoreMetrics": "evaluation.score_metrics",
     "load_audio": "media.audio",
     "Iemocap": "corpora.iemocap",
     "Meld": "corpora.meld",

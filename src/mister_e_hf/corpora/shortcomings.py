@@ -1,6 +1,7 @@
 """Report what a corpus lacks for its scores to be meaningful."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ..base.plain_text import count_of
 
@@ -12,6 +13,31 @@ _CONSEQUENCE = {
     "validation": "the choice of an epoch does not see it",
     "test": "it has no score, and macro F1 is the mean over the others",
 }
+
+
+def target_shortcomings(
+    targets: Mapping[str, Mapping[str, Mapping[str, Any]]], turns: Mapping[str, int], dialogues: Mapping[str, int]
+) -> Iterator[str]:
+    r"""
+    Yield a sentence for each shortage of data of a regression.
+
+    Args:
+        targets: by split and target, the `turns` that have it and their standard deviation `sd`.
+        turns: those with any of the targets, by split.
+        dialogues: by split.
+    """
+    for split in (split for split in _CONSEQUENCE if split in targets):
+        for name, facts in targets[split].items():
+            if not facts["turns"]:
+                yield f"{split} has no turn with a score of {name}."
+            elif not facts["sd"]:
+                yield f"{split} has one score of {name} at all turns: its correlation is undefined."
+    if 0 < turns.get("validation", 0) < FEWEST_TURNS:
+        yield (
+            f"validation has {count_of(turns['validation'], 'labelled turn')}: too few to choose an epoch with "
+            "confidence."
+        )
+    yield from _few_dialogues(dialogues)
 
 
 def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int]) -> Iterator[str]:
@@ -41,6 +67,10 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
             f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no "
             f"temperature is fitted to fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
         )
+    yield from _few_dialogues(dialogues)
+
+
+def _few_dialogues(dialogues: Mapping[str, int]) -> Iterator[str]:
     if 0 < dialogues.get("test", 0) < FEWEST_DIALOGUES:
         yield (
             f"test has {count_of(dialogues['test'], 'dialogue')}: with fewer than {FEWEST_DIALOGUES}, 95 % intervals "

@@ -24,8 +24,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         labels (`(N,)`): class indices; turns with -100 are left out.
 
     Raises:
-        InputError: if no turn has a label.
+        InputError: if no turn has a label, or the labels are scores of a regression.
     """
+    if labels.ndim != 1:
+        raise InputError("A regression predicts scores, not probabilities, so no temperature can be fitted")
     scored = labels != IGNORE_INDEX
     if not scored.any():
         raise InputError("No turn has a label, so no temperature can be fitted")

@@ -1,8 +1,10 @@
 """Predictions of a trained model on one split of a corpus: their scores, and the table that stores them.
 
-Letters: N turns of the split, C classes, E heads beside the main one. The main head is called `mixture`.
+Letters: N turns of the split, C classes, S targets of a regression, E heads beside the main one. The main head is
+called `mixture`.
 """
 
+import logging
 import statistics
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
@@ -14,6 +16,7 @@ from transformers import Trainer
 
 from ..base.errors import InputError
 from ..vectors.dialogue_vectors import DialogueVectors
+from .binned_scores import BINS
 from .metrics import (
     IGNORE_INDEX,
     bootstrap_intervals,
@@ -22,6 +25,9 @@ from .metrics import (
     scored_turns,
     softmax,
 )
+from .regression import regression_intervals, regression_scores
+
+logger = logging.getLogger(__name__)
 
 
 class View(Protocol):
@@ -40,8 +46,8 @@ def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
     Predict the turns of a split.
 
     Returns:
-        logits (N, C) of the `mixture` and of each further head by its name; and `gate_weights` (N, E), if the model
-        has a gate.
+        logits (N, C) of the `mixture` and of each further head by its name, which in a regression are the predicted
+        scores (N, S); and `gate_weights` (N, E), if the model has a gate.
     """
     view = cast(View, trainer.predict(data).predictions)
     real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
@@ -62,7 +68,7 @@ def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> d
 
 def labels_of(data: DialogueVectors) -> np.ndarray:
     r"""
-    The labels (N,) of a split's turns.
+    The labels of a split's turns: class indices (N,), or the scores (N, S) of a regression.
 
     Raises:
         InputError: if it has none.
@@ -72,21 +78,31 @@ def labels_of(data: DialogueVectors) -> np.ndarray:
     return data.labels
 
 
-def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str]) -> dict[str, dict]:
+def score(
+    predictions: dict[str, np.ndarray], data: DialogueVectors, label_names: list[str], bins: str | None = None
+) -> dict[str, dict]:
     r"""
     Score the predictions of a split.
 
+    Args:
+        predictions: by head, probabilities (N, C), or the predicted scores (N, S) of a regression.
+        data: the split.
+        label_names: names of the classes or of the targets, in the order of the model's outputs.
+        bins: for a regression, see [`~mister_e_hf.evaluation.regression.regression_scores`].
+
     Returns:
-        scores by head; those of the `mixture` include intervals and the confusion matrix. If the corpus has
-        real-valued scores (CMU-MOSI), each head is also scored without the turns whose score is zero or missing, as
-        `... without zeros`.
+        scores by head; those of the `mixture` include intervals and, for classes, the confusion matrix. If a corpus
+        with classes has real-valued scores (CMU-MOSI), each head is also scored without the turns whose score is zero
+        or missing, as `... without zeros`.
     """
+    heads = {name: values for name, values in predictions.items() if name != "gate_weights"}
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
+    if data.task == "regression":
+        return _score_regression(heads, labels_of(data), dialogues, label_names, bins, data.name)
     scores = {}
     for suffix, labels in scored_turns(labels_of(data), data.scores).items():
-        for name, probabilities in predictions.items():
-            if name != "gate_weights":
-                scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
+        for name, probabilities in heads.items():
+            scores[name + suffix] = emotion_scores(labels, probabilities, label_names)
         mixture, scored = predictions["mixture"], labels != IGNORE_INDEX
         scores[f"mixture{suffix}"]["intervals"] = bootstrap_intervals(labels, mixture, dialogues)
         classes = range(len(label_names))
@@ -95,8 +111,31 @@ def score(predictions: dict[str, np.ndarray], data: DialogueVectors, label_names
     return scores
 
 
+def _score_regression(
+    heads: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    dialogues: np.ndarray,
+    target_names: list[str],
+    bins: str | None,
+    split: str,
+) -> dict[str, dict]:
+    scores = {name: regression_scores(labels, values, target_names, bins) for name, values in heads.items()}
+    mixture = scores["mixture"]
+    mixture["intervals"] = regression_intervals(labels, heads["mixture"], dialogues, target_names, bins)
+    for sentence in mixture.get("undefined", []):
+        logger.warning("%s: %s", split, sentence)
+    return scores
+
+
 def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
-    """Calibration error of the mixture's probabilities (N, C), with its interval."""
+    """
+    Calibration error of the mixture's probabilities (N, C), with its interval.
+
+    Raises:
+        InputError: if the split's labels are scores of a regression.
+    """
+    if data.task == "regression":
+        raise InputError(f"{data.name}: the predictions are scores, not probabilities, so they have no calibration")
     labels = labels_of(data)
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
     scored = labels != IGNORE_INDEX
@@ -108,15 +147,25 @@ def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
 
 
 def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
-    """A row per turn of the split: its ids, its label, and the predictions of every head."""
+    """
+    A row per turn of the split: its ids, its label, and the predictions of every head. In a regression `label`,
+    `prediction` and `<head>_prediction` are lists of S scores, null where a turn has none.
+    """
+    labels = labels_of(data)
     columns = {
         "split": [data.name] * data.num_turns,
         "dialogue_id": np.repeat(data.dialogue_ids, data.lengths),
         "utterance_id": [utterance for ids in data.utterance_ids for utterance in ids],
-        "label": [id2label.get(int(label)) for label in labels_of(data)],
-        "prediction": [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()],
-        "probabilities": predictions["mixture"].tolist(),
     }
+    if data.task == "regression":
+        columns["label"] = _lists(labels)
+        for name, values in predictions.items():
+            named = {"mixture": "prediction", "gate_weights": name}.get(name, f"{name}_prediction")
+            columns[named] = values.tolist() if name == "gate_weights" else _lists(values)
+        return pa.table(columns)
+    columns["label"] = [id2label.get(int(label)) for label in labels]
+    columns["prediction"] = [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()]
+    columns["probabilities"] = predictions["mixture"].tolist()
     if data.scores is not None:
         columns["score"] = pa.array(data.scores, from_pandas=True)
     for name, values in predictions.items():
@@ -125,26 +174,93 @@ def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, 
     return pa.table(columns)
 
 
+def _lists(scores: np.ndarray) -> pa.ListArray:
+    """Scores (N, S) as a list per turn, null for NaN."""
+    turns, targets = scores.shape
+    values = pa.array(scores.astype(np.float32).ravel(), from_pandas=True)
+    return pa.ListArray.from_arrays(np.arange(0, turns * targets + 1, targets, dtype=np.int32), values)
+
+
 def summarize(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Mean and sample standard deviation over runs of each scalar score, by head."""
+    r"""
+    Mean and sample standard deviation over runs of each scalar score, by head, and of a regression also by target. A
+    score that is undefined in a run has no mean: None.
+    """
     summary: dict[str, dict[str, Any]] = {}
     for name, block in runs[0].items():
-        summary[name] = {"num_utterances": block["num_utterances"]}
-        for metric, value in block.items():
-            if isinstance(value, float):
-                values = [run[name][metric] for run in runs]
-                spread = statistics.stdev(values) if len(values) > 1 else None
-                summary[name][metric] = {"mean": statistics.fmean(values), "sd": spread}
+        blocks = [run[name] for run in runs]
+        summary[name] = _summary(blocks)
+        if "by_target" in block:
+            summary[name]["by_target"] = {
+                target: _summary([each["by_target"][target] for each in blocks]) for target in block["by_target"]
+            }
     return summary
 
 
+def _summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"num_utterances": blocks[0]["num_utterances"]}
+    for metric in blocks[0]:
+        values = [block[metric] for block in blocks]
+        if not all(value is None or isinstance(value, float) for value in values):
+            continue
+        if None in values:
+            found[metric] = {"mean": None, "sd": None}
+        else:
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            found[metric] = {"mean": statistics.fmean(values), "sd": spread}
+    return found
+
+
+# The scores of a table of results: heading, digits after the point, and whether it is a share, given in per cent.
+_CLASSES = {"weighted_f1": ("weighted F1", 2, True), "macro_f1": ("macro F1", 2, True)}
+_REGRESSION = {"mae": ("MAE", 3, False), "corr": ("Corr", 3, False)}
+_REGRESSION_BY_BINS = {
+    None: {"ccc": ("CCC", 3, False)},
+    "mosi": {
+        "acc7": ("Acc-7", 2, True),
+        "acc2_has0": ("Acc-2 has0", 2, True),
+        "f1_has0": ("F1 has0", 2, True),
+        "acc2_non0": ("Acc-2 non0", 2, True),
+        "f1_non0": ("F1 non0", 2, True),
+    },
+    "sims": {
+        "acc2": ("Acc-2", 2, True),
+        "f1": ("F1", 2, True),
+        "acc3": ("Acc-3", 2, True),
+        "acc5": ("Acc-5", 2, True),
+        "acc2_weak": ("Acc-2 weak", 2, True),
+        "r2": ("R2", 3, False),
+    },
+}
+
+
 def format_results(summary: dict, split: str = "test") -> str:
-    """A table of weighted and macro F1 of a split in per cent: mean ± standard deviation over seeds."""
-    lines = [f"{split:26} {'weighted F1':>16} {'macro F1':>16} {'N':>6}"]
+    """
+    A table of the scores of a split: mean ± standard deviation over seeds. Weighted and macro F1 in per cent for
+    classes; for a regression error and correlations, and accuracies in per cent if the scores were put into bins.
+    """
+    blocks = dict(summary[split])
     for name, block in summary[split].items():
-        cells = []
-        for metric in ("weighted_f1", "macro_f1"):
-            mean, spread = block[metric]["mean"], block[metric]["sd"]
-            cells.append(f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}"))
-        lines.append(f"{name:26} {cells[0]:>16} {cells[1]:>16} {block['num_utterances']:>6}")
+        targets = block.get("by_target", {})
+        if len(targets) > 1:
+            blocks |= {f"{name}, {target}": values for target, values in targets.items()}
+    columns = _result_columns(next(iter(blocks.values())))
+    lines = ["".join([f"{split:26}", *(f" {heading:>16}" for heading, _, _ in columns.values()), f" {'N':>6}"])]
+    for name, block in blocks.items():
+        cells = [_cell(block[metric], digits, share) for metric, (_, digits, share) in columns.items()]
+        lines.append("".join([f"{name:26}", *(f" {cell:>16}" for cell in cells), f" {block['num_utterances']:>6}"]))
     return "\n".join(lines)
+
+
+def _result_columns(block: Mapping[str, Any]) -> dict[str, tuple[str, int, bool]]:
+    if "weighted_f1" in block:
+        return _CLASSES
+    bins = next((bins for bins, names in BINS.items() if set(names) <= set(block)), None)
+    return _REGRESSION | _REGRESSION_BY_BINS[bins]
+
+
+def _cell(score: Mapping[str, float | None], digits: int, share: bool) -> str:
+    mean, spread, factor = score["mean"], score["sd"], 100 if share else 1
+    if mean is None:
+        return "undefined"
+    return f"{factor * mean:.{digits}f}" + ("" if spread is None else f" ± {factor * spread:.{digits}f}")
