@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import datasets
 import multiprocess
+import numpy as np
 import pyarrow as pa
 
 from ..base.errors import InputError
+from ..base.modalities import MODALITIES
 from ..base.progress import bar, line, without_datasets_bars
 from ..corpora import sources
 from ..media import audio
@@ -30,7 +32,9 @@ _WAY_OUT = "Repair the files, or pass bad_audio='missing' to keep such turns wit
 _OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
 _PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
 
-Dialogues = dict[str, list[dict[str, Any]]]  # by split; a dialogue holds dialogue_id and utterances
+# By split; a dialogue holds dialogue_id, utterances and, in a release of features, under the modality's name what
+# `vectors` makes a vector of, for each turn.
+Dialogues = dict[str, list[dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -94,6 +98,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if folder is not None and not folder.exists():
             raise FileNotFoundError(f"{self.title}: '{folder}' does not exist")
         self._check_settings(settings)
+        self._vector_modalities = () if folder is None else self.vector_modalities(folder)
         digest = sources.fingerprint(() if folder is None else self.source_files(folder, settings), folder)
         if folder is not None:
             settings["data_dir"] = str(folder)
@@ -115,12 +120,30 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         """
         raise NotImplementedError
 
+    def vector_modalities(self, folder: Path) -> tuple[str, ...]:
+        """The modalities whose vectors the source gives, if it is a release of features."""
+        return ()
+
+    def vectors(self, modality: str, given: list[Any]) -> list[np.ndarray | None]:
+        """The vectors of a dialogue's turns, from what `read` gave for each."""
+        return given
+
     def published_counts(self) -> dict[str, dict[str, int]]:
         """Published number of labelled utterances by split and dialogue; empty if nothing is published."""
         return {}
 
+    def published_turns(self) -> dict[str, int]:
+        """Published number of labelled utterances by split, where those of each dialogue are not published."""
+        return {}
+
     def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
         """Name of what was read, given its labelled utterances by split and dialogue."""
+        if turns := self.published_turns():
+            found = {split: sum(dialogues.values()) for split, dialogues in counts.items()}
+            if found == {split: turns[split] for split in found}:
+                return self.title
+            fewer = all(count <= turns[split] for split, count in found.items())
+            return f"{'part of' if fewer else 'changed'} {self.title}"
         published = {split: self.published_counts().get(split, {}) for split in counts}
         if counts == published:
             return self.title
@@ -187,7 +210,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
-            **self.about, features=dialogue_features(self.labels, self.scores, self.other_labels)
+            **self.about,
+            features=dialogue_features(self.labels, self.scores, self.other_labels, self._vector_modalities),
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -198,7 +222,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         check_dialogues(dialogues)
         if self.config.bad_audio == "error":
             self._check_files(dialogues)
-        for message in differences(self.title, dialogues, self.published_counts()):
+        for message in differences(self.title, dialogues, self.published_counts(), self.published_turns()):
             logger.warning(message)
         return [
             datasets.SplitGenerator(name=split, gen_kwargs={"dialogues": dialogues[split], "split": split})
@@ -231,7 +255,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         with bar(f"reading {split}", len(dialogues), "dialogues", shown=alone) as progress:
             for dialogue in dialogues:
                 turns = [self._with_audio(utterance, without, long) for utterance in dialogue["utterances"]]
-                yield dialogue["dialogue_id"], {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
+                row = {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
+                for modality in self._vector_modalities:
+                    found = self.vectors(modality, dialogue[modality])
+                    row[MODALITIES[modality].features] = found
+                    row[MODALITIES[modality].has] = [vector is not None for vector in found]
+                yield dialogue["dialogue_id"], row
                 progress.update()
         if without:
             logger.warning(
@@ -311,8 +340,14 @@ def labelled(data: datasets.Dataset) -> dict[str, int]:
     return counts
 
 
-def differences(title: str, dialogues: Dialogues, published: dict[str, dict[str, int]]) -> Iterator[str]:
-    """Yield a message for each split that differs from the published counts, listing the differences."""
+def differences(
+    title: str, dialogues: Dialogues, published: dict[str, dict[str, int]], turns: dict[str, int]
+) -> Iterator[str]:
+    """Yield a message for each split that differs from the published counts, listing the differences if known."""
+    for split, expected in turns.items():
+        labels = [turn.get("emotion") for dialogue in dialogues.get(split, []) for turn in dialogue["utterances"]]
+        if (labelled := len(labels) - labels.count(None)) != expected:
+            yield f"{title} {split}: {labelled:,} labelled utterances; published are {expected:,}"
     for split, counts in published.items():
         found = {
             dialogue["dialogue_id"]: sum(utterance.get("emotion") is not None for utterance in dialogue["utterances"])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from datasets import ClassLabel, Features, List, Value
 
+from ..base.modalities import MODALITIES
+
 SPLITS = ("train", "validation", "test")
 
 # In the order of the class numbers of published code.
@@ -12,10 +14,18 @@ LABELS = {
     "iemocap-4way": ["happy", "sad", "neutral", "angry"],
     "meld": ["neutral", "surprise", "fear", "sadness", "joy", "disgust", "anger"],
     "cmu_mosi": ["negative", "non-negative"],
+    "cmu_mosei": ["negative", "non-negative"],
+    "ch_sims_v2": ["negative", "neutral", "positive"],
+    "cherma": ["anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"],
 }
 
 
-def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_labels: Sequence[str] = ()) -> Features:
+def dialogue_features(
+    labels: list[str],
+    scores: Sequence[str] = (),
+    other_labels: Sequence[str] = (),
+    vectors: Sequence[str] = (),
+) -> Features:
     r"""
     Columns of a corpus, one row per dialogue.
 
@@ -36,10 +46,14 @@ def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_label
 
       and the further fields of the corpus, if it has any.
 
+    - for a corpus that is released as features, by modality: `speech_features` and so on (a vector per turn, or null)
+      and `has_audio` and so on (whether the turn has one). Such a corpus is a table of vectors as well.
+
     Args:
         labels: class names in the order of the class indices.
         scores: further fields of a turn that hold a score, or null, as `valence`.
         other_labels: further fields of a turn that hold one of `labels`, or null, as the class by the speech alone.
+        vectors: the modalities that have vectors.
     """
     return Features(
         {
@@ -61,5 +75,7 @@ def dialogue_features(labels: list[str], scores: Sequence[str] = (), other_label
                     **{name: ClassLabel(names=labels) for name in other_labels},
                 }
             ),
+            **{MODALITIES[name].features: List(List(Value("float32"))) for name in vectors},
+            **{MODALITIES[name].has: List(Value("bool")) for name in vectors},
         }
     )

@@ -1,0 +1,82 @@
+"""
+One vector for a turn from its sequence of feature vectors.
+
+Letters: L frames, D width of a frame.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FrameStatistics:
+    r"""
+    Mean and population standard deviation over the real frames of each turn, and a count of what was not usable.
+
+    Real frames are those that the length names, if the frames after it are zeros (else those before the last `length`
+    frames, where a sequence is padded at its start); without such a length, the frames that are not all zeros. Numbers
+    that are not finite are left out, one by one.
+    """
+
+    turns: int = 0
+    without: int = 0
+    not_finite: int = 0
+    with_not_finite: int = 0
+    wrong_lengths: int = 0
+
+    def pooled(self, frames: np.ndarray, length: int | None = None, masked: bool = False) -> np.ndarray | None:
+        r"""
+        Args:
+            frames: (L, D).
+            length: number of real frames.
+            masked: take the first `length` frames without looking at the others, as for the outputs of a text encoder,
+                which are not zero at padding.
+
+        Returns:
+            means and deviations (2D,) float32, or None for a turn without a real frame.
+        """
+        self.turns += 1
+        real = self._real(frames, length, masked).astype(np.float64)
+        finite = np.isfinite(real)
+        if not finite.any():
+            self.without += 1
+            return None
+        if not finite.all():
+            self.with_not_finite += 1
+            self.not_finite += int((~finite).sum())
+        count = np.maximum(finite.sum(axis=0), 1)
+        mean = np.where(finite, real, 0).sum(axis=0) / count
+        deviation = np.sqrt((np.where(finite, real - mean, 0) ** 2).sum(axis=0) / count)
+        return np.concatenate([mean, deviation]).astype(np.float32)
+
+    def _real(self, frames: np.ndarray, length: int | None, masked: bool) -> np.ndarray:
+        if length is not None and masked:
+            return frames[:length]
+        nonzero = (frames != 0).any(axis=1)  # not finite counts as a frame
+        if length is not None:
+            length = min(max(int(length), 0), len(frames))
+            if not nonzero[length:].any():
+                return frames[:length]
+            if not nonzero[: len(frames) - length].any():
+                return frames[len(frames) - length :]
+            self.wrong_lengths += 1
+        return frames[nonzero]
+
+    def report(self, title: str, noun: str):
+        """Warn about what was left out, with counts."""
+        if self.without:
+            logger.warning("%s: %d turns of %d have no %s features", title, self.without, self.turns, noun)
+        if self.not_finite:
+            logger.warning(
+                "%s: %d numbers in the %s features of %d turns are not finite; means and deviations leave them out",
+                *(title, self.not_finite, noun, self.with_not_finite),
+            )
+        if self.wrong_lengths:
+            logger.warning(
+                "%s: the lengths of the %s features of %d turns do not fit; their frames that are not zeros count",
+                *(title, noun, self.wrong_lengths),
+            )
