@@ -116,7 +116,7 @@ CHANGES = {
     ),
     "a better score": (
         results(lambda v: v["test"]["mixture"].update(weighted_f1=0.99)),
-        "records a weighted F1 of 0.99, but the predictions beside it have",
+        "records the weighted F1 0.99, but the predictions beside it have",
     ),
     "probabilities a little": (
         table("probabilities", lambda v: [[(1 - 1e-6) * one + 1e-6 / 6 for one in row] for row in v]),

@@ -20,8 +20,8 @@ from mister_e_hf.studies.report.score_tables import StageScores, ablation_table 
 from mister_e_hf.studies.study_reader import read_study  # noqa: E402
 from support.small_study import CURVES, fail, remove, rewrite, write_study  # noqa: E402
 
-TABLES = ["main", "ablations", "classes", "confusion", "gate_by_emotion", "gate_by_right_expert"]
-TABLES += ["calibration", "reliability", "robustness", "learning", "cost", "systems"]
+TABLES = ["main", "ablations", "classes", "seeds", "confusion", "gate_by_emotion", "gate_by_right_expert"]
+TABLES += ["calibration", "reliability", "removed_modalities", "robustness", "learning", "cost", "systems"]
 PLOTS = {
     "confusion": 1,
     "gate_by_emotion": 1,
@@ -160,7 +160,7 @@ def test_scores_equal_the_metrics(out):
     study = read_study(out)
     tables = {table.name: table for table in stage_tables(study, study.latest)}
     full, stage = study.latest.systems["full"], study.latest
-    runs = [emotion_scores(stage.labels, values, study.class_names) for values in full.probabilities]
+    runs = [emotion_scores(stage.labels, values, study.measures.names) for values in full.probabilities]
     main = tables["main"].records[0]
     assert main["weighted_f1"] == pytest.approx(np.mean([run["weighted_f1"] for run in runs]))
     assert main["macro_f1_sd"] == pytest.approx(np.std([run["macro_f1"] for run in runs], ddof=1))
@@ -169,9 +169,9 @@ def test_scores_equal_the_metrics(out):
     assert (main["turns"], main["dialogues"], main["seeds"]) == (54, 6, 3)
     happy = tables["classes"].records[0]["happy"]
     assert happy == pytest.approx(np.mean([run["f1_per_class"]["happy"] for run in runs]))
-    counts = np.array([[row[name] for name in study.class_names] for row in tables["confusion"].records])
+    counts = np.array([[row[name] for name in study.measures.names] for row in tables["confusion"].records])
     assert counts.sum() == 3 * 54
-    shares = [sum(row[f"{name}_share"] for name in study.class_names) for row in tables["confusion"].records]
+    shares = [sum(row[f"{name}_share"] for name in study.measures.names) for row in tables["confusion"].records]
     assert shares == pytest.approx(np.ones(6))
     scored = stage.labels >= 0
     errors = [expected_calibration_error(stage.labels[scored], values[scored]) for values in full.probabilities]
@@ -262,7 +262,9 @@ def test_curves_start_at_the_unchanged_input(out):
     }
     full, stage = study.latest.systems["full"], study.latest
     later = np.arange(60) % 10 >= 5
-    expected = [emotion_scores(stage.labels[later], values[later], study.class_names) for values in full.probabilities]
+    expected = [
+        emotion_scores(stage.labels[later], values[later], study.measures.names) for values in full.probabilities
+    ]
     mean = np.mean([run["weighted_f1"] for run in expected])
     assert rows["start cut", 0.5, "full"]["uncut"] == pytest.approx(mean)
 

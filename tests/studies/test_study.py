@@ -40,7 +40,7 @@ def test_a_complete_study_is_read(out):
         120,
     )
     alone = development.systems["speech_expert_only"]
-    assert list(alone.head_probabilities) == ["speech"] and alone.gate_weights is None and not alone.robustness
+    assert list(alone.heads) == ["speech"] and alone.gate_weights is None and not alone.robustness
     assert list(development.views()) == [""]
 
 
@@ -84,24 +84,28 @@ def test_scores_give_a_view_without_zeros(tmp_path):
 def test_experts_of_the_full_model_and_their_majority(out):
     full = read_study(out).stages["final"].systems["full"]
     votes = np.array([[0, 1, 2, 3], [0, 1, 4, 5], [1, 1, 2, 4]])  # speech, text, fusion
-    full.head_probabilities = {
-        name: np.eye(6)[vote][None] for name, vote in zip(("speech", "text", "fusion"), votes, strict=True)
-    }
+    full.heads = {name: np.eye(6)[vote][None] for name, vote in zip(("speech", "text", "fusion"), votes, strict=True)}
     derived = derived_systems(full)
     assert derived["text_expert_of_full"].predictions.tolist() == [votes[1].tolist()]
     assert derived[MAJORITY].predictions.tolist() == [[0, 1, 2, 4]]  # two agree, all, two, none: fusion decides
-    del full.head_probabilities["text"]
-    assert list(derived_systems(full)) == ["speech_expert_of_full", "fusion_expert_of_full"]
+    del full.heads["text"]
+    assert list(derived_systems(full)) == [
+        "speech_expert_of_full",
+        "fusion_expert_of_full",
+    ]
     full.gate_weights = None
-    assert list(derived_systems(full)) == ["speech_head_of_full", "fusion_head_of_full"]
-    del full.head_probabilities["speech"]
+    assert list(derived_systems(full)) == [
+        "speech_head_of_full",
+        "fusion_head_of_full",
+    ]
+    del full.heads["speech"]
     assert derived_systems(full) == {}
 
 
 def test_the_last_head_decides_a_tied_vote(out):
     full = read_study(out).stages["final"].systems["full"]
     votes = np.array([[0, 0, 1, 5], [0, 1, 1, 4], [1, 0, 3, 3], [1, 1, 2, 2]])
-    full.head_probabilities = {str(number): np.eye(6)[vote][None] for number, vote in enumerate(votes)}
+    full.heads = {str(number): np.eye(6)[vote][None] for number, vote in enumerate(votes)}
     assert derived_systems(full)[MAJORITY].predictions.tolist() == [[1, 1, 1, 2]]
 
 

@@ -9,6 +9,7 @@ difference of two systems is paired.
 Letters: S seeds, n dialogues, N turns, C classes, R draws.
 """
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -79,27 +80,48 @@ def confusion_by_dialogue(
     return counts.reshape(*leading, count, classes, classes)
 
 
-def resampled_scores(confusion: np.ndarray, draws: int = DRAWS) -> dict[str, SeedScores]:
+def resampled(
+    sums: np.ndarray, scores: Callable[[np.ndarray], Mapping[str, np.ndarray]], draws: int = DRAWS
+) -> dict[str, SeedScores]:
     r"""
-    Weighted and macro F1 of every seed, as observed and in every draw of dialogues.
+    Scores of every seed, as observed and in every draw of dialogues.
 
     Args:
-        confusion (`(S, n, C, C)`): see [`confusion_by_dialogue`]. Further axes between S and n are repetitions of a
-            seed, over which the scores are averaged.
+        sums (`(S, n, I, J)`): what each dialogue adds to the sums that the scores are computed from, such as the
+            counts of a confusion matrix. Further axes between S and n are repetitions of a seed, over which the scores
+            are averaged.
+        scores: the values (...) of each score, by its name, from sums (..., I, J).
+        draws: number R of draws.
+    """
+    *leading, count, rows, columns = sums.shape
+    flat = sums.reshape(*leading, count, rows * columns).astype(np.float64)
+    drawn = np.moveaxis(_times_drawn(count, draws, "dialogues") @ flat, -2, 0)  # [R, ..., I * J]
+    observed = scores(sums.sum(-3))
+    samples = scores(drawn.reshape(draws, *leading, rows, columns))
+    repetitions = tuple(range(1, len(leading)))
+    return {
+        name: SeedScores(values.mean(repetitions), samples[name].mean(tuple(axis + 1 for axis in repetitions)))
+        for name, values in observed.items()
+    }
+
+
+def resampled_scores(confusion: np.ndarray, draws: int = DRAWS) -> dict[str, SeedScores]:
+    r"""
+    Weighted and macro F1 of every seed; see [`resampled`].
+
+    Args:
+        confusion (`(S, n, C, C)`): see [`confusion_by_dialogue`].
+        draws: number R of draws.
 
     Returns:
         `weighted_f1` and `macro_f1`.
     """
-    *leading, count, classes, _ = confusion.shape
-    flat = confusion.reshape(*leading, count, classes**2).astype(np.float64)
-    drawn = np.moveaxis(_times_drawn(count, draws, "dialogues") @ flat, -2, 0)  # [R, ..., C * C]
-    observed = scores_from_confusion(confusion.sum(-3))
-    samples = scores_from_confusion(drawn.reshape(draws, *leading, classes, classes))
-    repetitions = tuple(range(1, len(leading)))
-    return {
-        name: SeedScores(observed[name].mean(repetitions), samples[name].mean(tuple(axis + 1 for axis in repetitions)))
-        for name in ("weighted_f1", "macro_f1")
-    }
+
+    def f1(counts: np.ndarray) -> dict[str, np.ndarray]:
+        found = scores_from_confusion(counts)
+        return {name: found[name] for name in ("weighted_f1", "macro_f1")}
+
+    return resampled(confusion, f1, draws)
 
 
 def estimate(scores: SeedScores) -> Estimate:
@@ -156,7 +178,11 @@ def _means(scores: SeedScores) -> np.ndarray:
 
 
 def _interval(samples: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """The ends of the percentile interval; NaN where a score is undefined in half of the draws."""
+    defined = samples[~np.isnan(samples)]
+    if 2 * len(defined) < len(samples):
+        return np.nan, np.nan
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -20,7 +20,7 @@ from ..vectors.dialogue_vectors import DialogueVectors
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISE_LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0)
 CUT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
-CUT_OFF = -1  # in place of a prediction
+CUT_OFF = -1  # in place of a predicted class; predicted scores are null there
 
 Item = dict[str, Any]  # a dialogue: fields with one entry per turn
 Damage = Callable[[Item, torch.Generator], Item]
@@ -31,10 +31,11 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
     Predictions of a split under damage, one row per curve, level and draw. The damage of a draw is the same for every
     model.
 
-    The curves are `speech removed`, `text removed` and `both removed` (for every subset of the split's modalities:
-    from a share of the turns, with the transcripts if the model reads them), `noise` (Gaussian noise on each dimension
-    of the vectors; the level is its standard deviation, in standard deviations of the training vectors) and `start
-    cut` (a share of each dialogue's first turns is cut off).
+    The curves are, for every subset of the modalities that the model reads, `speech removed`, `speech and text
+    removed`, ... (from a share of the turns, with the transcripts if the model reads them); `noise` in all vectors
+    and, for a model of several modalities, `noise in speech`, ... (Gaussian, on each dimension; the level is its
+    standard deviation, in standard deviations of the training vectors); and `start cut` (a share of each dialogue's
+    first turns is cut off).
 
     Args:
         trainer: trainer with the trained model.
@@ -44,21 +45,37 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
 
     Returns:
         table with `curve`, `level`, `draw` and `predictions`: a class index per turn of the split, -1 where it was cut
-        off.
+        off; or, of a regression, a list with the score of each target per turn, null where it was cut off.
     """
-    rows = []
-    for curve, level, damage in _damages(trainer.own_model, list(data.vectors)):
-        for draw in range(1 if level == 0 or curve == "start cut" else draws):
+    rows, unchanged = [], None
+    model = trainer.own_model
+    modalities = [name for name in data.vectors if name in model.config.modalities]
+    for curve, level, damage in _damages(model, modalities):
+        if level == 0:
+            if unchanged is None:
+                unchanged = _predictions(trainer, data, np.ones(data.num_turns, dtype=bool))
+            rows.append({"curve": curve, "level": level, "draw": 0, "predictions": unchanged})
+            continue
+        for draw in range(1 if curve == "start cut" else draws):
             damaged = _Damaged(data, damage, torch.Generator().manual_seed(seed + draw))
-            predictions = np.full(data.num_turns, CUT_OFF)
-            outputs = predict(trainer, cast(DialogueVectors, damaged))  # which only needs its items and lengths
-            predictions[damaged.kept] = outputs["mixture"].argmax(-1)
-            rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions.tolist()})
+            predictions = _predictions(trainer, cast(DialogueVectors, damaged), damaged.kept)
+            rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions})
     return pa.Table.from_pylist(rows)
 
 
+def _predictions(trainer: DialogueTrainer, data: DialogueVectors, kept: np.ndarray) -> list[Any]:
+    """Class indices or lists of scores of the turns of a split (its items alone are used), of which some are kept."""
+    predicted = predict(trainer, data)["mixture"]
+    if trainer.own_model.config.task == "regression":
+        scores = iter(predicted.tolist())
+        return [next(scores) if is_kept else None for is_kept in kept]
+    found = np.full(len(kept), CUT_OFF)
+    found[kept] = predicted.argmax(-1)
+    return found.tolist()
+
+
 def removal_curve(modalities: tuple[str, ...], of: int) -> str:
-    """Name of the curve on which these modalities, out of so many, are removed."""
+    """Name of the curve on which these modalities, out of so many that the model reads, are removed."""
     if 1 < len(modalities) == of:
         return "both removed" if of == 2 else "all removed"
     return f"{' and '.join(modalities)} removed"
@@ -73,8 +90,12 @@ def _damages(model: ConversationPreTrainedModel, modalities: list[str]) -> Itera
     deviations = {
         name: getattr(model, f"{name}_input").std.cpu() for name in modalities if hasattr(model, f"{name}_input")
     }
-    for level in NOISE_LEVELS:
-        yield "noise", level, _noise(deviations, level)
+    noisy = {"noise": deviations}
+    if len(modalities) > 1:
+        noisy |= {f"noise in {name}": {name: deviation} for name, deviation in deviations.items()}
+    for curve, of in noisy.items():
+        for level in NOISE_LEVELS:
+            yield curve, level, _noise(of, level)
     for share in CUT_SHARES:
         yield "start cut", share, _cut(share)
 

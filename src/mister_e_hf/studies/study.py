@@ -1,6 +1,6 @@
 """An ablation study in memory: systems, and their predictions of the same turns in the same order.
 
-Letters: S seeds, N turns, C classes, E heads of a model beside its main one, D repetitions.
+Letters: S seeds, N turns, C classes, K targets, E heads of a model beside its main one, D repetitions.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..evaluation.metrics import scored_turns
 from ..models.registry import default_model_type, entry, entry_of, registered
+from .measures import Measures, measures_of
 
 LABEL_LEAKAGE = (
     "Label leakage: the encoders that made these vectors were trained on the labels of train, which include those of "
@@ -38,13 +39,13 @@ class System:
         kind: `full`, `ablation`, `baseline`, or `derived` from the predictions of the full model.
         description: what it is, in words.
         seeds: the S finished seeds; a seed is finished when all its folds are.
-        predictions (`(S, N)`): class indices.
-        probabilities (`(S, N, C)`): class probabilities; None for a majority vote.
-        head_probabilities: (S, N, C) of each head beside the main one, by name.
+        predictions (`(S, N)`): class indices; in a regression (S, N, K) scores.
+        probabilities (`(S, N, C)`): class probabilities; None for a majority vote and in a regression.
+        heads: class probabilities (S, N, C), or scores (S, N, K), of each head beside the main one, by name.
         gate_weights (`(S, N, E)`): weights of these heads; None without a gate over at least two of them.
         temperatures (`(S, N)`): calibration temperature of each turn's logits; NaN where it is unknown.
         results: for each seed, `results.json` of each of its folds; in the final stage of its single run.
-        robustness: class indices (S', D, N) by curve and level; -1 where the turn was cut off.
+        robustness: predictions (S', D, N) or (S', D, N, K) by curve and level; -1 or NaN where the turn was cut off.
         robustness_seeds: positions in `seeds` of the S' seeds with these predictions.
     """
 
@@ -54,7 +55,7 @@ class System:
     seeds: list[int]
     predictions: np.ndarray
     probabilities: np.ndarray | None = None
-    head_probabilities: dict[str, np.ndarray] = field(default_factory=dict)
+    heads: dict[str, np.ndarray] = field(default_factory=dict)
     gate_weights: np.ndarray | None = None
     temperatures: np.ndarray | None = None
     results: list[list[dict[str, Any]]] = field(default_factory=list)
@@ -76,7 +77,8 @@ class Stage:
     Args:
         name: `development` or `final`.
         dialogues (`(N,)`): dialogue id of each turn.
-        labels (`(N,)`): class indices, -100 where a turn is not scored.
+        labels (`(N,)`): class indices, -100 where a turn is not scored; in a regression (N, K) scores, NaN where a
+            turn has none.
         scores (`(N,)`): real-valued scores (CMU-MOSI), NaN where a turn has none; None for a corpus without scores.
         systems: the systems with a finished seed, by name; derived ones follow the full model.
     """
@@ -116,8 +118,9 @@ class Study:
         return self.settings["recipe"]["corpus"].get("name") or self.folder.name
 
     @property
-    def class_names(self) -> list[str]:
-        return self.settings["recipe"]["corpus"]["labels"]
+    def measures(self) -> Measures:
+        """What is measured: of the classes that the study predicts, or of its targets."""
+        return measures_of(self.settings["recipe"]["corpus"])
 
     def title(self, system: str) -> str:
         """Name of a system in tables: for the full model and the baselines the title of their method."""
@@ -135,28 +138,32 @@ class Study:
         return self.stages.get("final") or self.stages["development"]
 
 
-def derived_systems(full: System) -> dict[str, System]:
+def derived_systems(full: System, is_regression: bool = False) -> dict[str, System]:
     r"""
-    Systems made of the full model's own heads: each head by itself and, given at least three, their majority vote,
-    which is the last head's class where several classes have the most votes. Empty for a model with fewer than two
-    heads.
+    Systems made of the full model's own heads: each head by itself and what they say together. Of classes that is the
+    majority vote of at least three heads, which is the last head's class where several classes have the most votes; of
+    scores it is the mean. Empty for a model with fewer than two heads.
     """
-    heads, noun = list(full.head_probabilities), full.head_noun
+    heads, noun = list(full.heads), full.head_noun
     if len(heads) < 2:
         return {}
-    votes = [full.head_probabilities[name].argmax(-1) for name in heads]  # [S, N] each
+    own = "scores" if is_regression else "logits"
+    votes = [values if is_regression else values.argmax(-1) for values in full.heads.values()]
     systems = [
         System(
             f"{name}_{noun}_of_full",
             "derived",
-            f"the {name} {noun}'s own logits within the full model",
+            f"the {name} {noun}'s own {own} within the full model",
             full.seeds,
             vote,
-            full.head_probabilities[name],
+            None if is_regression else full.heads[name],
         )
         for name, vote in zip(heads, votes, strict=True)
     ]
-    if len(heads) > 2:
+    if is_regression:
+        about = f"the mean of the full model's {noun}s' scores"
+        systems.append(System(f"mean_of_{noun}s", "derived", about, full.seeds, np.mean(votes, axis=0)))
+    elif len(heads) > 2:
         about = f"what most of the full model's {noun}s say, the {heads[-1]} {noun} where all differ"
         systems.append(System(MAJORITY, "derived", about, full.seeds, _majority(votes)))
     return {system.name: system for system in systems}

@@ -8,19 +8,12 @@ import numpy as np
 
 from ..base.errors import InputError, short
 from ..base.yaml_files import read_yaml
+from .measures import TITLES
+from .prediction_files import Curves, head_column, heads_of, read_predictions, read_robustness
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
-from .study_files import (
-    Curves,
-    check_digests,
-    differences,
-    heads_of,
-    read_frozen,
-    read_predictions,
-    read_robustness,
-    read_run_results,
-    read_settings,
-    weighted_f1,
-)
+from .study_files import check_digests, differences, read_frozen, read_run_results, read_settings
+
+_TOLERANCE = 1e-5  # of a stored score: predictions are stored in single precision
 
 
 def read_study(folder: str | Path) -> Study:
@@ -53,7 +46,7 @@ def _read_stage(study: Study, name: str) -> Stage | None:
         if system is not None:
             systems[variant] = system
             if variant == FULL:
-                systems |= derived_systems(system)
+                systems |= derived_systems(system, study.measures.task == "regression")
     if reader.turns is None:
         return None
     turns = reader.turns
@@ -65,7 +58,7 @@ class _StageReader:
 
     def __init__(self, study: Study, stage: str):
         self.root, self.stage, self.problems = study.folder, stage, study.problems
-        self.class_names = study.class_names
+        self.measures = study.measures
         self.seeds = study.settings["seeds"]
         self.folds = range(study.settings["folds"]) if stage == "development" else None
         # The frozen recipes, from which the runs on test are made, are the same: `read_frozen` has checked that.
@@ -82,17 +75,17 @@ class _StageReader:
         if not finished:
             return None
         runs = [self._seed(variant, seed) for seed in finished]
-        self._refuse_copies(variant, finished, [run["probabilities"] for run, *_ in runs])
+        self._refuse_copies(variant, finished, [run.get("probabilities", run["prediction"]) for run, *_ in runs])
         columns = _in_all([run for run, *_ in runs])
         stacked = {name: np.stack(values) for name, values in columns.items()}
-        heads = {name: stacked[f"{name}_probabilities"] for name in heads_of(stacked)}
+        heads = {name: stacked[head_column(name, self.measures)] for name in heads_of(stacked, self.measures)}
         return System(
             variant,
             about["kind"],
             about["description"],
             finished,
             stacked["prediction"],
-            stacked["probabilities"],
+            stacked.get("probabilities"),
             heads,
             stacked.get("gate_weights") if len(heads) > 1 else None,
             stacked["temperature"],
@@ -119,14 +112,17 @@ class _StageReader:
         self.problems += [f"{part.relative_to(self.root)}: {what}" for part, what in found]
         return not found
 
-    def _refuse_copies(self, variant: str, seeds: list[int], probabilities: list[np.ndarray]):
-        """Raise an InputError if two seeds have equal probabilities to the last bit, which only a copy can have."""
+    def _refuse_copies(self, variant: str, seeds: list[int], outputs: list[np.ndarray]):
+        """
+        Raise an InputError if two seeds have equal probabilities or scores to the last bit, as only copies can have.
+        """
+        what = "probabilities" if self.measures.task == "classification" else "scores"
         for number, seed in enumerate(seeds):
             for other in range(number):
-                if np.array_equal(probabilities[number], probabilities[other]):
+                if np.array_equal(outputs[number], outputs[other]):
                     folder = self.root / self.stage / variant
                     raise InputError(
-                        f"'{folder / f'seed-{seed}'}' holds the same probabilities as seed-{seeds[other]}: one is a "
+                        f"'{folder / f'seed-{seed}'}' holds the same {what} as seed-{seeds[other]}: one is a "
                         "copy of the other"
                     )
 
@@ -172,13 +168,14 @@ class _StageReader:
     def _check_score(self, path: Path, table: Mapping[str, np.ndarray], results: Mapping[str, Any]):
         stored = results.get("test" if self.folds is None else "held out")
         stored = stored.get("mixture") if isinstance(stored, dict) else None
-        if not isinstance(stored, dict) or "weighted_f1" not in stored:
+        main = self.measures.main
+        if not isinstance(stored, dict) or stored.get(main) is None:  # None: undefined on this fold
             return
-        found = weighted_f1(table, len(self.class_names))
-        if not isinstance(stored["weighted_f1"], float | int) or abs(stored["weighted_f1"] - found) > 1e-6:
+        found = self.measures.observed(table["label"], table["prediction"])
+        if not isinstance(stored[main], float | int) or abs(stored[main] - found) > _TOLERANCE:
             raise InputError(
-                f"'{path}' records a weighted F1 of {short(stored['weighted_f1'])}, but the predictions beside it "
-                f"have {found:.4f}: one of the two files was edited, swapped or copied"
+                f"'{path}' records the {TITLES[main]} {short(stored[main])}, but the predictions beside it have "
+                f"{found:.4f}: one of the two files was edited, swapped or copied"
             )
 
     def _seed(self, variant: str, seed: int) -> tuple[dict[str, np.ndarray], list[dict], Curves | None]:
@@ -189,7 +186,7 @@ class _StageReader:
         results = [read_run_results(part / "results.json") for part in parts]
         for fold, (part, result) in enumerate(zip(parts, results, strict=True)):
             self._check_run(part, variant, seed, None if self.folds is None else fold, result)
-        tables = [read_predictions(part / "predictions.parquet", self.class_names, split) for part in parts]
+        tables = [read_predictions(part / "predictions.parquet", self.measures, split) for part in parts]
         for part, table, result in zip(parts, tables, results, strict=True):
             check_digests(result, part)
             self._check_score(part / "results.json", table, result)
@@ -206,14 +203,15 @@ class _StageReader:
             self.turns = columns
         order = self._order(keys, [part / "predictions.parquet" for part in parts], [len(t["label"]) for t in tables])
         columns = {name: values[order] for name, values in columns.items()}
-        different = np.flatnonzero(columns["label"] != self.turns["label"])
+        other = ~np.isclose(columns["label"], self.turns["label"], rtol=0, atol=0, equal_nan=True)
+        different = np.flatnonzero(other.reshape(len(other), -1).any(-1))
         if len(different):
             turn = keys[order[different[0]]]
             raise InputError(
                 f"'{path}': the label of utterance '{turn[1]}' of dialogue '{turn[0]}' differs from that of other runs"
             )
         curves = [
-            read_robustness(p / "robustness.parquet", len(t["label"]), len(self.class_names))
+            read_robustness(p / "robustness.parquet", len(t["label"]), self.measures)
             for p, t in zip(parts, tables, strict=True)
         ]
         return columns, results, _joined(curves, order, seed_folder)
@@ -279,4 +277,4 @@ def _joined(folds: list[Curves | None], order: np.ndarray, seed_folder: Path) ->
         raise InputError(
             f"'{seed_folder}': robustness.parquet of one fold holds other curves, levels or draws than another"
         )
-    return {key: np.concatenate([fold[key] for fold in found], axis=-1)[:, order] for key in found[0]}
+    return {key: np.concatenate([fold[key] for fold in found], axis=1)[:, order] for key in found[0]}

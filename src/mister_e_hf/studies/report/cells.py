@@ -1,8 +1,9 @@
-"""Format the cells of a report's tables: F1 in per cent, a dash for a missing number."""
+"""Format the cells of a report's tables: F1 and accuracies in per cent, a dash for a missing number."""
 
 from collections.abc import Callable
 from typing import Any
 
+from ..measures import in_per_cent
 from ..study import Study
 
 NOTHING = "–"
@@ -30,50 +31,53 @@ def plus_minus(mean: float | None, sd: float | None, form: str) -> str:
     return formatted(mean, form) + ("" if sd is None else " ± " + formatted(sd, form))
 
 
-def percent(name: str) -> Callable[[Record], str]:
-    """A field in per cent."""
-    return lambda record: formatted(None if record[name] is None else 100 * record[name], "{:.2f}")
+def score(name: str, per_cent: bool = True) -> Callable[[Record], str]:
+    """A score, in per cent or as it is."""
+    return lambda record: _number(record[name], per_cent)
 
 
-def signed(name: str) -> Callable[[Record], str]:
-    """A difference in per cent, with its sign."""
-    return lambda record: formatted(None if record[name] is None else 100 * record[name], "{:+.2f}")
+def signed(name: str, per_cent: bool = True) -> Callable[[Record], str]:
+    """A difference of scores, with its sign."""
+    return lambda record: _number(record[name], per_cent, "+")
 
 
-def with_sd(name: str) -> Callable[[Record], str]:
-    """A field and its standard deviation in per cent."""
+def with_sd(name: str, per_cent: bool = True) -> Callable[[Record], str]:
+    """A score and its standard deviation."""
 
     def show(record: Record) -> str:
-        mean, sd = record[name], record[f"{name}_sd"]
-        return plus_minus(None if mean is None else 100 * mean, None if sd is None else 100 * sd, "{:.2f}")
+        spread = record[f"{name}_sd"]
+        return _number(record[name], per_cent) + ("" if spread is None else f" ± {_number(spread, per_cent)}")
 
     return show
 
 
-def interval(name: str, signed: bool = False) -> Callable[[Record], str]:
-    """The interval of a field in per cent."""
-    form = "{:+.2f}" if signed else "{:.2f}"
+def interval(name: str, per_cent: bool = True, sign: str = "") -> Callable[[Record], str]:
+    """The interval of a score, or of a difference with the sign "+"."""
 
     def show(record: Record) -> str:
         low, high = record[f"{name}_low"], record[f"{name}_high"]
-        return NOTHING if low is None else f"{formatted(100 * low, form)} to {formatted(100 * high, form)}"
+        return NOTHING if low is None else f"{_number(low, per_cent, sign)} to {_number(high, per_cent, sign)}"
 
     return show
 
 
 def mean_and_range(name: str) -> Callable[[Record], str]:
-    """Mean, minimum and maximum of a field; F1 in per cent."""
-    factor, form = (100, "{:.2f}") if name.endswith("f1") else (1, "{:.4f}")
+    """Mean, minimum and maximum of a field of a learning curve; losses with four digits."""
+
+    def number(value: float) -> str:
+        return formatted(value, "{:.4f}") if name.endswith("loss") else _number(value, in_per_cent(name))
 
     def show(record: Record) -> str:
         mean, low, high = (record[key] for key in (name, f"{name}_low", f"{name}_high"))
-        if mean is None:
-            return NOTHING
-        return (
-            f"{formatted(factor * mean, form)} ({formatted(factor * low, form)} to {formatted(factor * high, form)})"
-        )
+        return NOTHING if mean is None else f"{number(mean)} ({number(low)} to {number(high)})"
 
     return show
+
+
+def _number(value: float | None, per_cent: bool, sign: str = "") -> str:
+    if value is None:
+        return NOTHING
+    return formatted(100 * value, f"{{:{sign}.2f}}") if per_cent else formatted(value, f"{{:{sign}.3f}}")
 
 
 def p_value(name: str) -> Callable[[Record], str]:

@@ -16,9 +16,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...base.fonts import PlotFigure
+from ...base.plain_text import for_plot
 from ...evaluation.confusion_figure import confusion_figure
+from ..measures import TITLES, in_per_cent
 from .cells import Record
-from .model_tables import GATE_FIELDS
+from .gate_tables import GATE_FIELDS
 from .table import Table
 
 _SIZE = (4.8, 3.4)
@@ -30,7 +32,7 @@ _LINES = [
     ((0, (5, 1, 1, 1, 1, 1)), "v", "0.3"),
 ]
 _BARS = [("0.92", ""), ("0.75", "///"), ("0.45", ".."), ("0.6", "xx"), ("0.3", "")]
-_OF_HEAD = re.compile(r"eval_(.+)_weighted_f1")
+_OF_HEAD = re.compile(r"eval_(.+)_(?:weighted_f1|mae)")
 _AXES = {
     "both removed": "share of turns without speech and text",
     "all removed": "share of turns without any modality",
@@ -51,7 +53,18 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
             "share of the row.",
             confusion_figure(counts, names),
         )
-    elif table.name in ("gate_by_emotion", "gate_by_right_expert"):
+    elif table.name == "predicted":
+        for target in dict.fromkeys(record["target"] for record in table.records):
+            yield (
+                f"{target}: predictions by true score, and the line of right ones. The darker a cell, the larger its "
+                "share of the turns with such a true score.",
+                _predicted([record for record in table.records if record["target"] == target], target),
+            )
+    elif table.name == "error_by_true_score":
+        for target in dict.fromkeys(record["target"] for record in table.records):
+            records = [record for record in table.records if record["target"] == target]
+            yield f"{target}: error by true score, at the middle of each range.", _error(records, target)
+    elif table.name.startswith("gate_by_"):
         yield f"{table.title}: mean weight of each expert.", _gate(table.records)
     elif table.name == "reliability":
         yield (
@@ -61,15 +74,19 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
     elif table.name == "robustness":
         for curve in dict.fromkeys(record["curve"] for record in table.records):
             records = [record for record in table.records if record["curve"] == curve]
-            yield f"{curve.capitalize()}: weighted F1 with 95 % intervals.", _robustness(records, curve)
+            yield (
+                f"{curve.capitalize()}: {TITLES[_main(records[0])]} with 95 % intervals.",
+                _robustness(records, curve),
+            )
     elif table.name == "learning":
         losses = {"loss": "train, all terms", "eval_loss": "held out, the model's own loss"}
         heads = [found for name in table.records[0] if (found := _OF_HEAD.fullmatch(name))]
-        scores = {"eval_weighted_f1": "full model"}
+        main = next((name for name in TITLES if f"eval_{name}" in table.records[0]), "weighted_f1")
+        scores = {f"eval_{main}": "full model"}
         scores |= {found[0]: found[1].replace("_", " ") for found in heads}
         for caption, kinds, unit in (
             ("Loss by epoch: mean and range over runs.", losses, "loss"),
-            ("Held-out weighted F1 by epoch: mean and range over runs.", scores, "weighted F1, per cent"),
+            (f"Held-out {TITLES[main]} by epoch: mean and range over runs.", scores, _with_unit(main)),
         ):
             shown = {kind: name for kind, name in kinds.items() if kind in table.records[0]}
             if shown:
@@ -108,6 +125,42 @@ def _legend(figure: Figure, columns: int = 2):
     figure.legend(loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
 
 
+def _main(record: Record) -> str:
+    """The score that the records of a curve hold."""
+    return next(name for name in TITLES if name in record)
+
+
+def _with_unit(score: str) -> str:
+    return TITLES[score] + (", per cent" if in_per_cent(score) else "")
+
+
+def _predicted(records: list[Record], target: str) -> Figure:
+    edges = sorted({record[name] for record in records for name in ("true_from", "true_to")})
+    side = len(edges) - 1
+    shares = np.array([record["share"] for record in records]).reshape(side, side)  # by true score, by prediction
+    figure, axes = _axes(f"true {for_plot(target)}", f"predicted {for_plot(target)}")
+    axes.grid(visible=False)
+    axes.pcolormesh(edges, edges, shares.T, cmap="Greys", vmin=0, vmax=max(shares.max(), 1e-9))
+    axes.plot(edges[:: len(edges) - 1], edges[:: len(edges) - 1], color="0.5", linewidth=1, linestyle="--")
+    return figure
+
+
+def _error(records: list[Record], target: str) -> Figure:
+    figure, axes = _axes(f"true {for_plot(target)}", "error")
+    middles = [(record["true_from"] + record["true_to"]) / 2 for record in records]
+    for (line, mark, grey), (field, label) in zip(
+        _LINES, {"mae": "mean absolute error", "mean_error": "mean error"}.items(), strict=False
+    ):
+        values = [record[field] for record in records]
+        filled = grey if mark == "o" else "white"
+        axes.plot(
+            middles, values, linestyle=line, marker=mark, color=grey, markerfacecolor=filled, markersize=5, label=label
+        )
+    axes.axhline(0, color="0.6", linewidth=1)
+    _legend(figure)
+    return figure
+
+
 def _gate(records: list[Record]) -> Figure:
     figure, axes = _axes("mean gate weight", "")
     figure.set_figheight(1.3 + 0.34 * len(records))
@@ -141,7 +194,10 @@ def _reliability(records: list[Record]) -> Figure:
 
 def _robustness(records: list[Record], curve: str) -> Figure:
     without = f"share of turns without {curve.removesuffix(' removed')}"
-    figure, axes = _axes(_AXES.get(curve, without), "weighted F1, per cent")
+    main = _main(records[0])
+    noise = "noise, standard deviations" if curve.startswith("noise") else without
+    figure, axes = _axes(_AXES.get(curve, noise), _with_unit(main))
+    factor = 100 if in_per_cent(main) else 1
     systems = list(dict.fromkeys(record["system"] for record in records))
     levels = [record["level"] for record in records]
     apart = 0.006 * (max(levels) - min(levels))
@@ -149,8 +205,7 @@ def _robustness(records: list[Record], curve: str) -> Figure:
         own = [record for record in records if record["system"] == system]
         level = np.array([record["level"] for record in own])
         mean, low, high = (
-            100 * np.array([record[key] for record in own])
-            for key in ("weighted_f1", "weighted_f1_low", "weighted_f1_high")
+            factor * np.array([record[key] for record in own]) for key in (main, f"{main}_low", f"{main}_high")
         )
         axes.errorbar(
             level + (2 * number - len(systems) + 1) * apart,
@@ -168,7 +223,7 @@ def _robustness(records: list[Record], curve: str) -> Figure:
     uncut = [r for r in records if r["system"] == systems[0] and r["uncut"] is not None]
     if uncut:
         line, mark, grey = _LINES[3]
-        points = [[record["level"] for record in uncut], [100 * record["uncut"] for record in uncut]]
+        points = [[record["level"] for record in uncut], [factor * record["uncut"] for record in uncut]]
         axes.plot(
             *points,
             linestyle=line,

@@ -13,17 +13,22 @@ from ...base.errors import MissingLibraryError
 from ...base.files import write_atomically, write_json
 from ...base.modalities import MODALITIES
 from ...evaluation.significance import DRAWS
+from ..measures import TITLES, ScoreMeasures
 from ..study import FULL, LABEL_LEAKAGE, Stage, Study
 from ..study_reader import read_study
-from .model_tables import (
-    calibration_tables,
-    confusion_table,
-    gate_by_emotion_table,
-    gate_by_right_expert_table,
-    robustness_table,
+from .model_tables import calibration_tables, confusion_table, gate_by_emotion_table, gate_by_right_expert_table
+from .regression_tables import (
+    bins_table,
+    coverage_table,
+    error_table,
+    gate_by_closest_expert_table,
+    gate_by_true_score_table,
+    predicted_table,
+    target_table,
 )
+from .robustness_tables import robustness_tables
 from .run_tables import cost_table, learning_table, systems_table
-from .score_tables import StageScores, ablation_table, class_table, main_table, split_table
+from .score_tables import StageScores, ablation_table, class_table, main_table, seed_table, split_table
 from .table import Table
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
@@ -98,6 +103,7 @@ def report_sections(study: Study) -> list[Section]:
 
 def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterator[Table]:
     """Yield the tables of scores of a stage; with `everything` also those of the full model and its runs."""
+    measures = study.measures
     for suffix, labels in stage.views().items():
         scores = StageScores(study, stage, labels)
         yield main_table(scores, suffix)
@@ -105,18 +111,39 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
         if stage.name == "final" and scores.names("split"):
             yield split_table(scores, suffix)
         if everything and not suffix:
-            yield class_table(scores)
+            yield from _tables_of_all_systems(scores)
     if everything:
         full = stage.systems.get(FULL)
-        yield confusion_table(study, stage, full)
+        if isinstance(measures, ScoreMeasures):
+            yield coverage_table(measures, stage)
+            yield predicted_table(measures, stage, full)
+            yield error_table(measures, stage, full)
+        else:
+            yield confusion_table(study, stage, full)
         if full is None or full.gate_weights is not None:
-            yield gate_by_emotion_table(study, stage, full)
-            yield gate_by_right_expert_table(stage, full)
-        yield from calibration_tables(stage, full)
-        yield robustness_table(study, stage)
+            if isinstance(measures, ScoreMeasures):
+                yield gate_by_true_score_table(measures, stage, full)
+                yield gate_by_closest_expert_table(measures, stage, full)
+            else:
+                yield gate_by_emotion_table(study, stage, full)
+                yield gate_by_right_expert_table(stage, full)
+        if not isinstance(measures, ScoreMeasures):
+            yield from calibration_tables(stage, full)
+        yield from robustness_tables(study, stage)
         yield learning_table(full)
         yield cost_table(study, stage)
     yield systems_table(study, stage)
+
+
+def _tables_of_all_systems(scores: StageScores) -> Iterator[Table]:
+    if isinstance(scores.measures, ScoreMeasures):
+        if len(scores.measures.names) > 1:
+            yield target_table(scores)
+        if scores.measures.binned:
+            yield bins_table(scores)
+    else:
+        yield class_table(scores)
+    yield seed_table(scores)
 
 
 def method(study: Study) -> list[str]:
@@ -140,7 +167,8 @@ def method(study: Study) -> list[str]:
         )
     if "final" in study.stages:
         chosen = _any_result(study, "final", "best_epoch")
-        epoch = "The epoch with the best weighted F1 on validation is used. " if chosen else "The last epoch is used. "
+        best = f"The epoch with the best {TITLES[study.measures.main]} on validation is used. "
+        epoch = best if chosen else "The last epoch is used. "
         frozen = (
             f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
             if study.frozen
@@ -159,8 +187,15 @@ def method(study: Study) -> list[str]:
         "narrow.",
         "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / "
         "(1 + R)), two-sided. Holm's correction (1979) is over the ablations and over the baselines separately. The "
-        "tests are of weighted F1. Two systems are compared over the seeds that both have.",
+        f"tests are of {TITLES[study.measures.main]}. Two systems are compared over the seeds that both have.",
     ]
+    if isinstance(study.measures, ScoreMeasures):
+        paragraphs.append(
+            "MAE is the mean absolute error in the unit of the target, of which less is better; Corr is Pearson's "
+            "correlation; CCC is the concordance correlation of Lin (1989), which also falls with a wrong mean or "
+            "spread. A turn without a score of a target is left out of that target. With several targets a score is "
+            "the mean of theirs."
+        )
     return paragraphs
 
 
@@ -183,8 +218,11 @@ def provenance(study: Study) -> dict[str, str]:
             )
     for split, fingerprint in settings.get("data_fingerprints", {}).items():
         found[f"fingerprint of {split}"] = fingerprint
+    described = settings.get("vectors") or {}
+    there = settings.get("modalities") or ("speech", "text")  # studies of older versions had these two
     for modality in MODALITIES:
-        found[f"{modality} vectors"] = (settings.get("vectors") or {}).get(modality) or "source not recorded"
+        if modality in there or modality in described:
+            found[f"{modality} vectors"] = described.get(modality) or "source not recorded"
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...base.errors import InputError
 from ...base.files import check_output, write_atomically
 from ...corpora.licences import published_of_name
+from ..measures import TITLES
 from ..study import Study
 from ..study_reader import read_study
 from .cells import NOTHING
@@ -43,17 +44,22 @@ def write_results(outs: list[str | Path], path: str | Path) -> Path:
 
 
 def main_table(studies: list[Study]) -> str:
-    """Weighted F1 alone, a row per system and a column per corpus, between comments that [`main_table_in`] finds."""
+    """
+    Weighted F1 alone, or MAE of scores, a row per system and a column per corpus, between comments that
+    [`main_table_in`] finds.
+    """
     columns: list[str] = []
     rows: dict[str, dict[int, str]] = {}
     for study in studies:
         stage = "" if study.latest.name == "final" else f", {STAGE_TITLES[study.latest.name].lower()}"
+        title = TITLES[study.measures.main]
+        unit = "" if study.measures.task == "classification" else f", {title}"
         for suffix, scores in _views(study):
-            columns.append(f"{study.corpus}{stage}{suffix}")
+            columns.append(f"{study.corpus}{stage}{suffix}{unit}")
             table = stage_main_table(scores, suffix)
             for record in table.records:
                 shown = {name: show(record) for name, show in table.columns.items()}
-                rows.setdefault(shown["system"], {})[len(columns)] = shown["weighted F1"]
+                rows.setdefault(shown["system"], {})[len(columns)] = shown[title]
     cells = [[name, *(row.get(place + 1, NOTHING) for place in range(len(columns)))] for name, row in rows.items()]
     lines = [["system", *columns], ["---"] * (1 + len(columns)), *cells]
     return "\n\n".join([_START, markdown_lines(lines), _END])
@@ -76,7 +82,9 @@ def _parts(studies: list[Study]) -> Iterator[str]:
         f"Written on {date.today().isoformat()} with `mister-e report`, from the predictions of every run. F1 in per "
         "cent, mean ± sample standard deviation over seeds; N is the number of turns scored."
     )
-    yield "Weighted F1 of every system:"
+    tasks = {study.measures.task for study in studies}
+    or_error = "" if tasks == {"classification"} else ", or its mean absolute error (MAE) where scores are predicted"
+    yield f"Weighted F1 of every system{or_error}:"
     yield main_table(studies)
     for study in studies:
         recipe, stage = study.settings.get("recipe_name") or "not named", STAGE_TITLES[study.latest.name].lower()

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..measures import TITLES, ClassMeasures, ScoreMeasures
 from ..study import Stage, Study, System
 from .cells import NOTHING, Record, formatted, mean_and_range, plus_minus, seeds_cell, system_cell
 from .table import NO_FULL, Table
+
+_MAIN_SCORES = (ClassMeasures.main, ScoreMeasures.main)
 
 
 def learning_table(full: System | None) -> Table:
@@ -18,7 +21,7 @@ def learning_table(full: System | None) -> Table:
                 if name != "epoch" and isinstance(value, int | float):
                     values.setdefault(entry["epoch"], {}).setdefault(name, []).append(value)
     kinds = [name for name in ("loss", "eval_loss") if any(name in found for found in values.values())]
-    kinds += sorted({name for found in values.values() for name in found if name.endswith("weighted_f1")})
+    kinds += sorted({name for found in values.values() for name in found if name.endswith(_MAIN_SCORES)})
     records = []
     for epoch, found in sorted(values.items()):
         record: Record = {"epoch": epoch, "runs": max(map(len, found.values()))}
@@ -31,18 +34,25 @@ def learning_table(full: System | None) -> Table:
         "epoch": lambda record: f"{record['epoch']:g}",
         "runs": lambda record: str(record["runs"]),
     }
-    columns |= {kind.replace("_", " ").replace("f1", "F1"): mean_and_range(kind) for kind in kinds}
+    columns |= {_heading(kind): mean_and_range(kind) for kind in kinds}
     gap = None if records else NO_FULL if full is None else "the results.json of the full model have no history"
     return Table(
         "learning",
         "Learning curves of the full model",
-        "Mean (minimum to maximum) over seeds and folds; weighted F1 in per cent; eval is on turns outside the "
-        "training data.",
+        "Mean (minimum to maximum) over seeds and folds; F1 in per cent; eval is on turns outside the training data.",
         records,
         columns,
         gap,
         long=True,
     )
+
+
+def _heading(kind: str) -> str:
+    """A name of a learning curve in words: `eval_speech_mae` becomes "eval speech MAE"."""
+    for name in _MAIN_SCORES:
+        if kind.endswith(name):
+            return kind.removesuffix(name).replace("_", " ") + TITLES[name]
+    return kind.replace("_", " ")
 
 
 def cost_table(study: Study, stage: Stage) -> Table:

@@ -1,39 +1,47 @@
-"""The tables of scores: each system's F1, and differences with intervals and adjusted p-values.
+"""The tables of scores: each system's F1 or errors, and differences with intervals and adjusted p-values.
 
 Letters: S seeds, N turns, C classes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ...evaluation.metrics import IGNORE_INDEX, scores_from_confusion
+from ...evaluation.metrics import scores_from_confusion
 from ...evaluation.significance import (
     Difference,
+    Estimate,
+    SeedScores,
     confusion_by_dialogue,
     difference,
     estimate,
     holm,
     of_seeds,
-    resampled_scores,
 )
+from ..measures import TITLES, ScoreMeasures, in_per_cent
 from ..study import FULL, Stage, Study
-from .cells import Record, interval, p_value, seeds_cell, signed, system_cell, with_sd
+from .cells import Record, interval, p_value, score, seeds_cell, signed, system_cell, with_sd
 from .table import Table
 
 ALPHA = 0.05
 
 
 class StageScores:
-    """F1 of every system of a stage on the turns that these labels score, with the draws of its bootstrap."""
+    """Scores of every system of a stage on the turns that these labels score, with the draws of its bootstrap."""
 
     def __init__(self, study: Study, stage: Stage, labels: np.ndarray):
-        self.study, self.stage = study, stage
-        self.turns = int((labels != IGNORE_INDEX).sum())
-        self.dialogues = len(np.unique(stage.dialogues[labels != IGNORE_INDEX]))
-        self.confusion = {
-            name: confusion_by_dialogue(labels, system.predictions, stage.dialogues, len(study.class_names))
+        self.study, self.stage, self.labels, self.measures = study, stage, labels, study.measures
+        scored = self.measures.scored(labels)
+        self.turns, self.dialogues = int(scored.sum()), len(np.unique(stage.dialogues[scored]))
+        self.scores = {
+            name: self.measures.resampled(labels, system.predictions, stage.dialogues)
             for name, system in stage.systems.items()
         }
-        self.scores = {name: resampled_scores(confusion) for name, confusion in self.confusion.items()}
+
+    @property
+    def per_cent(self) -> bool:
+        """Whether the main score is shown in per cent."""
+        return in_per_cent(self.measures.main)
 
     def names(self, kind: str) -> list[str]:
         """Systems of a kind in the order of the study, including those without a finished seed."""
@@ -50,13 +58,13 @@ class StageScores:
             "turns": self.turns,
             "dialogues": self.dialogues,
         }
-        for metric in ("weighted_f1", "macro_f1"):
-            found = estimate(self.scores[name][metric]) if system else (None,) * 4
-            record |= dict(zip((metric, f"{metric}_sd", f"{metric}_low", f"{metric}_high"), found, strict=True))
+        binned = self.measures.binned if isinstance(self.measures, ScoreMeasures) else ()
+        for metric in (*self.measures.shown, *binned):
+            record |= estimate_record(metric, self.scores[name][metric] if system else None)
         return record
 
     def difference(self, first: str, second: str) -> Difference | None:
-        """Difference of weighted F1 over the seeds that both systems have; None if they share none."""
+        """Difference of the main score over the seeds that both systems have; None if they share none."""
         if first not in self.scores or second not in self.scores:
             return None
         seeds = [self.stage.systems[name].seeds for name in (first, second)]
@@ -65,16 +73,23 @@ class StageScores:
             return None
         return difference(
             *(
-                of_seeds(self.scores[name]["weighted_f1"], [own.index(seed) for seed in shared])
+                of_seeds(self.scores[name][self.measures.main], [own.index(seed) for seed in shared])
                 for name, own in zip((first, second), seeds, strict=True)
             )
         )
 
 
+def estimate_record(name: str, scores: SeedScores | None) -> Record:
+    """Mean, deviation and interval of a score, each None if it is undefined or there is no seed."""
+    found: Estimate | tuple = (None,) * 4 if scores is None else estimate(scores)
+    values = [None if value is None or np.isnan(value) else value for value in found]
+    return dict(zip((name, f"{name}_sd", f"{name}_low", f"{name}_high"), values, strict=True))
+
+
 def main_table(scores: StageScores, suffix: str = "") -> Table:
     """The full model, its heads by themselves, and the baselines."""
     records, full = [], scores.stage.systems.get(FULL)
-    heads = f", its {full.head_noun}s" if full and len(full.head_probabilities) > 1 else ""
+    heads = f", its {full.head_noun}s" if full and len(full.heads) > 1 else ""
     for name in [*scores.names("full"), *scores.names("derived"), *scores.names("baseline")]:
         found = scores.difference(FULL, name) if name != FULL else None
         records.append(scores.record(name) | _difference_record("full_minus_system", found))
@@ -85,15 +100,13 @@ def main_table(scores: StageScores, suffix: str = "") -> Table:
     return Table(
         f"main{suffix.replace(' ', '_')}",
         f"The full model{heads} and the baselines{suffix}",
-        "F1 in per cent: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
+        f"{_unit(scores)}: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
         records,
         {
             "system": system_cell(scores.study),
-            "weighted F1": with_sd("weighted_f1"),
-            "95 % interval": interval("weighted_f1"),
-            "macro F1": with_sd("macro_f1"),
-            "full − system": signed("full_minus_system"),
-            "95 % interval of it": interval("full_minus_system", signed=True),
+            **_score_columns(scores),
+            f"full − system{_of_main(scores)}": signed("full_minus_system", scores.per_cent),
+            "95 % interval of it": interval("full_minus_system", scores.per_cent, "+"),
             "p, Holm": p_value("p_holm"),
             "seeds": seeds_cell,
             "N": lambda record: f"{record['turns']:,}",
@@ -110,19 +123,20 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
         records.append(scores.record(name) | _difference_record("system_minus_full", found))
     _add_holm(records)
     for record in records:
-        record["verdict"] = _verdict(record)
+        record["verdict"] = _verdict(record, scores.measures.more_is_better)
     full = scores.stage.systems.get(FULL)
     return Table(
         f"ablations{suffix.replace(' ', '_')}",
         f"Ablations against the full model{suffix}",
-        "Weighted F1 in per cent. Holm's correction is over the rows of this table; the verdict is at an adjusted p "
-        "below 0.05." + ("" if full else " The full model has no finished seed, so nothing can be compared."),
+        f"{_unit(scores, main_only=True)}. Holm's correction is over the rows of this table; the verdict is at an "
+        "adjusted p below 0.05."
+        + ("" if full else " The full model has no finished seed, so nothing can be compared."),
         records,
         {
             "ablation": system_cell(scores.study),
-            "weighted F1": with_sd("weighted_f1"),
-            "ablation − full": signed("system_minus_full"),
-            "95 % interval of it": interval("system_minus_full", signed=True),
+            TITLES[scores.measures.main]: with_sd(scores.measures.main, scores.per_cent),
+            "ablation − full": signed("system_minus_full", scores.per_cent),
+            "95 % interval of it": interval("system_minus_full", scores.per_cent, "+"),
             "p": p_value("p"),
             "p, Holm": p_value("p_holm"),
             "verdict": lambda record: record["verdict"],
@@ -137,16 +151,14 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
     return Table(
         f"splits{suffix.replace(' ', '_')}",
         f"The full model on other splits{suffix}",
-        "F1 on the same test turns in per cent: mean ± sample standard deviation over seeds.",
+        f"On the same test turns. {_unit(scores)}: mean ± sample standard deviation over seeds.",
         [
             {"split": scores.study.settings["variants"][name]["description"], **scores.record(name)}
             for name in scores.names("split")
         ],
         {
             "split": lambda record: record["split"],
-            "weighted F1": with_sd("weighted_f1"),
-            "95 % interval": interval("weighted_f1"),
-            "macro F1": with_sd("macro_f1"),
+            **_score_columns(scores),
             "seeds": seeds_cell,
             "N": lambda record: f"{record['turns']:,}",
         },
@@ -155,13 +167,16 @@ def split_table(scores: StageScores, suffix: str = "") -> Table:
 
 def class_table(scores: StageScores) -> Table:
     """F1 of each class for every system."""
-    classes = scores.study.class_names
+    classes = scores.measures.names
     records: list[Record] = []
     turns: np.ndarray | None = None
     for name in [name for kind in ("full", "derived", "ablation", "baseline") for name in scores.names(kind)]:
         record: Record = {"system": name}
-        if name in scores.confusion:
-            confusion = scores.confusion[name].sum(1)  # [S, C, C]
+        if name in scores.scores:
+            system = scores.stage.systems[name]
+            confusion = confusion_by_dialogue(
+                scores.labels, system.predictions, scores.stage.dialogues, len(classes)
+            ).sum(1)  # [S, C, C]
             f1, turns = scores_from_confusion(confusion)["f1_per_class"], confusion[0].sum(-1)  # [S, C], [C]
             scored = turns > 0
         else:
@@ -184,6 +199,47 @@ def class_table(scores: StageScores) -> Table:
     )
 
 
+def seed_table(scores: StageScores) -> Table:
+    """The scores of every seed of every system."""
+    shown = scores.measures.shown
+    records: list[Record] = []
+    for name, found in scores.scores.items():
+        for place, seed in enumerate(scores.stage.systems[name].seeds):
+            values = {metric: float(found[metric].observed[place]) for metric in shown}
+            defined = {metric: None if np.isnan(value) else value for metric, value in values.items()}
+            records.append({"system": name, "seed": seed} | defined)
+    return Table(
+        "seeds",
+        "Scores of each seed",
+        f"{_unit(scores)}.",
+        records,
+        {"system": system_cell(scores.study), "seed": lambda record: str(record["seed"])}
+        | {TITLES[metric]: score(metric, in_per_cent(metric)) for metric in shown},
+        long=True,
+    )
+
+
+def _unit(scores: StageScores, main_only: bool = False) -> str:
+    """What the numbers of a table are."""
+    if not isinstance(scores.measures, ScoreMeasures):
+        return "Weighted F1 in per cent" if main_only else "F1 in per cent"
+    several = "" if len(scores.measures.names) == 1 else ", averaged over the targets"
+    what = "MAE, of which less is better" if main_only else "MAE, of which less is better, and correlations"
+    return f"{what}{several}"
+
+
+def _score_columns(scores: StageScores) -> dict[str, Callable[[Record], str]]:
+    """The main score with its interval, and the others."""
+    main, *others = scores.measures.shown
+    columns = {TITLES[main]: with_sd(main, scores.per_cent), "95 % interval": interval(main, scores.per_cent)}
+    return columns | {TITLES[metric]: with_sd(metric, in_per_cent(metric)) for metric in others}
+
+
+def _of_main(scores: StageScores) -> str:
+    """Says which score a difference is of, where the table shows several scores of different units."""
+    return ", MAE" if isinstance(scores.measures, ScoreMeasures) else ""
+
+
 def _difference_record(name: str, found: Difference | None) -> Record:
     mean, low, high, p = found or (None,) * 4
     return {name: mean, f"{name}_low": low, f"{name}_high": high, "p": p}
@@ -197,11 +253,11 @@ def _add_holm(records: list[Record]):
         record["p_holm"] = adjusted
 
 
-def _verdict(record: Record) -> str:
+def _verdict(record: Record, more_is_better: bool) -> str:
     if not record["seeds"]:
         return "no finished seed"
     if record["p_holm"] is None:
         return "nothing to compare with"
     if record["p_holm"] < ALPHA:
-        return "worse than full" if record["system_minus_full"] < 0 else "better than full"
+        return "worse than full" if (record["system_minus_full"] < 0) == more_is_better else "better than full"
     return "no difference shown"

@@ -1,0 +1,152 @@
+"""What a study measures of its systems' predictions: F1 of classes, or errors and correlations of scores.
+
+Letters: S seeds, D repetitions, N turns, C classes, K targets.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.metrics import IGNORE_INDEX, scores_from_confusion
+from ..evaluation.regression import REGRESSION_SCORES, score_names, scores_from_sums, sums_by_dialogue
+from ..evaluation.significance import DRAWS, SeedScores, confusion_by_dialogue, resampled, resampled_scores
+
+TITLES = {
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "mae": "MAE",
+    "corr": "Corr",
+    "ccc": "CCC",
+    "acc2": "Acc-2",
+    "acc3": "Acc-3",
+    "acc5": "Acc-5",
+    "acc7": "Acc-7",
+    "acc2_has0": "Acc-2 with zeros",
+    "acc2_non0": "Acc-2 without zeros",
+    "acc2_weak": "Acc-2, weak",
+    "f1": "F1",
+    "f1_has0": "F1 with zeros",
+    "f1_non0": "F1 without zeros",
+    "r2": "R²",
+}
+
+
+def in_per_cent(score: str) -> bool:
+    """Whether tables show a score in per cent: accuracies and F1, but neither errors nor correlations."""
+    return score.removeprefix("eval_").startswith("acc") or "f1" in score
+
+
+@dataclass(frozen=True)
+class ClassMeasures:
+    r"""
+    Scores of predicted classes, (..., N) class indices.
+
+    Args:
+        names: C names of the classes.
+    """
+
+    names: list[str]
+    task = "classification"
+    main = "weighted_f1"
+    shown = ("weighted_f1", "macro_f1")
+    more_is_better = True
+
+    def scored(self, labels: np.ndarray) -> np.ndarray:
+        """Which turns have a label, (N,)."""
+        return labels != IGNORE_INDEX
+
+    def is_kept(self, predictions: np.ndarray) -> np.ndarray:
+        """Which turns were not cut off, (..., N)."""
+        return predictions >= 0
+
+    def cut(self, predictions: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """The predictions with the turns cut off that are not kept (..., N)."""
+        return np.where(kept, predictions, -1)
+
+    def observed(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+        """The score `main` of predictions (N,)."""
+        one_dialogue = np.zeros(len(labels), dtype=np.int64)
+        confusion = confusion_by_dialogue(labels, predictions, one_dialogue, len(self.names)).sum(0)
+        return float(scores_from_confusion(confusion)[self.main])
+
+    def resampled(
+        self, labels: np.ndarray, predictions: np.ndarray, dialogues: np.ndarray, draws: int = DRAWS
+    ) -> dict[str, SeedScores]:
+        """The scores `shown` of every seed, from predictions (S, N) or (S, D, N)."""
+        return resampled_scores(confusion_by_dialogue(labels, predictions, dialogues, len(self.names)), draws)
+
+
+@dataclass(frozen=True)
+class ScoreMeasures:
+    r"""
+    Scores of predicted targets, (..., N, K) numbers.
+
+    Args:
+        names: K names of the targets.
+        bins: bins of the score whose accuracies are measured, too; see
+            [`~mister_e_hf.evaluation.regression.score_names`].
+    """
+
+    names: list[str]
+    bins: str | None = None
+    task = "regression"
+    main = "mae"
+    shown = REGRESSION_SCORES
+    more_is_better = False
+
+    @property
+    def binned(self) -> tuple[str, ...]:
+        """Further scores, of one target."""
+        return score_names(self.bins)[len(self.shown) :]
+
+    def scored(self, labels: np.ndarray) -> np.ndarray:
+        """Which turns have the score of a target, (N,)."""
+        return ~np.isnan(labels).all(-1)
+
+    def is_kept(self, predictions: np.ndarray) -> np.ndarray:
+        """Which turns were not cut off, (..., N)."""
+        return ~np.isnan(predictions).all(-1)
+
+    def cut(self, predictions: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """The predictions with the turns cut off that are not kept (..., N)."""
+        return np.where(kept[..., None], predictions, np.nan)
+
+    def observed(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+        """The score `main` of predictions (N, K), averaged over the targets."""
+        sums = sums_by_dialogue(labels, predictions, np.zeros(len(labels)), self.bins)[0]
+        return float(scores_from_sums(sums, self.bins)[self.main].mean())
+
+    def resampled(
+        self, labels: np.ndarray, predictions: np.ndarray, dialogues: np.ndarray, draws: int = DRAWS
+    ) -> dict[str, SeedScores]:
+        """
+        The scores `shown` and `binned` of every seed, averaged over the targets, from predictions (S, N, K) or (S, D,
+        N, K).
+        """
+
+        def mean_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: values.mean(-1) for name, values in scores_from_sums(sums, self.bins).items()}
+
+        return resampled(sums_by_dialogue(labels, predictions, dialogues, self.bins), mean_scores, draws)
+
+    def by_target(
+        self, labels: np.ndarray, predictions: np.ndarray, dialogues: np.ndarray
+    ) -> dict[str, dict[str, SeedScores]]:
+        """The scores `shown` of every seed for each target by itself, from predictions (S, N, K)."""
+        return {
+            name: ScoreMeasures([name]).resampled(labels[:, [place]], predictions[..., [place]], dialogues)
+            for place, name in enumerate(self.names)
+        }
+
+
+Measures = ClassMeasures | ScoreMeasures
+
+
+def measures_of(corpus: Mapping[str, Any]) -> Measures:
+    """The measures of a recipe's section `corpus`: of its targets, or of its labels."""
+    targets = corpus.get("targets")
+    return (
+        ClassMeasures(corpus["labels"]) if targets is None else ScoreMeasures(list(targets), corpus.get("score_bins"))
+    )
