@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from mister_e_hf import CmuMosi
-from mister_e_hf.corpora.builder import published
+from mister_e_hf.corpora.counts import published
 from mister_e_hf.corpora.schema import LABELS, SPLITS
 from support.corpus_contract import build_corpus, change_text, rows, turns, warnings
 

@@ -12,7 +12,7 @@ import soundfile
 import yaml
 
 from mister_e_hf import Iemocap
-from mister_e_hf.corpora.builder import published
+from mister_e_hf.corpora.counts import published
 from mister_e_hf.corpora.schema import LABELS, SPLITS, dialogue_features
 from support.corpus_contract import build_corpus, change_text, members, rows, warnings
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from mister_e_hf import Meld
-from mister_e_hf.corpora.builder import published
+from mister_e_hf.corpora.counts import published
 from mister_e_hf.corpora.schema import LABELS
 from mister_e_hf.media.audio import load_audio
 from support.corpus_contract import build_corpus

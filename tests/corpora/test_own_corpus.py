@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 from mister_e_hf import MisterEConfig, MisterEModel, Recipe, read_corpus, write_vectors
 from mister_e_hf.cli import main
-from mister_e_hf.corpora.builder import published
+from mister_e_hf.corpora.counts import published
 from mister_e_hf.corpora.licences import PUBLISHED, corpus_of_run
 from mister_e_hf.corpora.provenance import Provenance
 from mister_e_hf.corpora.schema import LABELS

@@ -4,6 +4,7 @@ Each of them returns one line without control characters.
 """
 
 import re
+from collections.abc import Sequence
 
 # Controls of C0 and C1, separators of lines and paragraphs, lone surrogates, and controls of the text direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,6 +42,12 @@ def for_csv(value: object) -> object:
     """A cell of a CSV file: text that a spreadsheet would run as a formula is prefixed with an apostrophe."""
     runs = isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value)
     return f"'{value}" if runs else value
+
+
+def some_of(names: Sequence[str], separator: str = ", ", most: int = 10) -> str:
+    """The first names of many, and how many more there are."""
+    more = len(names) - most
+    return separator.join(names[:most]) + (f"{separator}and {more} more" if more > 0 else "")
 
 
 def count_of(number: int, thing: str) -> str:

@@ -1,7 +1,6 @@
 """Base of all corpus builders: fingerprint of the cache, check against published counts, audio of every turn."""
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -12,13 +11,14 @@ from typing import Any, ClassVar
 import datasets
 import multiprocess
 import numpy as np
-import pyarrow as pa
 
 from ..base.errors import InputError
 from ..base.modalities import MODALITIES
+from ..base.plain_text import some_of
 from ..base.progress import bar, line, without_datasets_bars
 from ..corpora import sources
 from ..media import audio
+from .counts import Dialogues, differences, labelled, name_by_counts
 from .provenance import Provenance
 from .recordings import is_path
 from .schema import SPLITS, dialogue_features
@@ -26,15 +26,10 @@ from .schema import SPLITS, dialogue_features
 logger = logging.getLogger(__name__)
 
 _LONG_SECONDS = 60.0
-_NAMED = 10  # names listed in a message
 _WAY_OUT = "Repair the files, or pass bad_audio='missing' to keep such turns without audio."
 # What datasets raises if one of its processes is killed.
 _OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
 _PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
-
-# By split; a dialogue holds dialogue_id, utterances and, in a release of features, under the modality's name what
-# `vectors` makes a vector of, for each turn.
-Dialogues = dict[str, list[dict[str, Any]]]
 
 
 @dataclasses.dataclass
@@ -133,26 +128,15 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         return {}
 
     def published_turns(self) -> dict[str, int]:
-        """Published number of labelled utterances by split, where those of each dialogue are not published."""
+        """
+        Published number of labelled utterances by split, where those of each dialogue are not published; under "all"
+        their sum, where nothing else is.
+        """
         return {}
 
     def corpus_name(self, counts: dict[str, dict[str, int]]) -> str:
         """Name of what was read, given its labelled utterances by split and dialogue."""
-        if turns := self.published_turns():
-            found = {split: sum(dialogues.values()) for split, dialogues in counts.items()}
-            if found == {split: turns[split] for split in found}:
-                return self.title
-            fewer = all(count <= turns[split] for split, count in found.items())
-            return f"{'part of' if fewer else 'changed'} {self.title}"
-        published = {split: self.published_counts().get(split, {}) for split in counts}
-        if counts == published:
-            return self.title
-        fewer = all(
-            count <= published[split].get(dialogue, 0)
-            for split, found in counts.items()
-            for dialogue, count in found.items()
-        )
-        return f"{'part of' if fewer else 'changed'} {self.title}"
+        return name_by_counts(self.title, counts, self.published_counts(), self.published_turns())
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
         raise FileNotFoundError(f"{self.title} needs data_dir, the folder of the corpus")
@@ -245,7 +229,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 missing[path] = utterance["utterance_id"]
         if missing:
             (path, turn), *others = missing.items()
-            more = f", nor {len(others):,} others: {_some([path.name for path, _ in others])}" if others else ""
+            more = f", nor {len(others):,} others: {some_of([path.name for path, _ in others])}" if others else ""
             raise audio.AudioError(f"{self.title}, turn {turn}: Audio file '{path}' not found{more}. {_WAY_OUT}")
 
     def _generate_examples(self, dialogues: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -267,10 +251,10 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 "%s: %d turns have no usable audio and are kept without it: %s",
                 self.title,
                 len(without),
-                _some(without, separator="; "),
+                some_of(without, separator="; "),
             )
         if long:
-            logger.warning("%s: %d turns last more than %g s: %s", self.title, len(long), _LONG_SECONDS, _some(long))
+            logger.warning("%s: %d turns last more than %g s: %s", self.title, len(long), _LONG_SECONDS, some_of(long))
 
     def _with_audio(self, utterance: dict[str, Any], without: list[str], long: list[str]) -> dict[str, Any]:
         turn: dict[str, Any] = {
@@ -327,56 +311,3 @@ def check_dialogues(dialogues: Dialogues):
             if len(set(ids)) != len(ids):
                 twice = next(identity for identity in ids if ids.count(identity) > 1)
                 raise InputError(f"Dialogue '{name}' has two turns with the utterance_id '{twice}'")
-
-
-def labelled(data: datasets.Dataset) -> dict[str, int]:
-    """Number of labelled utterances of each dialogue that has any."""
-    counts: dict[str, int] = {}
-    for table in data.with_format("arrow").select_columns(["dialogue_id", "utterances"]).iter(batch_size=1000):
-        for name, turns in zip(table["dialogue_id"].to_pylist(), table["utterances"], strict=True):
-            values = turns.values.field("emotion") if turns.is_valid else pa.nulls(0)
-            if count := len(values) - values.null_count:
-                counts[name] = count
-    return counts
-
-
-def differences(
-    title: str, dialogues: Dialogues, published: dict[str, dict[str, int]], turns: dict[str, int]
-) -> Iterator[str]:
-    """Yield a message for each split that differs from the published counts, listing the differences if known."""
-    for split, expected in turns.items():
-        labels = [turn.get("emotion") for dialogue in dialogues.get(split, []) for turn in dialogue["utterances"]]
-        if (labelled := len(labels) - labels.count(None)) != expected:
-            yield f"{title} {split}: {labelled:,} labelled utterances; published are {expected:,}"
-    for split, counts in published.items():
-        found = {
-            dialogue["dialogue_id"]: sum(utterance.get("emotion") is not None for utterance in dialogue["utterances"])
-            for dialogue in dialogues.get(split, [])
-        }
-        found = {name: count for name, count in found.items() if count}
-        if found == counts:
-            continue
-        parts = {
-            "missing": [f"{name} ({count} utterances)" for name, count in counts.items() if name not in found],
-            "different": [
-                f"{name} ({found[name]} of {count})"
-                for name, count in counts.items()
-                if found.get(name, count) != count
-            ],
-            "not published": [name for name in found if name not in counts],
-        }
-        yield (
-            f"{title} {split}: {len(found):,} dialogues with {sum(found.values()):,} labelled utterances; published "
-            f"are {len(counts):,} with {sum(counts.values()):,}. "
-            + ". ".join(f"{kind}: {_some(names)}" for kind, names in parts.items() if names)
-        )
-
-
-def published(corpus: str) -> dict[str, Any]:
-    """Facts about a published corpus, from `published/CORPUS.json`."""
-    return json.loads((Path(__file__).parent / "published" / f"{corpus}.json").read_text(encoding="utf-8"))
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    more = len(names) - _NAMED
-    return separator.join(names[:_NAMED]) + (f"{separator}and {more} more" if more > 0 else "")

@@ -12,7 +12,8 @@ import datasets
 
 from ..base.errors import InputError
 from ..media.text_files import read_text, split_lines
-from .builder import CorpusBuilder, Dialogues, published
+from .builder import CorpusBuilder
+from .counts import Dialogues, published
 from .licences import PUBLISHED
 from .schema import LABELS
 from .sources import read_table, require_columns

@@ -14,8 +14,9 @@ import datasets
 from ..base.errors import InputError, short
 from ..media import audio
 from ..media.text_files import text_of_name
-from .builder import CorpusBuilder, CorpusConfig, Dialogues
+from .builder import CorpusBuilder, CorpusConfig
 from .columns import TURN_COLUMNS, listed
+from .counts import Dialogues
 from .labels import unify_labels, written
 from .recordings import is_path
 from .schema import SPLITS

@@ -11,7 +11,8 @@ import datasets
 
 from ..base.errors import InputError, short
 from ..media.text_files import read_text, split_lines
-from .builder import CorpusBuilder, CorpusConfig, Dialogues, published
+from .builder import CorpusBuilder, CorpusConfig
+from .counts import Dialogues, published
 from .licences import PUBLISHED
 from .schema import LABELS
 

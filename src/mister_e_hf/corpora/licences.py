@@ -38,7 +38,7 @@ class PublishedCorpus:
         about: sentence on the licence for a model card.
         why_not_pushed: why the corpus itself must not be redistributed.
         remaking: who can reproduce figures made with it.
-        test_turns: number of labelled turns of the test split, by set of labels.
+        test_turns: number of labelled turns of the test split, by set of labels or targets; empty if not published.
         other_splits: other published splits, by name.
     """
 
@@ -80,6 +80,7 @@ PUBLISHED = {
         test_turns={
             frozenset(LABELS["iemocap-6way"]): 1623,
             frozenset(LABELS["iemocap-4way"]): 1242,
+            frozenset({"valence", "activation", "dominance"}): 1623,
         },
         other_splits={
             "authors_split": OtherSplit("validation is session 1, as in the published code", "Ses01"),
@@ -113,7 +114,51 @@ PUBLISHED = {
         "available for research only",
         remaking="CMU-MOSI is available through the CMU Multimodal SDK, on the terms of its authors. Without access "
         "to it none of its figures can be reproduced.",
-        test_turns={frozenset(LABELS["cmu_mosi"]): 686},
+        test_turns={frozenset(LABELS["cmu_mosi"]): 686, frozenset({"sentiment"}): 686},
+    ),
+    "cmu_mosei": PublishedCorpus(
+        title="CMU-MOSEI",
+        description="Opinions in videos of one speaker each, cut into segments with scores of sentiment and emotions.",
+        homepage="http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset/",
+        citation="Zadeh et al.: Multimodal Language Analysis in the Wild: CMU-MOSEI Dataset and Interpretable Dynamic "
+        "Fusion Graph. ACL 2018.",
+        terms="unknown: none is stated with the copies that are read; the videos belong to their makers",
+        license="unknown",
+        about="The licence of CMU-MOSEI is unknown; its videos belong to their makers.",
+        why_not_pushed="no licence of CMU-MOSEI is known that would allow it, and its videos belong to their makers",
+        remaking="CMU-MOSEI's labels and features are available through the CMU Multimodal SDK and thuiar/MMSA, on "
+        "the terms of their authors. Without access to it none of its figures can be reproduced.",
+        test_turns={frozenset(LABELS["cmu_mosei"]): 4659, frozenset({"sentiment"}): 4659},
+    ),
+    "ch_sims_v2": PublishedCorpus(
+        title="CH-SIMS v2",
+        description="Clips of Chinese films, series and shows, with sentiment scores of all modalities and of each "
+        "alone.",
+        homepage="https://github.com/thuiar/ch-sims-v2",
+        citation="Liu et al.: Make Acoustic and Visual Cues Matter: CH-SIMS v2.0 Dataset and AV-Mixup Consistent "
+        "Module. ICMI 2022.",
+        terms="unknown: none is stated in its repository; the clips are of films, series and shows",
+        license="unknown",
+        about="The licence of CH-SIMS v2 is unknown; its clips are of films, series and shows.",
+        why_not_pushed="no licence of CH-SIMS v2 is known that would allow it, and its clips are of films, series and "
+        "shows, to which others hold the rights",
+        remaking="CH-SIMS v2 is available through its repository, without a stated licence. Without access to it none "
+        "of its figures can be reproduced.",
+        test_turns={frozenset(LABELS["ch_sims_v2"]): 1034, frozenset({"sentiment"}): 1034},
+    ),
+    "cherma": PublishedCorpus(
+        title="CHERMA",
+        description="Features of single utterances in Chinese, with an emotion of all modalities and of each alone.",
+        homepage="https://github.com/sunjunaimer/LFMIM",
+        citation="Sun et al.: Layer-wise Fusion with Modality Independence Modeling for Multi-modal Emotion "
+        "Recognition. ACL 2023.",
+        terms="unknown: none is stated in its repository",
+        license="unknown",
+        about="The licence of CHERMA is unknown.",
+        why_not_pushed="no licence of CHERMA is known that would allow it",
+        remaking="CHERMA's features are available through its repository, without a stated licence. Without access to "
+        "them none of its figures can be reproduced.",
+        test_turns={},  # only the sum of the splits is published
     ),
 }
 TITLES = {name: each.title for name, each in PUBLISHED.items()}
@@ -144,8 +189,10 @@ def published_of_name(name: str | None) -> PublishedCorpus | None:
     The published corpus that a recipe names: by its title alone, or at the beginning (`MELD, fine-tuned text
     vectors`).
     """
-    words = re.split(r"[\s,(]", (name or "").casefold())
-    return next((each for each in PUBLISHED.values() if each.title.casefold() == words[0]), None)
+    return next(
+        (each for each in PUBLISHED.values() if re.match(rf"{re.escape(each.title)}([\s,(]|$)", name or "", re.I)),
+        None,
+    )
 
 
 def corpus_of_run(
@@ -171,6 +218,8 @@ def corpus_of_run(
         return CorpusOfRun(name or CUSTOM, name or CUSTOM)
     expected = known.test_turns.get(frozenset(labels))
     fits = expected is not None and test_turns in (expected, None)
+    if published is not None and not published.test_turns:  # the reader compared what is published
+        fits = own == published.title
     if published is None:
         return (
             CorpusOfRun(name, name, fits, known.license, known.about) if name and fits else CorpusOfRun(CUSTOM, CUSTOM)

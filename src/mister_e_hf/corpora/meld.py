@@ -13,7 +13,8 @@ import datasets
 from ..base.errors import InputError, short
 from ..base.progress import line
 from .archives import DAMAGED, unpack
-from .builder import CorpusBuilder, CorpusConfig, Dialogues, DownloadError, published
+from .builder import CorpusBuilder, CorpusConfig, DownloadError
+from .counts import Dialogues, published
 from .licences import PUBLISHED
 from .schema import LABELS
 from .sources import read_table, require_columns, walk

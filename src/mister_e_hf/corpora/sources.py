@@ -19,7 +19,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 _PACKAGE = Path(__file__).parent
 _MEDIA = _PACKAGE.parent / "media"
-_HASHED_WHOLE = {".csv", ".tsv", ".jsonl", ".txt", ".srt", ".vtt", ".annotprocessed"}
+_HASHED_WHOLE = {".csv", ".tsv", ".jsonl", ".json", ".py", ".txt", ".srt", ".vtt", ".annotprocessed"}
 
 
 def fingerprint(files: Iterable[Path], folder: Path | None) -> str:
