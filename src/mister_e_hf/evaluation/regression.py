@@ -211,6 +211,8 @@ def _defined(value: float) -> float | None:
 
 def _reasons(labels: np.ndarray, predictions: np.ndarray, bins: str | None) -> list[tuple[str, str]]:
     """Why a score of one target may be undefined, by the name of the score."""
+    if bins == "sims":
+        labels, predictions = labels.clip(*SIMS_RANGE), predictions.clip(*SIMS_RANGE)
     which = "labels" if np.ptp(labels) == 0 else "predictions"
     constant = f"its {which} are constant" + (", once they are within ±1" if bins == "sims" else "")
     reasons = [("corr", constant), ("ccc", "its labels and predictions are one constant")]

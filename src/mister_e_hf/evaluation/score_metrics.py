@@ -4,6 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from ..base.errors import InputError
 from .regression import regression_scores
 
 _DESCRIPTION = "Mean absolute error, Pearson's correlation, concordance correlation, and accuracies of binned scores."
@@ -35,4 +36,7 @@ class ScoreMetrics(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
+        for name, rows in (("predictions", predictions), ("references", references)):
+            if wrong := [len(row) for row in rows if len(row) != len(self.target_names)]:
+                raise InputError(f"{name} must hold {len(self.target_names)} scores per turn, got {wrong[0]}")
         return regression_scores(np.asarray(references), np.asarray(predictions), self.target_names, self.bins)

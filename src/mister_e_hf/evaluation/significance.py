@@ -17,6 +17,7 @@ import numpy as np
 
 from ..base.errors import InputError
 from .metrics import IGNORE_INDEX, scores_from_confusion
+from .regression import scores_from_sums
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -124,6 +125,24 @@ def resampled_scores(confusion: np.ndarray, draws: int = DRAWS) -> dict[str, See
     return resampled(confusion, f1, draws)
 
 
+def resampled_regression_scores(
+    sums: np.ndarray, bins: str | None = None, draws: int = DRAWS
+) -> dict[str, SeedScores]:
+    r"""
+    The scores of a regression, means over its targets, of every seed; see [`resampled`]. NaN where one is undefined:
+    the correlation of predictions that are constant, for example.
+
+    Args:
+        sums (`(S, n, T, K)`): see [`~mister_e_hf.evaluation.regression.sums_by_dialogue`]; a choice of the T targets
+            gives the scores of these.
+        bins: those that the sums were made with.
+        draws: number R of draws.
+    """
+    return resampled(
+        sums, lambda sums: {name: values.mean(-1) for name, values in scores_from_sums(sums, bins).items()}, draws
+    )
+
+
 def estimate(scores: SeedScores) -> Estimate:
     """Mean, spread over seeds, and 95 % percentile interval over dialogues and seeds."""
     values = scores.observed
@@ -133,7 +152,8 @@ def estimate(scores: SeedScores) -> Estimate:
 
 def difference(first: SeedScores, second: SeedScores) -> Difference:
     r"""
-    First less second, paired by draw of dialogues and of seeds.
+    First less second, paired by draw of dialogues and of seeds. Draws in which a score is undefined are left out; if
+    these are more than half, interval and p-value are NaN.
 
     Let k be the smaller of the numbers of draws with a difference <= 0 and >= 0. Then p = min(1, 2 (1 + k) / (1 + R)):
     the one-sided achieved significance level of the percentile interval, doubled; the 1 counts the observed
@@ -147,9 +167,10 @@ def difference(first: SeedScores, second: SeedScores) -> Difference:
             f"Only scores of the same draws and seeds can be paired, got {first.drawn.shape} and {second.drawn.shape}"
         )
     drawn = _means(first) - _means(second)
+    low, high = _interval(drawn)
     extreme = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (1 + int(extreme)) / (1 + len(drawn)))
-    return Difference(float(first.observed.mean() - second.observed.mean()), *_interval(drawn), p)
+    p = np.nan if np.isnan(low) else min(1.0, 2 * (1 + int(extreme)) / (1 + int((~np.isnan(drawn)).sum())))
+    return Difference(float(first.observed.mean() - second.observed.mean()), low, high, p)
 
 
 def of_seeds(scores: SeedScores, positions: list[int]) -> SeedScores:
@@ -178,7 +199,7 @@ def _means(scores: SeedScores) -> np.ndarray:
 
 
 def _interval(samples: np.ndarray) -> tuple[float, float]:
-    """The ends of the percentile interval; NaN where a score is undefined in half of the draws."""
+    """The ends of the percentile interval; NaN where a score is undefined in more than half of the draws."""
     defined = samples[~np.isnan(samples)]
     if 2 * len(defined) < len(samples):
         return np.nan, np.nan

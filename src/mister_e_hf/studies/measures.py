@@ -11,7 +11,13 @@ import numpy as np
 
 from ..evaluation.metrics import IGNORE_INDEX, scores_from_confusion
 from ..evaluation.regression import REGRESSION_SCORES, score_names, scores_from_sums, sums_by_dialogue
-from ..evaluation.significance import DRAWS, SeedScores, confusion_by_dialogue, resampled, resampled_scores
+from ..evaluation.significance import (
+    DRAWS,
+    SeedScores,
+    confusion_by_dialogue,
+    resampled_regression_scores,
+    resampled_scores,
+)
 
 TITLES = {
     "weighted_f1": "weighted F1",
@@ -125,11 +131,8 @@ class ScoreMeasures:
         The scores `shown` and `binned` of every seed, averaged over the targets, from predictions (S, N, K) or (S, D,
         N, K).
         """
-
-        def mean_scores(sums: np.ndarray) -> dict[str, np.ndarray]:
-            return {name: values.mean(-1) for name, values in scores_from_sums(sums, self.bins).items()}
-
-        return resampled(sums_by_dialogue(labels, predictions, dialogues, self.bins), mean_scores, draws)
+        sums = sums_by_dialogue(labels, predictions, dialogues, self.bins)
+        return resampled_regression_scores(sums, self.bins, draws)
 
     def by_target(
         self, labels: np.ndarray, predictions: np.ndarray, dialogues: np.ndarray
