@@ -158,13 +158,13 @@ class TurnColumns:
             labels[turn] = label2id[value] if isinstance(value, str) else value
         return labels
 
-    def scores(self, field: str, setting: str = "score_column") -> np.ndarray:
+    def scores(self, field: str, remedy: str = "name another score_column") -> np.ndarray:
         r"""
         Real-valued scores (N,), NaN where a turn has none (null or NaN).
 
         Args:
             field: name of the column.
-            setting: what named it, for messages.
+            remedy: what to do about a column of other values, for messages.
 
         Raises:
             InputError: if the column does not hold numbers, or holds infinity.
@@ -175,7 +175,7 @@ class TurnColumns:
         if names or not (is_number(kind) or pa.types.is_null(kind)):
             raise InputError(
                 f"{self.name}: '{field}' must hold a number per turn, not "
-                f"{f'classes ({short(names)})' if names else kind}; name another {setting}"
+                f"{f'classes ({short(names)})' if names else kind}; {remedy}"
             )
         scores = values.cast(pa.float64()).fill_null(float("nan")).to_numpy(zero_copy_only=False)
         if np.isinf(scores).any():
@@ -193,19 +193,9 @@ class TurnColumns:
         """
         columns = []
         for column in targets.values():
-            if column not in self.names:
-                numeric = [
-                    name
-                    for name in self.names
-                    if is_list(kind := self.table[name].type) and is_number(kind.value_type)
-                ]
-                near = difflib.get_close_matches(column, numeric, 1)
-                raise InputError(
-                    f"{self.name}: the table has no column '{column}', which targets name"
-                    + (f"; did you mean '{near[0]}'?" if near else ".")
-                    + f" Its columns of numbers are {numeric}"
-                )
-            scores = self.scores(column, "column in targets")
+            self._require_numbers(column)
+            remedy = "name columns of numbers as targets, or a label_column without targets to predict classes"
+            scores = self.scores(column, remedy)
             with np.errstate(over="ignore"):
                 values = scores.astype(np.float32)
             if np.isinf(values).any():
@@ -214,8 +204,22 @@ class TurnColumns:
                     f"{self.name}: dialogue '{self.dialogue_of(turn)}' has {scores[turn]:g} in '{column}', which is "
                     "beyond float32"
                 )
+            values[np.isnan(values)] = np.nan  # one NaN of many, so that equal scores have equal fingerprints
             columns.append(values)
         return np.stack(columns, axis=1)
+
+    def _require_numbers(self, column: str):
+        """Raise an `InputError` that names the columns of numbers if a target's column does not exist."""
+        if column in self.names:
+            return
+        kinds = {name: self.table[name].type for name in self.names}
+        numbers = [name for name, kind in kinds.items() if is_list(kind) and is_number(kind.value_type)]
+        near = difflib.get_close_matches(column, numbers, 1)
+        suggestion = f"did you mean '{near[0]}'? The" if near else "the"
+        raise InputError(
+            f"{self.name}: the table has no column '{column}', which targets name; {suggestion} columns of "
+            f"numbers are {numbers}"
+        )
 
     def transcripts(self) -> list[list[str | None]] | None:
         """The transcripts of each dialogue's turns, None where a turn has none; None without such a column."""
