@@ -169,7 +169,7 @@ def test_classes_by_index_are_not_scores(tmp_path):
         ("valence", "must be a list of columns, such as .valence, activation.,.* got valence"),
         (0.5, "must be a list of columns"),
         (["valence", "valence"], "must name each column once"),
-        ([""], "none of them empty, got str"),
+        ([""], "none of them empty, got ''"),
         ([None], "none of them empty, got None"),
         ({"valence": 3}, "none of them empty, got 3"),
     ],

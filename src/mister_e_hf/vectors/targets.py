@@ -31,7 +31,7 @@ def as_targets(
     for pair in pairs:
         for name in pair:
             if not isinstance(name, str) or not name.strip():
-                raise InputError(f"{where} must be names of columns, none of them empty, got {short(name)}")
+                raise InputError(f"{where} must be names of columns, none of them empty, got {short(repr(name))}")
     if len(set(pairs)) != len(pairs):
         raise InputError(f"{where} must name each column once, got {short(list(targets))}")
     found = dict(pairs)
