@@ -200,7 +200,7 @@ def summarize(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
 def _summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"num_utterances": blocks[0]["num_utterances"]}
     for metric in blocks[0]:
-        values = [block.get(metric) for block in blocks]
+        values: list[Any] = [block.get(metric) for block in blocks]
         if not all(value is None or isinstance(value, float) for value in values):
             continue
         if None in values:
