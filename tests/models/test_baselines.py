@@ -80,7 +80,7 @@ def test_sdt_learns_from_labels_and_its_students_from_the_teacher(temperature):
     torch.testing.assert_close(model.turn_loss((teacher, speech, text), labels, 7), expected / 7)
     # students that say what the teacher says have nothing to learn from it
     alike = model.turn_loss((teacher, teacher, teacher), labels, None)
-    torch.testing.assert_close(alike, 3 * model.cross_entropy(teacher, labels, None))
+    torch.testing.assert_close(alike, 3 * model.label_loss(teacher, labels, None))
 
 
 @pytest.mark.parametrize("name", [name for name in BASELINES if name != "logistic_regression"])
@@ -188,7 +188,7 @@ WRONG_CONFIGS = {
     "no modality": ("bc_lstm", {"modalities": []}, "modalities must be a choice of"),
     "another modality": ("bc_lstm", {"modalities": ["video"]}, "modalities must be a choice of"),
     "a modality twice": ("bc_lstm", {"modalities": ["text", "text"]}, "modalities must be a choice of"),
-    "one modality to attend to": ("mult", {"modalities": ["text"]}, "each attends to the other; got"),
+    "one modality to attend to": ("sdt", {"modalities": ["text"]}, "each attends to the other; got"),
     "no width": ("dialogue_rnn", {"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
     "no layer": ("sdt", {"num_layers": 0}, "num_layers must be at least 1, got 0"),
     "all dropped": ("sdt", {"dropout": 1.0}, "dropout must lie in"),

@@ -9,18 +9,14 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 
-from mister_e_hf.base.losses import focal_loss
-from mister_e_hf.base.modalities import IGNORE_INDEX, MODALITIES, Modality
+from mister_e_hf.base.modalities import IGNORE_INDEX, MODALITIES
 from mister_e_hf.models import registry
 from mister_e_hf.models.configuration_conversation import ConversationConfig
 from mister_e_hf.models.modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from mister_e_hf.models.registry import Ablation, RegisteredModel
 from mister_e_hf.models.turn_layers import ModalityInput, TurnLinear
-from mister_e_hf.models.turns import TurnLayout
 from mister_e_hf.vectors.dialogue_vectors import DialogueVectors
 from support.model_contract import LABELS, WIDTHS
-
-VISUAL = Modality("visual", content="video", noun="video")
 
 
 @strict
@@ -83,33 +79,25 @@ class ToyModel(ConversationPreTrainedModel):
     ) -> ConversationOutput:
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
-        real, present = self.check_inputs(embeddings, attention_mask, masks)
-        weight = real.any()
-        layout = TurnLayout(real if weight else torch.ones_like(real))
-        rows = {name: layout.flatten(mask) for name, mask in present.items()}
-        turns = self.modality_turns(embeddings, rows, layout)
+        read = self.real_turns(embeddings, attention_mask, masks)
+        real, layout = read.mask, read.layout
+        turns = self.modality_turns(embeddings, read.present, layout)
         states = {name: self.projections[name](turn).tanh() for name, turn in turns.items()}
         texts = transcripts or [[None] * real.shape[1]] * real.shape[0]
         lengths = torch.tensor([[len(text or "") for text in dialogue] for dialogue in texts], device=real.device)
         heard = self.words(layout.flatten(lengths)[:, None].to(self.words.weight) / 10)
         context = layout.recur(self.gru, heard + torch.stack([*states.values()]).sum(0))
-        heads = {name: self.experts[name](state + context) for name, state in states.items()}
+        heads = {name: self.in_label_unit(self.experts[name](state + context)) for name, state in states.items()}
         gate = self.gate(context).softmax(-1)
         logits = (gate[..., None] * torch.stack([*heads.values()], 1)).sum(1)
         loss = None
         if labels is not None:
-            scored = layout.flatten(self.scored_labels(labels, real))
-            weights = self.class_weights(logits)
-            loss = focal_loss(logits, scored, 0.0, weights, num_items_in_batch)
-
-        def padded(values: torch.Tensor) -> torch.Tensor:
-            return layout.unflatten(values * weight.to(values.dtype))
-
+            loss = self.label_loss(logits, layout.flatten(self.scored_labels(labels, real)), num_items_in_batch)
         return ConversationOutput(
             loss=loss,
-            logits=padded(logits),
-            head_logits={name: padded(values) for name, values in heads.items()},
-            gate_weights=padded(gate),
+            logits=read.padded(logits),
+            head_logits={name: read.padded(values) for name, values in heads.items()},
+            gate_weights=read.padded(gate),
         )
 
     def loss_terms(self, output, labels, num_items):
@@ -142,14 +130,12 @@ TOY = RegisteredModel(
 
 @contextlib.contextmanager
 def registered_toy() -> Iterator[RegisteredModel]:
-    """The toy model and its third modality, known to the package for a while."""
-    MODALITIES["visual"] = VISUAL
+    """The toy model, known to the package for a while."""
     try:
         registry.register(TOY)
         yield TOY
     finally:
         registry._ENTRIES.pop("toy", None)
-        del MODALITIES["visual"]
 
 
 def toy_table(name: str, dialogues: int = 6) -> pa.Table:

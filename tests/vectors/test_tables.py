@@ -169,8 +169,7 @@ def test_misspelt_column_of_vectors_raises(name, meant):
 
 
 def test_ignored_vectors_are_warned_about(caplog):
-    dialogues(video_features=cut([[1.0]] * 8), speakers=cut(["a"] * 8))
+    dialogues(gaze_features=cut([[1.0]] * 8), speakers=cut(["a"] * 8))
     assert (
-        "train: the vectors in the columns video_features are not read" in caplog.text
-        and "speakers" not in caplog.text
+        "train: the vectors in the columns gaze_features are not read" in caplog.text and "speakers" not in caplog.text
     )

@@ -1,4 +1,4 @@
-"""What all configurations share: class names, class weights, and errors for unknown fields."""
+"""What all configurations share: names of classes or targets, class weights, and errors for unknown fields."""
 
 import contextlib
 import difflib
@@ -36,7 +36,12 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class LabelledConfig(CarriesCode, PreTrainedConfig):
-    """Configuration with `id2label` and `class_weights` that checks its fields; subclasses are strict dataclasses."""
+    """
+    Configuration with `id2label` and `class_weights` that checks its fields; subclasses are strict dataclasses.
+
+    With `problem_type="regression"` the model predicts scores, and `id2label` names its S targets; without one it
+    predicts classes.
+    """
 
     if TYPE_CHECKING:  # always set, and narrower than in transformers
         id2label: dict[int, str] = field(default_factory=dict)
@@ -47,6 +52,11 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
 
         @num_labels.setter
         def num_labels(self, value: int): ...
+
+    @property
+    def task(self) -> str:
+        """`"regression"` if the model predicts scores, else `"classification"`."""
+        return "regression" if self.problem_type == "regression" else "classification"
 
     @classmethod
     def own_fields(cls) -> dict[str, Any]:
@@ -106,6 +116,20 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
         if not 1e-4 <= getattr(self, name) <= 1e4:
             raise InputError(f"{name} must be positive and finite, from 0.0001 to 10,000, got {getattr(self, name)}")
 
+    def validate_task(self):
+        if self.problem_type not in (None, "regression"):
+            raise InputError(
+                f"problem_type must be null for classes or 'regression' for scores, got '{self.problem_type}'"
+            )
+        if self.task == "regression" and self.class_weights is not None:
+            raise InputError(
+                f"class_weights are for classes, and problem_type is 'regression'; leave them out, got "
+                f"{self.class_weights}"
+            )
+        delta = getattr(self, "huber_delta", 1.0)
+        if not 0 < delta < math.inf:
+            raise InputError(f"huber_delta must be positive and finite, got {delta}")
+
     def validate_labels(self):
         """Check labels and class weights; called by the strict dataclass."""
         if not self.id2label or not all(isinstance(label, str) for label in self.id2label.values()):
@@ -136,9 +160,17 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
         r"""
         Check a tensor of labels.
 
+        Args:
+            labels: class indices of this shape, or scores with one dimension more for the S targets.
+            shape: the shape of the turns.
+
         Raises:
-            InputError: if it has another shape, or holds numbers that are neither a class index nor -100.
+            InputError: if it has another shape, or holds numbers that are neither a class index nor -100, or infinite
+                scores.
         """
+        if self.task == "regression":
+            self._check_scores(labels, (*shape, len(self.id2label)))
+            return
         if tuple(labels.shape) != tuple(shape) or labels.is_floating_point():
             raise InputError(
                 f"labels must be whole numbers of shape {tuple(shape)}, got {labels.dtype} of shape "
@@ -151,6 +183,16 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
                 f"labels hold {int(labels[wrong][0])}; the model has {num_labels} classes, 0 to {num_labels - 1}, and "
                 f"{IGNORE_INDEX} for turns that are not scored"
             )
+
+    def _check_scores(self, labels: Any, shape: tuple[int, ...]):
+        if tuple(labels.shape) != shape or not labels.is_floating_point():
+            raise InputError(
+                f"labels must be floating-point numbers of shape {shape}, a score for each of "
+                f"{', '.join(self.id2label.values())}, NaN where one is missing; got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}"
+            )
+        if labels.isinf().any():
+            raise InputError("labels hold an infinite score; expected finite numbers, NaN where a score is missing")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs):
         """Like [`~transformers.PreTrainedConfig.save_pretrained`], with the code that `AutoConfig` loads it from."""

@@ -1,10 +1,13 @@
-"""The terms of the MiSTER-E loss (Dutta, Balaji and Ganapathy 2026) as pure functions of tensors.
+"""The terms of the MiSTER-E loss (Dutta, Balaji and Ganapathy 2026), and losses of scores, as functions of tensors.
 
-Letters: N turns, C classes, E experts, M anchors, K candidates, H width. A turn whose label is -100 is not scored.
+Letters: N turns, C classes, S targets, E experts, M anchors, K candidates, H width. A turn whose label is -100, or an
+entry of the scores that is NaN, is not scored.
 Every term is a sum over turns divided by `num_items`, the number of scored turns of the whole optimizer step, so that
 micro-batches and processes add up to the undivided batch. Terms are computed in float32 or wider. Without a scored
 turn they are an exact zero that still has a gradient.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +76,58 @@ def focal_terms(
     for expert in range(expert_logits.shape[-2]):
         present_labels = labels.masked_fill(~expert_mask[..., expert], IGNORE_INDEX)
         terms.append(focal_loss(expert_logits[..., expert, :], present_labels, gamma, class_weights, num_items))
+    return terms
+
+
+def regression_loss(
+    predictions: torch.Tensor,
+    labels: torch.Tensor,
+    kind: str = "l1",
+    delta: float = 1.0,
+    num_items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    r"""
+    L1 or Huber loss of scores: with the error d, |d|, or d^2 / 2 up to `delta` and delta (|d| - delta / 2) beyond
+    (Huber 1964).
+
+    Args:
+        predictions (`(..., S)`), labels (`(..., S)`, NaN where a target is missing): in the same unit.
+        kind: `"l1"` or `"huber"`.
+        delta: where Huber's loss becomes linear, in the labels' unit.
+        num_items: divisor; by default the number of labels that are not NaN.
+    """
+    scored = ~labels.isnan()
+    found = _at_least_float32(predictions[scored])
+    expected = labels[scored].to(found)
+    if kind == "huber":
+        total = F.huber_loss(found, expected, reduction="sum", delta=delta)
+    else:
+        total = F.l1_loss(found, expected, reduction="sum")
+    return total / _divisor(num_items, scored)
+
+
+def regression_terms(
+    predictions: torch.Tensor,
+    expert_predictions: torch.Tensor,
+    expert_mask: torch.Tensor,
+    labels: torch.Tensor,
+    kind: str = "l1",
+    delta: float = 1.0,
+    num_items: torch.Tensor | int | None = None,
+) -> list[torch.Tensor]:
+    r"""
+    Regression loss of the mixture and then of each expert, E + 1 scalars, with absent modalities as in
+    [`focal_terms`]; the divisor stays the number of scored entries.
+
+    Args:
+        predictions (`(..., S)`), expert_predictions (`(..., E, S)`), expert_mask (`(..., E)`, bool), labels
+        (`(..., S)`).
+    """
+    num_items = _divisor(num_items, ~labels.isnan())
+    terms = [regression_loss(predictions, labels, kind, delta, num_items)]
+    for expert in range(expert_predictions.shape[-2]):
+        present_labels = labels.masked_fill(~expert_mask[..., expert, None], math.nan)
+        terms.append(regression_loss(expert_predictions[..., expert, :], present_labels, kind, delta, num_items))
     return terms
 
 

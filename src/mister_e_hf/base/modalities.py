@@ -1,12 +1,12 @@
 """The modalities of a turn, said once: the names of their vectors, masks, columns, encoders and raw fields.
 
-A third modality is one more entry of [`MODALITIES`], and a model that reads it.
+A further modality is one more entry of [`MODALITIES`], and a model that reads it.
 """
 
 from dataclasses import dataclass
 
 TASK = "conversation-emotion-recognition"
-# The label of a turn that is not scored, and of padding.
+# The class index of a turn that is not scored, and of padding. A score is NaN there.
 IGNORE_INDEX = -100
 
 
@@ -65,4 +65,5 @@ class Modality:
 MODALITIES: dict[str, Modality] = {
     "speech": Modality("speech", content="audio", noun="audio"),
     "text": Modality("text", content="text", noun="transcripts"),
+    "visual": Modality("visual", content="video", noun="video"),
 }

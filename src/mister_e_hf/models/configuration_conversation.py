@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -26,12 +26,42 @@ class ConversationConfig(LabelledConfig):
             validation. Neither `logits` nor the loss uses it.
         class_weights (`dict[str, float]`, *optional*):
             weight of each label's turns in the loss, by label name; a label left out weighs 1.
-        id2label, label2id: class names by index and back; giving one fills in the other.
+        regression_loss (`str`, defaults to `"l1"`): loss of scores, `"l1"` or `"huber"`.
+        huber_delta (`float`, defaults to 1.0): error from which Huber's loss is linear, in the labels' unit.
+        problem_type (`str`, *optional*):
+            `"regression"` for a model that predicts scores; its `logits` are then the scores, in the labels' unit.
+        id2label, label2id: names of the classes, or of the targets, by index and back; giving one fills in the other.
     """
 
     feature_clip: float | int | None = None
     calibration_temperature: float | int = 1.0
     class_weights: dict[str, float | int] | None = None
+    regression_loss: Literal["l1", "huber"] = "l1"
+    huber_delta: float | int = 1.0
+
+    def __post_init__(self, **kwargs):
+        for name, modality in MODALITIES.items():
+            if modality.width in kwargs:
+                raise InputError(f"{type(self).__name__} has no field '{modality.width}': {self.does_not_take(name)}")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def takes(cls) -> tuple[str, ...]:
+        """The modalities that models of this configuration can read, in the order of [`MODALITIES`]."""
+        fields = cls.own_fields()
+        return tuple(name for name, modality in MODALITIES.items() if modality.width in fields)
+
+    @classmethod
+    def does_not_take(cls, modality: str) -> str:
+        """The end of a message about vectors of a modality that no model of this configuration reads."""
+        try:
+            from mister_e_hf.models.registry import models_taking
+
+            others = ", ".join(models_taking(modality))
+        except ImportError:  # a checkpoint's own code, without the package
+            others = ""
+        read = f"the model reads {' and '.join(cls.takes())}, not {modality}"
+        return f"{read}; models that read {modality}: {others}" if others else read
 
     @property
     def modalities(self) -> Sequence[str]:
@@ -46,8 +76,20 @@ class ConversationConfig(LabelledConfig):
     @property
     def widths(self) -> dict[str, int]:
         """Width of the vectors of each modality that the configuration has a width for."""
-        fields = self.own_fields()
-        return {name: getattr(self, each.width) for name, each in MODALITIES.items() if each.width in fields}
+        found = {name: getattr(self, each.width, None) for name, each in MODALITIES.items()}
+        return {name: width for name, width in found.items() if width is not None}
+
+    def width(self, modality: str) -> int:
+        r"""
+        Width of the vectors of one modality.
+
+        Raises:
+            InputError: if the configuration does not state it.
+        """
+        if modality not in self.widths:
+            field = MODALITIES[modality].width
+            raise InputError(f"{field} is not set, but the model reads {modality} vectors; set it to their width")
+        return self.widths[modality]
 
     def without(self, absent: Collection[str]) -> dict[str, Any]:
         """
@@ -60,10 +102,6 @@ class ConversationConfig(LabelledConfig):
     def heads(self) -> tuple[str, ...]:
         """Names of the heads beside the main one, in the order of the gate's weights."""
         return ()
-
-    @property
-    def task(self) -> str:
-        return "classification"
 
     @property
     def reads_transcripts(self) -> bool:
@@ -90,5 +128,10 @@ class ConversationConfig(LabelledConfig):
 
     def validate_shared_ranges(self):
         self.check_temperature("calibration_temperature")
+        if self.task == "regression" and self.calibration_temperature != 1:
+            raise InputError(
+                "calibration_temperature is for probabilities, and problem_type is 'regression'; leave it at 1, got "
+                f"{self.calibration_temperature}"
+            )
         if self.feature_clip is not None and not 0 < self.feature_clip < math.inf:
             raise InputError(f"feature_clip must be positive and finite, or null, got {self.feature_clip}")

@@ -17,12 +17,14 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from ..base.errors import InputError, MissingLibraryError
+from ..base.losses import focal_loss, regression_loss
 from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
 from ..base.remote_code import CarriesCode, write_auto_code, write_code
+from ..base.target_scale import TargetScale
 from ..hub.loading import ACCESS_OPTIONS, finish_loading, load_strictly, require_config
 from .configuration_conversation import ConversationConfig
 from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
-from .turns import TurnLayout
+from .turns import RealTurns, TurnLayout
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +44,9 @@ class ConversationOutput(ModelOutput):
 
     Args:
         loss (`()`, when labels are given): the model's own loss.
-        logits (`(B, T, C)`): scores of the main head before the softmax.
+        logits (`(B, T, C)`):
+            scores of the main head before the softmax; of a regression model the predicted scores (B, T, S), in the
+            labels' unit, and so are `head_logits`.
         head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without
             any.
         gate_weights (`(B, T, E)`): weights of the heads, in the order of `config.heads`; None without a gate.
@@ -56,13 +60,16 @@ class ConversationOutput(ModelOutput):
 
 class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     r"""
-    Base class of conversation models: an emotion for every turn of a dialogue from the vectors of its modalities,
-    without using who speaks.
+    Base class of conversation models: an emotion, or scores, for every turn of a dialogue from the vectors of its
+    modalities, without using who speaks.
 
     A subclass takes `<modality>_embeddings` and `<modality>_mask` of each of its modalities, `attention_mask`,
     `labels` and `num_items_in_batch` in its `forward`, by these names, and keeps a [`ModalityInput`] as
     `<modality>_input`. With `config.reads_transcripts` it also takes `transcripts`, for each dialogue a list of
     strings, None at padding and where a turn has no transcript.
+
+    With `config.task == "regression"` there is a [`TargetScale`] `target_scale`. What a head computes becomes scores
+    by `in_label_unit`, and `label_loss` is the loss of both tasks.
 
     Attributes:
         title: name of the method, for reports (`"MiSTER-E"`).
@@ -88,6 +95,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     tags: tuple[str, ...] = ()
     checkpoint_files: tuple[str, ...] = ()
     loss_term_weights: Mapping[str, str] = {}
+
+    def __init__(self, config: Any, *arguments, **kwargs):
+        super().__init__(config, *arguments, **kwargs)
+        if config.task == "regression":
+            self.target_scale = TargetScale(config.num_labels)
 
     def view(self, output: Any) -> ConversationOutput:
         """The common view of this model's own output; a model with an output class of its own overrides it."""
@@ -127,11 +139,42 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             initialization.zeros_(module.mean)
             initialization.ones_(module.std)
             initialization.zeros_(module.null_embedding)
+        elif isinstance(module, TargetScale):
+            initialization.zeros_(module.mean)
+            initialization.ones_(module.std)
 
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
         """The configured class weights (C,), or None."""
         weights = self.config.label_weights()
         return None if weights is None else like.new_tensor(weights)
+
+    def in_label_unit(self, rows: torch.Tensor) -> torch.Tensor:
+        """What a head computes, (..., C) or (..., S): unchanged for classes, for scores in the labels' unit."""
+        return self.target_scale(rows) if self.config.task == "regression" else rows
+
+    def label_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None, gamma: float = 0.0
+    ) -> torch.Tensor:
+        """
+        Loss of a head's logits (N, C) or scores (N, S), from the labels of [`scored_labels`] as rows: a sum over what
+        is scored, divided by `num_items`. For classes it is the focal loss, with gamma 0 the cross-entropy.
+        """
+        if self.config.task == "regression":
+            return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
+        return focal_loss(logits, labels, gamma, self.class_weights(logits), num_items)
+
+    def real_turns(
+        self,
+        embeddings: Mapping[str, torch.Tensor | None],
+        attention_mask: torch.Tensor | None,
+        masks: Mapping[str, torch.Tensor | None],
+        layout: Callable[[torch.Tensor], TurnLayout] = TurnLayout,
+    ) -> RealTurns:
+        """The real turns of a batch, after `check_inputs`, in a layout of their mask (B, T)."""
+        real, present = self.check_inputs(embeddings, attention_mask, masks)
+        weight = real.any()
+        places = layout(real if weight else torch.ones_like(real))
+        return RealTurns(real, weight, places, {name: places.flatten(mask) for name, mask in present.items()})
 
     def check_inputs(
         self,
@@ -146,18 +189,23 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             embeddings, masks: by modality, in the order of [`MODALITIES`]: (B, T, D) and (B, T).
 
         Returns:
-            Masks as (B, T) booleans: the real turns, and by modality the turns that have it.
+            Masks as (B, T) booleans: the real turns, and by modality that the model has a width for the turns that
+            have it.
 
         Raises:
-            InputError: if no embeddings are given, or shapes disagree with one another or with the configuration.
+            InputError: if no embeddings are given, or of a modality that the model does not take, or shapes disagree
+                with one another or with the configuration.
         """
         given = {name: vectors for name, vectors in embeddings.items() if vectors is not None}
+        widths = self.config.widths
         if not given:
-            names = ", ".join(MODALITIES[name].embeddings for name in embeddings)
+            names = ", ".join(MODALITIES[name].embeddings for name in widths)
             raise InputError(f"{type(self).__name__} needs at least one of {names}")
         for name, vectors in given.items():
             modality = MODALITIES[name]
-            width = getattr(self.config, modality.width)
+            if name not in self.config.takes():
+                raise InputError(f"{modality.embeddings} are given, but {self.config.does_not_take(name)}")
+            width = self.config.width(name)
             if vectors.dim() != 3 or vectors.shape[-1] != width:
                 raise InputError(
                     f"{modality.embeddings} must have shape (B, T, {width}) as config.{modality.width} says, "
@@ -183,7 +231,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
                 raise InputError(
                     f"{MODALITIES[name].mask} is true at some turns, but {MODALITIES[name].embeddings} is None"
                 )
-            else:
+            elif name in widths:
                 present[name] = ~everywhere
         return real, present
 
@@ -200,8 +248,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         return turns
 
     def scored_labels(self, labels: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Labels (B, T), -100 at padding whatever it holds, and checked."""
-        if labels.shape == real.shape:
+        """Labels, -100 (B, T) or NaN (B, T, S) at padding whatever it holds, and checked."""
+        if self.config.task == "regression":
+            if labels.shape[:2] == real.shape and labels.dim() == 3 and labels.is_floating_point():
+                labels = labels.masked_fill(~real[..., None], math.nan)
+        elif labels.shape == real.shape:
             labels = labels.masked_fill(~real, IGNORE_INDEX)
         self.config.check_labels(labels, real.shape)
         return labels

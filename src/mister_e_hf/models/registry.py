@@ -118,6 +118,11 @@ def baselines() -> tuple[RegisteredModel, ...]:
     return tuple(each for each in registered() if each.baseline)
 
 
+def models_taking(modality: str) -> list[str]:
+    """Names of the models that can read vectors of this modality, as their configurations' fields say."""
+    return [each.name for each in registered() if modality in each.config_class().takes()]
+
+
 def entry(name: str) -> RegisteredModel:
     r"""
     A model by its short name.

@@ -4,7 +4,8 @@ Letters: B dialogues, T turns, N real turns of the batch, B' dialogues with at l
 P past turns.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -143,6 +144,29 @@ def _distance_bias(
     distance = (query_place[:, None] - key_place).abs()
     bias = -slopes[:, None, None] * distance
     return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
+
+
+class RealTurns(NamedTuple):
+    r"""
+    The real turns of a batch.
+
+    Args:
+        mask (`(B, T)`, bool): where they are.
+        weight (`()`, bool):
+            whether there is one. A batch of padding alone must still take part in a distributed step: its turns are
+            computed with weight 0.
+        layout: their places.
+        present (`(N,)`, bool): by modality, which of them have it.
+    """
+
+    mask: torch.Tensor
+    weight: torch.Tensor
+    layout: TurnLayout
+    present: Mapping[str, torch.Tensor]
+
+    def padded(self, rows: torch.Tensor) -> torch.Tensor:
+        """(N, ...) -> (B, T, ...), zero at padding."""
+        return self.layout.unflatten(rows * self.weight.to(rows.dtype))
 
 
 class DialogueCache:

@@ -50,7 +50,8 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
         write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
     words = ["--corpus", str(made / "corpus"), *overrides]
     for name, modality in MODALITIES.items():
-        words += [f"--{modality.encoder}.backbone", str(made / "backbones" / name)]
+        if (made / "backbones" / name).is_dir():
+            words += [f"--{modality.encoder}.backbone", str(made / "backbones" / name)]
     return train(Recipe.load(recipe, words), output_dir)
 
 

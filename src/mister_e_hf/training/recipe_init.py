@@ -89,8 +89,9 @@ def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
             " corpus folder` makes all three (--split_shares); or give the table a column `split`"
         )
     turns = {
-        modality: [len(Utterances(dialogues[split], modality, label2id, labelled_only=True)) for split in SPLITS]
-        for modality in MODALITIES
+        name: [len(Utterances(dialogues[split], name, label2id, labelled_only=True)) for split in SPLITS]
+        for name, modality in MODALITIES.items()
+        if modality.content in dialogues["train"].features["utterances"].feature
     }
     for number, split in enumerate(SPLITS):
         _check_labelled(split, max(counts[number] for counts in turns.values()))

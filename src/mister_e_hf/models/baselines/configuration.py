@@ -15,13 +15,14 @@ _READ = ("speech", "text")
 @strict
 class BaselineConfig(ConversationConfig):
     r"""
-    Base class of the configurations of the baselines.
+    Base class of the configurations of the baselines, of speech and text.
 
     Args:
         speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
         text_embedding_dim (`int`, defaults to 2048): width Dt of an utterance's text vector.
         modalities (`list[str]`, defaults to `["speech", "text"]`): which vectors are read, always in this order.
-        feature_clip, calibration_temperature, class_weights, id2label, label2id: see [`ConversationConfig`].
+        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, problem_type, id2label,
+        label2id: see [`ConversationConfig`].
     """
 
     speech_embedding_dim: int = 2048
@@ -31,11 +32,13 @@ class BaselineConfig(ConversationConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # an unknown name is kept, for validate_modalities to refuse
-        self.modalities = sorted(self.modalities, key=str)
+        order = list(MODALITIES)
+        self.modalities = sorted(self.modalities, key=lambda name: order.index(name) if name in order else len(order))
 
     def validate_sizes(self):
-        names = ("speech_embedding_dim", "text_embedding_dim", "hidden_size", "num_layers", "num_attention_heads")
-        self.check_sizes(*(name for name in names if hasattr(self, name)))
+        widths = [MODALITIES[name].width for name in self.widths]
+        names = ("hidden_size", "num_layers", "num_attention_heads")
+        self.check_sizes(*widths, *(name for name in names if hasattr(self, name)))
 
     def validate_ranges(self):
         dropout = getattr(self, "dropout", 0)
@@ -44,8 +47,8 @@ class BaselineConfig(ConversationConfig):
 
     def validate_modalities(self):
         chosen = set(self.modalities)
-        if not chosen or chosen - set(_READ) or len(chosen) != len(self.modalities):
-            raise InputError(f"modalities must be a choice of {list(_READ)}, got {self.modalities}")
+        if not chosen or chosen - set(self.takes()) or len(chosen) != len(self.modalities):
+            raise InputError(f"modalities must be a choice of {list(self.takes())}, got {self.modalities}")
 
     def without(self, absent: Collection[str]) -> dict[str, Any]:
         return {"model.modalities": [name for name in self.modalities if name not in absent]}
@@ -53,18 +56,31 @@ class BaselineConfig(ConversationConfig):
     @property
     def input_size(self) -> int:
         """Width of the vectors that are read, beside one another."""
-        return sum(getattr(self, MODALITIES[name].width) for name in self.modalities)
+        return sum(self.width(name) for name in self.modalities)
 
 
 @strict
-class LogisticRegressionConfig(BaselineConfig):
+class VisualBaselineConfig(BaselineConfig):
+    r"""
+    Base class of the configurations of the baselines that can also read video.
+
+    Args:
+        visual_embedding_dim (`int`, *optional*):
+            width Dv of an utterance's vector of its video; needed if `modalities` names `"visual"`.
+    """
+
+    visual_embedding_dim: int | None = None
+
+
+@strict
+class LogisticRegressionConfig(VisualBaselineConfig):
     """Configuration of [`LogisticRegressionModel`]."""
 
     model_type = "erc_logistic_regression"
 
 
 @strict
-class BcLstmConfig(BaselineConfig):
+class BcLstmConfig(VisualBaselineConfig):
     r"""
     Configuration of [`BcLstmModel`].
 
@@ -82,7 +98,7 @@ class BcLstmConfig(BaselineConfig):
 
 
 @strict
-class DialogueRNNConfig(BaselineConfig):
+class DialogueRNNConfig(VisualBaselineConfig):
     r"""
     Configuration of [`DialogueRNNModel`].
 
@@ -97,28 +113,23 @@ class DialogueRNNConfig(BaselineConfig):
     dropout: float | int = 0.2
 
 
-class _TransformerConfig(BaselineConfig):
-    """Configuration of a model whose modalities attend to one another."""
-
-    def validate_attention(self):
-        if self.modalities != list(_READ):
-            raise InputError(f"modalities must be {list(_READ)}, for each attends to the other; got {self.modalities}")
-        # even: half of the numbers of a position are sines
-        if self.hidden_size % 2 or self.hidden_size % self.num_attention_heads:
-            raise InputError(
-                f"hidden_size must be even and a multiple of num_attention_heads ({self.num_attention_heads}), "
-                f"got {self.hidden_size}"
-            )
+def _check_attention(config: Any):
+    """Check the widths of a transformer over turns; half of the numbers of a position are sines."""
+    if config.hidden_size % 2 or config.hidden_size % config.num_attention_heads:
+        raise InputError(
+            f"hidden_size must be even and a multiple of num_attention_heads ({config.num_attention_heads}), "
+            f"got {config.hidden_size}"
+        )
 
 
 @strict
-class MultConfig(_TransformerConfig):
+class MultConfig(VisualBaselineConfig):
     r"""
     Configuration of [`MultModel`].
 
     Args:
         hidden_size (`int`, defaults to 128): width H of each modality's states.
-        num_layers (`int`, defaults to 1): layers of each of the four transformers.
+        num_layers (`int`, defaults to 1): layers of each of the transformers, four with two modalities.
         num_attention_heads (`int`, defaults to 4): attention heads; must divide `hidden_size`.
         dropout (`float`, defaults to 0.4): dropout of the vectors, of attention, in each layer and before the head.
     """
@@ -130,9 +141,12 @@ class MultConfig(_TransformerConfig):
     num_attention_heads: int = 4
     dropout: float | int = 0.4
 
+    def validate_attention(self):
+        _check_attention(self)
+
 
 @strict
-class SdtConfig(_TransformerConfig):
+class SdtConfig(BaselineConfig):
     r"""
     Configuration of [`SdtModel`].
 
@@ -156,6 +170,11 @@ class SdtConfig(_TransformerConfig):
     @property
     def heads(self) -> tuple[str, ...]:
         return ("speech", "text")
+
+    def validate_attention(self):
+        if self.modalities != list(_READ):
+            raise InputError(f"modalities must be {list(_READ)}, for each attends to the other; got {self.modalities}")
+        _check_attention(self)
 
     def validate_temperature(self):
         self.check_temperature("distillation_temperature")

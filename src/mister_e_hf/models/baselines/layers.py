@@ -54,15 +54,18 @@ class AttentionLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Attention layers, each to the same other stream or to the stream itself, and a LayerNorm: (N, H) -> (N, H)."""
+    """
+    Attention layers, each to the same other stream or to the stream itself, and a LayerNorm: (N, H) -> (N, H). The
+    width H is the configuration's `hidden_size` if none is given.
+    """
 
-    def __init__(self, config):
+    def __init__(self, config, width: int | None = None):
         super().__init__()
+        width = config.hidden_size if width is None else width
         self.layers = nn.ModuleList(
-            AttentionLayer(config.hidden_size, config.num_attention_heads, config.dropout)
-            for _ in range(config.num_layers)
+            AttentionLayer(width, config.num_attention_heads, config.dropout) for _ in range(config.num_layers)
         )
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, stream: torch.Tensor, layout: TurnLayout, other: torch.Tensor | None = None) -> torch.Tensor:
         for layer in self.layers:

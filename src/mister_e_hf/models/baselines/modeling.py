@@ -6,8 +6,6 @@ H hidden, C classes.
 
 import torch
 
-from ...base.losses import focal_loss
-from ...base.modalities import MODALITIES
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns
 from ..turns import TurnLayout
@@ -27,19 +25,21 @@ class BaselineModel(ConversationPreTrainedModel):
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
         for name in config.modalities:
-            width = getattr(config, MODALITIES[name].width)
-            setattr(self, f"{name}_input", ModalityInput(width, config.feature_clip))
+            setattr(self, f"{name}_input", ModalityInput(config.width(name), config.feature_clip))
 
     def heads(self, turns: dict[str, ModalityTurns], layout: TurnLayout) -> tuple[torch.Tensor, ...]:
-        """Logits (N, C) of each head from the turns by modality: the model's own, then those of `config.heads`."""
+        """
+        Logits (N, C) of each head from the turns by modality: the model's own, then those of `config.heads`. For
+        scores (N, S), in units of the targets' deviation from their mean.
+        """
         raise NotImplementedError
 
     def turn_loss(self, heads: tuple[torch.Tensor, ...], labels: torch.Tensor, num_items) -> torch.Tensor:
-        """Loss from the heads' logits (N, C) and the labels (N,): a sum over turns divided by `num_items`."""
-        return self.cross_entropy(heads[0], labels, num_items)
-
-    def cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, num_items) -> torch.Tensor:
-        return focal_loss(logits, labels, 0.0, self.class_weights(logits), num_items)
+        """
+        Loss from the heads' logits (N, C) or scores (N, S) and the labels as rows, a sum over what is scored divided
+        by `num_items`.
+        """
+        return self.label_loss(heads[0], labels, num_items)
 
     def forward(
         self,
@@ -50,28 +50,25 @@ class BaselineModel(ConversationPreTrainedModel):
         text_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        visual_embeddings: torch.Tensor | None = None,
+        visual_mask: torch.Tensor | None = None,
     ) -> ConversationOutput:
         r"""
-        Arguments and errors as in [`MisterEModel`]. A modality that the configuration does not name is not read.
+        Arguments and errors as in [`MisterEModel`], and `visual_embeddings` (B, T, Dv) with `visual_mask` (B, T) if
+        the configuration has a width for them. A modality that `config.modalities` does not name is not read.
         """
-        embeddings = {"speech": speech_embeddings, "text": text_embeddings}
-        real, masks = self.check_inputs(embeddings, attention_mask, {"speech": speech_mask, "text": text_mask})
-        # A batch of padding alone must still take part in a distributed step: its turns are computed with weight 0.
-        weight = real.any()
-        layout = TurnLayout(real if weight else torch.ones_like(real))
-        present = {name: layout.flatten(mask) for name, mask in masks.items()}
-        main, *others = heads = self.heads(self.modality_turns(embeddings, present, layout), layout)
+        embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
+        masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
+        turns = self.real_turns(embeddings, attention_mask, masks)
+        computed = self.heads(self.modality_turns(embeddings, turns.present, turns.layout), turns.layout)
+        main, *others = heads = tuple(self.in_label_unit(rows) for rows in computed)
         loss = None
         if labels is not None:
-            scored = layout.flatten(self.scored_labels(labels, real))
+            scored = turns.layout.flatten(self.scored_labels(labels, turns.mask))
             loss = self.turn_loss(heads, scored, num_items_in_batch)
-
-        def padded(rows: torch.Tensor) -> torch.Tensor:
-            return layout.unflatten(rows * weight.to(rows.dtype))
-
         names = self.config.heads
-        head_logits = {name: padded(rows) for name, rows in zip(names, others, strict=True)} if names else None
-        return ConversationOutput(loss=loss, logits=padded(main), head_logits=head_logits)
+        head_logits = {name: turns.padded(rows) for name, rows in zip(names, others, strict=True)} if names else None
+        return ConversationOutput(loss=loss, logits=turns.padded(main), head_logits=head_logits)
 
 
 def joined(turns: dict[str, ModalityTurns]) -> torch.Tensor:

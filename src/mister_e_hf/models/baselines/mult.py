@@ -14,7 +14,10 @@ from .modeling import BaselineModel
 
 
 class MultModel(BaselineModel):
-    """Each modality's turns attend to the other's, then to one another; a residual block over both and a head."""
+    """
+    Each modality's turns attend to those of each other modality, then to one another; a residual block over all of
+    them and a head. With one modality the turns attend to one another alone.
+    """
 
     config_class = MultConfig
     title = "MulT over turns"
@@ -22,27 +25,38 @@ class MultModel(BaselineModel):
 
     def __init__(self, config: MultConfig):
         super().__init__(config)
-        hidden = config.hidden_size
+        hidden, modalities = config.hidden_size, config.modalities
         # over time it spans one turn, as in the authors' code
-        self.speech_projection = TurnLinear(config.speech_embedding_dim, hidden)
-        self.text_projection = TurnLinear(config.text_embedding_dim, hidden)
-        self.text_to_speech = Transformer(config)
-        self.speech_to_text = Transformer(config)
-        self.speech_memory = Transformer(config)
-        self.text_memory = Transformer(config)
+        for name in modalities:
+            setattr(self, f"{name}_projection", TurnLinear(config.width(name), hidden))
+        # X_to_Y: Y asks and X answers; Y's memory is over the answers of all others
+        for name in modalities:
+            for other in self._others(name):
+                setattr(self, f"{other}_to_{name}", Transformer(config))
+        memory = hidden * max(len(modalities) - 1, 1)
+        for name in modalities:
+            setattr(self, f"{name}_memory", Transformer(config, memory))
+        width = memory * len(modalities)
         self.dropout = nn.Dropout(config.dropout)
         self.residual = nn.Sequential(
-            nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(2 * hidden, 2 * hidden)
+            nn.Linear(width, width), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(width, width)
         )
-        self.head = nn.Linear(2 * hidden, config.num_labels)
+        self.head = nn.Linear(width, config.num_labels)
         self.post_init()
 
+    def _others(self, modality: str) -> list[str]:
+        return [name for name in self.config.modalities if name != modality]
+
     def heads(self, turns, layout) -> tuple[torch.Tensor, ...]:
-        speech, text = self.speech_projection(turns["speech"]), self.text_projection(turns["text"])
-        positions = sinusoidal_positions(layout, self.config.hidden_size, speech)
-        speech, text = self.dropout(speech + positions), self.dropout(text + positions)
-        # X_to_Y: Y asks and X answers
-        spoken = self.speech_memory(self.text_to_speech(speech, layout, text), layout)
-        written = self.text_memory(self.speech_to_text(text, layout, speech), layout)
-        both = torch.cat([spoken, written], dim=-1)
-        return (self.head(both + self.residual(both)),)
+        streams = {name: getattr(self, f"{name}_projection")(vectors) for name, vectors in turns.items()}
+        positions = sinusoidal_positions(layout, self.config.hidden_size, next(iter(streams.values())))
+        streams = {name: self.dropout(stream + positions) for name, stream in streams.items()}
+        memories = []
+        for name, stream in streams.items():
+            answers = [
+                getattr(self, f"{other}_to_{name}")(stream, layout, streams[other]) for other in self._others(name)
+            ]
+            answered = torch.cat(answers, dim=-1) if answers else stream
+            memories.append(getattr(self, f"{name}_memory")(answered, layout))
+        joint = torch.cat(memories, dim=-1)
+        return (self.head(joint + self.residual(joint)),)

@@ -76,10 +76,15 @@ class SdtModel(BaselineModel):
         return self.head(fused), speech_logits, text_logits
 
     def turn_loss(self, heads, labels, num_items) -> torch.Tensor:
-        """Cross-entropy of teacher and students plus KL(teacher || student) per student, unweighted as published."""
+        """
+        Cross-entropy of teacher and students plus KL(teacher || student) per student, unweighted as published. For
+        scores, which have no distribution to teach, the regression loss of teacher and students.
+        """
+        if self.config.task == "regression":
+            return torch.stack([self.label_loss(scores, labels, num_items) for scores in heads]).sum()
         if num_items is None:
             num_items = (labels != IGNORE_INDEX).sum()
-        return sum(self.cross_entropy(logits, labels, num_items) for logits in heads) + self._distillation(
+        return sum(self.label_loss(logits, labels, num_items) for logits in heads) + self._distillation(
             heads, labels, num_items
         )
 

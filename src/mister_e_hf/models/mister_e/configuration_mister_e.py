@@ -55,7 +55,8 @@ class MisterEConfig(ConversationConfig):
         modality_dropout (`float`, defaults to 0.0):
             in training, the probability with which each modality of each turn is taken away, independently.
         focal_gamma (`float`, defaults to 3.0): gamma of the focal loss (Lin et al. 2017); 0 is cross-entropy.
-        feature_clip, calibration_temperature, class_weights, id2label, label2id: see [`ConversationConfig`].
+        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, problem_type, id2label,
+        label2id: see [`ConversationConfig`].
     """
 
     model_type = "mister_e"
@@ -116,6 +117,12 @@ class MisterEConfig(ConversationConfig):
         return self.causal
 
     def check_training(self, arguments: Any):
+        for name in ("contrastive_weight", "consistency_weight") if self.task == "regression" else ():
+            if weight := getattr(arguments, name, 0.0):
+                raise InputError(
+                    f"{name} is {weight}, but that term compares classes and this model predicts scores "
+                    "(problem_type is 'regression'); set it to 0"
+                )
         if getattr(arguments, "contrastive_weight", 0.0) and "fusion" not in self.experts:
             raise InputError("contrastive_weight needs the fusion expert's states; set it to 0 or add the expert")
         if getattr(arguments, "consistency_weight", 0.0) and len(self.experts) < 2:

@@ -4,7 +4,7 @@ Dutta, Balaji and Ganapathy, "A Mixture-of-Experts Model for Multimodal Emotion 
 Speech & Language 100, 2026, 101965 (arXiv 2602.23300).
 
 Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `turns.py`), Ds and Dt embedding widths,
-H hidden, A attention width, C classes, E experts in the order speech, text, fusion.
+H hidden, A attention width, C classes, S targets, E experts in the order speech, text, fusion.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from ...base.errors import InputError
-from ...base.losses import focal_terms
+from ...base.losses import focal_terms, regression_terms
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution, TurnLinear
 from ..turns import DialogueCache, NextTurns, TurnLayout
@@ -41,15 +41,18 @@ class MisterEOutput(ModelOutput):
     Output of [`MisterEModel`]; zero at padding.
 
     Args:
-        loss (`()`, when labels are given): focal loss of the mixture and of each expert, added up.
-        logits (`(B, T, C)`): the mixture's scores before the softmax.
-        expert_logits (`(B, T, E, C)`): each expert's scores.
+        loss (`()`, when labels are given):
+            focal loss of the mixture and of each expert, added up; for scores the regression loss.
+        logits (`(B, T, C)`):
+            the mixture's scores before the softmax; of a regression model its predicted scores (B, T, S), the
+            gate-weighted mean of the experts'.
+        expert_logits (`(B, T, E, C)` or `(B, T, E, S)`): the same of each expert.
         gate_weights (`(B, T, E)`): the gate's weights; they sum to one, and an absent modality's expert has exactly 0.
         speech_states, text_states (`(B, T, H)`): final states of the fusion expert, None in a model without
             it.
         speech_mask, text_mask (`(B, T)`, bool): where the modality counted as present, after modality dropout.
         focal_losses (`(1 + E,)`, when labels are given): the parts of `loss`, of the mixture and of each expert,
-            without a gradient.
+            without a gradient; for scores their regression losses.
     """
 
     loss: torch.Tensor | None = None
@@ -181,7 +184,7 @@ class ExpertGate(nn.Module):
             self.output = nn.Linear(config.gate_hidden_size, num_experts)
 
     def forward(self, expert_logits: torch.Tensor, available: torch.Tensor) -> torch.Tensor:
-        """expert_logits (N, E, C), available (N, E) with at least one true in each row -> (N, E)"""
+        """expert_logits (N, E, C) or (N, E, S), available (N, E) with at least one true in each row -> (N, E)"""
         if not self.learned:
             return available.to(expert_logits) / available.sum(1, keepdim=True)
         seen = expert_logits.masked_fill(~available[..., None], 0.0)
@@ -191,8 +194,8 @@ class ExpertGate(nn.Module):
 
 class MisterEModel(ConversationPreTrainedModel):
     r"""
-    MiSTER-E, stage 2: an emotion for every turn of a dialogue from its speech and text vectors, without using who
-    speaks.
+    MiSTER-E, stage 2: an emotion, or scores, for every turn of a dialogue from its speech and text vectors, without
+    using who speaks.
 
     Padding and absent modalities are ignored whatever they hold, NaN included. At a turn where no existing expert's
     modality is present (both absent and no fusion expert), all experts count: they still see the neighbouring turns.
@@ -233,6 +236,8 @@ class MisterEModel(ConversationPreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         past: DialogueCache | None = None,
+        visual_embeddings: torch.Tensor | None = None,
+        visual_mask: torch.Tensor | None = None,
     ) -> MisterEOutput:
         r"""
         Args:
@@ -241,23 +246,24 @@ class MisterEModel(ConversationPreTrainedModel):
             attention_mask (`(B, T)`): true (or 1) where the turn is real; by default everywhere. Padding may be
                 anywhere.
             speech_mask, text_mask (`(B, T)`): true where the modality was given; by default at every real turn.
-            labels (`(B, T)`): class indices, -100 where nothing is to be scored.
-            num_items_in_batch: scored turns of the whole optimizer step, the divisor of the loss; by default this
-                batch's.
+            labels (`(B, T)`):
+                class indices, -100 where nothing is to be scored; for a regression model scores (B, T, S), NaN there.
+            num_items_in_batch: scored turns, or scores, of the whole optimizer step, the divisor of the loss; by
+                default this batch's.
             past: past turns of one dialogue (B = 1), for a causal model; the given turns follow them and are added.
+            visual_embeddings, visual_mask: not taken; given vectors raise an error that names the models of video.
 
         Raises:
-            ValueError: if no embeddings are given, or their shapes, the masks' and the configuration's disagree.
+            ValueError: if no embeddings are given, or of video, or their shapes, the masks' and the configuration's
+                disagree.
         """
-        embeddings = {"speech": speech_embeddings, "text": text_embeddings}
-        real, masks = self.check_inputs(embeddings, attention_mask, {"speech": speech_mask, "text": text_mask})
-        # A batch of padding alone must still take part in a distributed step: its turns are computed with weight 0.
-        weight = real.any()
-        layout = self._layout(real if weight else torch.ones_like(real), past)
-        present = {name: layout.flatten(mask) for name, mask in masks.items()}
+        embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
+        masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
+        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self._layout(real, past))
+        layout, present = turns.layout, dict(turns.present)
         if self.training and self.config.modality_dropout:
             for name, mask in present.items():
-                kept = torch.rand(layout.count, device=real.device) >= self.config.modality_dropout
+                kept = torch.rand(layout.count, device=mask.device) >= self.config.modality_dropout
                 present[name] = mask & kept
         modalities = self.modality_turns(embeddings, present, layout)
 
@@ -275,38 +281,38 @@ class MisterEModel(ConversationPreTrainedModel):
         available = expert_availability(self.config.experts, present["speech"], present["text"])
         available_to_gate = available | ~available.any(1, keepdim=True)
         gate_weights = self.gate(expert_logits, available_to_gate)
+        # the gate compares the experts in one unit, whatever the targets' units are
+        expert_logits = self.in_label_unit(expert_logits)
         logits = (gate_weights[..., None] * expert_logits).sum(1)
 
-        loss, focal_losses = None, None
+        loss, losses = None, None
         if labels is not None:
-            terms = focal_terms(
-                logits,
-                expert_logits,
-                available,
-                layout.flatten(self.scored_labels(labels, real)),
-                self.config.focal_gamma,
-                self.class_weights(logits),
-                num_items_in_batch,
-            )
-            loss, focal_losses = sum(terms[1:], terms[0]), torch.stack(terms).detach()
+            scored = layout.flatten(self.scored_labels(labels, turns.mask))
+            terms = self._loss_terms(logits, expert_logits, available, scored, num_items_in_batch)
+            loss, losses = sum(terms[1:], terms[0]), torch.stack(terms).detach()
 
         if isinstance(layout, NextTurns) and past is not None:
             past.add(layout)
 
-        def padded(rows: torch.Tensor | None) -> torch.Tensor | None:
-            return None if rows is None else layout.unflatten(rows * weight.to(rows.dtype))
-
         return MisterEOutput(
             loss=loss,
-            logits=padded(logits),
-            expert_logits=padded(expert_logits),
-            gate_weights=padded(gate_weights),
-            speech_states=padded(speech_states),
-            text_states=padded(text_states),
-            speech_mask=padded(present["speech"]),
-            text_mask=padded(present["text"]),
-            focal_losses=focal_losses,
+            logits=turns.padded(logits),
+            expert_logits=turns.padded(expert_logits),
+            gate_weights=turns.padded(gate_weights),
+            speech_states=None if speech_states is None else turns.padded(speech_states),
+            text_states=None if text_states is None else turns.padded(text_states),
+            speech_mask=turns.padded(present["speech"]),
+            text_mask=turns.padded(present["text"]),
+            focal_losses=losses,
         )
+
+    def _loss_terms(self, logits, expert_logits, available, labels, num_items) -> list[torch.Tensor]:
+        config = self.config
+        if config.task == "regression":
+            kind, delta = config.regression_loss, config.huber_delta
+            return regression_terms(logits, expert_logits, available, labels, kind, delta, num_items)
+        weights = self.class_weights(logits)
+        return focal_terms(logits, expert_logits, available, labels, config.focal_gamma, weights, num_items)
 
     def view(self, output: MisterEOutput) -> ConversationOutput:
         assert output.expert_logits is not None
@@ -319,7 +325,8 @@ class MisterEModel(ConversationPreTrainedModel):
         )
 
     def loss_parts(self, output: MisterEOutput) -> dict[str, torch.Tensor]:
-        names = [f"{name}_focal" for name in ("mixture", *self.config.heads)]
+        kind = self.config.regression_loss if self.config.task == "regression" else "focal"
+        names = [f"{name}_{kind}" for name in ("mixture", *self.config.heads)]
         assert output.focal_losses is not None
         return dict(zip(names, output.focal_losses, strict=True))
 
