@@ -6,6 +6,7 @@ SHARED = (
     "base.losses",
     "base.modalities",
     "base.remote_code",
+    "base.target_scale",
     "hub.loading",
 )
 BACKBONES = (

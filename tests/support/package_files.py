@@ -71,14 +71,17 @@ def file_of(module: str) -> Path:
 
 
 def reached(module: str) -> tuple[set[str], set[str]]:
-    """What a module imports, directly or through others of ours, except for a push, which needs the whole package."""
+    """
+    What a module imports, directly or through others of ours, except for a push and the list of all models in a
+    message, which need the whole package.
+    """
     outside, ours, waiting = set(), set(), {module}
     while waiting:
         current = waiting.pop()
         ours.add(current)
         more_outside, more_ours = imports(file_of(current))
         outside |= more_outside
-        waiting |= more_ours - ours - {"hub.checkpoint"}
+        waiting |= more_ours - ours - {"hub.checkpoint", "models.registry"}
     return outside, ours
 
 
