@@ -4,10 +4,11 @@ import pytest
 import torch
 import yaml
 
-from mister_e_hf import MisterEConfig, MisterEModel, Recipe
+from mister_e_hf import MisterEConfig, Recipe
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import registered
 from mister_e_hf.training import recipe_sections as module
+from mister_e_hf.training.dialogue_trainer import check_training
 from support.small_recipes import (
     OWN_LABELS,
     PUBLISHED,
@@ -18,6 +19,8 @@ from support.small_recipes import (
     write,
 )
 
+SCORES = {"mister-e-mosi-score", "mister-e-mosei", "mister-e-sims"}  # recipes that predict scores
+
 # The recipes that come with the package
 
 
@@ -25,10 +28,11 @@ from support.small_recipes import (
 def test_every_recipe_gives_a_model_and_training_arguments(name, tmp_path):
     made = Recipe.load(RECIPES[name], ["--use_cpu", *OWN_LABELS.get(name, ())])
     config = made.model_config()
-    assert list(config.id2label.values()) == made.corpus.labels
-    assert config.experts == ["speech", "text", "fusion"]
+    assert list(config.id2label.values()) == made.corpus.names
+    assert (config.task == "regression") == (name.removesuffix("-small") in SCORES)
+    assert made.model_type != "mister_e" or config.experts == ["speech", "text", "fusion"]
     with torch.device("meta"):
-        parameters = MisterEModel(config).num_parameters()
+        parameters = made.model().num_parameters()
     assert parameters > 10e6 or name not in PUBLISHED
     if name in SMALL:
         assert 1e6 < parameters < 4e6
@@ -36,7 +40,8 @@ def test_every_recipe_gives_a_model_and_training_arguments(name, tmp_path):
     assert (arguments.output_dir, arguments.seed) == (str(tmp_path), 7)
     for field, value in made.sections["training"].items():
         assert getattr(arguments, field) == value, field
-    assert arguments.metric_for_best_model == "weighted_f1"
+    assert arguments.metric_for_best_model == ("mae" if made.regression else "weighted_f1")
+    check_training(config, arguments)
     assert arguments.load_best_model_at_end or name in SMALL  # where the last epoch counts
 
 
@@ -48,7 +53,7 @@ def test_published_recipes_have_the_sizes_of_the_defaults(name):
 
 
 def test_published_recipes_have_small_ones():
-    assert len(PUBLISHED) == 4 and {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), *OWN_LABELS}
+    assert len(PUBLISHED) == 4 and {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), "own-small"}
     for name in PUBLISHED:
         published, small = Recipe.load(RECIPES[name]), Recipe.load(RECIPES[f"{name}-small"])
         assert published.corpus == dataclasses.replace(small.corpus, vectors=None)
@@ -56,8 +61,10 @@ def test_published_recipes_have_small_ones():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_to_dict_and_back(name, tmp_path):
-    words = ["--learning_rate", "1e-4", "--model.causal", "--corpus", "a/b", "--experts", "text"]
-    made = Recipe.load(RECIPES[name], [*words, *OWN_LABELS.get(name, ())])
+    words = ["--learning_rate", "1e-4", "--corpus", "a/b", *OWN_LABELS.get(name, ())]
+    made = Recipe.load(RECIPES[name], words)
+    if made.model_type == "mister_e":
+        made.override(["--model.causal", "--experts", "text"])
     again = Recipe.load(write(tmp_path, yaml.safe_dump(made.to_dict())))
     assert again.to_dict() == made.to_dict()
     assert again.model_config().to_dict() == made.model_config().to_dict()

@@ -15,6 +15,9 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
         help="corpus of dialogues (as `mister-e corpus` writes it) or of vectors: a folder, or its id on the Hub",
     )
     init.add_argument("--out", help="YAML file to write (default: the name of the folder with .yaml)")
+    init.add_argument(
+        "--targets", nargs="+", metavar="COLUMN", help="columns of scores to predict (default: the corpus's classes)"
+    )
     init.set_defaults(run=_init)
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
@@ -85,7 +88,7 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
 def _init(arguments: argparse.Namespace):
     from ..training.recipe_init import described, init_recipe
 
-    path, recipe = init_recipe(arguments.corpus, arguments.out)
+    path, recipe = init_recipe(arguments.corpus, arguments.out, arguments.targets)
     found = described(recipe)
     lines = [f"{name:7} {', '.join(each) if isinstance(each, list) else each}" for name, each in found.items()]
     print_result("\n".join([*lines, f"in {path}; next: mister-e train {path}"]), **found, recipe=str(path))
@@ -132,13 +135,14 @@ def _dry_run(recipe, folder, seeds: list[int]):
 
 def _train_encoder(arguments: argparse.Namespace):
     from ..training.encoder_experiment import train_encoder
+    from ..training.run_folder import headline
     from ..training.stages import encoder_folder
 
     recipe, folder = _recipe(arguments)
     folder = encoder_folder(folder, arguments.modality)
     results = train_encoder(recipe, arguments.modality, folder, arguments.seed)
-    scores = [f"{name} {100 * results[name]['weighted_f1']:.2f}" for name in ("validation", "test") if name in results]
-    print_result_once(f"weighted F1: {', '.join(scores)}\nin {folder}", **results, folder=str(folder))
+    scores = [f"{name} {headline(results[name])}" for name in ("validation", "test") if name in results]
+    print_result_once(f"{', '.join(scores)}\nin {folder}", **results, folder=str(folder))
 
 
 def _embed(arguments: argparse.Namespace):

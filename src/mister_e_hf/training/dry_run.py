@@ -106,9 +106,9 @@ def _order(lengths: np.ndarray, count: int) -> list[int]:
 def _encoder_cost(plan: Plan, modality: str, folder: str) -> dict[str, Any]:
     assert plan.corpus is not None  # encoders are trained on dialogues
     settings = plan.recipe.encoder(modality)
-    label2id = {label: index for index, label in enumerate(plan.recipe.corpus.labels)}
+    label2id, options = plan.recipe.label2id, plan.recipe.corpus.turn_labels() | settings.reading
     turns = {
-        split: Utterances(plan.corpus[split], modality, label2id, labelled_only=True)
+        split: Utterances(plan.corpus[split], modality, labelled_only=True, **options)
         for split in ("train", "validation")
     }
     real = settings.training_arguments(folder, 0)
@@ -171,7 +171,9 @@ def _random_dialogue(config: ConversationConfig, modalities: Sequence[str], leng
     }
     if config.reads_transcripts:
         item["transcripts"] = ["word"] * length
-    return item | {"labels": torch.randint(len(config.id2label), (length,))}
+    if config.task == "regression":
+        return item | {"labels": torch.randn(length, config.num_labels)}
+    return item | {"labels": torch.randint(config.num_labels, (length,))}
 
 
 def _measure(trainer: Trainer, data: Any) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import Utterances
 from ..evaluation.metrics import bootstrap_intervals, emotion_scores, softmax
+from ..evaluation.regression import regression_intervals, regression_scores
 from .recipe import EncoderSettings, Recipe
 from .run_folder import best_epoch, provenance, read_results, run_once
 from .utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments, logits_of
@@ -49,10 +50,10 @@ def train_encoder(
     settings = recipe.encoder(modality)
     arguments = settings.training_arguments(output_dir, seed)
     corpus = load_dialogues(recipe.corpus_path()) if corpus is None else load_dialogues(corpus)
-    label2id = {name: index for index, name in enumerate(recipe.corpus.labels)}
+    options, label2id = recipe.corpus.turn_labels() | settings.reading, recipe.label2id
 
     def turns(split: str, dialogues: np.ndarray | None = None) -> Utterances:
-        return Utterances(corpus[split], modality, label2id, labelled_only=True, dialogues=dialogues)
+        return Utterances(corpus[split], modality, labelled_only=True, dialogues=dialogues, **options)
 
     splits = {split: turns(split) for split in ("train", "validation", "test") if split in corpus}
     for split in ("train", "validation"):
@@ -62,7 +63,7 @@ def train_encoder(
     described.pop("folds", None)  # folds add encoders but do not change this one
     record = {
         "encoder": described,
-        "labels": recipe.corpus.labels,
+        **({"targets": recipe.corpus.target_columns} if recipe.regression else {"labels": recipe.corpus.labels}),
         "seed": seed,
         "corpus": {split: corpus_fingerprint(corpus[split]) for split in splits},
     }
@@ -119,7 +120,7 @@ def _train(
         assert encoder is not None  # the run is not finished
         return _run(title, settings, arguments, splits, *encoder)
 
-    return run_once(title, output_dir, record, run, lambda results: results["validation"]["weighted_f1"])
+    return run_once(title, output_dir, record, run, lambda results: results["validation"])
 
 
 def _run(
@@ -146,7 +147,7 @@ def _run(
     }
     for split, data in splits.items():
         if split != "train" and len(data):
-            results[split] = _score(trainer, data)
+            results[split] = _score(trainer, data, settings.regression)
     if trainer.is_world_process_zero():
         with writing(output_dir):
             model.save_pretrained(output_dir)
@@ -158,14 +159,17 @@ def _run(
     return results
 
 
-def _score(trainer: UtteranceTrainer, data: Utterances) -> dict[str, Any]:
+def _score(trainer: UtteranceTrainer, data: Utterances, regression: bool) -> dict[str, Any]:
     prediction = trainer.predict(data)
-    probabilities, labels = softmax(logits_of(prediction.predictions)), prediction.label_ids
-    assert isinstance(labels, np.ndarray)  # the only labels are those of the emotions
-    scores = emotion_scores(labels, probabilities, trainer.label_names_in_order)
-    dialogues = data.dialogues()
-    scores["intervals"] = bootstrap_intervals(labels, probabilities, dialogues)
-    return scores
+    logits, labels = logits_of(prediction.predictions), prediction.label_ids
+    assert isinstance(labels, np.ndarray)  # the only labels are those of the emotions, or the targets
+    names, dialogues = trainer.label_names_in_order, data.dialogues()
+    if regression:
+        scores = regression_scores(labels, logits, names)
+        return scores | {"intervals": regression_intervals(labels, logits, dialogues, names)}
+    probabilities = softmax(logits)
+    scores = emotion_scores(labels, probabilities, names)
+    return scores | {"intervals": bootstrap_intervals(labels, probabilities, dialogues)}
 
 
 def load_encoder(folder: str | Path, device: str | torch.device = "cpu") -> tuple[UtteranceEncoder, MisterEProcessor]:

@@ -1,11 +1,14 @@
 """Report each epoch of a training in one line, in place of the dictionaries of transformers."""
 
+import re
+
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ..base import progress
 
-_PERCENT = ("weighted_f1", "macro_f1", "accuracy")
+_PERCENT = re.compile("weighted_f1|macro_f1|acc|f1")  # how the names of scores begin that are shown in per cent
+_CAPITALS = re.compile(r"\b(f1|mae|ccc)\b")
 
 
 class EpochLines(TrainerCallback):
@@ -65,8 +68,9 @@ class EpochLines(TrainerCallback):
         name = (name or "weighted_f1").removeprefix("eval_")
         if f"eval_{name}" in metrics:
             value = float(metrics[f"eval_{name}"])
-            shown = f"{100 * value:.2f}" if name in _PERCENT else f"{value:.4g}"
-            parts.append(f"validation {name.replace('weighted_f1', 'weighted F1').replace('_', ' ')} {shown}")
+            shown = f"{100 * value:.2f}" if _PERCENT.match(name) else f"{value:.4g}"
+            words = _CAPITALS.sub(lambda found: found[0].upper(), name.replace("_", " "))
+            parts.append(f"validation {words} {shown}")
         elif "eval_loss" in metrics:
             parts.append(f"validation loss {float(metrics['eval_loss']):.4g}")
         epoch = f"epoch {self._number(state.epoch)} of {self._number(state.num_train_epochs)}"

@@ -25,9 +25,11 @@ from ..inference.stored_stages import has_encoder, load_encoder, load_model
 from ..models.configuration_conversation import ConversationConfig
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_vectors import DialogueVectors
+from ..vectors.score_columns import score_columns
 from ..vectors.store import holds_vectors, read_corpus
+from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
-from .recipe import CorpusSettings
+from .recipe_fields import fits, type_name
 
 _COLUMNS = ("label_column", "score_column")
 
@@ -75,12 +77,14 @@ def evaluate_checkpoint(
     source = corpus or settings.get("path")
     if source is None:
         raise InputError(f"'{model}' does not record its training corpus; pass --corpus")
-    columns = {} if corpus else {name: settings[name] for name in _COLUMNS if settings.get(name)}
+    regression = config.task == "regression"
+    columns = {} if corpus or regression else {name: settings[name] for name in _COLUMNS if settings.get(name)}
     fingerprint = stored["data_fingerprints"].get(split)
     with tempfile.TemporaryDirectory() as temporary:
 
         def read(folder: str | Path) -> DialogueVectors:
-            return read_corpus(folder, config.label2id, splits=(split,), **columns)[split]
+            targets = _target_columns(model, config, settings, folder) if regression else None
+            return read_corpus(folder, config.label2id, splits=(split,), targets=targets, **columns)[split]
 
         if corpus is None and not Path(source).expanduser().exists():
             source = _found_again(model, source, lambda folder: read(folder).fingerprint() == fingerprint) or source
@@ -96,7 +100,10 @@ def evaluate_checkpoint(
                 raise InputError(f"'{source}' has no split '{split}'; it has {', '.join(dialogues)}")
             if vectors is None:  # vectors that are kept are those of all splits
                 dialogues = datasets.DatasetDict({split: dialogues[split]})
-            Utterances(dialogues[split], "text", config.label2id)  # refuses other labels before embedding
+            if regression:  # refuses other labels and targets before embedding
+                _target_columns(model, config, settings, dialogues)
+            else:
+                Utterances(dialogues[split], "text", config.label2id)
             source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
         data = read(source)
         data.check(config.widths)
@@ -104,13 +111,30 @@ def evaluate_checkpoint(
         output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
         _refuse_not_finite(model, output, data)
         names = list(config.id2label.values())
-        scores = score(probabilities(output, config.calibration_temperature), data, names)
+        if not regression:
+            output = probabilities(output, config.calibration_temperature)
+        scores = score(output, data, names, bins=settings.get("score_bins"))
         same = fingerprint == data.fingerprint()
     agrees = None
     if same and split in stored:
         # A model may declare more heads by now than the version that stored these scores.
         agrees = _agree({head: found for head, found in scores.items() if head in stored[split]}, stored[split])
     return {"scores": scores, "corpus": scored, "as_stored": agrees}
+
+
+def _target_columns(model: str | Path, config: ConversationConfig, settings: dict[str, Any], source: Any):
+    """By target of the model, the column of a corpus: as in the training corpus, or of the target's own name."""
+    stated, there = CorpusSettings(targets=settings.get("targets")).target_columns, score_columns(source)
+    found: dict[str, str] = {}
+    for name in config.label2id:
+        column = next((column for column in (stated.get(name, name), name) if column in there), None)
+        if column is None:
+            raise InputError(
+                f"'{model}' predicts '{name}', but the corpus has no column '{stated.get(name, name)}' with a number "
+                f"per turn; its columns of numbers are {', '.join(there) or 'none'}. Rename one, or pass --corpus"
+            )
+        found[name] = column
+    return found
 
 
 def _found_again(model: str | Path, path: str | Path, same: Callable[[Path], bool]) -> Path | None:
@@ -163,6 +187,10 @@ def _recipe(model: str | Path, hub: dict[str, Any]) -> dict[str, dict[str, Any]]
         for name in ("path", *_COLUMNS):
             if not isinstance(recipe["corpus"].get(name), str | None):
                 raise InputError(f"corpus.{name} must be a text, got {short(repr(recipe['corpus'][name]), 80)}")
+        for name in ("targets", "score_bins"):
+            if not fits(recipe["corpus"].get(name), CORPUS_FIELDS[name]):
+                given = short(repr(recipe["corpus"][name]), 80)
+                raise InputError(f"corpus.{name} must be {type_name(CORPUS_FIELDS[name])}, got {given}")
         batch = recipe["training"].get("per_device_eval_batch_size", 8)
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"training.per_device_eval_batch_size must be at least 1, got {short(repr(batch), 80)}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from transformers import set_seed
@@ -24,10 +25,12 @@ from ..base.files import (
     write_table,
     writing,
 )
+from ..base.processes import report
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
 from ..evaluation.predictions import calibration, labels_of, predict, prediction_table, probabilities, score, summarize
 from ..hub.checkpoint import save_checkpoint
+from ..models.configuration_conversation import ConversationConfig
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
@@ -76,7 +79,7 @@ def run_experiment(
         output_dir,
         record,
         lambda: _run(recipe, arguments, corpus, fingerprints, encoders),
-        lambda results: results["validation"]["mixture"]["weighted_f1"],
+        lambda results: results["validation"]["mixture"],
     )
 
 
@@ -90,22 +93,24 @@ def _run(
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     _check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
-    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)
+    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names)
     output_dir, model = trainer.output_dir, trainer.own_model
-    config, label_names = model.config, list(model.config.id2label.values())
+    config, names = model.config, list(model.config.id2label.values())
     outputs = {split: predict(trainer, corpus[split]) for split in ("validation", "test")}
-    config.calibration_temperature = fit_temperature(outputs["validation"]["mixture"], labels_of(corpus["validation"]))
-    results["calibration"] = {"temperature": config.calibration_temperature}
+    if recipe.regression:
+        results |= {"task": config.task, "targets": recipe.corpus.target_columns}
+        report(f"{recipe.title()}: no temperature is fitted, since scores are not probabilities")
+    else:
+        outputs, results["calibration"] = _calibrate(config, outputs, corpus)
     tables = []
     for split, output in outputs.items():
-        predictions, data = probabilities(output, config.calibration_temperature), corpus[split]
-        results[split] = score(predictions, data, label_names)
-        results["calibration"][f"{split} without it"] = calibration(probabilities(output)["mixture"], data)
-        tables.append(prediction_table(predictions, data, config.id2label))
+        results[split] = score(output, corpus[split], names, bins=recipe.corpus.score_bins)
+        tables.append(prediction_table(output, corpus[split], config.id2label))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         results["digests"] = digests(output_dir)
-        _plot_confusion(results["test"]["mixture"]["confusion"], label_names, output_dir / "confusion.png")
+        if not recipe.regression:
+            _plot_confusion(results["test"]["mixture"]["confusion"], names, output_dir / "confusion.png")
         with writing(output_dir):
             save_checkpoint(output_dir, model, recipe.to_dict(), results, encoders)
             sync_folder(output_dir)
@@ -116,11 +121,26 @@ def _run(
     return results
 
 
+def _calibrate(
+    config: ConversationConfig, outputs: dict[str, dict[str, np.ndarray]], corpus: dict[str, DialogueVectors]
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Any]]:
+    """
+    Fit the temperature of the configuration on validation; returns probabilities in place of the logits of each split,
+    and what the results say of the calibration.
+    """
+    temperature = fit_temperature(outputs["validation"]["mixture"], labels_of(corpus["validation"]))
+    config.calibration_temperature = temperature
+    facts: dict[str, Any] = {"temperature": temperature}
+    for split, logits in outputs.items():
+        facts[f"{split} without it"] = calibration(probabilities(logits)["mixture"], corpus[split])
+    return {split: probabilities(logits, temperature) for split, logits in outputs.items()}, facts
+
+
 def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     """The corpus of the recipe, with a warning for each of its shortcomings."""
     corpus = recipe.read_corpus()
     if PartialState().is_main_process:
-        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.labels)["shortcomings"]:
+        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names)["shortcomings"]:
             logger.warning("%s", sentence)
     return corpus
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -16,6 +17,7 @@ from ..base.modalities import MODALITIES
 from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES
+from ..evaluation.regression import REGRESSION_SCORES
 from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
@@ -64,9 +66,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     recipe.training_arguments(output_dir, seeds[0])  # first: it starts the process group, if there is one
     found = vector_modalities(recipe.corpus_path())
     if found:
-        _leave_out(
-            recipe, [modality for modality in MODALITIES if modality not in found], "the corpus has no vectors of"
-        )
+        _leave_out(recipe, [name for name in MODALITIES if name not in found], "the corpus has no vectors of")
         check_conversation_model(recipe, output_dir)
         return Plan(recipe, [])
     corpus = load_dialogues(recipe.corpus_path())
@@ -76,9 +76,9 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
             f"{recipe.source}: no section of an encoder that this corpus can train, so nothing makes vectors"
         )
     _leave_out(recipe, lacking, "nothing makes vectors of")
-    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
     for modality in modalities:
-        recipe.set(f"model.{MODALITIES[modality].width}", recipe.encoder(modality).config(label2id).embedding_dim)
+        width = recipe.encoder(modality).config(recipe.label2id).embedding_dim
+        recipe.set(f"model.{MODALITIES[modality].width}", width)
     check_conversation_model(recipe, output_dir)
     _check_splits(recipe, corpus, modalities)
     with progress.bar("checking the encoders", len(modalities), "encoders") as bar:
@@ -136,9 +136,8 @@ def _keep_encoders(recipe: Recipe, corpus: datasets.DatasetDict) -> tuple[list[s
     return kept, lacking
 
 
-def _labelled(recipe: Recipe, corpus: datasets.DatasetDict, split: str, modality: str) -> Utterances:
-    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
-    return Utterances(corpus[split], modality, label2id, labelled_only=True)
+def _labelled(recipe: Recipe, corpus: datasets.DatasetDict, split: str, modality: str, **options: Any) -> Utterances:
+    return Utterances(corpus[split], modality, labelled_only=True, **recipe.corpus.turn_labels(), **options)
 
 
 def _leave_out(recipe: Recipe, absent: list[str], reason: str):
@@ -195,16 +194,15 @@ def _check_encoder(recipe: Recipe, modality: str, corpus: datasets.DatasetDict, 
     settings, section = recipe.encoder(modality), f"{recipe.source}: section '{MODALITIES[modality].encoder}'"
     arguments = settings.training_arguments(folder, 0)
     try:
-        check_metric(arguments, SCORES)
+        check_metric(arguments, REGRESSION_SCORES if recipe.regression else SCORES)
     except InputError as error:
         raise InputError(f"{section[:-1]}.training': {error}") from error
     if settings.folds and not 2 <= settings.folds <= len(corpus["train"]):
         raise InputError(f"{section}: folds must be from 2 to {len(corpus['train'])}, the dialogues of train")
     if read_results(folder) is not None:
         return
-    label2id = {label: index for index, label in enumerate(recipe.corpus.labels)}
-    model, processor = settings.model(label2id), settings.processor()
-    turns = _labelled(recipe, corpus, "train", modality)
+    model, processor = settings.model(recipe.label2id), settings.processor()
+    turns = _labelled(recipe, corpus, "train", modality, **settings.reading)
     items = [turns[int(index)] for index in turns.lengths.argsort(kind="stable")[:2]]
     try:
         batch = UtteranceCollator(processor)(items)

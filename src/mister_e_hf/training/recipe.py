@@ -17,23 +17,25 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..encoders.embedding import RECORD
 from ..models.configuration_conversation import ConversationConfig
-from ..models.registry import baselines, default_model_type, entry, entry_of, registered
+from ..models.registry import baselines, default_model_type, entry_of
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
-from ..vectors.folds import validation_by_group
-from ..vectors.store import read_corpus
+from ..vectors.store import vector_width
+from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
+from .recipe_baselines import sections_of_baseline
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
 from .recipe_sections import (
-    CORPUS_FIELDS,
     NOT_IN_A_RECIPE,
+    REGRESSION,
     SECTIONS,
-    CorpusSettings,
     EncoderSettings,
+    absent_modality,
     baseline_sections,
     encoder_sections,
     model_fields,
+    training_defaults,
     training_fields,
 )
 from .training_fields import check_field
@@ -148,6 +150,11 @@ class Recipe:
         Raises:
             InputError: if the field is unknown, may not be set, or has another type.
         """
+        if name.rpartition(".")[2] == "problem_type":
+            raise InputError(
+                f"{self.source}: {name} does not belong in a recipe: name columns of scores in corpus.targets, which "
+                "makes the task regression; without it the classes of corpus.labels are predicted"
+            )
         section, field = self._place(name)
         if section.rpartition(".")[2] == "training" and field in NOT_IN_A_RECIPE:
             raise InputError(f"{self.source}: training.{field} does not belong in a recipe: {NOT_IN_A_RECIPE[field]}")
@@ -192,9 +199,9 @@ class Recipe:
         if section not in all_fields:
             raise self._unknown_section(section)
         if field not in all_fields[section]:
-            raise InputError(
-                f"{self.source}: section '{section}' has no field '{field}'{nearest(field, all_fields[section])}"
-            )
+            hint = absent_modality(self.model_type, field) if section == "model" else None
+            hint = hint or nearest(field, all_fields[section])
+            raise InputError(f"{self.source}: section '{section}' has no field '{field}'{hint}")
         return section, field
 
     def override(self, words: Sequence[str]):
@@ -231,22 +238,54 @@ class Recipe:
 
     @property
     def corpus(self) -> CorpusSettings:
-        """The section `corpus`. If it names no labels, those of the corpus are added to the recipe."""
+        """
+        The section `corpus`. If it names neither labels nor targets, the labels of the corpus are added to the recipe.
+        """
         given = self.sections["corpus"]
-        if given.get("path") and not given.get("labels"):
+        if given.get("path") and not given.get("labels") and given.get("targets") is None:
             given["labels"] = corpus_labels(given["path"], given.get("label_column", CorpusSettings.label_column))
         settings = CorpusSettings(**given)
         settings.check(self.source)
         return settings
 
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Index of each class, or of each target of a regression."""
+        return {name: index for index, name in enumerate(self.corpus.names)}
+
+    @property
+    def regression(self) -> bool:
+        """Whether the targets of the section `corpus` are predicted in place of classes."""
+        return self.sections["corpus"].get("targets") is not None
+
     def model_config(self) -> ConversationConfig:
-        """The configuration of the model, with the labels of the section `corpus`."""
+        """
+        The configuration of the model, with the labels or targets of the section `corpus`. A width that neither the
+        recipe nor the model's defaults state becomes that of the corpus or of the encoder.
+        """
+        names = dict(enumerate(self.corpus.names))
+        self._find_widths()
         fields = dict(self.sections["model"])
         fields.pop("model_type", None)
+        if self.regression:
+            fields["problem_type"] = REGRESSION
         try:
-            return entry_of(self.model_type).config_class()(id2label=dict(enumerate(self.corpus.labels)), **fields)
+            return entry_of(self.model_type).config_class()(id2label=names, **fields)
         except Exception as error:  # the checks of a configuration raise errors of several kinds
             raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
+
+    def _find_widths(self):
+        section, defaults = self.sections["model"], entry_of(self.model_type).config_class()
+        for name in section.get("modalities") or ():
+            modality = MODALITIES.get(name)
+            if modality is None or modality.width in section or getattr(defaults, modality.width, 0) is not None:
+                continue
+            path = self.sections["corpus"].get("path")
+            width = vector_width(path, name) if path else None
+            if width is None and self.sections.get(modality.encoder):
+                width = self.encoder(name).config(self.label2id).embedding_dim
+            if width is not None:
+                section[modality.width] = width
 
     def model(self) -> PreTrainedModel:
         """A new model with this configuration."""
@@ -269,39 +308,19 @@ class Recipe:
         Raises:
             InputError: if the name is unknown.
         """
-        other = entry(name)
-        model, training = ({**self.sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
-        shared = {*(modality.width for modality in MODALITIES.values()), "feature_clip", "class_weights"}
-        shared &= set(other.config_class().own_fields())
-        given = {field: value for field, value in self.sections["model"].items() if field in shared}
-        # A width that this recipe leaves out is the default of its model, which the other's may not be.
-        own_class, other_class = entry_of(self.model_type).config_class(), other.config_class()
-        for width in {field for field in shared - {*given} if field.endswith("_dim") and hasattr(own_class, field)}:
-            if getattr(own_class, width) != getattr(other_class, width):
-                given[width] = getattr(own_class, width)
-        model = given | model
-        # One model is pushed, and terms of another model's loss are not among this one's.
-        known = training_fields(other.model_type)
-        kept = {field for field in known if not field.startswith(("hub_", "push_"))}
-        own = {field: value for field, value in self.sections["training"].items() if field in kept}
-        terms = set(other.model_class().loss_term_weights.values())
-        weights = [weight for each in registered() for weight in each.model_class().loss_term_weights.values()]
-        without = {weight: 0.0 for weight in weights if weight in known and weight not in terms}
-        return Recipe(
-            {
-                "model": {"model_type": other.model_type, **model},
-                "corpus": self.sections["corpus"],
-                "training": own | dict(other.training) | training | without,
-            },
-            f"{self.source}, baseline {name}",
-        )
+        sections = sections_of_baseline(name, self.sections, self.model_type)
+        return Recipe(sections, f"{self.source}, baseline {name}")
 
     def value(self, name: str) -> Any:
         """The value of `section.field`, of the model or of training: that of the recipe, or the default."""
         section, _, field = name.partition(".")
         if field in self.sections[section]:
             return self.sections[section][field]
-        return getattr(self.model_config() if section == "model" else self.trainer_class.arguments_class, field)
+        if section == "model":
+            return getattr(self.model_config(), field)
+        return training_defaults(self.model_type, self.regression).get(
+            field, getattr(self.trainer_class.arguments_class, field)
+        )
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """A copy with other values of some fields, by `section.field`."""
@@ -318,29 +337,15 @@ class Recipe:
     def training_arguments(self, output_dir: str | Path, seed: int) -> DialogueTrainingArguments:
         """The arguments of the Trainer of stage 2."""
         try:
-            return self.trainer_class.arguments_class(
-                **self.sections["training"], output_dir=str(output_dir), seed=seed
-            )
+            fields = training_defaults(self.model_type, self.regression) | self.sections["training"]
+            return self.trainer_class.arguments_class(**fields, output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
             raise InputError(f"{self.source}: section 'training': {short(error)}") from error
 
     def read_corpus(self) -> dict[str, DialogueVectors]:
         """Read the splits of the corpus, and check them against the configuration of the model."""
-        corpus, config = self.corpus, self.model_config()
-        splits = read_corpus(self.corpus_path(), config.label2id, corpus.label_column, corpus.score_column)
-        if corpus.validation_group is not None:
-            splits |= validation_by_group(splits, corpus.group_pattern, corpus.validation_group)
-        for data in splits.values():
-            data.check(config.widths)
-            if data.labels is None or not (data.labels >= 0).any():
-                raise InputError(f"{data.name}: no turn has a label in '{corpus.label_column}'")
-        for modality in config.required_modalities:
-            present = splits["train"].present.get(modality)
-            if present is None or not present.any():
-                field = next(iter(config.without([modality])), None)
-                hint = f"leave it out of {field}" if field else f"{self.title()} needs it"
-                raise InputError(f"train: no turn has {modality}, so nothing can be learned from it; {hint}")
-        return splits
+        config = self.model_config()
+        return self.corpus.read(self.corpus_path(), config, self.title())
 
     def leave_out(self, absent: Sequence[str]) -> str:
         r"""
@@ -379,6 +384,7 @@ class Recipe:
             modality,
             copy.deepcopy(self.sections[section]),
             copy.deepcopy(self.sections.get(f"{section}.training", {})),
+            self.regression,
         )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:

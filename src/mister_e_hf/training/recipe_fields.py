@@ -77,6 +77,8 @@ def type_name(hint: Any) -> str:
     """A type as a message shows it."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if get_origin(hint) in (Union, UnionType) and any(get_origin(part) is Literal for part in get_args(hint)):
+        return " or ".join("null" if part is type(None) else type_name(part) for part in get_args(hint))
     return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 

@@ -1,5 +1,8 @@
-"""Write a recipe for a corpus: with its labels, its modalities, and the widths of its vectors if it holds any."""
+"""
+Write a recipe for a corpus: with its labels or scores, its modalities, and the widths of its vectors if it holds any.
+"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +14,29 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import Utterances
-from ..vectors.corpus_facts import class_counts
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import SPLITS
+from ..vectors.score_columns import score_columns
 from ..vectors.store import holds_vectors, read_corpus
+from .corpus_settings import CorpusSettings
 from .recipe import Recipe
+from .recipe_fields import nearest
 from .recipe_files import find_recipe
 
-BASE = "own-small"  # the recipe that sizes and rates are taken from
+# The recipes that sizes and rates are taken from; the second one for a corpus with video, which MiSTER-E cannot read.
+BASES = ("own-small", "own-video")
 
 
-def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path, Recipe]:
+def init_recipe(
+    corpus: str | Path, out: str | Path | None = None, targets: Sequence[str] | None = None
+) -> tuple[Path, Recipe]:
     r"""
     Write a recipe that trains on a corpus.
 
     Args:
         corpus: a corpus folder, of dialogues or of vectors, or the id of a Hub dataset.
         out: the YAML file to write; by default the name of the corpus with `.yaml`, in the current folder.
+        targets: columns of scores to predict in place of the corpus's classes.
 
     Returns:
         the file and the recipe.
@@ -35,15 +44,15 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
     Raises:
         FileExistsError: if the file exists.
         FileNotFoundError: if the corpus does not exist.
-        InputError: if it lacks a split, or a split has no labelled turn with text or audio.
+        InputError: if it lacks a split, or a split has no labelled turn with text, audio or video.
     """
     path = Path(out or f"{Path(corpus).expanduser().absolute().name}.yaml")
     if path.exists():
         raise FileExistsError(f"'{path}' exists and is not overwritten; choose another --out, or remove it")
     _check_is_corpus(corpus)
-    sections = read_yaml(find_recipe(BASE))
-    labels = corpus_labels(corpus)
-    widths = _widths(corpus, labels)
+    settings = _settings(corpus, list(targets or ()))
+    widths = _widths(corpus, settings)
+    sections = read_yaml(find_recipe(BASES["visual" in widths]))
     for name, modality in MODALITIES.items():
         width = widths.get(name)
         if width is not None or name not in widths:
@@ -52,7 +61,11 @@ def init_recipe(corpus: str | Path, out: str | Path | None = None) -> tuple[Path
             sections["model"][modality.width] = width
         elif name not in widths:
             sections["model"].pop(modality.width, None)
-    sections["corpus"] = {"path": str(corpus), "labels": labels}
+    if settings.targets:
+        for section in sections.values():
+            section.pop("focal_gamma", None)  # of the loss of classes
+    stated = {"targets": settings.targets} if settings.targets else {"labels": settings.labels}
+    sections["corpus"] = {"path": str(corpus), **stated}
     recipe = Recipe(sections, str(path))
     recipe.leave_out([name for name in MODALITIES if name not in widths])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,15 +84,29 @@ def _check_is_corpus(corpus: str | Path):
         )
 
 
-def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
+def _settings(corpus: str | Path, targets: list[str]) -> CorpusSettings:
+    """What is to be predicted: these columns of scores, or the classes that the corpus names."""
+    columns = score_columns(corpus)
+    for name in targets:
+        if name not in columns:
+            raise InputError(f"'{corpus}' has no column '{name}' with a number per turn{nearest(name, columns)}")
+    if targets:
+        return CorpusSettings(targets=targets)
+    try:
+        return CorpusSettings(labels=corpus_labels(corpus))
+    except InputError as error:
+        hint = f". To predict scores, name their columns with --targets: {', '.join(columns)}" if columns else ""
+        raise InputError(f"{error}{hint}") from error
+
+
+def _widths(corpus: str | Path, settings: CorpusSettings) -> dict[str, int | None]:
     """
     By modality that labelled turns of every split have, the width of its vectors; None if encoders must make them.
     """
-    label2id = {name: index for index, name in enumerate(labels)}
     if holds_vectors(corpus):
-        splits = read_corpus(corpus, label2id)
-        for split, counts in class_counts(splits, labels).items():
-            _check_labelled(split, sum(counts.values()))
+        splits = read_corpus(corpus, **settings.columns())
+        for split, data in splits.items():
+            _check_labelled(split, settings.labelled_turns(data))
         train = splits["train"]
         return {name: train.vectors[name].width for name in train.vectors if train.present[name].any()}
     dialogues = load_dialogues(corpus)
@@ -89,7 +116,9 @@ def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
             " corpus folder` makes all three (--split_shares); or give the table a column `split`"
         )
     turns = {
-        name: [len(Utterances(dialogues[split], name, label2id, labelled_only=True)) for split in SPLITS]
+        name: [
+            len(Utterances(dialogues[split], name, labelled_only=True, **settings.turn_labels())) for split in SPLITS
+        ]
         for name, modality in MODALITIES.items()
         if modality.content in dialogues["train"].features["utterances"].feature
     }
@@ -103,7 +132,7 @@ def _widths(corpus: str | Path, labels: list[str]) -> dict[str, int | None]:
 def _check_labelled(split: str, turns: int):
     if not turns:
         raise InputError(
-            f"{split}: no turn with a label has text or audio, so there is nothing to learn from or to score"
+            f"{split}: no turn with a label has text, audio or video, so there is nothing to learn from or to score"
         )
 
 
@@ -115,13 +144,15 @@ def _header(path: Path, widths: dict[str, int | None]) -> str:
             "The encoders are small and English; for other languages take, for example, openai/whisper-tiny and",
             "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.",
         ]
+    if "visual" in widths:
+        lines.append("The model is MulT, since MiSTER-E does not read video.")
     return "".join(f"# {line}\n" for line in lines)
 
 
 def described(recipe: Recipe) -> dict[str, Any]:
-    """Summary of a written recipe: its labels, and by modality the encoder or the width of the vectors."""
+    """Summary of a written recipe: its labels or targets, and by modality the encoder or the width of the vectors."""
     config = recipe.model_config()
-    found: dict[str, Any] = {"labels": recipe.corpus.labels}
+    found: dict[str, Any] = {"targets" if recipe.regression else "labels": recipe.corpus.names}
     for modality in config.modalities:
         backbone = recipe.sections.get(MODALITIES[modality].encoder, {}).get("backbone")
         found[modality] = backbone or f"vectors of width {config.widths[modality]}"

@@ -1,8 +1,7 @@
-"""The sections of a recipe: their fields with types, and the settings of a corpus and of an encoder."""
+"""The sections of a recipe: their fields with types, and the settings of an encoder."""
 
 import contextlib
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,62 +16,6 @@ from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.registry import baselines, entry_of, registered
 from .utterance_trainer import UtteranceTrainingArguments
 
-
-@dataclasses.dataclass
-class CorpusSettings:
-    r"""
-    The `corpus` section of a recipe.
-
-    Args:
-        path: folder or Hub id; see [`~mister_e_hf.vectors.store.read_corpus`].
-        name: name of the corpus in a model card.
-        labels: class names in the order of the class indices; by default those of the corpus
-            ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]).
-        label_column: name of the column of labels.
-        score_column: name of a column with a real-valued score per turn (the sentiment of CMU-MOSI); predictions are
-            then also scored without the turns whose score is zero or missing.
-        vectors: by modality, a description of what made the vectors, for the results of a study.
-        group_pattern: regular expression whose match in the id of a dialogue is its group (the session of IEMOCAP);
-            folds of the development data consist of whole groups. By default each dialogue is a group.
-        validation_group: the group that becomes validation; all other dialogues of train and validation become train.
-    """
-
-    path: str | None = None
-    name: str | None = None
-    labels: list[str] = dataclasses.field(default_factory=list)
-    label_column: str = "labels"
-    score_column: str | None = None
-    vectors: dict[str, str] | None = None
-    group_pattern: str | None = None
-    validation_group: str | None = None
-
-    def check(self, source: str):
-        """
-        Check labels and patterns.
-
-        Raises:
-            InputError: naming the recipe and the field.
-        """
-        if not all(isinstance(label, str) and label.strip() for label in self.labels):
-            raise InputError(f"{source}: corpus.labels must be names, none of them empty; got {short(self.labels)}")
-        if not self.labels:
-            raise InputError(
-                f"{source}: no labels: give a corpus, whose own are then used (--corpus), or name them "
-                "(--corpus.labels)"
-            )
-        if len(self.labels) < 2 or len(set(self.labels)) != len(self.labels):
-            raise InputError(
-                f"{source}: corpus.labels must name two classes or more, each once; got {short(self.labels)}"
-            )
-        try:
-            re.compile(self.group_pattern or "")
-        except re.error as error:
-            raise InputError(
-                f"{source}: corpus.group_pattern '{short(self.group_pattern)}' is not a regular expression: {error}"
-            ) from error
-
-
-CORPUS_FIELDS = {field.name: field.type for field in dataclasses.fields(CorpusSettings)}
 # A recipe is the same for all of its runs, and is stored and pushed with each.
 NOT_IN_A_RECIPE = {
     "output_dir": "pass --output_dir",
@@ -81,12 +24,14 @@ NOT_IN_A_RECIPE = {
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
 SECTIONS = ("model", "corpus", "training")
+REGRESSION = "regression"  # the `problem_type` of a configuration; without it the task is classification
 # Fields of stage 1 are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
 _PROCESSOR_FIELDS = {
     "prompt": str | None,
     "max_tokens": int,
     "window_seconds": float | None,
     "trailing_silence": float | None,
+    "num_frames": int,
 }
 _ENCODER_FIELDS = {
     **{
@@ -109,10 +54,26 @@ def training_fields(model_type: str) -> dict[str, Any]:
     return {field.name: field.type for field in dataclasses.fields(arguments) if field.init}
 
 
+def training_defaults(model_type: str, regression: bool) -> dict[str, Any]:
+    """Defaults of the section training that the task sets, in place of those of the model's Trainer."""
+    if not regression:
+        return {}
+    known = training_fields(model_type)
+    # The best epoch has the least error, and the loss has no terms that compare classes.
+    defaults = {"metric_for_best_model": "mae", "contrastive_weight": 0.0, "consistency_weight": 0.0}
+    return {field: value for field, value in defaults.items() if field in known}
+
+
 def model_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of a registered model's section."""
     types = tuple(each.model_type for each in registered())
     return {"model_type": Literal[types], **entry_of(model_type).config_class().own_fields()}
+
+
+def absent_modality(model_type: str, field: str) -> str | None:
+    """The end of a message about the width of a modality that a registered model does not read; None otherwise."""
+    name = next((name for name, modality in MODALITIES.items() if modality.width == field), None)
+    return name and f": {entry_of(model_type).config_class().does_not_take(name)}"
 
 
 def encoder_sections() -> dict[str, dict[str, Any]]:
@@ -144,11 +105,17 @@ class EncoderSettings:
     modality: str
     fields: dict[str, Any]
     training: dict[str, Any]
+    regression: bool = False
 
     @property
     def folds(self) -> int:
         """Number of folds of the training dialogues for cross-fitted vectors; 0 for none."""
         return self.fields.get("folds") or 0
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the turns of the modality are read: arguments of [`Utterances`]."""
+        return {"num_frames": self.fields["num_frames"]} if "num_frames" in self.fields else {}
 
     def config(self, label2id: dict[str, int]) -> UtteranceEncoderConfig:
         """The configuration of the encoder, without that of its backbone."""
@@ -156,7 +123,7 @@ class EncoderSettings:
             name: value for name, value in self.fields.items() if name not in (*_PROCESSOR_FIELDS, "folds", "dtype")
         }
         with self._naming_itself():
-            fields: dict[str, Any] = {"modality": self.modality, "label2id": label2id, **own}
+            fields: dict[str, Any] = {"modality": self.modality, "label2id": label2id, **self._task(), **own}
             return UtteranceEncoderConfig(**fields)
 
     def model(self, label2id: dict[str, int]) -> UtteranceEncoder:
@@ -172,6 +139,9 @@ class EncoderSettings:
             return UtteranceEncoder.from_backbone(
                 backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
             )
+
+    def _task(self) -> dict[str, Any]:
+        return {"problem_type": REGRESSION} if self.regression else {}
 
     def processor(self) -> MisterEProcessor:
         """The processor of the backbone, with the fields of the section."""
@@ -197,7 +167,8 @@ class EncoderSettings:
     def training_arguments(self, output_dir: str | Path, seed: int) -> UtteranceTrainingArguments:
         """The arguments of the Trainer of stage 1."""
         try:
-            return UtteranceTrainingArguments(**self.training, output_dir=str(output_dir), seed=seed)
+            given = ({"metric_for_best_model": "mae"} if self.regression else {}) | self.training
+            return UtteranceTrainingArguments(**given, output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
             raise InputError(
                 f"{self.source}: section '{MODALITIES[self.modality].encoder}.training': {short(error)}"

@@ -49,7 +49,7 @@ def run_once(
     output_dir: Path,
     record: dict,
     run: Callable[[], dict[str, Any]],
-    weighted_f1: Callable[[dict[str, Any]], float],
+    validation: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
     r"""
     Run once: return the stored results if the run is finished, else run it. Both are reported in one line.
@@ -59,7 +59,7 @@ def run_once(
         output_dir: folder of the run; waits for another process that works in it.
         record: settings of the run.
         run: trains, and writes the results.
-        weighted_f1: takes the weighted F1 on validation from the results.
+        validation: takes the scores on validation from the results.
 
     Raises:
         InputError: if the folder holds a run with other settings.
@@ -68,8 +68,15 @@ def run_once(
         finished = read_results(output_dir) if claim_run(output_dir, record) else None
         results = run() if finished is None else finished
         how = "trained" if finished is None else "trained earlier"
-        report(f"{title}: {how}, validation weighted F1 {100 * weighted_f1(results):.2f} ({output_dir})")
+        report(f"{title}: {how}, validation {headline(validation(results))} ({output_dir})")
     return results
+
+
+def headline(scores: dict[str, Any]) -> str:
+    """The score that a line of progress shows: the mean absolute error of a regression, else weighted F1."""
+    if "mae" in scores:
+        return f"MAE {scores['mae']:.4f}"
+    return f"weighted F1 {100 * scores['weighted_f1']:.2f}"
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

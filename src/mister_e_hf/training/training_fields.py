@@ -51,7 +51,7 @@ SCHEDULERS = (
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 )
-_LOWER_IS_BETTER = ("loss", "expected_calibration_error")
+_LOWER_IS_BETTER = ("loss", "expected_calibration_error", "mae")
 _LOG_LEVELS = Choice(("debug", "info", "warning", "error", "critical", "passive", "detail"))
 
 FIELDS: dict[str, Number | Choice | Kind | Refused] = {

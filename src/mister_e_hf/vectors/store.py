@@ -99,6 +99,31 @@ def vector_modalities(source: str | Path | Mapping[str, datasets.Dataset]) -> li
     return [modality for modality, names in MODALITIES.items() if names.features in found]
 
 
+def vector_width(source: str | Path | Mapping[str, datasets.Dataset], modality: str) -> int | None:
+    """Width of the vectors of a modality in a source of [`read_corpus`]; None without any."""
+    field = MODALITIES[modality].features
+    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
+        folder = Path(source).expanduser()
+        for path in sorted(folder.glob("*.safetensors")):
+            if field in _tensors(path):
+                with safe_open(path, framework="pt") as store:
+                    return store.get_slice(field).get_shape()[-1]
+        parts = (
+            batch.column(0)
+            for path in sorted(folder.glob("*.parquet"))
+            if field in _columns(path)
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=8, columns=[field])
+        )
+    else:
+        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        tables = [
+            data.with_format("arrow").select_columns(field) for data in dataset.values() if field in data.features
+        ]
+        parts = (chunk for data in tables for table in data.iter(batch_size=8) for chunk in table[field].chunks)
+    vectors = (vector for part in parts for dialogue in part.to_pylist() for vector in dialogue or () if vector)
+    return next(map(len, vectors), None)
+
+
 def _tensors(path: Path) -> set[str]:
     with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
         return _names(store, path)
