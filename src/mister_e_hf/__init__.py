@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from . import _registration
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
+    from .corpora.ch_sims_v2 import ChSimsV2 as ChSimsV2
+    from .corpora.cherma import Cherma as Cherma
+    from .corpora.cmu_mosei import CmuMosei as CmuMosei
     from .corpora.cmu_mosi import CmuMosi as CmuMosi
     from .corpora.dialogue_folder import DialogueFolder as DialogueFolder
     from .corpora.iemocap import Iemocap as Iemocap
@@ -65,6 +68,9 @@ _HOME = {
     "Iemocap": "corpora.iemocap",
     "Meld": "corpora.meld",
     "CmuMosi": "corpora.cmu_mosi",
+    "CmuMosei": "corpora.cmu_mosei",
+    "ChSimsV2": "corpora.ch_sims_v2",
+    "Cherma": "corpora.cherma",
     "DialogueFolder": "corpora.dialogue_folder",
     "convert_reference_checkpoint": "models.mister_e.convert_reference",
 }

@@ -13,7 +13,9 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
     """Add `corpus` and the corpora that it reads."""
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
-        "--out", help="folder to write the corpus to: a Parquet table per split, with a row per dialogue"
+        "--out",
+        help="folder to write the corpus to: a Parquet table per split, with a row per dialogue; a release of "
+        "features becomes a table of vectors",
     )
     common.add_argument(
         "--embed_audio", action="store_true", help="store the audio itself in the tables of --out, not its path"
@@ -56,6 +58,27 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
     meld.add_argument("--data_dir", help="folder of MELD (default: download the release, 10 GB)")
     mosi = corpus.add_parser("mosi", parents=[common], help="read CMU-MOSI (the segmented release, or label.csv)")
     mosi.add_argument("--data_dir", help="folder of CMU-MOSI")
+    mosei = corpus.add_parser(
+        "mosei",
+        parents=[common],
+        help="read CMU-MOSEI (label.csv with clips, a pickle of features, or the raw release)",
+    )
+    mosei.add_argument("--data_dir", help="folder of CMU-MOSEI, or a pickle of features (aligned_50.pkl)")
+    sims = corpus.add_parser(
+        "sims", parents=[common], help="read CH-SIMS v2 (meta.csv with clips, or a pickle of features)"
+    )
+    sims.add_argument("--data_dir", help="folder of CH-SIMS v2, or a pickle of features (ch-simsv2s.pkl)")
+    cherma = corpus.add_parser(
+        "cherma", parents=[common], help="read CHERMA (its lists with released features, or MSE-Adapter's pickles)"
+    )
+    cherma.add_argument("--data_dir", help="folder of CHERMA")
+    cherma.add_argument(
+        "--group_pattern",
+        type=text_of_name,
+        metavar="REGEX",
+        help="regular expression with the groups dialogue and order for the names of utterances, e.g. "
+        r"'(?P<dialogue>.+)_(?P<order>\d+)' (default: each utterance is a dialogue)",
+    )
     folder = corpus.add_parser("folder", parents=[common], help="read your own recordings and tables")
     folder.add_argument(
         "--data_dir",
@@ -90,7 +113,9 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         help="shares of train, validation and test (default: 0.8 0.1 0.1)",
     )
     folder.add_argument("--seed", type=int, help="seed of the split, if the corpus has none (default: 0)")
-    for builder, parser in {"Iemocap": iemocap, "Meld": meld, "CmuMosi": mosi, "DialogueFolder": folder}.items():
+    builders = {"Iemocap": iemocap, "Meld": meld, "CmuMosi": mosi, "DialogueFolder": folder}
+    builders |= {"CmuMosei": mosei, "ChSimsV2": sims, "Cherma": cherma}
+    for builder, parser in builders.items():
         parser.set_defaults(run=_corpus, builder=builder)
 
 
@@ -118,6 +143,7 @@ def _corpus(arguments: argparse.Namespace):
             "validation",
             "labels",
             "other_labels",
+            "group_pattern",
             "split_shares",
             "seed",
             "bad_audio",
@@ -148,6 +174,11 @@ def _corpus(arguments: argparse.Namespace):
                 folder=arguments.out,
                 replaced=earlier,
             )
+            if columns := [name for name in next(iter(corpus.values())).column_names if name.endswith("_features")]:
+                print_result(
+                    f"{', '.join(columns)}: this is a table of vectors; train with --corpus {arguments.out}",
+                    vectors=columns,
+                )
         if arguments.push_to_hub:
             repository = push_corpus(folder, arguments.push_to_hub, private=arguments.private)
             print_result(f"pushed to {repository}", repository=repository)

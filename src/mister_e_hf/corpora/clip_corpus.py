@@ -107,7 +107,7 @@ class ClipCorpus(CorpusBuilder):
             self.title,
             (
                 PlacedTurn(
-                    clip.split, clip.video, _in_order(clip.clip), self._utterance(clip, files, beside), clip.vectors
+                    clip.split, clip.video, in_order(clip.clip), self._utterance(clip, files, beside), clip.vectors
                 )
                 for clip in clips
             ),
@@ -162,7 +162,7 @@ def dialogues_of(title: str, turns: Iterable[PlacedTurn]) -> Dialogues:
     return dialogues
 
 
-def _in_order(clip: str) -> tuple[list[str | int], str]:
+def in_order(clip: str) -> tuple[list[str | int], str]:
     """What sorts clips by the numbers in their names: 2 before 10."""
     parts = re.split(r"(\d+)", clip)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], clip

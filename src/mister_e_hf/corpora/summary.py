@@ -1,6 +1,7 @@
 """Summarise a corpus: counts of each split, and a table of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 import numpy as np
@@ -9,12 +10,19 @@ import pyarrow as pa
 from ..base.modalities import MODALITIES
 
 
-def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]:
+def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, Any]]:
     """
     Counts of each split: dialogues, utterances, turns of each label and without one, turns per dialogue, seconds of
-    audio, turns without audio or text.
+    audio, turns without audio, text and so on; and of each score that any turn has, and of the released vectors of a
+    modality, the number of turns with one; and the score's mean and standard deviation.
     """
-    summary = {}
+    scored = _scores(corpus)
+    vectors = {
+        modality.features: modality.name
+        for modality in MODALITIES.values()
+        if any(modality.features in data.column_names for data in corpus.values())
+    }
+    summary: dict[str, dict[str, Any]] = {}
     for split, data in corpus.items():
         fields = data.features["utterances"].feature
         names = fields["emotion"].names
@@ -40,8 +48,43 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, int | float]]
             "turns per dialogue, most": int(turns_per_dialogue.max()),
             "seconds of audio": duration,
             **{f"turns without {content}": missing[content] for content in contents},
+            **{f"turns with {name} vectors": _given(data, column) for column, name in vectors.items()},
         }
+        for name, values in scored[split].items():
+            summary[split] |= {
+                f"turns with {name}": len(values),
+                f"mean {name}": float(values.mean()) if len(values) else None,
+                f"deviation of {name}": float(values.std()) if len(values) else None,
+            }
     return summary
+
+
+def _scores(corpus: datasets.DatasetDict) -> dict[str, dict[str, np.ndarray]]:
+    """The values of each score in each split, for the scores that any turn has."""
+    names = [
+        name
+        for name, feature in next(iter(corpus.values())).features["utterances"].feature.items()
+        if name not in ("start", "end", "duration") and getattr(feature, "dtype", None) == "float64"
+    ]
+    found = {
+        split: {
+            name: np.concatenate([[0.0][:0], *(chunk.flatten().field(name).drop_null() for chunk in _chunks(data))])
+            for name in names
+        }
+        for split, data in corpus.items()
+    }
+    used = [name for name in names if any(len(values[name]) for values in found.values())]
+    return {split: {name: values[name] for name in used} for split, values in found.items()}
+
+
+def _given(data: datasets.Dataset, column: str) -> int:
+    """Number of turns with a vector."""
+    count = 0
+    for table in data.with_format("arrow").select_columns(column).iter(batch_size=1000):
+        for chunk in table[column].chunks:
+            turns = chunk.flatten()
+            count += len(turns) - turns.null_count
+    return count
 
 
 def _chunks(data: datasets.Dataset) -> Iterator[pa.ListArray]:
@@ -49,12 +92,14 @@ def _chunks(data: datasets.Dataset) -> Iterator[pa.ListArray]:
         yield from table["utterances"].chunks  # not joined, which would copy the audio in them
 
 
-def format_summary(summary: dict[str, dict[str, int | float]]) -> str:
+def format_summary(summary: dict[str, dict[str, Any]]) -> str:
     """Format the summary as a table with a column per split."""
     rows = [["", *summary]]
     for name in next(iter(summary.values())):
         values = [block[name] for block in summary.values()]
-        rows.append([name, *(f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in values)])
+        digits = 2 if name.startswith(("mean ", "deviation of ")) else 1
+        cells = ["-" if x is None else f"{x:,.{digits}f}" if isinstance(x, float) else f"{x:,}" for x in values]
+        rows.append([name, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
