@@ -345,23 +345,24 @@ def test_counts_of_every_split(corpus):
         ("seconds of audio", 1.0 + 0.75 + 0.5 + 0.5),
         ("turns without audio", 1),
         ("turns without text", 1),
+        ("turns without video", 5),
         ("turns with sentiment", 3),
         ("mean sentiment", pytest.approx((1.5 - 2.0 + 0.0) / 3)),
         ("deviation of sentiment", pytest.approx(np.std([1.5, -2.0, 0.0]))),
     ]
     none = [0, None, None]
-    assert list(summarize(corpus)["validation"].values()) == [1, 1, 0, 0, 1, 0, 1.0, 1, 0.25, 0, 0, *none]
-    assert list(summarize(corpus)["test"].values()) == [1, 2, 1, 0, 0, 1, 2.0, 2, 0.75, 1, 0, *none]
+    assert list(summarize(corpus)["validation"].values()) == [1, 1, 0, 0, 1, 0, 1.0, 1, 0.25, 0, 0, 1, *none]
+    assert list(summarize(corpus)["test"].values()) == [1, 2, 1, 0, 0, 1, 2.0, 2, 0.75, 1, 0, 2, *none]
 
 
 def test_counts_of_one_split_of_many_dialogues():
     data = dialogues(2500)
     summary = summarize(datasets.DatasetDict(test=data))
     assert list(summary) == ["test"]
-    assert list(summary["test"].values()) == [2500, 2500, 2500, 0, 0, 0, 1.0, 1, 2500.0, 2500, 0]
+    assert list(summary["test"].values()) == [2500, 2500, 2500, 0, 0, 0, 1.0, 1, 2500.0, 2500, 0, 2500]
     # Selected rows are scattered.
     summary = summarize(datasets.DatasetDict(test=data.shuffle(seed=0).select(range(7))))
-    assert list(summary["test"].values()) == [7, 7, 7, 0, 0, 0, 1.0, 1, 7.0, 7, 0]
+    assert list(summary["test"].values()) == [7, 7, 7, 0, 0, 0, 1.0, 1, 7.0, 7, 0, 7]
 
 
 def test_counts_of_a_split_without_dialogues():
@@ -385,6 +386,7 @@ def test_counts_as_a_table(corpus):
             "seconds of audio            2.8         0.2   0.8",
             "turns without audio           1           0     1",
             "turns without text            1           0     0",
+            "turns without video           5           1     2",
             "turns with sentiment          3           0     0",
             "mean sentiment            -0.17           -     -",
             "deviation of sentiment     1.43           -     -",
