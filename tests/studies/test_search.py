@@ -78,4 +78,4 @@ def test_a_search_scores_all_held_out_turns_and_resumes(demo_folder, tmp_path, c
 def test_errors_name_damaged_trials(text, tmp_path):
     (tmp_path / "search.json").write_text(text)
     with pytest.raises(InputError, match=r"search.json'"):
-        _earlier_trials(tmp_path / "search.json")
+        _earlier_trials(tmp_path / "search.json", "weighted_f1")

@@ -55,7 +55,7 @@ def add_study_commands(commands: argparse._SubParsersAction, shared: argparse.Ar
 
 
 def _search(arguments: argparse.Namespace):
-    from ..studies.search import format_trials, search
+    from ..studies.search import failed_trials, format_trials, search
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
@@ -63,8 +63,7 @@ def _search(arguments: argparse.Namespace):
     names = ("out", "trials", "systems", "folds", "jobs")
     scored = search(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
     print_result(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
-    failed = [trial for found in scored.values() for trial in found if trial["weighted_f1"] is None]
-    if failed:
+    if failed := failed_trials(scored):
         raise Failure(f"{len(failed)} trials have failed runs; run the same command again to retry them")
 
 

@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import InputError
+from ..base.errors import InputError, reading
 from ..base.files import check_output_folder, write_yaml
 from ..base.records import check_same
+from ..base.yaml_files import read_yaml
 from ..training.preflight import check_conversation_model, check_seeds
 from ..training.recipe import Recipe
 from ..training.run_folder import git_commit
@@ -63,7 +64,8 @@ def ablate(
     """
     check_counts(folds=folds, jobs=jobs)
     check_seeds(seeds)
-    out, known = check_output_folder(out, [recipe.corpus.path]), variants_of(recipe)
+    out = check_output_folder(out, [recipe.corpus.path])
+    known = _variants(out, recipe)
     for name in variants or ():
         if name not in known:
             raise InputError(f"Unknown variant '{name}'; expected one of {', '.join(known)}")
@@ -93,6 +95,17 @@ def ablate(
     return run_all(runs, jobs, report)
 
 
+def _variants(out: Path, recipe: Recipe) -> dict[str, Variant]:
+    """The variants of a recipe; of a study that an older version began those that it lists, since it may be frozen."""
+    known, path = variants_of(recipe), out / "study.yaml"
+    if path.is_file():
+        with reading(path, "the record of a study"):
+            earlier = read_yaml(path)
+        if isinstance(earlier, dict) and isinstance(earlier.get("variants"), dict):
+            return {name: each for name, each in known.items() if name in earlier["variants"]}
+    return known
+
+
 def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, variants: dict[str, Variant]):
     """Write `study.yaml`; InputError if the folder holds a study with another recipe or other folds."""
     path, corpus, pattern = out / "study.yaml", corpus_of_study(recipe, folds), recipe.corpus.group_pattern
@@ -112,7 +125,7 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
     earlier = check_same(path, record, "a study", "--out").get("seeds", list(seeds))
     check_seed_list(earlier, path)
     out.mkdir(parents=True, exist_ok=True)
-    write_yaml(path, record | {"seeds": sorted({*earlier, *seeds})})
+    write_yaml(path, record | {"seeds": sorted({*earlier, *seeds}), "modalities": list(corpus["train"].vectors)})
 
 
 def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):

@@ -7,22 +7,22 @@ first trial is the recipe without changes.
 import itertools
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from sklearn.metrics import f1_score
 
 from ..base.errors import InputError, reading, short
 from ..base.files import check_output_folder, write_json, write_yaml
 from ..base.records import check_same
 from ..training.recipe import Recipe
+from .measures import Measures, in_per_cent, measures_of
+from .prediction_files import read_predictions
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE
-from .variants import compared_systems
+from .variants import OF_CLASSES, compared_systems
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +44,13 @@ def search(
         out: folder of the search; `search.json` there holds every trial and its score.
         trials: number of trials per system; 1 is the recipe without changes.
         systems: names of the models to search; by default the recipe's own and every baseline.
-        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The weighted F1 of a
-            trial is that of all held-out turns together, with one seed.
+        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The score of a trial
+            is that of all held-out turns together, with one seed.
         jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
 
     Returns:
-        trials by system, the best first: `trial`, `settings`, `weighted_f1` (None if a run failed).
+        trials by system, the best first: `trial`, `settings`, and `weighted_f1` or, if the recipe predicts scores,
+        `mae`, of which less is better (None if a run failed).
 
     Raises:
         InputError: if a system is unknown, or if `out` holds a search with other settings.
@@ -61,12 +62,17 @@ def search(
         if name not in known:
             raise InputError(f"Unknown system '{name}'; expected one of {', '.join(known)}")
     corpus = corpus_of_study(recipe, folds)
-    spaces = {name: dict(model.search_space) for name, (model, _) in known.items()}
+    measures = measures_of(recipe.to_dict()["corpus"])
+    unused = OF_CLASSES if measures.task == "regression" else ()
+    spaces = {
+        name: {field: values for field, values in model.search_space.items() if field not in unused}
+        for name, (model, _) in known.items()
+    }
     recipes = {name: own_recipe for name, (_, own_recipe) in known.items()}
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": spaces, "data_fingerprints": fingerprints}
     check_same(out / "search.yaml", record, "a search", "--out")
-    earlier = _earlier_trials(out / "search.json")
+    earlier = _earlier_trials(out / "search.json", measures.main)
     out.mkdir(parents=True, exist_ok=True)
     write_yaml(out / "search.yaml", record)
     if has_label_leakage(recipe):
@@ -90,19 +96,32 @@ def search(
     run_all([run for each in runs.values() for run in each], jobs, report)
     scored: dict[str, list[dict[str, Any]]] = {
         name: [
-            {"trial": number, "settings": settings, "weighted_f1": _score(runs[name, number])}
+            {"trial": number, "settings": settings, measures.main: _score(runs[name, number], measures)}
             for number, settings in enumerate(found)
         ]
         for name, found in drawn.items()
     }
     for name, found in scored.items():  # a shorter search keeps the trials of an earlier, longer one
         found += [trial for trial in earlier.get(name, []) if trial["trial"] >= len(found)]
-        found.sort(key=lambda trial: -(trial["weighted_f1"] or 0.0))
+        found.sort(key=lambda trial: _order(trial, measures))
     write_json(out / "search.json", earlier | scored)
     return scored
 
 
-def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _order(trial: dict[str, Any], measures: Measures) -> float:
+    """Sorts trials: the best first, those that failed last."""
+    score = trial[measures.main]
+    if score is None:
+        return math.inf
+    return -score if measures.more_is_better else score
+
+
+def failed_trials(scored: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The trials that have failed runs."""
+    return [trial for trials in scored.values() for trial in trials if None in trial.values()]
+
+
+def _earlier_trials(path: Path, main: str) -> dict[str, list[dict[str, Any]]]:
     """Read the trials of an earlier search in this folder, by system; empty if there was none."""
     if not path.is_file():
         return {}
@@ -110,8 +129,8 @@ def _earlier_trials(path: Path) -> dict[str, list[dict[str, Any]]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         for trials in found.values():
             for trial in trials:
-                if not isinstance(trial["trial"], int) or not isinstance(trial["weighted_f1"], float | int | None):
-                    raise InputError(f"trial and weighted_f1 must be numbers, got {short(trial)}")
+                if not isinstance(trial["trial"], int) or not isinstance(trial[main], float | int | None):
+                    raise InputError(f"trial and {main} must be numbers, got {short(trial)}")
     return found
 
 
@@ -126,27 +145,27 @@ def draw_settings(recipe: Recipe, space: dict[str, list], trials: int) -> list[d
     return [{}, *others[: trials - 1]]
 
 
-def _score(runs: list[Run]) -> float | None:
-    """Weighted F1 of the held-out turns of all folds together; None if a run failed."""
+def _score(runs: list[Run], measures: Measures) -> float | None:
+    """The main score of the held-out turns of all folds together; None if a run failed."""
     if not all(run.is_finished for run in runs):
         return None
-    columns = ["label", "prediction"]
-    tables = []
-    for run in runs:
-        with reading(path := run.folder / "predictions.parquet", "a table of predictions"):
-            tables.append(pq.read_table(path, columns=columns))
-    turns = [row for row in pa.concat_tables(tables).to_pylist() if row["label"] is not None]
-    return float(f1_score(*([row[name] for row in turns] for name in columns), average="weighted"))
+    tables = [read_predictions(run.folder / "predictions.parquet", measures, None) for run in runs]
+    labels, predictions = (np.concatenate([table[name] for table in tables]) for name in ("label", "prediction"))
+    return measures.observed(labels, predictions)
 
 
 def format_trials(scored: dict[str, list[dict[str, Any]]]) -> str:
-    """Format a line per trial, the best of each system first, weighted F1 in per cent."""
+    """Format a line per trial, the best of each system first: weighted F1 in per cent, or MAE."""
     lines = []
     for name, trials in scored.items():
         for trial in trials:
             settings = (
                 ", ".join(f"{field} {value}" for field, value in trial["settings"].items()) or "the recipe's own"
             )
-            score = "failed" if trial["weighted_f1"] is None else f"{100 * trial['weighted_f1']:.2f}"
+            (main,) = set(trial) - {"trial", "settings"}
+            if trial[main] is None:
+                score = "failed"
+            else:
+                score = f"{100 * trial[main]:.2f}" if in_per_cent(main) else f"{trial[main]:.4f}"
             lines.append(f"{name:20} {score:>7}  {settings}")
     return "\n".join(lines)

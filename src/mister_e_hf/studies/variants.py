@@ -1,12 +1,22 @@
 """The variants of an ablation study: the recipe, its model's ablations, other validation splits, and the baselines."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 
+from ..base.errors import InputError
 from ..corpora.licences import PUBLISHED
-from ..models.registry import RegisteredModel, baselines, entry_of
+from ..models.registry import Ablation, RegisteredModel, baselines, entry_of
 from ..training.recipe import Recipe
 from .study import BASELINE, FULL
+
+# Fields that only models of classes use; a regression refuses or ignores them.
+OF_CLASSES = (
+    "model.focal_gamma",
+    "model.class_weights",
+    "training.contrastive_weight",
+    "training.consistency_weight",
+)
 
 
 @dataclass
@@ -35,21 +45,36 @@ def compared_systems(recipe: Recipe) -> dict[str, tuple[RegisteredModel, Recipe]
     return {main.name: (main, recipe)} | others
 
 
+def _by_modality(recipe: Recipe) -> dict[str, Ablation]:
+    """An ablation for each modality that the model can be without, if its configuration names those it reads."""
+    config, found = recipe.model_config(), {}
+    if "modalities" in config.own_fields() and len(config.modalities) > 1:
+        for name in config.modalities:
+            changes = config.without([name])
+            with contextlib.suppress(InputError):  # SDT needs both
+                recipe.changed(changes).model_config()
+                found[f"without_{name}"] = Ablation(f"the model does not read {name}", changes)
+    return found
+
+
 def variants_of(recipe: Recipe) -> dict[str, Variant]:
     """
-    All variants of a recipe by name, `full` first. Ablations are those that the registry lists for the recipe's model.
-    An ablation is left out if the recipe already has its changes, if an earlier one makes the same changes, or if the
-    model lacks the part that is changed.
+    All variants of a recipe by name, `full` first. Ablations are those that the registry lists for the recipe's model
+    and, for a model that names the modalities it reads, each modality less (`without_visual`). An ablation is left out
+    if the recipe already has its changes, if an earlier one makes the same changes, if the model lacks the part that
+    is changed, or if it changes what only classes have while the recipe predicts scores.
     """
     (main, _), *others = compared_systems(recipe).values()
     found = {FULL: Variant(FULL, "the recipe without changes", "full", recipe.changed({}))}
-    heads = recipe.model_config().heads
-    for name, ablation in main.ablations.items():
-        if not ablation.applies(heads):
+    config = recipe.model_config()
+    for name, ablation in (dict(main.ablations) | _by_modality(recipe)).items():
+        if not ablation.applies(config.heads):
             continue
         changed = recipe.changed(ablation.changes)
-        before, after = ([each.value(field) for field in ablation.changes] for each in (recipe, changed))
-        is_new = not any(before) if ablation.adds else before != after
+        differs = {field: recipe.value(field) != changed.value(field) for field in ablation.changes}
+        if config.task == "regression" and any(differs[field] for field in OF_CLASSES if field in differs):
+            continue
+        is_new = not any(map(recipe.value, ablation.changes)) if ablation.adds else any(differs.values())
         if is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, ablation.description, "ablation", changed)
     for corpus in PUBLISHED.values():
