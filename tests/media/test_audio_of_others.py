@@ -331,7 +331,7 @@ GIVEN = {
         {"array": torch.empty(16_000, device="meta"), "sampling_rate": 16_000},
         "array cannot be read as an array",
     ),
-    "an open file": (io.BytesIO(b"RIFF"), "array cannot be read as an array"),
+    "an open file": (io.BytesIO(b"RIFF"), "audio given as a file object is corrupt"),
 }
 
 

@@ -11,10 +11,8 @@ import contextlib
 import functools
 import io
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -23,6 +21,7 @@ import soxr
 from ..base.errors import short
 from .audio_layout import NO_END, examine, rest_behind, says_length, text_at_the_start, without_tags
 from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
+from .media_files import opened
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +52,10 @@ def load_audio(
 
 
     Args:
-        source: a file's path or its content; an array, tensor or list (S,) or (channels, S) with its `sampling_rate`,
-            floating-point samples from -1 to 1, or integers of their width; or what `datasets` gives: a dictionary
-            `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`, or an audio decoder (any object
-            with `get_all_samples`).
+        source: a file's path or its content, or an open binary file; an array, tensor or list (S,) or (channels, S)
+            with its `sampling_rate`, floating-point samples from -1 to 1, or integers of their width; or what
+            `datasets` gives: a dictionary `{"path": ..., "bytes": ...}` or `{"array": ..., "sampling_rate": ...}`, or
+            an audio decoder (any object with `get_all_samples`).
         sampling_rate: of an array, a whole number of Hz.
         start, end: part to read, in seconds from the beginning (of a video, from the beginning of the picture);
             everything by default.
@@ -86,24 +85,7 @@ def load_audio(
         name = name or "array"
         blocks = _array_blocks(source, sampling_rate, start, end, max_seconds, name)
         return _finish(blocks, name, start, end, max_seconds)
-    file: BinaryIO
-    if isinstance(source, bytes | bytearray | memoryview):
-        label, file, size = name or "audio given as bytes", io.BytesIO(source), len(source)
-    else:
-        path = Path(os.fspath(source))
-        label = f"'{path}'"
-        try:
-            if not path.is_file():  # do not open it: a pipe would block, a device never ends
-                there = " (it is a folder, pipe or device)" if path.exists() else ""
-                raise AudioError(f"Audio file {label} not found{there}")
-            file, size = path.open("rb"), path.stat().st_size
-        except (OSError, ValueError) as error:
-            if isinstance(error, AudioError):
-                raise
-            raise AudioError(f"{label} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    with file:
-        if size == 0:
-            raise AudioError(f"{label} is empty (0 bytes)")
+    with opened(source, name, "audio", AudioError) as (file, label):
         file = without_tags(file)
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -302,7 +284,7 @@ def _container_blocks(
         try:
             # A playlist or manifest must not make the decoder open other files or addresses.
             container = stack.enter_context(
-                av.open(file, options={"protocol_whitelist": ""}, metadata_errors="replace")
+                av.open(file, "r", options={"protocol_whitelist": ""}, metadata_errors="replace")
             )
         except Exception as error:  # errors of FFmpeg, and of PyAV about what FFmpeg found
             if isinstance(error, MemoryError) and not isinstance(

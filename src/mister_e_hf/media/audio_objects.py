@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError, short
+from .media_files import is_file_like
 
 _KEYS = ("path", "bytes", "array", "sampling_rate")
 
@@ -23,8 +24,8 @@ def resolve(
     source: Any, sampling_rate: Any, name: str | None
 ) -> tuple[str | os.PathLike | bytes | np.ndarray | Any, int | None, str | None]:
     r"""
-    Resolve an input to a path, bytes, an array (S,) or (channels, S) with its sampling rate, or a decoder with
-    `get_all_samples`.
+    Resolve an input to a path, bytes, an open file, an array (S,) or (channels, S) with its sampling rate, or a
+    decoder with `get_all_samples`.
 
 
     Raises:
@@ -32,14 +33,14 @@ def resolve(
     """
     if isinstance(source, Mapping):
         source, sampling_rate, name = _of_dictionary(source, sampling_rate, name)
-    if isinstance(source, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(source, "get_all_samples"):
+    if is_file_like(source) or hasattr(source, "get_all_samples"):
         return source, sampling_rate, name
     if hasattr(source, "data") and hasattr(source, "sample_rate"):  # decoded by torchcodec
         source, sampling_rate = source.data, source.sample_rate
     if source is None or isinstance(source, np.generic | Real):
         raise InputError(
-            "Expected a path, bytes, an array with sampling_rate, a dictionary of these or an audio decoder; got "
-            f"{type(source).__name__}"
+            "Expected a path, bytes, an array with sampling_rate, a dictionary of these, an open binary file or an "
+            f"audio decoder; got {type(source).__name__}"
         )
     if isinstance(source, tuple) and len(source) == 2 and any(isinstance(part, Real) for part in source):
         raise InputError(

@@ -35,7 +35,8 @@ def opened(source: Any, name: str | None, kind: str, error_type: type[InputError
         InputError: of `error_type`, if it is missing, not a file, empty, or cannot be opened.
     """
     with contextlib.ExitStack() as stack:
-        label = name or f"{kind} given as a file object"
+        named = getattr(source, "name", None)  # a number, if it was opened by one
+        label = name or (f"'{named}'" if isinstance(named, str) else f"{kind} given as a file object")
         try:
             if hasattr(source, "read"):
                 file = _seekable(source, label, stack, error_type)

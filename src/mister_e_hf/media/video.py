@@ -72,7 +72,7 @@ def load_frames(
     _check_arguments(start, end, num_frames)
     with _container(video, name) as (av, container, label):
         try:
-            frames = FramesOfTrack(av, container, _picture(av, container, label), label)
+            frames = FramesOfTrack(av, container, _picture(av, container, label))
             return frames.at_centres(start, end, num_frames)
         except UnusableVideoError as error:
             raise VideoError(f"{label} {error}") from error
@@ -144,7 +144,7 @@ def _container(video: Any, name: str | None) -> Iterator[tuple[Any, Any, str]]:
         # A playlist or manifest must not make the decoder open other files or addresses.
         options = {"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)}
         try:
-            container = stack.enter_context(av.open(file, options=options, metadata_errors="replace"))
+            container = stack.enter_context(av.open(file, "r", options=options, metadata_errors="replace"))
         except Exception as error:  # errors of FFmpeg, and of PyAV about what FFmpeg found
             if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
                 raise

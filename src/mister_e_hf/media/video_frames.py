@@ -1,21 +1,32 @@
 """Decode the frames that a video shows at given times, from the keyframe before each, and turn them upright."""
 
-import contextlib
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from ..base.errors import short
+
 MAX_PIXELS = 8192 * 4320  # of a frame
 
 _TOLERANCE = 0.5  # seconds that may silently be missing at the end, as in audio
 _ROUNDING = 0.0005  # seconds by which containers round the times of frames
-_FIRST_STEP_BACK = 0.5  # seconds; doubled until a keyframe is found
+_FIRST_STEP_BACK = 0.5  # seconds; doubled until frames before it can be decoded
+_FURTHEST_BACK = 16.0  # seconds before a frame that does not decode, from which decoding is tried
+_BEFORE_ALL = 60.0  # seconds
+_HELD_BYTES = 1 << 26  # of packets that may turn out not to be needed
+_WIDEST = 8  # shape of a pixel that is believed, width to height
+_TAG = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 
 class UnusableVideoError(Exception):
     """What is wrong with a video, without its name."""
+
+
+class _DamagedError(UnusableVideoError):
+    pass
 
 
 class FramesOfTrack:
@@ -26,11 +37,10 @@ class FramesOfTrack:
         av: the module, which is optional.
         container: the opened file.
         track: its picture.
-        label: what messages call the file.
     """
 
-    def __init__(self, av: Any, container: Any, track: Any, label: str):
-        self.av, self.container, self.track, self.label = av, container, track, label
+    def __init__(self, av: Any, container: Any, track: Any):
+        self.av, self.container, self.track = av, container, track
         decoder = track.codec_context
         if decoder is None:
             raise UnusableVideoError("has a picture of a codec that PyAV does not know")
@@ -38,28 +48,39 @@ class FramesOfTrack:
             raise UnusableVideoError(
                 f"has frames of {decoder.width} x {decoder.height} pixels; at most {MAX_PIXELS:,} are taken"
             )
-        decoder.thread_count = 1  # several files are read side by side; frame threads would decode more than is asked
-        decoder.options = decoder.options | {"max_pixels": str(MAX_PIXELS)}
-        for other in container.streams:
-            if other is not track:
-                other.discard = "all"
+        kind = container.format.name
+        self.counts_frames = kind == "avi"  # whose packets have a number instead of a time
+        self.seeks = kind != "mpeg"  # whose times are wrong after a seek, as is the length it states
+        self.ends_count_from_zero = kind.startswith(("matroska", "flv"))
+        rate = track.average_rate or track.guessed_rate
+        self.frame_seconds = float(1 / rate) if rate else None
         self.origin = (container.start_time or 0) / av.time_base
         self.rounding = min(float(track.time_base) / 2, _ROUNDING)
         self.reformatter = av.video.reformatter.VideoReformatter()
         self.size: tuple[int, int] | None = None
-        self.at_start = True  # nothing has been read yet
+        decoder.thread_count = 1  # several files are read side by side; frame threads would decode more than is asked
+        options = {"max_pixels": str(MAX_PIXELS)}
+        # Frames of which parts are lost are refused. In AVI those before a keyframe, which need what was before it,
+        # cannot be told by their time.
+        if not (self.counts_frames and decoder.name == "h264"):
+            options["err_detect"] = "explode"
+        decoder.options = decoder.options | options
+        for other in container.streams:
+            if other is not track:
+                other.discard = av.stream.Discard.all
 
     def at_centres(self, start: float | None, end: float | None, count: int) -> np.ndarray:
         """Frames at the centres of `count` equal parts of [start, end), (count, H, W, 3) uint8."""
-        begin = start or 0.0
+        begin, whole = start or 0.0, self._whole()
         if end is None:
             end = self._length()
             if begin >= end:
                 raise UnusableVideoError(f"has a picture of {end:.2f} s; the requested part starts at {begin:g} s")
-        elif self.container.duration and end > (whole := self.container.duration / self.av.time_base) + _TOLERANCE:
+        elif whole is not None and begin >= whole:
+            raise UnusableVideoError(f"lasts {whole:.2f} s; the requested part starts at {begin:g} s")
+        elif whole is not None and end > whole + _TOLERANCE:
             raise UnusableVideoError(f"lasts {whole:.2f} s, but the requested part ends at {end:g} s")
-        times = [begin + (end - begin) * (part + 0.5) / count for part in range(count)]
-        return np.stack(self.at(times))
+        return np.stack(self.at([begin + (end - begin) * (part + 0.5) / count for part in range(count)]))
 
     def at(self, times: list[float]) -> list[np.ndarray]:
         """The frames shown at these times, in ascending order."""
@@ -72,35 +93,60 @@ class FramesOfTrack:
             rest = rest[: len(rest) - len(group)]
         return [frame for place, group in reversed(passes) for frame in self._decoded(place, group)]
 
+    # Seeking
+
     def _keyframe_before(self, time: float) -> tuple[float, float]:
         """A place to seek to, and the time of the keyframe that is reached from there, at or before `time`."""
-        place, step = time, _FIRST_STEP_BACK
-        while True:
-            self._seek(place)
-            packet = next((packet for packet in self._packets() if packet.is_keyframe), None)
-            key = None if packet is None else self._time(packet)
-            if place <= 0 or (key is not None and key <= time + self.rounding):
-                return place, -math.inf if key is None or place <= 0 else key
-            place, step = max(0.0, time - step), step * 2
+        place, step = time if self.seeks else 0.0, _FIRST_STEP_BACK
+        while place > 0:
+            if self._seek(place):
+                packet = next((packet for packet in self._packets() if packet.is_keyframe), None)
+                key = None if packet is None else self._time(packet)
+                if key is not None and key <= time + self.rounding:
+                    return place, key
+            place, step = time - step, step * 2
+        return 0.0, -math.inf
+
+    def _seek(self, place: float) -> bool:
+        # The first packets may be earlier than the first frame; but not every container takes such a time.
+        for seconds in [place] if place > 0 else [-_BEFORE_ALL, 0.0]:
+            try:
+                self.container.seek(int((seconds + self.origin) / self.track.time_base), stream=self.track)
+                return True
+            except (self.av.FFmpegError, OverflowError):
+                continue
+        return False
+
+    # Decoding
 
     def _decoded(self, place: float, times: list[float]) -> list[np.ndarray]:
-        step = _FIRST_STEP_BACK
+        """Frames at times that are near each other, decoded in one pass."""
+        step, latest = _FIRST_STEP_BACK, True
         while True:
-            found = self._forward(place, times)
-            if found is not None:
-                return found
-            # The first frame that could be decoded comes later: what is before it needs frames before the keyframe.
-            place, step = max(0.0, place - step), step * 2
+            try:
+                found = self._forward(place, times, latest)
+                if found is not None:
+                    return found
+            except _DamagedError:
+                if (place <= 0 and not latest) or step > _FURTHEST_BACK:
+                    raise
+            # Frames after a keyframe may need what was before it.
+            place, step, latest = max(0.0, place - step), step * 2, False
 
-    def _forward(self, place: float, times: list[float]) -> list[np.ndarray] | None:
+    def _forward(self, place: float, times: list[float], latest: bool) -> list[np.ndarray] | None:
         """Decode from `place` on; None if the first frame is later than the first time, and not the file's first."""
         found: list[np.ndarray] = []
         shown: Any = None
         shown_at, picture = -math.inf, None
-        self._seek(place)
-        for time, frame in self._frames():
-            if shown is None and place > 0 and time > times[0] + self.rounding:
-                return None
+        if not self._seek(place):
+            raise UnusableVideoError("is damaged: no place in it can be reached")
+        from_the_first = place <= 0 and not latest
+        for time, frame in self._frames(times[0] if latest else -math.inf, from_the_first):
+            if shown is None and time > times[0] + self.rounding:
+                if not from_the_first:
+                    return None
+                if time > times[-1] + _TOLERANCE:
+                    raise UnusableVideoError(f"has no picture before {time:.2f} s")
             if time < shown_at - _TOLERANCE:
                 raise UnusableVideoError(
                     f"has times that go back from {shown_at:.2f} s to {time:.2f} s, as if several files stood one "
@@ -113,92 +159,124 @@ class FramesOfTrack:
                     return found
             shown, shown_at, picture = frame, time, None
         if shown is None:
-            raise UnusableVideoError(f"has no picture at {times[0]:.2f} s that can be decoded")
+            raise _DamagedError(f"has no frame at {times[0]:.2f} s that can be decoded")
         self._check_end(shown, shown_at, times)
         return found + [self._upright(shown)] * (len(times) - len(found))
 
-    def _check_end(self, frame: Any, time: float, times: list[float]):
-        """The last frame is shown until the picture ends."""
-        until = time + float((frame.duration or 0) * frame.time_base)
+    def _check_end(self, last: Any, time: float, times: list[float]):
+        """The last frame is shown until the file ends, but not instead of frames that are lost."""
+        until = time + float((last.duration or 0) * last.time_base)
         if times[-1] <= until + _TOLERANCE:
             return
         length = self._promised()
         if length is not None and until < length - _TOLERANCE:
             raise UnusableVideoError(f"is cut off: it holds {until:.2f} s of {length:.2f} s of picture")
         if times[0] > until + _TOLERANCE:
-            raise UnusableVideoError(f"has a picture of {until:.2f} s; the requested part begins later")
+            raise UnusableVideoError(f"has no picture after {until:.2f} s")
 
-    def _frames(self) -> Iterator[tuple[float, Any]]:
-        rate = self.track.average_rate or self.track.guessed_rate
-        last = None
-        started = False
-        try:
-            for packet in self._packets(flush=True):
-                started = started or packet.is_keyframe or packet.size == 0
-                if not started:  # a seek may lead between keyframes
+    def _frames(self, first: float, from_the_first: bool) -> Iterator[tuple[float, Any]]:
+        """Yield frames and their times, decoded from the last keyframe that is not after `first`."""
+        held: list[Any] | None = []
+        size, last = 0, -(self.frame_seconds or 0.0) if from_the_first else math.inf  # infinity for a time not known
+        for packet in self._packets(flush=True):
+            if held is not None:
+                at = self._time(packet)
+                if packet.is_keyframe and at is not None and at <= first:
+                    held, size = [], 0
+                if held or packet.is_keyframe or not packet.size:  # a seek may lead between keyframes
+                    held.append(packet)
+                    size += packet.size
+                if packet.size and size < _HELD_BYTES and self._time(packet, decoded=True) <= first:
                     continue
-                for frame in packet.decode():
-                    time = self._time(frame)
-                    if time is None:
-                        if not rate:
-                            raise UnusableVideoError("does not say when its frames are shown")
-                        time = 0.0 if last is None else last + float(1 / rate)
-                    last = time
-                    yield time, frame
-        except self.av.FFmpegError as error:
-            raise UnusableVideoError(f"is damaged after {last or 0.0:.2f} s: {error}") from error
+            try:
+                for one in [packet] if held is None else held:
+                    if one.is_corrupt:
+                        raise _DamagedError(f"is damaged{_after(last)}")
+                    for frame in one.decode():
+                        last = self._time_of_frame(frame, last)
+                        yield last, frame
+            except self.av.FFmpegError as error:
+                raise _DamagedError(f"is damaged{_after(last)}: {short(error.strerror)}") from error
+            held = None if held else held
 
     def _packets(self, flush: bool = False) -> Iterator[Any]:
-        self.at_start = False
-        for packet in self.container.demux(self.track):
-            if packet.size or flush:
-                yield packet
+        try:
+            for packet in self.container.demux(self.track):
+                if packet.size or (flush and packet.dts is None):  # the last; others without content repeat a frame
+                    yield packet
+        except self.av.FFmpegError as error:
+            raise _DamagedError(f"is damaged: {short(error.strerror)}") from error
 
-    def _seek(self, place: float):
-        if self.at_start:
-            if place <= 0:
-                return
-        offset = self.track.start_time if place <= 0 else None
-        if offset is None:
-            offset = int((max(0.0, place) + self.origin) / self.track.time_base)
-        with contextlib.suppress(OverflowError):
-            self.container.seek(offset, stream=self.track)
+    # Times
 
-    def _time(self, of: Any) -> float | None:
-        """Seconds of a packet or frame."""
-        at = of.pts if of.pts is not None else of.dts
-        return None if at is None else float(at * of.time_base) - self.origin
+    def _time(self, packet: Any, decoded: bool = False) -> float:
+        """Seconds at which a packet is shown, or decoded, which is not later; before everything if not known."""
+        by_dts = decoded or self.counts_frames or packet.pts is None
+        at = packet.dts if by_dts and packet.dts is not None else packet.pts
+        return -math.inf if at is None else float(at * packet.time_base) - self.origin
+
+    def _time_of_frame(self, frame: Any, last: float) -> float:
+        """Seconds of a frame, given those of the one before."""
+        if self.counts_frames:  # a frame leaves the decoder with the number of the packet that pushed it out
+            late = self.track.codec_context.reorder_depth * (self.frame_seconds or 0.0)
+            at = None if frame.dts is None else float(frame.dts * frame.time_base) - late
+        else:
+            at = None if frame.pts is None else float(frame.pts * frame.time_base)
+        if at is not None:
+            return at - self.origin
+        if self.frame_seconds is None:
+            raise UnusableVideoError("does not say when its frames are shown")
+        return last + self.frame_seconds
+
+    def _whole(self) -> float | None:
+        """Where the file ends, as it says."""
+        if not self.seeks or not self.container.duration:
+            return None
+        return self.container.duration / self.av.time_base - self.origin * self.ends_count_from_zero
 
     def _promised(self) -> float | None:
         """Where the picture ends, as the file says."""
-        if self.track.duration:
+        if self.track.duration and self.seeks:
             return float(((self.track.start_time or 0) + self.track.duration) * self.track.time_base) - self.origin
-        if self.container.duration:
-            return self.container.duration / self.av.time_base
-        return None
+        if tag := _TAG.fullmatch(self.track.metadata.get("DURATION", "")):
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - self.origin
+        return self._whole()
 
     def _length(self) -> float:
+        """Where the picture ends. If the file does not say it, as a recording made in a browser, all is passed."""
         length = self._promised()
-        if length is None:  # as of a recording made in a browser
-            self._seek(0.0)
-            ends = [
-                (self._time(packet) or 0.0) + float((packet.duration or 0) * packet.time_base)
-                for packet in self._packets()
-            ]
-            length = max(ends, default=0.0)
-        return length
+        if length is None and self._seek(0.0):
+            length = max(
+                (self._time(one) + float((one.duration or 0) * one.time_base) for one in self._packets()), default=None
+            )
+        return max(0.0, length or 0.0)
+
+    # Pictures
 
     def _upright(self, frame: Any) -> np.ndarray:
         """A frame as it is to be seen, (H, W, 3) uint8."""
         if frame.is_corrupt:
-            raise UnusableVideoError(f"is damaged at {self._time(frame) or 0.0:.2f} s")
+            raise _DamagedError(f"is damaged at {self._time_of_frame(frame, 0.0):.2f} s")
         if self.size is None:
-            self.size = frame.width, frame.height
+            aspect = float(self.track.sample_aspect_ratio or 1)
+            self.size = round(frame.width * aspect) if 1 / _WIDEST < aspect < _WIDEST else frame.width, frame.height
         has_alpha = len(frame.format.components) in (2, 4)
-        width, height = self.size
-        picture = self.reformatter.reformat(
-            frame, width, height, "rgba" if has_alpha else "rgb24", threads=1
-        ).to_ndarray()
+        kind = "rgba" if has_alpha else "rgb24"
+        picture = self.reformatter.reformat(frame, *self.size, kind, threads=1).to_ndarray()
         if has_alpha:
-            picture = (picture[..., :3] * (picture[..., 3:].astype(np.uint16)) // 255).astype(np.uint8)
-        return picture
+            picture = (picture[..., :3] * picture[..., 3:].astype(np.uint16) // 255).astype(np.uint8)
+        matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
+        return picture if matrix is None else _displayed(picture, np.frombuffer(matrix, dtype=np.int32))
+
+
+def _after(time: float) -> str:
+    return f" after {max(0.0, time):.2f} s" if time < math.inf else ""
+
+
+def _displayed(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turn and mirror a picture (H, W, 3) as a display matrix says: (x, y) -> (a x + c y, b x + d y)."""
+    a, b, _, c, d = (int(value) for value in matrix[:5])
+    across, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        picture, across, down = picture.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(picture[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1])
