@@ -14,6 +14,7 @@ from support.tiny_backbones import (
     KINDS,
     LABELS,
     MORE,
+    PICTURES,
     modality_of,
     noise,
     tiny_encoder,
@@ -23,7 +24,7 @@ from support.tiny_backbones import (
     write_backbone,
 )
 
-MODALITIES = ("speech", "text")
+MODALITIES = ("speech", "text", "visual")
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 WORDS = {**SIZES, "vocab_size": 330}
 WAVES = {"conv_dim": (32, 32), "conv_stride": (5, 4), "conv_kernel": (10, 8)}
@@ -44,7 +45,7 @@ def written(folder, config, tokenizer=True):
 
 def test_every_listed_backbone_is_tested(base):
     tested = {modality: set() for modality in MODALITIES}
-    for kind in KINDS + MORE:
+    for kind in KINDS + MORE + PICTURES:
         tested[modality_of(kind)].add(AutoConfig.from_pretrained(base(kind)).model_type)
     assert {modality: sorted(kinds) for modality, kinds in tested.items()} == {
         modality: supported_backbones(modality) for modality in MODALITIES
@@ -194,7 +195,7 @@ def test_the_wrong_modality_is_refused_by_processors_too(base):
     with pytest.raises(ValueError, match="A whisper backbone encodes speech, not text"):
         MisterEProcessor.from_backbone(base("whisper"), "text")
     for make in (UtteranceEncoder.from_backbone, MisterEProcessor.from_backbone):
-        with pytest.raises(ValueError, match="modality must be one of speech, text, got 'video'"):
+        with pytest.raises(ValueError, match="modality must be one of speech, text, visual, got 'video'"):
             make(base("bert"), "video")
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModel, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import (
+    AutoModel,
+    CLIPImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from mister_e_hf import MisterEProcessor, UtteranceEncoder
 
@@ -77,6 +83,24 @@ _MORE = {
         {**_WAVES, "feat_extract_norm": "layer", "conv_depthwise_kernel_size": 5},
     ),
 }
+# Of pictures of 16 x 16 pixels, or of any size.
+_PATCHES = {**_SIZES, "image_size": 16, "patch_size": 8}
+_TOWERS = {"text_config": {**_WORDS, "projection_dim": 8}, "vision_config": {**_PATCHES, "projection_dim": 8}}
+_DINO = {name: size for name, size in _PATCHES.items() if name != "intermediate_size"} | {"mlp_ratio": 2}
+_PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("CLIP", _TOWERS),
+    "clip_vision_model": ("CLIPVision", _PATCHES),
+    "dinov2": ("Dinov2", _DINO),
+    "dinov2_with_registers": ("Dinov2WithRegisters", {**_DINO, "num_register_tokens": 2}),
+    "mobilenet_v2": ("MobileNetV2", {"depth_multiplier": 0.25}),
+    "resnet": ("ResNet", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "bottleneck"}),
+    "siglip": ("Siglip", _TOWERS),
+    "siglip_vision_model": ("SiglipVision", _PATCHES),
+    "vit": ("ViT", _PATCHES),
+}
+PICTURES = list(_PICTURES)
+CONVOLUTIONS = ["mobilenet_v2", "resnet"]
+SIDE = 16
 MORE = list(_MORE)
 KINDS = list(_CONFIGS)
 SPEECH = KINDS[:6]
@@ -86,12 +110,12 @@ _HEARING = [*SPEECH, *MORE[-3:]]
 
 
 def modality_of(kind: str) -> str:
-    return "speech" if kind in _HEARING else "text"
+    return "visual" if kind in PICTURES else "speech" if kind in _HEARING else "text"
 
 
 def write_backbone(folder: Path, kind: str, seed: int = 0, dtype: torch.dtype = torch.float32, **changes) -> Path:
     """The folder that a pretrained model of this kind would be, no weight of it at its neutral value."""
-    name, settings = (_CONFIGS | _MORE)[kind]
+    name, settings = (_CONFIGS | _MORE | _PICTURES)[kind]
     if kind == "qwen2_audio":
         text = transformers.Qwen2Config(**_WORDS, num_key_value_heads=1)
         settings = settings | {"audio_config": transformers.Qwen2AudioEncoderConfig(**_TOWER), "text_config": text}
@@ -99,14 +123,32 @@ def write_backbone(folder: Path, kind: str, seed: int = 0, dtype: torch.dtype = 
     model = AutoModel.from_config(getattr(transformers, f"{name}Config")(**{**settings, **changes}))
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))
+    if kind in CONVOLUTIONS:
+        _fit_batch_norm(model)
     model.to(dtype).save_pretrained(folder)
     if kind in ("whisper", "qwen2_audio"):
         WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
     elif modality_of(kind) == "speech":
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    elif modality_of(kind) == "visual":
+        square = {"height": SIDE, "width": SIDE}
+        CLIPImageProcessorPil(size=square, crop_size=square).save_pretrained(folder)
     if modality_of(kind) == "text" or kind == "qwen2_audio":
         tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def _fit_batch_norm(model: torch.nn.Module):
+    """Give batch norm the statistics of some noise, without which nothing of a picture is left after a few layers."""
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(64, 3, SIDE, SIDE))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def tiny_tokenizer(**settings) -> PreTrainedTokenizerFast:
@@ -130,8 +172,15 @@ def noise(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.1 * generator.standard_normal(round(16_000 * seconds))).astype(np.float32)
 
 
+def clip(frames: int, seed: int = 0, height: int = 20, width: int = 30) -> np.ndarray:
+    """Frames (K, H, W, 3) of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+
+
 def turns_of(kind: str) -> list[Any]:
     """Three utterances of unequal length."""
+    if modality_of(kind) == "visual":
+        return [clip(4, 1), clip(1, 2), clip(6, 3, 40, 25)]
     return TEXTS if modality_of(kind) == "text" else [noise(0.31, 1), noise(0.1, 2), noise(0.5, 3)]
 
 

@@ -1,7 +1,7 @@
 """Base class of the kinds of pretrained models that an utterance encoder can be built around.
 
 A kind knows what its models take and return, how a processor prepares turns for them, and where LoRA goes. A further
-kind (images, say) is one more subclass of [`BackboneKind`], entered in `KINDS` in backbones.py. Kinds have no state:
+kind is one more subclass of [`BackboneKind`], entered in `KINDS` in backbones.py. Kinds have no state:
 model, configuration and processor are arguments.
 
 Letters: N turns, W rows of a batch (a turn, or a window of a long one), P positions of a row, H the backbone's width.
@@ -26,9 +26,11 @@ class TurnProcessor(Protocol):
     backbone_type: str
     feature_extractor: Any
     tokenizer: Any
+    image_processor: Any
     prompt: str
     window_seconds: float | None
     trailing_silence: float | None
+    num_frames: int
 
     def tokens(self, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> BatchFeature:
         """Tensors of N texts, of which the characters of each span are pooled."""
@@ -50,13 +52,17 @@ class BackboneKind:
             ([`try_backbone`]).
         main_input: the input that says how many positions a row has.
         inputs: all inputs that must be given, masks aside.
-        parts: the files of a pretrained model that its processor needs: `"feature_extractor"`, `"tokenizer"`.
+        parts: the files of a pretrained model that its processor needs: `"feature_extractor"`, `"tokenizer"`,
+            `"image_processor"`.
         placeholder, prompt: what a processor's prompt has in place of the turn, and the default prompt.
         settings: the processor's settings that matter for it.
+        stored_settings: the processor's settings that are saved.
         truncates: whether a processor cuts turns that are too long; others are cut into windows.
-        unit: what the cost of a turn is counted in: `"token"` or `"second"`.
+        unit: what the cost of a turn is counted in: `"token"`, `"second"` or `"frame"`.
         prefix: where the backbone is in the model that its name loads.
         unused: pattern of parameters that are never trained, since no state depends on them or they are not weights.
+        keeps_batch_norm: whether batch norm keeps its pretrained statistics in training, so that the vector of a turn
+            does not depend on its batch there either.
     """
 
     modality: ClassVar[str]
@@ -68,13 +74,19 @@ class BackboneKind:
     placeholder: ClassVar[str] = "{text}"
     prompt: ClassVar[str] = "{text}"
     settings: ClassVar[tuple[str, ...]]
+    stored_settings: ClassVar[tuple[str, ...]] = ("prompt", "max_tokens", "window_seconds", "trailing_silence")
     truncates: ClassVar[bool] = False
     unit: ClassVar[str]
     prefix: ClassVar[str] = ""
     unused: ClassVar[str] = r"pooler\..*|masked_spec_embed"
+    keeps_batch_norm: ClassVar[bool] = False
     _targets: ClassVar[Mapping[str, str]] = {}
 
     # The model
+
+    def part(self, config: transformers.PreTrainedConfig) -> transformers.PreTrainedConfig:
+        """The configuration of the part of a pretrained model that is loaded."""
+        return config
 
     def misfit(self, config: transformers.PreTrainedConfig) -> str | None:
         """Why a model cannot be an encoder, as far as its configuration shows; None if it can."""

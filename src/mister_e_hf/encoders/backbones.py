@@ -11,11 +11,18 @@ from ..base.errors import InputError, short
 from ..hub.loading import explained
 from .backbone_kind import BackboneKind
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .image_backbones import ImageBackbone
 from .mel_backbones import AudioLanguageBackbone, WhisperBackbone
 from .speech_backbones import WaveformBackbone
 from .text_backbones import TextBackbone
 
-KINDS: list[BackboneKind] = [TextBackbone(), WaveformBackbone(), WhisperBackbone(), AudioLanguageBackbone()]
+KINDS: list[BackboneKind] = [
+    TextBackbone(),
+    WaveformBackbone(),
+    WhisperBackbone(),
+    AudioLanguageBackbone(),
+    ImageBackbone(),
+]
 
 WEIGHT_OPTIONS = ("dtype", "torch_dtype", "device_map", "attn_implementation", "quantization_config")
 
@@ -31,6 +38,15 @@ _COMPUTATION = (
     "rms_norm_eps",
     "feat_extract_norm",
     "do_stable_layer_norm",
+    # of pictures
+    "image_size",
+    "patch_size",
+    "hidden_sizes",
+    "depths",
+    "layer_type",
+    "depth_multiplier",
+    "output_stride",
+    "vision_use_head",
 )
 
 
@@ -63,7 +79,7 @@ def check_backbone(config: transformers.PreTrainedConfig, modality: str) -> Back
         InputError: naming the type of model and what it takes.
     """
     kind = kind_of(modality, config.model_type)
-    if (reason := kind.misfit(config)) is not None:
+    if (reason := kind.misfit(kind.part(config))) is not None:
         raise refusal(config, modality, reason)
     return kind
 
@@ -109,8 +125,9 @@ def load_backbone(
     config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **of_config)
     if check:
         check_backbone(config, modality)
-    model = transformers.AutoModel.from_pretrained(name, config=config, trust_remote_code=False, **options)
-    return kind_of(modality, config.model_type).encoder(model)
+    kind = kind_of(modality, config.model_type)
+    model = transformers.AutoModel.from_pretrained(name, config=kind.part(config), trust_remote_code=False, **options)
+    return kind.encoder(model)
 
 
 def load_stored_backbone(
@@ -177,6 +194,13 @@ def turn_off_augmentation(backbone: torch.nn.Module, *configs: transformers.PreT
             vars(module)["layerdrop"] = 0.0
 
 
+def hold_batch_norm(backbone: torch.nn.Module):
+    """Keep the statistics of batch norm as they are, so that the turns of a batch do not depend on each other."""
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def backbone_state(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights of the backbone in the state dict of an encoder, under the backbone's own names."""
     prefix = "backbone."
@@ -191,6 +215,6 @@ def computation(config: transformers.PreTrainedConfig) -> dict[str, object]:
     described: dict[str, object] = {"model_type": config.model_type}
     for name in _COMPUTATION:
         value = getattr(config.get_text_config(), name, None)
-        if isinstance(value, str | int | float):
+        if isinstance(value, str | int | float | list | tuple):
             described[name] = value
     return described

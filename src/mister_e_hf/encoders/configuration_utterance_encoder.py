@@ -20,7 +20,7 @@ class UtteranceEncoderConfig(LabelledConfig):
     configuration.
 
     Args:
-        modality (`str`, defaults to `"text"`): `"speech"` or `"text"`.
+        modality (`str`, defaults to `"text"`): `"speech"`, `"text"` or `"visual"`.
         backbone (`str`, *optional*):
             name of the pretrained model on the Hub, or its folder; None for one that is trained from scratch. Loading
             an encoder fetches the weights of this model, but never code.
@@ -36,14 +36,19 @@ class UtteranceEncoderConfig(LabelledConfig):
             which hidden state is pooled: None for the backbone's output, an index into `hidden_states` (0 is the
             embedding layer, the last one the output), or a learned convex combination of all.
         pooling (`str`, defaults to `"mean"`):
-            `"mean"`, `"attentive_statistics"` (Okabe et al. 2018) or `"last_token"`, over the turn's own positions.
+            `"mean"`, `"attentive_statistics"` (Okabe et al. 2018) or `"last_token"`, over the turn's own positions;
+            for video these are its frames, and `"last_token"` is refused.
         pooling_dim (`int`, defaults to 128): width of the attention of attentive statistics.
         embedding_dim (`int`, defaults to 2048): width D of the vector.
         dropout (`float`, defaults to 0.5): before the head.
         focal_gamma (`float`, defaults to 2.0): gamma of the focal loss; 0 is cross-entropy.
         class_weights (`dict[str, float]`, *optional*): weight of each label in the loss, by name; 1 by default.
         save_backbone (`bool`, defaults to `False`): save the backbone's weights even if they were not trained.
-        id2label, label2id: class names by index and back.
+        regression_loss (`str`, defaults to `"l1"`): loss of scores, `"l1"` or `"huber"`.
+        huber_delta (`float`, defaults to 1.0): error from which Huber's loss is linear, in the labels' unit.
+        problem_type (`str`, *optional*):
+            `"regression"` for an encoder that predicts scores; the focal loss and its weights are then not used.
+        id2label, label2id: names of the classes, or of the targets, by index and back.
     """
 
     model_type = "mister_e_utterance_encoder"
@@ -65,6 +70,8 @@ class UtteranceEncoderConfig(LabelledConfig):
     focal_gamma: float | int = 2.0
     class_weights: dict[str, float | int] | None = None
     save_backbone: bool = False
+    regression_loss: Literal["l1", "huber"] = "l1"
+    huber_delta: float | int = 1.0
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -88,6 +95,11 @@ class UtteranceEncoderConfig(LabelledConfig):
     def validate_modality(self):
         if self.modality not in MODALITIES:
             raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {self.modality!r}")
+        if self.modality == "visual" and self.pooling == "last_token":
+            raise InputError(
+                "pooling='last_token' is for text and speech: the last frame of a video does not sum up the others. "
+                "Choose 'mean' or 'attentive_statistics'"
+            )
 
     def validate_ranges(self):
         for name in ("lora_r", "lora_alpha", "pooling_dim", "embedding_dim"):

@@ -1,7 +1,7 @@
 """Embed a corpus of dialogues: a vector of every turn, in shards ([`Shard`]) that are skipped if they exist."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from ..base import progress
 from ..base.errors import InputError
@@ -39,8 +40,10 @@ class EmbeddingOptions:
     Args:
         bad_audio: `"error"`, or `"missing"`: audio that cannot be read is a missing modality, with a warning.
         token_budget, second_budget: largest batch of text, in tokens, and of audio, in seconds, padding included.
-        num_workers: processes that decode audio and prepare batches ahead of the model.
+        num_workers: processes that decode audio and video and prepare batches ahead of the model.
         dtype: computation dtype; by default bfloat16 on a device with native support, else the encoder's own.
+        bad_video: as `bad_audio`, of video.
+        frame_budget: largest batch of video, in frames.
 
     Raises:
         InputError: if a size is not positive, or the number of workers negative.
@@ -51,15 +54,22 @@ class EmbeddingOptions:
     second_budget: float = 120.0
     num_workers: int = 0
     dtype: torch.dtype | None = None
+    bad_video: str = "error"
+    frame_budget: int = 64
 
     def __post_init__(self):
-        _check_sizes(token_budget=self.token_budget, second_budget=self.second_budget)
+        _check_sizes(token_budget=self.token_budget, second_budget=self.second_budget, frame_budget=self.frame_budget)
         if self.num_workers < 0:
             raise InputError(f"num_workers must not be negative, got {self.num_workers}")
 
     def budget(self, unit: str) -> float:
         """Largest batch of turns whose cost is counted in this unit."""
-        return {"token": self.token_budget, "second": self.second_budget}[unit]
+        return {"token": self.token_budget, "second": self.second_budget, "frame": self.frame_budget}[unit]
+
+    def policies(self, modalities: Iterable[str]) -> dict[str, str]:
+        """What is done with files that cannot be read, as far as the vectors of these modalities depend on it."""
+        found = {"bad_audio": self.bad_audio}  # in every record, since it was there before there were others
+        return found | ({"bad_video": self.bad_video} if "visual" in modalities else {})
 
     def dtype_on(self, device: torch.device) -> torch.dtype | None:
         """The dtype of autocast; None for the encoder's own."""
@@ -82,7 +92,14 @@ class _ShardEncoder:
         self, data: datasets.Dataset, options: EmbeddingOptions, bar: progress.Bar | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
         """As [`embed_turns`], on this process's device; and how many turns were embedded."""
-        utterances = Utterances(data, self.processor.modality, bad_audio=options.bad_audio, dialogues=self.dialogues)
+        utterances = Utterances(
+            data,
+            self.processor.modality,
+            dialogues=self.dialogues,
+            bad_audio=options.bad_audio,
+            bad_video=options.bad_video,
+            num_frames=self.processor.num_frames,
+        )
         _move(self.encoder, PartialState().device)
         vectors, present = embed_turns(self.encoder, self.processor, utterances, options, bar)
         if self.alignment is not None:
@@ -131,9 +148,9 @@ def embed_corpus(
         "corpus": {split: corpus_fingerprint(data) for split, data in corpus.items()},
         "encoders": {modality: encoder.fingerprint() for modality, (encoder, _) in sorted(encoders.items())},
         "processor settings": {
-            modality: _settings(processor) for modality, (_, processor) in sorted(encoders.items())
+            modality: processor.own_settings for modality, (_, processor) in sorted(encoders.items())
         },
-        "bad_audio": settings.bad_audio,
+        **settings.policies(encoders),
         "dtype": str(settings.dtype_on(state.device)),
         "shard_turns": shard_turns,
         "fold encoders": {
@@ -170,7 +187,8 @@ def embed_turns(
         batch_sampler=list(packed_batches(sizes, options.budget(processor.kind.unit), _LARGEST_BATCH)),
         collate_fn=_Preparation(processor),
         num_workers=options.num_workers,
-        prefetch_factor=4 if options.num_workers else None,
+        # Batches of pictures are large; two for each worker keep the model busy.
+        prefetch_factor=(2 if processor.kind.unit == "frame" else 4) if options.num_workers else None,
     )
     embeddings = torch.zeros(utterances.num_turns, encoder.config.embedding_dim)
     present = torch.zeros(utterances.num_turns, dtype=torch.bool)
@@ -199,11 +217,6 @@ def _check_sizes(**sizes: float):
     for name, size in sizes.items():
         if not 0 < size < math.inf:
             raise InputError(f"{name} must be a positive number, got {size}")
-
-
-def _settings(processor: MisterEProcessor) -> dict[str, Any]:
-    """The settings that change the vector of a turn."""
-    return {name: getattr(processor, name) for name in ("prompt", "max_tokens", "window_seconds", "trailing_silence")}
 
 
 class _Preparation:
@@ -244,6 +257,7 @@ def _write_missing(
         }
     total = sum(shard.num_turns(corpus) for shard in waiting) * len(encoders)
     title = f"embedding {' and '.join(encoders)}"
+    unreadable = dict.fromkeys(encoders, 0)
     with progress.bar(title, total, "turns", shown=state.is_main_process and bool(waiting)) as bar:
         for shard in waiting:
             members = {}
@@ -256,10 +270,17 @@ def _write_missing(
                         _ShardEncoder(other, pair[1], fold == number, alignments[modality][number])
                         for number, other in enumerate(folds)
                     ]
-            _write_shard(shard, folder, shard.dialogues(corpus), members, options, bar)
+            for modality, lost in _write_shard(shard, folder, shard.dialogues(corpus), members, options, bar).items():
+                unreadable[modality] += lost
     state.wait_for_everyone()
     if missing:
         report(f"vectors: {sum(shard.num_turns(corpus) for shard in missing):,} turns embedded")
+    for modality in encoders:
+        lost = sum(counts[modality] for counts in gather_object([unreadable]))
+        if lost:
+            report(
+                f"vectors: {lost:,} turns have {MODALITIES[modality].noun} that cannot be read, and no vector of it"
+            )
 
 
 def _write_shard(
@@ -269,8 +290,9 @@ def _write_shard(
     members: Mapping[str, list[_ShardEncoder]],
     options: EmbeddingOptions,
     bar: progress.Bar,
-):
-    features, presence = {}, {}
+) -> dict[str, int]:
+    """Embed the turns of a shard and write its files; by modality, how many turns could not be read."""
+    features, presence, unreadable = {}, {}, {}
     num_turns = int(turns_of_dialogues(data).sum())
     for modality, parts in members.items():
         features[modality] = whole = torch.zeros(num_turns, parts[0].encoder.config.embedding_dim)
@@ -284,7 +306,9 @@ def _write_shard(
             there |= present
             embedded += count
         bar.update(num_turns - embedded)
+        unreadable[modality] = embedded - int(there.sum())
     shard.write(folder, data, features, presence)
+    return unreadable
 
 
 def _alignments(

@@ -1,13 +1,11 @@
-"""Utterance encoders, stage 1: the speech or text of one turn -> a vector and an emotion.
+"""Utterance encoders, stage 1: the speech, text or video of one turn -> a vector and an emotion.
 
 Dutta, Balaji and Ganapathy 2026, section 3.
 
 Letters: N turns, W rows of the batch (a turn, or a window of a long one), P positions of a row, H the backbone's
-width, D embedding width, C classes.
+width, D embedding width, C classes, S targets of a regression.
 """
 
-import hashlib
-import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +15,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, initialization
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
 from transformers.utils.hub import resolve_revision
 
 from ..base.errors import InputError
-from ..base.losses import focal_loss
+from ..base.losses import focal_loss, regression_loss
 from ..base.remote_code import CarriesCode, write_auto_code
+from ..base.target_scale import TargetScale
 from ..hub.loading import (
     ACCESS_OPTIONS,
     check_weights,
@@ -38,7 +37,7 @@ from .backbones import (
     WEIGHT_OPTIONS,
     backbone_state,
     build_backbone,
-    computation,
+    hold_batch_norm,
     kind_of,
     load_backbone,
     load_stored_backbone,
@@ -46,9 +45,8 @@ from .backbones import (
     turn_off_augmentation,
 )
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .fingerprint import encoder_fingerprint
 from .pooling import UtterancePooling
-
-logger = logging.get_logger(__name__)
 
 _ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
 _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
@@ -58,8 +56,8 @@ _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
 class UtteranceEncoderOutput(ModelOutput):
     """
     Args:
-        loss: focal loss over the labelled turns, if labels were given.
-        logits (`(N, C)`): scores of the classes.
+        loss: focal or regression loss over the labelled turns, if labels were given.
+        logits (`(N, C)`): scores of the classes; of a regression the predicted scores (N, S), in the labels' unit.
         embeddings (`(N, D)`): the vectors that stage 2 takes.
     """
 
@@ -101,6 +99,11 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         states = layers + 1
         if isinstance(config.layer, int) and not -states <= config.layer < states:
             raise InputError(f"layer {config.layer} is not one of the backbone's {states} hidden states")
+        if config.layer == "weighted_sum" and not layers:
+            raise InputError(
+                f"layer='weighted_sum' needs layers of one width, which a {backbone_config.model_type} backbone does "
+                "not have; leave layer out to read its output"
+            )
         if config.layer == "weighted_sum":
             self.layer_weights = nn.Parameter(torch.zeros(states))
         self.norm = nn.LayerNorm(width)
@@ -108,6 +111,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         self.projection = nn.Linear(self.pooling.output_width, config.embedding_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(config.embedding_dim, len(config.id2label or {}))
+        if config.task == "regression":
+            self.target_scale = TargetScale(config.num_labels)
         self.post_init()
         if with_backbone and prepared:
             self._prepare_backbone()
@@ -125,8 +130,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         Create an encoder around a pretrained model. Its pooling and head are not trained yet.
 
         Args:
-            backbone: name on the Hub, or folder, of a speech or text model of transformers.
-            modality: `"speech"` or `"text"`.
+            backbone: name on the Hub, or folder, of a speech, text or vision model of transformers.
+            modality: `"speech"`, `"text"` or `"visual"`.
             revision: branch, tag or commit of the backbone; a branch is pinned to its commit.
             backbone_options: arguments of its `from_pretrained`: dtype, device_map, attn_implementation,
                 quantization_config, token, local_files_only, cache_dir.
@@ -177,6 +182,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         super().train(mode)
         if hasattr(self, "backbone") and self.config.tuning == "frozen":
             self.backbone.eval()
+        elif hasattr(self, "backbone") and self.kind.keeps_batch_norm:
+            hold_batch_norm(self.backbone)
         return self
 
     @torch.no_grad()
@@ -188,6 +195,9 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
+        elif isinstance(module, TargetScale):
+            initialization.zeros_(module.mean)
+            initialization.ones_(module.std)
         elif module is self and self.config.layer == "weighted_sum":
             initialization.zeros_(module.layer_weights)
 
@@ -202,6 +212,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         utterance_index: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        pixel_values: torch.Tensor | None = None,
     ) -> UtteranceEncoderOutput:
         r"""
         The inputs are what [`MisterEProcessor`] returns; which of them are needed depends on the kind of backbone.
@@ -210,14 +221,18 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             input_ids (`(W, P)`): tokens of the text, or of the prompt of an audio language model.
             input_values (`(W, S)`): samples at 16 kHz, for models of waveforms.
             input_features (`(W, M, L)`): mel frames, for Whisper and Qwen2-Audio.
-            attention_mask: true where `input_ids`, `input_values` or, without those, the mel frames are real.
+            attention_mask: true where `input_ids`, `input_values` or, without those, mel frames or the frames of a
+                video are real.
             feature_attention_mask (`(W, L)`): true where mel frames beside tokens are real.
             pooling_mask (`(W, P)` for tokens, `(W, L)` for mel frames): true at the turn's own positions, without
                 prompt and silence; by default `attention_mask`.
             utterance_index (`(W,)`): index of the turn that each row is a window of, ascending from 0; by default each
                 row is a turn.
-            labels (`(N,)`): class indices, -100 for a turn that is not scored.
-            num_items_in_batch: divisor of the loss; by default the number of labelled turns in this batch.
+            labels (`(N,)`): class indices, -100 for a turn that is not scored; or scores (N, S), NaN where one is
+                missing.
+            num_items_in_batch: divisor of the loss; by default the number of labelled turns, or of scores, in this
+                batch.
+            pixel_values (`(W, K, 3, height, width)`): frames of each turn's video, for models of pictures.
         """
         frozen = self.config.tuning == "frozen"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
@@ -225,6 +240,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
                 "input_ids": input_ids,
                 "input_values": input_values,
                 "input_features": input_features,
+                "pixel_values": pixel_values,
                 "attention_mask": attention_mask,
                 "feature_attention_mask": feature_attention_mask,
                 "pooling_mask": pooling_mask,
@@ -248,13 +264,18 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         utterance = utterance_index[:, None].expand_as(mask)[mask]
         embeddings = self.projection(self.pooling(self.norm(mixed), utterance, count))
         logits = self.head(self.dropout(F.relu(embeddings)))
-        loss = None
-        if labels is not None:
-            self.config.check_labels(labels, (count,))
-            weights = self.config.label_weights()
-            weights = None if weights is None else logits.new_tensor(weights)
-            loss = focal_loss(logits, labels, self.config.focal_gamma, weights, num_items_in_batch)
+        if self.config.task == "regression":
+            logits = self.target_scale(logits)
+        loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
         return UtteranceEncoderOutput(loss=loss, logits=logits, embeddings=embeddings)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
+        self.config.check_labels(labels, (len(logits),))
+        if self.config.task == "regression":
+            return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
+        weights = self.config.label_weights()
+        weights = None if weights is None else logits.new_tensor(weights)
+        return focal_loss(logits, labels, self.config.focal_gamma, weights, num_items)
 
     def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:
         if self.config.layer != "weighted_sum":
@@ -266,25 +287,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         return mixed
 
     def fingerprint(self) -> str:
-        r"""
-        Hash of the settings and of every trained weight, and of the name, revision and dtype of a backbone that the
-        checkpoint does not hold. It does not depend on the version of any library.
-        """
-        digest = hashlib.blake2b(digest_size=16)
-        described = {name: getattr(self.config, name) for name in type(self.config).own_fields()}
-        described["id2label"] = self.config.id2label
-        described["backbone_config"] = computation(self.config.require_backbone_config())
-        if self.config.holds_backbone:
-            del described["backbone"], described["backbone_revision"]  # where it once came from
-        else:
-            described["dtype"] = str(self.backbone.dtype)
-        digest.update(json.dumps(described, sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            if self.config.holds_backbone or not name.startswith("backbone.") or "lora_" in name:
-                tensor = tensor.detach().cpu().contiguous()
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.flatten().view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """Hash of the settings and trained weights, see [`encoder_fingerprint`]."""
+        return encoder_fingerprint(self)
 
     def trained_state(self, state_dict: dict[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
         """
@@ -364,7 +368,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             pretrained_model_name_or_path,
             *args,
             config=config,
-            reinitialized=(lambda weight: weight.startswith("head.")) if other_classes else None,
+            reinitialized=(lambda weight: weight.startswith(("head.", "target_scale."))) if other_classes else None,
             with_backbone=backbone is None,
             prepared=False,
             **kwargs,

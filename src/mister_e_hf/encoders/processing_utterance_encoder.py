@@ -14,6 +14,7 @@ from transformers.utils import cached_file, logging
 from ..base.errors import InputError, reading, short
 from ..base.remote_code import CarriesCode, write_code
 from ..hub.loading import read_json, require
+from ..media.video import NUM_FRAMES
 from .backbones import check_backbone, kind_of
 from .processor_files import PARTS, backbone_beside, check_settings, load_parts
 from .speech_backbones import SAMPLING_RATE
@@ -31,7 +32,7 @@ class MisterEProcessor(CarriesCode):
     Prepares the turns of one modality as their backbone expects them.
 
     Args:
-        modality: `"speech"` or `"text"`.
+        modality: `"speech"`, `"text"` or `"visual"`.
         backbone_type: the backbone's `model_type`.
         feature_extractor: of the backbone, for speech.
         tokenizer: of the backbone, for text and for audio language models.
@@ -44,6 +45,8 @@ class MisterEProcessor(CarriesCode):
             limit.
         trailing_silence: seconds of silence that Whisper hears after the turn, or None to fill its window of 30
             seconds, as in its pretraining. Less silence is faster and gives other vectors.
+        image_processor: of the backbone, for video.
+        num_frames: how many frames of a turn's video are read, at the centres of equal parts of it.
     """
 
     def __init__(
@@ -56,9 +59,12 @@ class MisterEProcessor(CarriesCode):
         max_tokens: int = 512,
         window_seconds: float | None = 30.0,
         trailing_silence: float | None = None,
+        image_processor=None,
+        num_frames: int = NUM_FRAMES,
     ):
         self.kind = kind_of(modality, backbone_type)
-        for name, part in (("feature_extractor", feature_extractor), ("tokenizer", tokenizer)):
+        given = {"feature_extractor": feature_extractor, "tokenizer": tokenizer, "image_processor": image_processor}
+        for name, part in given.items():
             if name in self.kind.parts and part is None:
                 raise InputError(f"A processor of {modality} for {backbone_type} needs the backbone's {name}")
         if tokenizer is not None and not tokenizer.is_fast:
@@ -82,6 +88,8 @@ class MisterEProcessor(CarriesCode):
             )
         if max_tokens < 1:
             raise InputError(f"max_tokens must be at least 1, got {max_tokens}")
+        if num_frames < 1:
+            raise InputError(f"num_frames must be at least 1, got {num_frames}")
         self.prompt = prompt or self.kind.prompt
         if self.prompt.count(self.kind.placeholder) != 1:
             raise InputError(f"prompt must hold {self.kind.placeholder} once, got {self.prompt!r}")
@@ -90,15 +98,25 @@ class MisterEProcessor(CarriesCode):
                 f"Expected a backbone of {SAMPLING_RATE} Hz, got one of {feature_extractor.sampling_rate} Hz"
             )
         self.modality, self.backbone_type = modality, backbone_type
-        self.feature_extractor, self.tokenizer = feature_extractor, tokenizer
+        self.feature_extractor, self.tokenizer, self.image_processor = feature_extractor, tokenizer, image_processor
         self.max_tokens, self.window_seconds, self.trailing_silence = max_tokens, window_seconds, trailing_silence
+        self.num_frames = num_frames
         self.num_truncated = self.num_unknown = 0
         self.limit = self._longest() if self.kind.truncates else None
 
     def __repr__(self) -> str:
-        parts = [type(part).__name__ for part in (self.feature_extractor, self.tokenizer) if part is not None]
+        parts = [type(part).__name__ for part in self._parts()]
         settings = ", ".join(f"{name}={getattr(self, name)}" for name in self.kind.settings)
         return f"MisterEProcessor({self.modality} for {self.backbone_type}: {' and '.join(parts)}, {settings})"
+
+    def _parts(self) -> list[Any]:
+        given = (self.feature_extractor, self.tokenizer, self.image_processor)
+        return [part for part in given if part is not None]
+
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """The settings that are saved, and that the vector of a turn may depend on."""
+        return {name: getattr(self, name) for name in self.kind.stored_settings}
 
     @classmethod
     def from_backbone(
@@ -109,7 +127,7 @@ class MisterEProcessor(CarriesCode):
 
         Args:
             backbone: name on the Hub, or folder, of a pretrained model.
-            modality: `"speech"` or `"text"`.
+            modality: `"speech"`, `"text"` or `"visual"`.
             revision: branch, tag or commit of the backbone.
             settings: arguments of [`MisterEProcessor`], and cache_dir, token and local_files_only for the Hub.
         """
@@ -119,14 +137,16 @@ class MisterEProcessor(CarriesCode):
         config = transformers.AutoConfig.from_pretrained(backbone, trust_remote_code=False, **hub)
         kind = check_backbone(config, modality)
         parts = load_parts(backbone, kind, config.model_type, hub)
-        return _bounded(cls(modality, config.model_type, **parts, **settings), config)
+        return _bounded(cls(modality, kind.part(config).model_type, **parts, **settings), config)
 
     def __call__(
         self, turns: Sequence[Any], random_crop: bool = False, generator: torch.Generator | None = None
     ) -> BatchFeature:
         r"""
         Args:
-            turns: N texts, or N arrays (S,) of samples at 16 kHz.
+            turns: N texts; N arrays (S,) of samples at 16 kHz; or N videos, each a path, bytes, a dictionary of `path`
+                or `bytes` and perhaps `start` and `end` in seconds, or an array of frames (K, height, width, 3) in
+                uint8.
             random_crop: of audio that is longer than a window, take one random window, as in training.
             generator: of the crops.
 
@@ -134,7 +154,7 @@ class MisterEProcessor(CarriesCode):
             the tensors that [`UtteranceEncoder`] takes, padded at the end.
 
         Raises:
-            InputError: if a turn has no transcript or no samples: it lacks the modality, and must be left out.
+            InputError: if a turn has no transcript, samples or frames: it lacks the modality, and must be left out.
         """
         if isinstance(turns, str):
             raise InputError(f"Expected a list of turns, got the single text {turns!r}")
@@ -147,10 +167,10 @@ class MisterEProcessor(CarriesCode):
         What each turn costs, for [`packed_batches`].
 
         Args:
-            turns: texts, or lengths of audio in seconds.
+            turns: texts, or lengths of audio in seconds; of videos, anything.
 
         Returns:
-            tokens of each text, prompt included, or seconds that the backbone hears, silence included.
+            tokens of each text, prompt included, seconds that the backbone hears, silence included, or frames.
         """
         return self.kind.costs(self, turns)
 
@@ -226,16 +246,12 @@ class MisterEProcessor(CarriesCode):
     # Saving and loading
 
     def save_pretrained(self, save_directory: str | os.PathLike):
-        """Write the processor's own settings, and the files of its feature extractor and tokenizer."""
+        """Write the processor's own settings, and the files of its parts: feature extractor, tokenizer, ..."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        for part in (self.feature_extractor, self.tokenizer):
-            if part is not None:
-                part.save_pretrained(folder)
-        settings = {
-            name: getattr(self, name)
-            for name in ("modality", "backbone_type", "prompt", "max_tokens", "window_seconds", "trailing_silence")
-        }
+        for part in self._parts():
+            part.save_pretrained(folder)
+        settings = {"modality": self.modality, "backbone_type": self.backbone_type, **self.own_settings}
         # Where AutoProcessor looks, with this package and, by the code that goes along, without it.
         (name,) = write_code(folder, type(self))
         settings |= {"processor_class": type(self).__name__, "auto_map": {"AutoProcessor": name}}

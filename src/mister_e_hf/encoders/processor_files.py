@@ -1,4 +1,4 @@
-"""The files of a processor: its settings, and those of its tokenizer and feature extractor."""
+"""The files of a processor: its settings, and those of its tokenizer, feature extractor and image processor."""
 
 import os
 from collections.abc import Mapping
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import transformers  # the Auto classes when they are used: loading them registers what is here
+from transformers.utils import is_vision_available
 
-from ..base.errors import InputError, reading, short
+from ..base.errors import InputError, MissingLibraryError, reading, short
 from ..hub.loading import read_json
 from .backbone_kind import BackboneKind
 
@@ -19,6 +20,7 @@ _SETTINGS = {
     "max_tokens": int,
     "window_seconds": float | int | None,
     "trailing_silence": float | int | None,
+    "num_frames": int,
 }
 
 
@@ -54,7 +56,7 @@ def backbone_beside(path: str, kind: str) -> transformers.PreTrainedConfig | Non
 def load_parts(
     name: str | os.PathLike, kind: BackboneKind, backbone_type: str, hub: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The feature extractor and tokenizer of a pretrained model, if its kind needs them."""
+    """The feature extractor, tokenizer and image processor of a pretrained model, if its kind needs them."""
     config, parts = transformers.AutoConfig.for_model(backbone_type), {}
     if "feature_extractor" in kind.parts:
         parts["feature_extractor"] = transformers.AutoFeatureExtractor.from_pretrained(
@@ -65,4 +67,19 @@ def load_parts(
         parts["tokenizer"] = transformers.AutoTokenizer.from_pretrained(
             name, config=config, processor_class=None, trust_remote_code=False, **hub
         )
+    if "image_processor" in kind.parts:
+        # Always with Pillow, so that a vector does not depend on whether torchvision is installed.
+        require_pillow()
+        parts["image_processor"] = transformers.AutoImageProcessor.from_pretrained(
+            name, config=config, backend="pil", trust_remote_code=False, **hub
+        )
     return parts
+
+
+def require_pillow():
+    r"""
+    Raises:
+        MissingLibraryError: without Pillow.
+    """
+    if not is_vision_available():
+        raise MissingLibraryError("Preparing pictures needs Pillow: pip install pillow")

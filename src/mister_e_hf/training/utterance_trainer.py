@@ -1,15 +1,19 @@
 """Train an utterance encoder on labelled turns."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import torch
 from transformers import EvalPrediction
 
+from ..base.errors import InputError
 from ..base.losses import IGNORE_INDEX
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..encoders.utterances import UtteranceCollator
+from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
+from ..evaluation.regression import REGRESSION_SCORES, regression_scores
 from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
 
 
@@ -37,7 +41,7 @@ class UtteranceTrainingArguments(EpochTrainingArguments):
 class UtteranceTrainer(EpochTrainer):
     """
     [`EpochTrainer`] for [`UtteranceEncoder`]: saves only trained weights, and has a separate learning rate for new
-    ones.
+    ones. Of a regression, location and scale of the targets are fitted before the first step.
     """
 
     args: UtteranceTrainingArguments
@@ -52,10 +56,12 @@ class UtteranceTrainer(EpochTrainer):
     ):
         self._title = title
         kwargs.setdefault("data_collator", UtteranceCollator(processor))
-        own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
+        regression = model.config.task == "regression"
+        metrics = self.score_metrics if regression else self.emotion_metrics
+        own_metrics = kwargs.setdefault("compute_metrics", metrics) == metrics
         super().__init__(model=model, args=args, **kwargs)
         if own_metrics:
-            check_metric(self.args, SCORES)
+            check_metric(self.args, REGRESSION_SCORES if regression else SCORES)
         self.processor = processor
 
     def get_train_dataloader(self):
@@ -91,6 +97,29 @@ class UtteranceTrainer(EpochTrainer):
         )
         scores.pop("f1_per_class")
         return scores
+
+    def score_metrics(self, prediction: EvalPrediction) -> dict[str, float | None]:
+        """The scalar scores of the predicted targets, means over them."""
+        labels, predictions = prediction.label_ids, logits_of(prediction.predictions)
+        scores = regression_scores(labels, predictions, self.label_names_in_order)
+        return {name: scores[name] for name in REGRESSION_SCORES}
+
+    def _train(self, checkpoint, **kwargs):
+        if self.encoder.config.task == "regression" and checkpoint is None:
+            self._fit_scale()
+        return super()._train(checkpoint, **kwargs)
+
+    def _fit_scale(self):
+        data: Any = self.train_dataset
+        own = isinstance(data, Utterances)  # whose items would be decoded
+        labels = data.labels[data.indices] if own else np.stack([item["label"] for item in data])
+        labels = np.asarray(labels, dtype=np.float64)
+        for target, values in zip(self.label_names_in_order, labels.T, strict=True):
+            if np.isnan(values).all():
+                raise InputError(f"train_dataset: no turn has a score of '{target}', so it cannot be learned")
+        found = (np.nanmean(labels, axis=0), np.nanstd(labels, axis=0))
+        scale = self.encoder.target_scale
+        scale.set_statistics(*(torch.as_tensor(values).to(scale.mean) for values in found))
 
     @property
     def encoder(self) -> UtteranceEncoder:
