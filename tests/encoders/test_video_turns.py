@@ -31,23 +31,24 @@ def clips(tmp_path_factory):
     return folder
 
 
-def split_of(folder, turns=TURNS, as_bytes: bool = False) -> datasets.Dataset:
+def split_of(folder, split: str = "", as_bytes: bool = False) -> datasets.Dataset:
     rows = []
-    for dialogue, given in turns.items():
+    for dialogue, given in TURNS.items():
         utterances = []
         for number, (name, start, end, label) in enumerate(given):
             path = None if name is None else folder / name
             video = None if path is None else {"path": str(path), "bytes": path.read_bytes() if as_bytes else None}
             turn = dict.fromkeys(dialogue_features(NAMES)["utterances"].feature)
             turn |= {"utterance_id": f"{dialogue}_{number}", "text": "so", "video": video, "start": start, "end": end}
-            utterances.append(turn | {"emotion": label, "sentiment": float(number)})
-        rows.append({"dialogue_id": dialogue, "utterances": utterances})
+            emotion = None if label is None else NAMES.index(label)
+            utterances.append(turn | {"emotion": emotion, "sentiment": float(number)})
+        rows.append({"dialogue_id": f"{split}{dialogue}", "utterances": utterances})
     return datasets.Dataset.from_list(rows, features=dialogue_features(NAMES))
 
 
 @pytest.fixture(scope="module")
 def corpus(clips) -> datasets.DatasetDict:
-    return datasets.DatasetDict({split: split_of(clips) for split in ("train", "validation", "test")})
+    return datasets.DatasetDict({split: split_of(clips, split) for split in ("train", "validation", "test")})
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_corpus_is_embedded_and_read(corpus, encoder, tmp_path):
     embed_corpus(corpus, {"visual": encoder}, tmp_path / "vectors", shard_turns=3, use_cpu=True)
     files = sorted(path.name for path in (tmp_path / "vectors").iterdir())
     assert sum(name.endswith(".safetensors") for name in files) == 6 and RECORD in files
-    data = read_corpus(tmp_path / "vectors", labels=NAMES)["train"]
+    data = read_corpus(tmp_path / "vectors", {name: number for number, name in LABELS.items()})["train"]
     expected, _ = embed_turns(*encoder, Utterances(corpus["train"], "visual", num_frames=4))
     found = torch.cat([data[number]["visual_embeddings"] for number in range(len(data))])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

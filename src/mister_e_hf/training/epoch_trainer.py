@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..base.errors import InputError, short
 from ..base.files import UNFINISHED, sync, writing
+from ..base.modalities import IGNORE_INDEX
 from ..evaluation.metrics import SCORES
 from ..vectors.dialogue_datasets import dialogue_lengths
 from ..vectors.sampler import LikeLengthSampler
@@ -117,6 +118,11 @@ def check_metric(arguments: EpochTrainingArguments, scores: Sequence[str]):
         raise InputError(f"metric_for_best_model must be one of {', '.join((*scores, 'loss'))}, got '{short(chosen)}'")
 
 
+def _marked(labels: torch.Tensor) -> torch.Tensor:
+    """Labels whose scores, if they are scores, are -100 where they are missing and 0 elsewhere."""
+    return torch.where(labels.isnan(), IGNORE_INDEX, 0) if labels.is_floating_point() else labels
+
+
 class EpochTrainer(Trainer):
     """
     [`~transformers.Trainer`] with batches of similar length, early stopping, checkpoints that appear whole or not at
@@ -160,6 +166,13 @@ class EpochTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # Predictions are in the order of the dataset.
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        # transformers counts the labels that are not -100; a score that is missing is NaN.
+        counted = [
+            {**batch, "labels": _marked(batch["labels"])} if "labels" in batch else batch for batch in batch_samples
+        ]
+        return super()._get_num_items_in_batch(counted, device)
 
     # Resuming
 
