@@ -113,7 +113,8 @@ def test_an_encoder_of_video_learns_what_the_picture_shows(videos, tmp_path, tas
     labels: dict = {"label2id": {name: number for number, name in enumerate(NAMES)}}
     settings: dict = {"id2label": dict(enumerate(NAMES))}
     if task == "scores":
-        labels, settings = {"targets": ["sentiment"]}, {X
+        labels = {"targets": ["sentiment"]}
+        settings = {"id2label": {0: "sentiment"}, "problem_type": "regression", "regression_loss": "huber"}
     data = {split: Utterances(videos[split], "visual", num_frames=2, **labels) for split in videos}
     encoder = tiny_encoder(folder, "resnet", tuning="full", dropout=0.0, **settings)
     arguments = UtteranceTrainingArguments(
@@ -134,7 +135,7 @@ def test_an_encoder_of_video_learns_what_the_picture_shows(videos, tmp_path, tas
     if task == "classes":
         assert metrics["eval_accuracy"] == 1
     else:
-        assert metrics["eval_mae"] < 0.2 and metrics["eval_corr"] > 0.9
+        assert metrics["eval_mae"] < 0.3 and metrics["eval_corr"] > 0.9
         prediction = trainer.predict(data["validation"])
         found = np.nanmean(np.abs(logits_of(prediction.predictions) - prediction.label_ids))
         assert found == pytest.approx(metrics["eval_mae"], rel=1e-4)
