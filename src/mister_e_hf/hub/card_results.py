@@ -1,0 +1,147 @@
+"""The results of a run in its model card: tables, and the metadata that leaderboards read."""
+
+from huggingface_hub import EvalResult
+
+from ..base.plain_text import for_markdown, for_terminal
+from ..corpora.licences import CUSTOM, CorpusOfRun
+
+# Titles of the scores in results.json.
+_CLASS_METRICS = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
+_SCORE_METRICS = {
+    "mae": "Mean absolute error",
+    "corr": "Pearson correlation",
+    "ccc": "Concordance correlation",
+    "r2": "R²",
+}
+_BINNED_METRICS = {
+    "acc7": "Acc-7",
+    "acc5": "Acc-5",
+    "acc3": "Acc-3",
+    "acc2_has0": "Acc-2 with zeros",
+    "f1_has0": "F1 with zeros",
+    "acc2_non0": "Acc-2 without zeros",
+    "f1_non0": "F1 without zeros",
+    "acc2": "Acc-2",
+    "f1": "F1",
+    "acc2_weak": "Acc-2 of weak sentiment",
+}
+_TYPES = {"corr": "pearsonr"}  # where leaderboards call them otherwise
+
+
+def results_metadata(task: str, corpus: CorpusOfRun, results: dict) -> list[EvalResult] | None:
+    """The test scores for the metadata of a card; None without any."""
+    test = results.get("test", {}).get("mixture")
+    if not test:
+        return None
+    metrics = _SCORE_METRICS | _BINNED_METRICS if "by_target" in test else _CLASS_METRICS
+    return [
+        EvalResult(
+            task_type=task,
+            task_name="emotion recognition in conversations",
+            # Leaderboards must not mistake a part of a published test split, or other data, for the whole split.
+            dataset_type=corpus.test_set.lower() if corpus.is_published else CUSTOM,
+            dataset_name=for_terminal(corpus.test_set),
+            dataset_split="test",
+            metric_type=_TYPES.get(name, name),
+            metric_name=title,
+            metric_value=test[name],
+            metric_config=f"seed {results['seed']}",
+        )
+        for name, title in metrics.items()
+        if test.get(name) is not None
+    ]
+
+
+def results_section(results: dict) -> str:
+    """The test scores in tables."""
+    if not results.get("test"):
+        return "None recorded."
+    mixture = results["test"]["mixture"]
+    intervals = " In brackets 95 % intervals over resampled dialogues." if "intervals" in mixture else ""
+    lines = [
+        f"Test split, computed once;{_epoch(results)} one seed ({for_markdown(results['seed'])}).{intervals}",
+        "",
+    ]
+    lines += _score_tables(results["test"]) if "by_target" in mixture else _class_tables(results["test"])
+    for sentence in results.get("corpus", {}).get("shortcomings", ()):
+        lines += ["", for_markdown(sentence[:1].upper() + sentence[1:])]
+    if "calibration" in results:
+        lines += ["", _calibration(results["calibration"], mixture)]
+    return "\n".join(lines)
+
+
+def _class_tables(blocks: dict) -> list[str]:
+    """F1 of each head, then of each class."""
+    lines = ["| test | weighted F1 | macro F1 | utterances |", "|---|---|---|---|"]
+    for name, block in blocks.items():
+        cells = [_with_interval(block, metric) for metric in ("weighted_f1", "macro_f1")]
+        lines.append(f"| {for_markdown(name)} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
+    return lines + (_classes(blocks["mixture"]) if "f1_per_class" in blocks["mixture"] else [])
+
+
+def _score_tables(blocks: dict) -> list[str]:
+    """Errors and correlations of each head, accuracies where the corpus has them, and errors of each target."""
+    mixture, targets = blocks["mixture"], blocks["mixture"]["by_target"]
+    found = {name: title for name, title in _SCORE_METRICS.items() if name in mixture}
+    lines = _table("test", found, blocks, 1, 3)
+    if binned := {name: title for name, title in _BINNED_METRICS.items() if name in mixture}:
+        lines += ["", "In per cent:", "", *_table("test", binned, blocks, 100, 2)]
+    if len(targets) > 1:
+        intervals = mixture.get("intervals", {}).get("by_target", {})
+        rows = {name: {**block, "intervals": intervals.get(name, {})} for name, block in targets.items()}
+        lines += ["", *_table("target", found, rows, 1, 3)]
+    for sentence in mixture.get("undefined", ()):
+        lines += ["", for_markdown(sentence[:1].upper() + sentence[1:]) + "."]
+    return lines
+
+
+def _table(rows_are: str, metrics: dict[str, str], blocks: dict, scale: float, digits: int) -> list[str]:
+    lines = [f"| {rows_are} | {' | '.join(metrics.values())} | utterances |", "|---" * (len(metrics) + 2) + "|"]
+    for name, block in blocks.items():
+        cells = [_with_interval(block, metric, scale, digits) for metric in metrics]
+        lines.append(f"| {for_markdown(name)} | {' | '.join(cells)} | {block['num_utterances']} |")
+    return lines
+
+
+def _epoch(results: dict) -> str:
+    if "best_epoch" not in results:
+        return ""
+    epochs = f"{results['epochs']:g}" if results.get("epochs") else "several"
+    if results["best_epoch"] is None:
+        return " its only epoch;" if epochs == "1" else f" the last of {epochs} epochs;"
+    return f" epoch {results['best_epoch']:g} of {epochs}, chosen on validation;"
+
+
+def _classes(mixture: dict) -> list[str]:
+    """F1 of each class, a dash if no turn has it, and its number of turns."""
+    names = list(mixture["f1_per_class"])
+    turns = [sum(row) for row in mixture["confusion"]] if "confusion" in mixture else [None] * len(names)
+    lines = ["", "| class | F1 of the mixture | turns |", "|---|---|---|"]
+    for name, count in zip(names, turns, strict=True):
+        value = mixture["f1_per_class"][name]
+        score = "–" if value is None or count == 0 else f"{100 * value:.2f}"
+        lines.append(f"| {for_markdown(name)} | {score} | {'' if count is None else f'{count:,}'} |")
+    return lines
+
+
+def _calibration(calibration: dict, mixture: dict) -> str:
+    error, before = (100 * block["expected_calibration_error"] for block in (mixture, calibration["test without it"]))
+    if calibration["temperature"] == 1.0:
+        return (
+            "Probabilities are not calibrated: validation has too few labelled turns to fit a temperature. The "
+            f"expected calibration error is {error:.2f} % on test."
+        )
+    return (
+        f"Probabilities are calibrated with a temperature of {calibration['temperature']:.3f}, fitted on validation: "
+        f"the expected calibration error is {error:.2f} % on test, and {before:.2f} % without it."
+    )
+
+
+def _with_interval(block: dict, metric: str, scale: float = 100, digits: int = 2) -> str:
+    if block[metric] is None:
+        return "–"
+    low_high = block.get("intervals", {}).get(metric)
+    shown = f"{scale * block[metric]:.{digits}f}"
+    if not low_high:
+        return shown
+    return f"{shown} ({scale * low_high[0]:.{digits}f} to {scale * low_high[1]:.{digits}f})"
