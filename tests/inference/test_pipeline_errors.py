@@ -74,7 +74,10 @@ WRONG = {
         [{"text_embedding": [[1.0], 1.0]}],
         "dialogue 0, turn 0: text_embedding cannot be read as an array",
     ),
-    "start without sound": ([{"text": "a", "start": 1.0}], "dialogue 0, turn 0 has start or end, but no audio"),
+    "start without sound": (
+        [{"text": "a", "start": 1.0}],
+        "dialogue 0, turn 0 has start or end, but no audio or video",
+    ),
     "end before start": (
         [{"audio": "long.wav", "start": 2, "end": 1}],
         "dialogue 0, turn 0: Expected 0 <= start < end .* start=2, end=1",
@@ -112,7 +115,7 @@ WRONG = {
     "one turn alone": ({"text": "a"}, "dialogue 0: a recording is .* One turn alone is a list of one turn"),
     "recording without segments": (
         {"audio": "long.wav"},
-        "dialogue 0: a recording is a dictionary with audio, segments",
+        "dialogue 0: a recording is a dictionary with audio or video, segments",
     ),
     "recording with more": ({"audio": "long.wav", "segments": [(0, 1)], "text": "a"}, "dialogue 0: a recording is"),
     "no segments": ({"audio": "long.wav", "segments": []}, "dialogue 0 has no turns"),
@@ -165,7 +168,7 @@ def test_errors_name_dialogue_turn_and_field(pipe, sounds, case, monkeypatch):
 
 def test_unknown_arguments_raise(folder, pipe):
     for call in (lambda: pipe([{"text": "a"}], topk=3), lambda: pipeline(TASK, model=folder, topk=3)):
-        with pytest.raises(TypeError, match="unknown argument 'topk'; expected bad_audio, top_k or batch_size"):
+        with pytest.raises(TypeError, match="unknown argument 'topk'; expected bad_audio, bad_video, top_k or"):
             call()
     with pytest.raises(TypeError, match="or encoders or transcriber when the pipeline is created"):
         pipe([{"text": "a"}], transcriber="x")
@@ -173,7 +176,7 @@ def test_unknown_arguments_raise(folder, pipe):
         pipe([{"text": "a"}], bad_audio="skip")
     with pytest.raises(ValueError, match="batch_size must be a positive number of dialogues, got 0"):
         pipe([{"text": "a"}], batch_size=0)
-    with pytest.raises(ValueError, match=r"encoders must be a choice of speech, text, got \['sound'\]"):
+    with pytest.raises(ValueError, match=r"encoders must be a choice of speech, text, visual, got \['sound'\]"):
         pipeline(TASK, model=pipe.model, encoders={"sound": None})
     with pytest.raises(ValueError, match=r"encoders\['text'\] must be \(encoder, processor\), got UtteranceEncoder"):
         pipeline(TASK, model=pipe.model, encoders={"text": encoders_of(folder)["text"][0]})

@@ -11,7 +11,12 @@ from .errors import MissingLibraryError
 
 DISTRIBUTION = "mister-e-hf"
 
-_EXTRAS = {"av": "audio of MP4 and other containers", "matplotlib": "mister-e plot", "gradio": "mister-e serve"}
+_EXTRAS = {
+    "av": "video, and audio of MP4 and other containers",
+    "pillow": "encoders of video",
+    "matplotlib": "mister-e plot",
+    "gradio": "mister-e serve",
+}
 
 
 @dataclass(frozen=True)

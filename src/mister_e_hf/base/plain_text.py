@@ -4,6 +4,7 @@ Each of them returns one line without control characters.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 # Controls of C0 and C1, separators of lines and paragraphs, lone surrogates, and controls of the text direction.
@@ -48,6 +49,13 @@ def some_of(names: Sequence[str], separator: str = ", ", most: int = 10) -> str:
     """The first names of many, and how many more there are."""
     more = len(names) - most
     return separator.join(names[:most]) + (f"{separator}and {more} more" if more > 0 else "")
+
+
+def display_width(text: str) -> int:
+    """Columns of a terminal that a text takes: two for Chinese, Japanese and Korean characters, none for accents."""
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text
+    )
 
 
 def count_of(number: int, thing: str) -> str:

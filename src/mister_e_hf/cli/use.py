@@ -21,12 +21,14 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
     checkpoint = argparse.ArgumentParser(add_help=False, parents=[shared])
     checkpoint.add_argument("--revision", help="branch, tag or commit on the Hub")
     predict = commands.add_parser(
-        "predict", parents=[checkpoint], help="predict the emotions of the turns of a recording, or of tables of turns"
+        "predict",
+        parents=[checkpoint],
+        help="predict the emotions or scores of the turns of a recording, or of tables",
     )
     predict.add_argument(
         "input",
-        help="recording; transcript (.txt) with one turn per line; or table, subtitle file or folder of turns, as for "
-        "`corpus folder` (a table need not number its turns)",
+        help="audio or video file; transcript (.txt) with one turn per line; or table, subtitle file or folder of "
+        "turns, as for `corpus folder` (a table need not number its turns)",
     )
     predict.add_argument(
         "--segments",
@@ -45,10 +47,16 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
         default="error",
         help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
     )
+    predict.add_argument(
+        "--bad_video",
+        choices=["error", "missing"],
+        default="error",
+        help="the same for video (default: error)",
+    )
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="columns of the table by field")
     predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
-    plot = commands.add_parser("plot", parents=[shared], help="plot the emotions of one dialogue")
+    plot = commands.add_parser("plot", parents=[shared], help="plot the emotions or scores of one dialogue")
     plot.add_argument("lines", help="JSON lines written by `predict`")
     plot.add_argument("--out", help="image file, .png, .svg or .pdf (default: the name of the lines with .png)")
     plot.add_argument("--dialogue", help="dialogue to plot (default: the first)")
@@ -114,7 +122,8 @@ def _predict(arguments: argparse.Namespace):
 
         check_format(arguments.out)
         check_output(arguments.out, [arguments.input, arguments.segments, arguments.model, arguments.transcriber])
-    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "top_k", "device", "revision")}
+    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "bad_video", "top_k", "device")}
+    options["revision"] = arguments.revision
     check_source(arguments.input, arguments.segments, columns)
     check_model(arguments.model, arguments.revision)
     check_transcriber(arguments.transcriber)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..base.errors import short
+from ..base.installation import version_of
 from ..base.modalities import MODALITIES, Modality
 from ..base.plain_text import count_of
 from ..hub.checkpoint import checkpoint_files
@@ -35,7 +36,8 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
         True,
         f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes with encoders",
     )
-    yield True, f"labels {', '.join(config.id2label.values())}"
+    predicted = "scores of" if config.task == "regression" else "labels"
+    yield True, f"{predicted} {', '.join(config.id2label.values())}"
     yield from _try_out(model)
     for modality in MODALITIES.values():
         if (folder / modality.encoder).is_dir():
@@ -74,6 +76,8 @@ def _examine_encoder(folder: Path, modality: Modality, width: int | None) -> tup
         encoder, _ = load_encoder(folder, modality.name, width)
     except Exception as error:
         return False, f"{name}/: {short(error, 1000)}"
+    if modality.content == "video" and version_of("av") is None:
+        return False, f"{name}/: video cannot be read without PyAV: pip install av"
     made = encoder.config
     return True, f"{name}/: {made.backbone}, {made.tuning}, vectors of {made.embedding_dim} numbers, as stage 2 reads"
 

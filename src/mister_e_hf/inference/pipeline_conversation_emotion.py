@@ -1,7 +1,7 @@
-"""Predict emotions for raw dialogues: `pipeline("conversation-emotion-recognition", model=...)`.
+"""Predict emotions or scores for raw dialogues: `pipeline("conversation-emotion-recognition", model=...)`.
 
-Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes, E heads beside the
-main one.
+Letters: B dialogues, T turns, N turns of all dialogues of a batch, D embedding width, C classes or targets, E heads
+beside the main one.
 """
 
 import itertools
@@ -25,40 +25,48 @@ from .turn_vectors import TurnEncoders, explain_out_of_memory
 
 class ConversationEmotionPipeline(Pipeline):
     r"""
-    Emotions of the turns of dialogues, from audio, text or both.
+    Emotions or scores of the turns of dialogues, from audio, text and video.
 
     A dialogue is a list of turns, `{"utterances": turns}` as a row of a corpus, or one recording, `{"audio": ...,
-    "segments": ...}`. Several dialogues are a list of them, a slice of a `datasets.Dataset` of such rows, or any
-    iterable of them. A turn is a dictionary with
+    "segments": ...}` or `{"video": ..., "segments": ...}`. Several dialogues are a list of them, a slice of a
+    `datasets.Dataset` of such rows, or any iterable of them. A turn is a dictionary with
 
     - `audio`: a file's path or content, an array (S,) or (channels, S) with `sampling_rate`, or a dictionary as
-      `datasets` returns it; of any format and rate. `start` and `end`, in seconds, select a part of it.
+      `datasets` returns it; of any format and rate.
+    - `video`: a file's path or content, an open binary file, or a dictionary of path and bytes, for a model that reads
+      video. Without `audio`, the turn's audio is the file's, if it has any.
+    - `start` and `end`, in seconds: the part of the audio and video that is the turn.
     - `text`: the transcript.
-    - `speech_embedding`, `text_embedding`: vectors (D,) used instead, which need no encoder.
+    - `speech_embedding`, `text_embedding`, `visual_embedding`: vectors (D,) used instead, which need no encoder.
 
-    A field that is left out or None is a missing modality. `segments` are the path of an SRT or WebVTT file, or a list
+    A field that is left out or None is a missing modality. In a row of a corpus, columns that the model does not read
+    are ignored, and a turn without `audio` has none. `segments` are the path of an SRT or WebVTT file, or a list
     of `(start, end)`, `(start, end, text)` or turns with `start` and `end`.
 
     Args:
         model ([`ConversationPreTrainedModel`]): stage 2, of any registered model. Its encoders are loaded from the
-            same checkpoint, `speech_encoder/` and `text_encoder/`, when they are first needed.
+            same checkpoint, `speech_encoder/`, `text_encoder/` and `visual_encoder/`, when they are first needed.
         encoders (`dict`, *optional*): by modality, an encoder and its processor to use instead.
         transcriber (`str` or `Pipeline`, *optional*): a speech recognition model or pipeline, which transcribes turns
             with audio and without text.
         bad_audio (`str`, defaults to `"error"`): with `"missing"`, a turn whose audio cannot be read is kept without
             audio, with a warning.
-        top_k (`int`, *optional*): number of `scores` to return, of the model and of each of its heads, highest first.
+        bad_video (`str`, defaults to `"error"`): the same for video.
+        top_k (`int`, *optional*): number of classes to return in `scores`, of the model and of each of its heads.
 
     Returns:
         for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
         the probabilities of the classes, highest first; `experts`, the same from each further head of the model
         (MiSTER-E's experts, SDT's students), None where its modality is absent; `gate`, the weight of each, exactly 0
         there; `text`, if it was transcribed. A model without further heads has no `experts`, one without a gate no
-        `gate`.
+        `gate`. A model that predicts scores (regression) gives the name of its first target as `label` and its value
+        as `score`, all targets in their own units as `scores` and for each head as `experts`, and
+        `"task": "regression"`; none of them is a probability.
 
     Raises:
-        InputError: naming dialogue and turn: if the input is not a dialogue, audio cannot be read, the model has no
-            encoder for a field, the result is not finite, or a dialogue does not fit in memory.
+        InputError: naming dialogue and turn: if the input is not a dialogue, audio or video cannot be read, the model
+            does not read video or has no encoder for a field, the result is not finite, or a dialogue does not fit in
+            memory.
     """
 
     model: Any  # of any registered class, possibly from the code of a checkpoint
@@ -85,17 +93,24 @@ class ConversationEmotionPipeline(Pipeline):
         self._encoders = TurnEncoders(model, encoders, transcriber)
         self.model.eval()
 
-    def _sanitize_parameters(self, bad_audio: str | None = None, top_k: int | None = None, **unknown):
+    def _sanitize_parameters(
+        self, bad_audio: str | None = None, top_k: int | None = None, bad_video: str | None = None, **unknown
+    ):
         if unknown:
             raise TypeError(
-                f"unknown argument '{next(iter(unknown))}'; expected bad_audio, top_k or batch_size, or encoders or "
-                "transcriber when the pipeline is created"
+                f"unknown argument '{next(iter(unknown))}'; expected bad_audio, bad_video, top_k or batch_size, or "
+                "encoders or transcriber when the pipeline is created"
             )
-        if bad_audio not in (None, "error", "missing"):
-            raise InputError(f"bad_audio must be 'error' or 'missing', got {bad_audio!r}")
+        forward: dict[str, Any] = {}
+        for name, policy in {"bad_audio": bad_audio, "bad_video": bad_video}.items():
+            if policy not in (None, "error", "missing"):
+                raise InputError(f"{name} must be 'error' or 'missing', got {policy!r}")
+            forward |= {} if policy is None else {name: policy}
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise InputError(f"top_k must be a positive number, got {top_k!r}")
-        forward = {} if bad_audio is None else {"bad_audio": bad_audio}
+        if top_k is not None and self.model.config.task == "regression":
+            targets = ", ".join(self.model.config.id2label.values())
+            raise InputError(f"top_k is a number of classes; this model predicts scores: {targets}")
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
     def __call__(self, inputs, **kwargs):  # type: ignore[override]  # takes dialogues alone
@@ -140,7 +155,7 @@ class ConversationEmotionPipeline(Pipeline):
         lines = {
             "model": config._name_or_path or type(self.model).__name__,
             "takes": takes,
-            "emotions": list(config.id2label.values()),
+            "scores" if config.task == "regression" else "emotions": list(config.id2label.values()),
             "heads": list(config.heads),
             "transcriber": transcriber if isinstance(transcriber, str | None) else type(transcriber).__name__,
             "device": str(self.device),
@@ -167,12 +182,18 @@ class ConversationEmotionPipeline(Pipeline):
             return self._forward(model_inputs, **forward_params)
 
     def _forward(  # type: ignore[override]
-        self, dialogues: list[list[Turn]], bad_audio: str = "error", past: DialogueCache | None = None
+        self,
+        dialogues: list[list[Turn]],
+        bad_audio: str = "error",
+        bad_video: str = "error",
+        past: DialogueCache | None = None,
     ) -> list[dict[str, Any]]:
+        turns = [turn for dialogue in dialogues for turn in dialogue]
+        for turn in turns:
+            self._encoders.check_read(turn)
         if past is None:  # in a stream, a later turn may have a modality that the model reads
             self._check_given(dialogues)
-        turns = [turn for dialogue in dialogues for turn in dialogue]
-        vectors, present = self._encoders.embed(turns, bad_audio)
+        vectors, present = self._encoders.embed(turns, bad_audio, bad_video)
         lengths = torch.tensor([len(dialogue) for dialogue in dialogues])
         real = torch.arange(int(lengths.max())) < lengths[:, None]
 
@@ -218,7 +239,7 @@ class ConversationEmotionPipeline(Pipeline):
         vectors: dict[str, torch.Tensor],
     ):
         """Raise if a result is not finite, naming the turn with the largest input."""
-        temperature = self.model.config.calibration_temperature
+        temperature = self.model.config.calibration_temperature  # 1 for scores
         if all(rows.isfinite().all() for rows in (*found, logits / temperature)):
             return
         name = self.model.config._name_or_path or type(self.model).__name__
@@ -249,16 +270,20 @@ class ConversationEmotionPipeline(Pipeline):
         self, model_outputs: dict[str, Any], top_k: int | None = None
     ) -> list[dict[str, Any]]:
         config, gate_weights = self.model.config, model_outputs.get("gate_weights")
-        probabilities = (model_outputs["logits"] / config.calibration_temperature).softmax(-1)
-        by_head = {name: logits.softmax(-1) for name, logits in model_outputs["head_logits"].items()}
+        is_regression = config.task == "regression"
+        values, by_head = model_outputs["logits"], model_outputs["head_logits"]
+        if not is_regression:
+            values = (values / config.calibration_temperature).softmax(-1)
+            by_head = {name: logits.softmax(-1) for name, logits in by_head.items()}
 
         def scores(row: torch.Tensor, count: int | None = None) -> dict[str, float]:
-            order = row.argsort(descending=True, stable=True)[:count]
-            return {config.id2label[int(index)]: float(row[index]) for index in order}
+            """Targets in their order, or classes in that of their probabilities."""
+            order = torch.arange(len(row)) if is_regression else row.argsort(descending=True, stable=True)
+            return {config.id2label[int(index)]: float(row[index]) for index in order[:count]}
 
         found = []
         for number, turn in enumerate(model_outputs["turns"]):
-            ranked = scores(probabilities[number], top_k)
+            ranked = scores(values[number], top_k)
             label = next(iter(ranked))
             weights = {}
             if gate_weights is not None:
@@ -274,6 +299,8 @@ class ConversationEmotionPipeline(Pipeline):
                 one["gate"] = weights
             if turn.transcribed:
                 one["text"] = turn.text
+            if is_regression:
+                one["task"] = config.task
             found.append(one)
         return found
 
@@ -286,7 +313,7 @@ class EmotionStream:
 
     Args:
         pipeline: with a model that streams.
-        bad_audio, top_k: as in [`ConversationEmotionPipeline`], by default its values.
+        bad_audio, bad_video, top_k: as in [`ConversationEmotionPipeline`], by default its values.
 
     Calls from several threads run one after another. A call that raises does not change the stream.
 

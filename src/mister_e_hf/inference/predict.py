@@ -1,4 +1,4 @@
-"""Predict emotions for recordings, transcripts and tables of turns: `mister-e predict`."""
+"""Predict emotions or scores for recordings, transcripts and tables of turns: `mister-e predict`."""
 
 import logging
 import re
@@ -28,13 +28,13 @@ def predict_dialogues(
     **options: Any,
 ) -> tuple[list[str], Generator[dict[str, Any], None, None]]:
     r"""
-    Predict the emotions of the turns of one recording, of a transcript with a turn in each line, or of every dialogue
-    of a folder or table that [`DialogueFolder`] reads. A table without `dialogue_id` is one dialogue, and one without
-    `order` is in the order of its rows.
+    Predict the emotions or scores of the turns of one recording, of a transcript with a turn in each line, or of every
+    dialogue of a folder or table that [`DialogueFolder`] reads. A table without `dialogue_id` is one dialogue, and one
+    without `order` is in the order of its rows.
 
     Args:
-        source: an audio file with its turns in `segments` or in a subtitle file of the same name; a `.txt` file; or a
-            folder, table or subtitle file.
+        source: an audio or video file with its turns in `segments` or in a subtitle file of the same name; a `.txt`
+            file; or a folder, table or subtitle file.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
         columns: names of the table's columns, by field.
@@ -43,8 +43,8 @@ def predict_dialogues(
         options: of [`ConversationEmotionPipeline`].
 
     Returns:
-        the classes of the model, and an iterator over the turns in order: dictionaries with `dialogue`, `turn`,
-        `start`, `end` and `text` if known, and the pipeline's result. Closing it removes its temporary files.
+        the classes or targets of the model, and an iterator over the turns in order: dictionaries with `dialogue`,
+        `turn`, `start`, `end` and `text` if known, and the pipeline's result. Closing it removes its temporary files.
 
     Raises:
         FileNotFoundError: if the source does not exist.
@@ -73,7 +73,7 @@ def predict_dialogues(
     options |= {"device": device, "trust_remote_code": False}
     erc = pipeline(TASK, model=loaded, **options)  # type: ignore[call-overload]  # tasks of transformers alone
     if segments is not None:
-        dialogues = _recording(source, segments)
+        dialogues = _recording(source, segments, "visual" in loaded.config.modalities)
     else:
         dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns)
     labels = loaded.config.id2label
@@ -178,8 +178,19 @@ def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Ge
                 yield {"dialogue": name, "turn": number, **known, **answer}
 
 
-def _recording(source: Path, segments: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    yield text_of_name(source.name), [{"audio": str(source)} | cue for cue in read_subtitles(segments)]
+def _recording(source: Path, segments: Path, reads_video: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    content = content_of(source, reads_video)
+    yield text_of_name(source.name), [{content: str(source)} | cue for cue in read_subtitles(segments)]
+
+
+def content_of(recording: str | Path, reads_video: bool) -> str:
+    """The field of a turn that a recording belongs in: `"video"` if it has a picture that the model reads."""
+    from ..media.video import VideoError, has_picture
+
+    try:
+        return "video" if reads_video and has_picture(recording) else "audio"
+    except VideoError:  # PyAV cannot read it, soundfile may
+        return "audio"
 
 
 def _is_transcript(source: Path) -> bool:
@@ -220,7 +231,8 @@ def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str,
                 yield (
                     dialogue["dialogue_id"],
                     [
-                        turn | {"audio": None if turn["audio"] is None else stored_audio(turn["audio"])}
+                        turn
+                        | {name: stored_audio(turn[name]) for name in ("audio", "video") if turn.get(name) is not None}
                         for turn in turns
                     ],
                 )

@@ -9,9 +9,11 @@ from ..base.errors import InputError, short
 from ..media.text_files import read_text, split_lines
 
 _NEEDED = ("label", "score", "scores")
+_TASKS = ("classification", "regression")
 _LATEST = 1e10  # seconds; times in seconds since 1970 are smaller
+_LARGEST = 1e30  # predicted score, in size
 _ROUNDING = 1e-6
-_HEADS = 20
+_PANELS = 20  # experts of a gate, or targets
 _HOW = "expected the lines of mister-e predict --out FILE.jsonl"
 
 
@@ -56,7 +58,7 @@ def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         def line_of(number: int, name: str = name) -> str:
             return f"'{path}', line {lines[name, found[name][number]['turn']]}"
 
-        check_gates(turns, line_of)
+        check_alike(turns, line_of)
     return found
 
 
@@ -69,31 +71,48 @@ def check_turn(turn: Any, where: str):
         raise InputError(f"{where} must be the pipeline's result for a turn, got {short(repr(turn), 60)}")
     if missing := sorted(set(_NEEDED) - set(turn)):
         raise InputError(f"{where} lacks {', '.join(missing)}, which the pipeline returns for a turn")
-    label = turn["label"]
+    label, task = turn["label"], turn.get("task", _TASKS[0])
+    if task not in _TASKS:
+        raise InputError(f"{where}: task must be one of {', '.join(_TASKS)}, got {short(repr(task), 60)}")
     if not isinstance(label, str) or not label.strip():
-        raise InputError(f"{where}: label must be the name of a class, got {short(repr(label), 60)}")
-    _check_number(turn["score"], 1 + _ROUNDING, "score", where)
+        kind = "target" if task == "regression" else "class"
+        raise InputError(f"{where}: label must be the name of a {kind}, got {short(repr(label), 60)}")
+    share = (0.0, 1 + _ROUNDING)
+    limits = (-_LARGEST, _LARGEST) if task == "regression" else share
+    _check_number(turn["score"], limits, "score", where)
     for field in ("scores", "gate") if "gate" in turn else ("scores",):
         given = turn[field]
         if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
             raise InputError(f"{where}: {field} must hold numbers by name, got {short(repr(given), 60)}")
         for name, value in given.items():
-            _check_number(value, 1 + _ROUNDING, f"{field} of {short(repr(name), 60)}", where)
-    if len(turn.get("gate", ())) > _HEADS:
-        raise InputError(f"{where}: gate names {len(turn['gate'])} experts; at most {_HEADS} can be plotted")
+            _check_number(value, limits if field == "scores" else share, f"{field} of {short(repr(name), 60)}", where)
+    if len(turn.get("gate", ())) > _PANELS:
+        raise InputError(f"{where}: gate names {len(turn['gate'])} experts; at most {_PANELS} can be plotted")
+    if task == "regression" and len(turn["scores"]) > _PANELS:
+        raise InputError(f"{where}: scores names {len(turn['scores'])} targets; at most {_PANELS} can be plotted")
     times = {name: turn[name] for name in ("start", "end") if turn.get(name) is not None}
     for name, value in times.items():
-        _check_number(value, _LATEST, name, where)
+        _check_number(value, (0.0, _LATEST), name, where)
     if len(times) == 2 and times["start"] >= times["end"]:
         raise InputError(f"{where}: start {times['start']:g} s must be before end {times['end']:g} s")
 
 
-def check_gates(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
-    """Check that all turns of a dialogue have a gate over the same heads; `where` names a turn by its number."""
-    for number, turn in enumerate(turns):
-        if set(turn.get("gate", ())) != set(turns[0].get("gate", ())):
-            given, first = (short(", ".join(sorted(one.get("gate", ()))), 60) or "nothing" for one in (turn, turns[0]))
-            raise InputError(f"{where(number)}: gate names {given}, but in the dialogue's first turn {first}")
+def check_alike(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
+    """
+    Check that all turns of a dialogue have a gate over the same heads, and all scores of the same targets or none;
+    `where` names a turn by its number.
+    """
+
+    named = {
+        "gate names": lambda turn: turn.get("gate", ()),
+        "scores are of": lambda turn: turn["scores"] if turn.get("task") == "regression" else (),
+    }
+    for what, names_of in named.items():
+        expected = set(names_of(turns[0]))
+        for number, turn in enumerate(turns):
+            if (names := set(names_of(turn))) != expected:
+                given, first = (short(", ".join(sorted(each)), 60) or "nothing" for each in (names, expected))
+                raise InputError(f"{where(number)}: {what} {given}, but in the dialogue's first turn {first}")
 
 
 def _place(turn: Any, where: str) -> tuple[str, int]:
@@ -109,9 +128,12 @@ def _place(turn: Any, where: str) -> tuple[str, int]:
     return str(name), place
 
 
-def _check_number(value: Any, largest: float, field: str, where: str):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= largest:
-        raise InputError(f"{where}: {field} must be a number from 0 to {largest:g}, got {short(repr(value), 60)}")
+def _check_number(value: Any, limits: tuple[float, float], field: str, where: str):
+    lowest, largest = limits
+    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= largest:
+        raise InputError(
+            f"{where}: {field} must be a number from {lowest:g} to {largest:g}, got {short(repr(value), 60)}"
+        )
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import write_atomically
-from ..base.plain_text import for_csv, for_terminal
+from ..base.plain_text import display_width, for_csv, for_terminal
 
 FIELDS = {"dialogue": "string", "turn": "int64", "start": "float64", "end": "float64"}
 FIELDS |= {"text": "string", "label": "string", "score": "float64"}
@@ -40,11 +40,11 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     Write predicted turns to a file, whole or not at all.
 
     JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label and
-    score, and one with the probability of each class under its name, empty if `top_k` left it out.
+    score, and under the name of each class its probability, empty if `top_k` left it out, or of each target its score.
 
     Args:
         lines: from [`predict_dialogues`].
-        labels: the classes.
+        labels: the classes or targets.
         path: the file.
 
     Returns:
@@ -84,21 +84,36 @@ def turn_table(turns: Sequence[Mapping[str, Any]], width: int = 80) -> str:
         width: of the terminal; longer texts are truncated, marked with `…`.
     """
     timed = any(turn.get("start") is not None or turn.get("end") is not None for turn in turns)
-    longest = max(len("emotion"), *(len(for_terminal(turn["label"])) for turn in turns))
-    rows = [("turn", *(("start", "end") if timed else ()), "emotion".ljust(longest), "score", "text")]
+    targets = list(turns[0]["scores"]) if turns[0].get("task") == "regression" else []
+    shown = [for_terminal(target) for target in targets] or ["emotion", "score"]
+    rows = [["turn", *(("start", "end") if timed else ()), *shown, "text"]]
     for turn in turns:
         times = [f"{turn[name]:.2f}" if turn.get(name) is not None else "" for name in ("start", "end")]
+        found = [f"{turn['scores'][target]:.2f}" for target in targets]
+        found = found or [for_terminal(turn["label"]), f"{turn['score']:.2f}"]
         text = for_terminal(" ".join((turn.get("text") or "").split()))
-        label = for_terminal(turn["label"]).ljust(longest)
-        rows.append((str(turn["turn"]), *(times if timed else ()), label, f"{turn['score']:.2f}", text))
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+        rows.append([str(turn["turn"]), *(times if timed else ()), *found, text])
+    widths = [max(display_width(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
     room = max(_NARROWEST, width - sum(widths) - 2 * len(widths))
-    shown = [f"dialogue {for_terminal(turns[0]['dialogue'])}"]
+    lines = [f"dialogue {for_terminal(turns[0]['dialogue'])}"]
+    names = () if targets else (len(widths) - 2,)  # the column of emotions is aligned on the left
     for *cells, text in rows:
-        text = text if len(text) <= room else f"{text[: room - 1]}…"
-        cells = [cell.rjust(size) for cell, size in zip(cells, widths, strict=True)]
-        shown.append("  ".join([*cells, text]).rstrip())
-    return "\n".join(shown)
+        spaces = [" " * (size - display_width(cell)) for cell, size in zip(cells, widths, strict=True)]
+        cells = [
+            cell + space if place in names else space + cell
+            for place, (cell, space) in enumerate(zip(cells, spaces, strict=True))
+        ]
+        lines.append("  ".join([*cells, _truncated(text, room)]).rstrip())
+    return "\n".join(lines)
+
+
+def _truncated(text: str, room: int) -> str:
+    """The text within so many columns of a terminal."""
+    if display_width(text) <= room:
+        return text
+    while display_width(text) > room - 1:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _write_json_lines(lines: Lines, labels: list[str], path: Path):

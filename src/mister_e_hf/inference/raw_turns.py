@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +20,23 @@ from ..media.audio_objects import as_array
 from ..media.subtitles import read_subtitles
 from ..media.transcripts import transcript
 
-_TURN = ("audio", "sampling_rate", "start", "end", "text")  # beside the vectors of each modality
+_TURN = ("audio", "sampling_rate", "video", "start", "end", "text")  # beside the vectors of each modality
 _OTHERS = ("utterance_id", "speaker", "emotion", "sentiment", "duration")  # fields of corpora that are not read here
 _AUDIO = ("path", "bytes", "array", "sampling_rate")
-_RECORDING = ("audio", "segments", "sampling_rate")
+_VIDEO = ("path", "bytes")
+_RECORDING = ("audio", "video", "segments", "sampling_rate")
 _ROW = ("utterances", "dialogue_id")
 # Other names of the fields.
 _SYNONYMS = {
     "text": "transcript transcription sentence utterance words content message caption subtitle",
-    "audio": "path file filename file_name wav sound speech recording raw array bytes waveform clip video",
+    "audio": "path file filename file_name wav sound speech recording raw array bytes waveform",
+    "video": "clip movie film picture frames mp4",
     "start": "begin from onset start_time starttime start_seconds",
     "end": "stop to offset end_time endtime end_seconds",
     "sampling_rate": "sample_rate samplerate sr rate",
     "speech_embedding": "speech_features speech_vector audio_embedding audio_features",
     "text_embedding": "text_features text_vector embedding",
+    "visual_embedding": "visual_features visual_vector video_embedding video_features image_embedding",
     "segments": "subtitles srt vtt cues turns",
     "utterances": "turns dialogue conversation messages",
     "array": "raw samples data waveform",
@@ -43,17 +47,29 @@ _HOW = 'a list of turns, such as [{"text": "You did what?"}, {"audio": "2.wav", 
 
 @dataclass
 class Turn:
-    """One turn as the user passed it: its fields, and vectors by modality. `name` and `dialogue` are for messages."""
+    """
+    One turn as the user passed it: its fields, and vectors by modality. `name` and `dialogue` are for messages.
+
+    `of_corpus` is true for a row of a corpus, whose columns state what it has: its video is not a source of audio, and
+    is ignored by a model that does not read it.
+    """
 
     name: str
     dialogue: str
     audio: Any = None
     sampling_rate: int | None = None
+    video: Any = None
     start: float | None = None
     end: float | None = None
     text: str | None = None
     vectors: dict[str, Any] = dataclasses.field(default_factory=dict)
     transcribed: bool = False
+    of_corpus: bool = False
+
+    @property
+    def sound(self) -> Any:
+        """What its audio is read from: without audio, the video."""
+        return self.video if self.audio is None and not self.of_corpus else self.audio
 
 
 def is_dialogue(inputs: Any) -> bool:
@@ -107,10 +123,13 @@ def read_dialogue(inputs: Any, name: str) -> list[Turn]:
     Raises:
         InputError: naming dialogue, turn and field.
     """
+    vectors: list[dict[str, Any]] = []
     if isinstance(inputs, Mapping) and "utterances" in inputs:
-        _refuse_unknown(inputs, _ROW, name)
+        columns = [column for each in MODALITIES.values() for column in (each.features, each.has)]
+        _refuse_unknown(inputs, _ROW, name, also=columns)
         if inputs.get("dialogue_id") is not None:
             name = f"dialogue '{short(inputs['dialogue_id'], 60)}'"
+        vectors = _vectors_beside(inputs, name)
         inputs = inputs["utterances"]
         if isinstance(inputs, Mapping) and "segments" not in inputs:
             inputs = _rows(inputs, f"{name}, utterances")
@@ -119,10 +138,13 @@ def read_dialogue(inputs: Any, name: str) -> list[Turn]:
     inputs = getattr(inputs, "messages", inputs)  # transformers wraps turns that look like those of a chat
     if not isinstance(inputs, list | tuple) or not all(isinstance(turn, Mapping) for turn in inputs):
         raise InputError(
-            f"{name} must be a list of turns, each a dictionary with audio, text or both; got {inputs!r:.80}"
+            f"{name} must be a list of turns, each a dictionary with audio, text or video; got {inputs!r:.80}"
         )
     if not inputs:
         raise InputError(f"{name} has no turns")
+    if vectors and len(vectors) != len(inputs):
+        raise InputError(f"{name} has {len(inputs)} turns in utterances, and {len(vectors)} vectors")
+    inputs = [{**turn, **own} for turn, own in zip(inputs, vectors, strict=True)] if vectors else inputs
     return [read_turn(turn, f"{name}, turn {number}", name) for number, turn in enumerate(inputs)]
 
 
@@ -136,8 +158,11 @@ def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
     if not isinstance(given, Mapping):
         raise InputError(f'{name} must be a dictionary such as {{"text": "Never."}}; got {given!r:.80}')
     embeddings = {modality.embedding: modality.name for modality in MODALITIES.values()}
-    _refuse_unknown(given, (*_TURN, *embeddings), name, also=_OTHERS)
-    turn = Turn(name, dialogue, **{field: given[field] for field in _TURN if field in given})
+    of_corpus = "utterance_id" in given
+    # a corpus may have further columns of numbers: scores, and classes by their index
+    numbers = [field for field, value in given.items() if isinstance(value, Real | None)] if of_corpus else []
+    _refuse_unknown(given, (*_TURN, *embeddings), name, also=(*_OTHERS, *numbers))
+    turn = Turn(name, dialogue, of_corpus=of_corpus, **{field: given[field] for field in _TURN if field in given})
     turn.vectors = {of: given[field] for field, of in embeddings.items() if given.get(field) is not None}
     turn.text = _text(turn.text, name)
     for field in ("sampling_rate", "start", "end"):
@@ -145,8 +170,10 @@ def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
         if value is not None and (not isinstance(value, Real) or isinstance(value, bool | np.bool_)):
             raise InputError(f"{name}: {field} must be a number or None, got {value!r:.80}")
     turn.audio = _audio(turn.audio, turn.sampling_rate, name)
-    if turn.audio is None and (turn.start is not None or turn.end is not None) and "utterance_id" not in given:
-        raise InputError(f"{name} has start or end, but no audio")
+    turn.video = _video(turn.video, name)
+    timed = turn.start is not None or turn.end is not None
+    if turn.audio is None and turn.video is None and timed and not of_corpus:
+        raise InputError(f"{name} has start or end, but no audio or video")
     if isinstance(turn.audio, np.ndarray):
         if turn.sampling_rate is None:
             raise InputError(f"{name}: audio is an array, so it needs sampling_rate, in Hz")
@@ -203,17 +230,33 @@ def _rows(columns: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
+def _vectors_beside(row: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The vectors of each turn that a row of a corpus has beside its turns, as fields of a turn; empty without any."""
+    columns: dict[str, list[Any]] = {}
+    for modality in MODALITIES.values():
+        features, there = row.get(modality.features), row.get(modality.has)
+        if features is not None:
+            there = [True] * len(features) if there is None else there
+            if len(there) != len(features):
+                raise InputError(
+                    f"{name} has {len(features)} {modality.features}, but {len(there)} values of {modality.has}"
+                )
+            given = [vector if own else None for vector, own in zip(features, there, strict=True)]
+            columns[modality.embedding] = given
+    return _rows(columns, name) if columns else []
+
+
 def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     if isinstance(recording.get("text"), list):
         raise InputError(
             f"{name}: a dictionary of lists is not a dialogue; expected {_HOW}. With datasets, pass "
             "[row for row in dataset] instead of a slice"
         )
-    if set(recording) - set(_RECORDING) or not {"audio", "segments"} <= set(recording):
+    if set(recording) - set(_RECORDING) or "segments" not in recording or not {"audio", "video"} & set(recording):
         meant = {field: _nearest(field, _RECORDING + _ROW) for field in recording if field not in _RECORDING}
         hints = [f"{field!r:.60} may be '{nearest}'" for field, nearest in meant.items() if nearest]
         raise InputError(
-            f"{name}: a recording is a dictionary with audio, segments and, for an array, sampling_rate; got "
+            f"{name}: a recording is a dictionary with audio or video, segments and, for an array, sampling_rate; got "
             f"{short(sorted(map(str, recording)))}. One turn alone is a list of one turn"
             + "".join(f"; {hint}" for hint in hints)
         )
@@ -229,7 +272,10 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
         )
     # Converted once, not once per turn.
     rate = recording.get("sampling_rate")
-    whole = {"audio": _audio(recording["audio"], rate, name), "sampling_rate": rate}
+    whole = {"audio": _audio(recording.get("audio"), rate, name), "sampling_rate": rate}
+    whole["video"] = _video(recording.get("video"), name)
+    if whole["audio"] is None and whole["video"] is None:
+        raise InputError(f"{name}: the recording has neither audio nor video; got None")
     turns = []
     for number, segment in enumerate(segments):
         if isinstance(segment, list | tuple) and len(segment) in (2, 3):
@@ -239,7 +285,7 @@ def _stretches(recording: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
                 f"{name}, segment {number} must be (start, end), (start, end, text) or a dictionary of them; got "
                 f"{segment!r:.80}"
             )
-        if own := {"audio", "sampling_rate"} & set(segment):
+        if own := {"audio", "video", "sampling_rate"} & set(segment):
             raise InputError(
                 f"{name}, segment {number} has {' and '.join(sorted(own))}, which only the recording may have"
             )
@@ -265,3 +311,20 @@ def _audio(audio: Any, rate: float | None, name: str) -> Any:
             audio = dict(audio) | {"array": as_array(audio["array"], f"{name}: audio")}
         return audio
     return as_array(audio, f"{name}: audio") if isinstance(audio, list | np.ndarray | torch.Tensor) else audio
+
+
+def _video(video: Any, name: str) -> Any:
+    """Convert a file that cannot be read twice to its content, and an empty dictionary of `datasets` to None."""
+    if isinstance(video, Mapping):
+        _refuse_unknown(video, _VIDEO, f"{name}: video")
+        return None if all(video.get(part) is None for part in _VIDEO) else video
+    if isinstance(video, io.TextIOBase):
+        raise InputError(f"{name}: video is a file opened as text; open it with mode 'rb'")
+    if hasattr(video, "read"):
+        return video if video.seekable() else video.read()
+    if video is not None and not isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
+        raise InputError(
+            f"{name}: video must be a path, bytes, a binary file or a dictionary of path and bytes; got "
+            f"{type(video).__name__}"
+        )
+    return video

@@ -1,4 +1,6 @@
-"""Local web app that predicts the emotions of turns and shows them as a plot and a table: `mister-e serve`."""
+"""
+Local web app that predicts the emotions or scores of turns and shows them as a plot and a table: `mister-e serve`.
+"""
 
 import base64
 import html
@@ -16,6 +18,7 @@ from ..base.modalities import TASK
 from ..media.subtitles import SUBTITLES
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .page_turns import COLUMNS, KEPT, for_page, name_recordings, page_turns, subtitle_rows, table_rows
+from .predict import content_of
 from .stored_stages import load_model
 from .timeline import timeline_figure
 
@@ -27,21 +30,26 @@ logger = logging.get_logger(__name__)
 _WAITING = 20  # requests that are queued; more are rejected
 _ABOUT = f"""# Emotions of a conversation
 
-Write a row per turn, or choose a recording with its subtitles, and press **Name the emotions**. The speaker is not
-used.
+Write a row per turn, or choose a recording with its subtitles, and press the button below the table. The speaker is
+not used.
 
 **Do not use it to judge people.** Its answers are guesses about how something was said, and often wrong. Do not base
 decisions about anyone's work, schooling, credit, health, asylum or guilt on them. The EU AI Act forbids inferring
 people's emotions at work and in school, except for medical or safety reasons. Ask the speakers for their consent.
 
-Text and audio are sent only to the machine that runs this page. Recordings are deleted there {KEPT // 60} minutes
-after the upload, and when the page ends.
+What you write or choose is sent only to the machine that runs this page. Recordings are deleted there
+{KEPT // 60} minutes after the upload, and when the page ends.
 """
-_HOW = """A turn needs text or audio. In the table, arrow keys move, and Enter begins and ends writing in a cell.
+_HOW = """A turn needs text or a recording. In the table, arrow keys move, and Enter begins and ends writing in a cell.
 
 - One recording of all turns: choose it below and enter the start and end of each turn in seconds, or choose subtitles,
   which fill the table.
-- A recording per turn: choose them all below in the order of the turns; their names go to the column *recording*."""
+- A recording per turn: choose them all below in the order of the turns; their names go to the column *recording*.
+"""
+_VIDEO = """
+The model also looks at the picture of a recording that has one, such as an MP4 file."""
+_AUDIO_ALONE = """
+Of a video the model uses the audio alone."""
 _CSS = """
 .mister-e-scroll { overflow-x: auto; max-width: 100%; }
 .mister-e-scroll img { width: 100%; min-width: 640px; background: white; }
@@ -86,7 +94,8 @@ def build_page(erc) -> "gradio.Blocks":
     with gr.Blocks(title="Emotions of a conversation", analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         gr.Markdown(_ABOUT)
         gr.HTML(_model_line(erc))
-        gr.Markdown(_HOW)
+        reads_video = "visual" in erc.model.config.modalities
+        gr.Markdown(_HOW + (_VIDEO if reads_video else _AUDIO_ALONE))
         with gr.Row():
             recordings = gr.File(
                 label="Recordings (optional)", file_count="multiple", height=170, elem_id="recordings"
@@ -109,7 +118,8 @@ def build_page(erc) -> "gradio.Blocks":
             elem_id="turns",
         )
         add = gr.Button("Add a turn", elem_id="add")
-        press = gr.Button("Name the emotions", variant="primary", elem_id="press")
+        asked = "Predict the scores" if erc.model.config.task == "regression" else "Name the emotions"
+        press = gr.Button(asked, variant="primary", elem_id="press")
         trouble = gr.HTML(elem_id="trouble")
         result = gr.HTML(elem_id="result")
 
@@ -131,7 +141,7 @@ def build_page(erc) -> "gradio.Blocks":
         page.load(js=_FIRST_LETTER)
         both = [table, result, trouble]
         press.click(
-            shows_errors(lambda rows, paths: emotions(erc, rows, paths or [])),
+            shows_errors(lambda rows, paths: emotions(erc, rows, paths or [], reads_video)),
             [table, recordings],
             both,
             api_name="emotions",
@@ -217,13 +227,16 @@ def _run_page(model: str, host: str, port: int, folder: str, options: dict[str, 
     page.block_thread()
 
 
-def emotions(erc, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[list[list[str]], str]:
+def emotions(
+    erc, rows: Sequence[Sequence[Any]], paths: Sequence[str], reads_video: bool = False
+) -> tuple[list[list[str]], str]:
     r"""
-    Predict the emotions of the turns in the table.
+    Predict the emotions or scores of the turns in the table.
 
     Args:
         rows: the table, with the cells of `COLUMNS` in each row; empty rows are ignored.
         paths: of the uploaded recordings.
+        reads_video: whether the pipeline takes video; otherwise a recording is its audio.
 
     Returns:
         the rows of the turns, with transcribed text filled in; the result as HTML.
@@ -233,11 +246,15 @@ def emotions(erc, rows: Sequence[Sequence[Any]], paths: Sequence[str]) -> tuple[
     """
     turns, cells = page_turns(rows, paths)
     times = [(turn.get("start"), turn.get("end")) for turn in turns]
+    whole = len(turns) == 1 and "audio" in turns[0] and times == [(None, None)]
+    contents = {path: content_of(path, reads_video) for path in paths}
     for turn in turns:
-        if "audio" not in turn:  # its times are only for the plot
+        if "audio" in turn:
+            recording = turn.pop("audio")
+            turn[contents[recording]] = recording
+        else:  # its times are only for the plot
             turn.pop("start", None)
             turn.pop("end", None)
-    whole = len(turns) == 1 and "audio" in turns[0] and times == [(None, None)]
     try:
         found = erc(turns)
     except (ValueError, OSError) as error:
@@ -265,7 +282,8 @@ def _model_line(erc) -> str:
     config = erc.model.config
     name = Path(config._name_or_path).name or "unnamed"
     labels = ", ".join(html.escape(str(label)) for label in config.id2label.values())
-    return f"<p>Model: <b>{html.escape(name)}</b>. Its emotions: {labels}.</p>"
+    predicted = "scores" if config.task == "regression" else "emotions"
+    return f"<p>Model: <b>{html.escape(name)}</b>. Its {predicted}: {labels}.</p>"
 
 
 def _theme(gr):
@@ -285,26 +303,36 @@ def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None
     figure.savefig(file, format="png")
     picture = base64.b64encode(file.getvalue()).decode()
     gate = " and of the gate weights" if "gate" in found[0] else ""
+    shown = "Lines of the turns' scores" if "task" in found[0] else "Bars of the turns' emotions"
     return (
         '<div class="mister-e-scroll" tabindex="0" role="region" '
-        'aria-label="Plot of the emotions; the table below has the same content">'
-        f'<img alt="Bars of the turns\' emotions{gate}" src="data:image/png;base64,{picture}"></div>'
+        f'aria-label="Plot of the {_predicted(found)}; the table below has the same content">'
+        f'<img alt="{shown}{gate}" src="data:image/png;base64,{picture}"></div>'
     )
+
+
+def _predicted(found: Sequence[dict[str, Any]]) -> str:
+    return "scores" if "task" in found[0] else "emotions"
 
 
 def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
     heads = list(found[0].get("gate", ()))
+    targets = list(found[0]["scores"]) if "task" in found[0] else []
+    shown = targets or ("emotion", "probability")
     header = "".join(
         f'<th scope="col">{html.escape(name)}</th>'
-        for name in ("turn", "words", "emotion", "probability", *(f"gate weight of {head}" for head in heads))
+        for name in ("turn", "words", *shown, *(f"gate weight of {head}" for head in heads))
     )
     body = ""
     for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1):
-        cells = (row[0], one["label"], f"{one['score']:.2f}", *(f"{one['gate'][head]:.2f}" for head in heads))
+        values = [f"{one['scores'][target]:.2f}" for target in targets] or [one["label"], f"{one['score']:.2f}"]
+        cells = (row[0], *values, *(f"{one['gate'][head]:.2f}" for head in heads))
         body += (
             f'<tr><th scope="row">{number}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
         )
+    what = _predicted(found)
     return (
-        '<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Table of the emotions">'
-        f"<table><caption>Emotions</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="mister-e-scroll" tabindex="0" role="region" aria-label="Table of the {what}">'
+        f"<table><caption>{what.capitalize()}</caption><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+        "</div>"
     )

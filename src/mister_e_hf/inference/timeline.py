@@ -1,4 +1,6 @@
-"""Plot of a dialogue: the emotion of each turn over time, and the gate's weights below if the model has a gate."""
+"""
+Plot of a dialogue: the emotion or scores of each turn over time, and the gate's weights below if the model has a gate.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.files import check_output, write_atomically
-from ..base.plain_text import for_plot
-from .predicted_turns import check_gates, check_turn, read_predictions
+from ..base.plain_text import display_width, for_plot
+from .predicted_turns import check_alike, check_turn, read_predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +32,8 @@ _EXPECTED = {
 }
 _LIGHTEST, _DARKEST = 0.85, 0.25  # greys of the heads in the order of the gate
 _INCHES, _DPI = 11.0, 150
+_MAIN_INCHES, _TARGET_INCHES, _GATE_INCHES, _FRAME_INCHES = 2.7, 1.4, 0.9, 0.8  # heights of panels, and around them
+_OUTLINED = 200  # largest number of turns whose bars have an outline
 _CHARACTER, _LINE = 0.085, 0.13  # width and height of a letter in inches
 _LETTERS, _NAMES = 30, 40  # longest label, and largest number of labels in the legend
 
@@ -44,15 +48,14 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
         first: number of the first turn.
 
     Returns:
-        a `matplotlib.figure.Figure`. The height of a bar is the probability of its emotion; labels are shown where
-        they fit.
+        a `matplotlib.figure.Figure`. Of emotions, the height of a bar is the probability, and labels are shown where
+        they fit. Of scores, each target has a line on an axis of its own units.
 
     Raises:
         ImportError: if matplotlib is not installed.
         InputError: without turns, or naming the turn and field that are not the pipeline's.
     """
     try:
-        from matplotlib.patches import Patch
         from matplotlib.text import Text
 
         from ..base.fonts import PlotFigure
@@ -62,28 +65,53 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
         raise InputError("No turns to plot")
     for number, turn in enumerate(turns, first):
         check_turn(turn, f"Turn {number}")
-    check_gates(turns, lambda number: f"Turn {number + first}")
+    check_alike(turns, lambda number: f"Turn {number + first}")
     timed = all(turn.get("start") is not None and turn.get("end") is not None for turn in turns)
     numbers = [turn.get("turn", number) for number, turn in enumerate(turns, first)]
     starts = [turn["start"] if timed else number - 0.5 for number, turn in zip(numbers, turns, strict=True)]
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
     heads = list(turns[0].get("gate", ()))
-    styles = _styles({label for turn in turns for label in (*turn["scores"], turn["label"])})
-    figure = PlotFigure(figsize=(_INCHES, 4.4), dpi=_DPI, layout="constrained")
+    targets = list(turns[0]["scores"]) if turns[0].get("task") == "regression" else []
+    main = _MAIN_INCHES if heads else _MAIN_INCHES + _GATE_INCHES
+    heights = [_TARGET_INCHES] * len(targets) if len(targets) > 1 else [main]
+    heights += [_GATE_INCHES] * bool(heads)
+    figure = PlotFigure(figsize=(_INCHES, sum(heights) + _FRAME_INCHES), dpi=_DPI, layout="constrained")
+    panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
+    outline = "white" if len(turns) <= _OUTLINED else "none"
+    for axes, target in zip(panels, targets, strict=False):
+        _plot_scores(axes, target, [turn["scores"][target] for turn in turns], starts, widths)
+    if not targets:
+        _plot_emotions(figure, panels[0], turns, starts, widths, outline)
+    panels[-1].set_xlabel("time, seconds" if timed else "turn")
     if heads:
-        emotions, lowest = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    else:
-        emotions = lowest = figure.subplots()
+        _plot_gate(
+            panels[-1], {head: [turn["gate"][head] for turn in turns] for head in heads}, starts, widths, outline
+        )
+    for text in figure.findobj(Text):
+        text.set_usetex(False)  # whatever matplotlib's settings are
+    return figure
 
-    outline = "white" if len(turns) <= 200 else "none"
+
+def _plot_emotions(
+    figure: "Figure",
+    axes: "Axes",
+    turns: Sequence[Mapping[str, Any]],
+    starts: list[float],
+    widths: list[float],
+    outline: str,
+):
+    """Plot the probability of each turn's emotion as a bar."""
+    from matplotlib.patches import Patch
+
+    styles = _styles({label for turn in turns for label in (*turn["scores"], turn["label"])})
     highest, span = (1.05, max(start + width for start, width in zip(starts, widths, strict=True)) - min(starts))
     for start, width, turn in zip(starts, widths, turns, strict=True):
         style, label = styles[turn["label"]], for_plot(turn["label"], _LETTERS)
-        emotions.bar(start, turn["score"], width, align="edge", edgecolor=outline, linewidth=0.5, gid="turn", **style)
+        axes.bar(start, turn["score"], width, align="edge", edgecolor=outline, linewidth=0.5, gid="turn", **style)
         room = 0.8 * _INCHES * width / span
-        upright = len(label) * _CHARACTER > room
+        upright = display_width(label) * _CHARACTER > room
         if room > _LINE:
-            emotions.text(
+            axes.text(
                 start + width / 2,
                 turn["score"] + 0.02,
                 label,
@@ -92,11 +120,11 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
                 rotation=90 * upright,
                 fontsize=8,
             )
-            highest = max(highest, turn["score"] + (0.06 * len(label) if upright else 0.1))
-    emotions.set_ylim(0, highest)
-    emotions.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    emotions.margins(x=0.01)
-    emotions.set_ylabel("probability")
+            highest = max(highest, turn["score"] + (0.06 * display_width(label) if upright else 0.1))
+    axes.set_ylim(0, highest)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.margins(x=0.01)
+    axes.set_ylabel("probability")
     shown = sorted({turn["label"] for turn in turns})
     names = [for_plot(label, _LETTERS) for label in shown[:_NAMES]]
     patches = [Patch(edgecolor="white", **styles[label]) for label in shown[:_NAMES]]
@@ -108,12 +136,19 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     )
     _name(legend, names)
 
-    lowest.set_xlabel("time, seconds" if timed else "turn")
-    if heads:
-        _plot_gate(lowest, {head: [turn["gate"][head] for turn in turns] for head in heads}, starts, widths, outline)
-    for text in figure.findobj(Text):
-        text.set_usetex(False)  # whatever matplotlib's settings are
-    return figure
+
+def _plot_scores(axes: "Axes", target: str, values: list[float], starts: list[float], widths: list[float]):
+    """Plot the predicted score of each turn: a line through the turns' centres, and a bar as long as each turn."""
+    colour = _COLOURS[4]
+    turns = sorted(zip(starts, widths, values, strict=True))
+    centres = [start + width / 2 for start, width, _ in turns]
+    axes.plot(centres, [value for *_, value in turns], color=colour, linewidth=1, alpha=0.6, gid="scores")
+    ends = [start + width for start, width, _ in turns]
+    axes.hlines([value for *_, value in turns], [start for start, *_ in turns], ends, color=colour, linewidth=3)
+    if min(values) < 0 < max(values):
+        axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    axes.margins(x=0.01, y=0.1)
+    axes.set_ylabel(for_plot(target, _LETTERS))
 
 
 def _plot_gate(

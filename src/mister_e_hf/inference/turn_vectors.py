@@ -1,4 +1,4 @@
-"""Encode the audio and text of turns with the encoders of a checkpoint, and transcribe audio with a recognition model.
+"""Encode the contents of turns with the encoders of a checkpoint, and transcribe audio with a recognition model.
 
 Letters: N turns, D embedding width.
 """
@@ -20,15 +20,17 @@ from ..base.modalities import MODALITIES
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.packing import packed_batches
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..media.audio import SAMPLING_RATE, AudioError, load_audio
+from ..media.audio import SAMPLING_RATE, AudioError
 from ..media.transcripts import transcript
+from ..media.video import VideoError
 from .raw_turns import Turn, read_vector
 from .stored_stages import check_encoder, has_encoder, load_encoder
+from .turn_contents import CONTENTS, TurnContent
 
 logger = logging.get_logger(__name__)
 
-_WINDOW = 64  # turns whose audio is in memory at once
-_TOKENS, _SECONDS = 8192, 120.0  # of one batch of an encoder, padding included
+_LARGEST_BATCH = 64  # turns
+_BUDGETS = {"token": 8192, "second": 120.0, "frame": 128}  # of one batch of an encoder, padding included
 _TRANSCRIBED_AT_ONCE = 30.0  # seconds; Whisper needs timestamps for longer audio
 # One lock for all pipelines, so that they can be copied and pickled: each encoder is loaded once, and the transcriber
 # is called from one thread at a time.
@@ -41,8 +43,8 @@ class TurnEncoders:
     The encoders of a stage-2 model, loaded when they are first needed.
 
     Args:
-        model ([`ConversationPreTrainedModel`]): its checkpoint holds the encoders, `speech_encoder/` and
-            `text_encoder/`.
+        model ([`ConversationPreTrainedModel`]): its checkpoint holds the encoders, `speech_encoder/`,
+            `text_encoder/` and `visual_encoder/`.
         encoders: by modality, an encoder and its processor to use instead.
         transcriber: name or pipeline of a speech recognition model for turns with audio and without text.
 
@@ -72,92 +74,128 @@ class TurnEncoders:
                 raise InputError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
             self._check(modality, *pair, f"encoders['{modality}']")
 
-    def embed(self, turns: list[Turn], bad_audio: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    def embed(
+        self, turns: list[Turn], bad_audio: str = "error", bad_video: str = "error"
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Vectors (N, D) of each modality that the model reads, 0 where a turn lacks it, and presence (N,)."""
+        vectors, present = self._given_vectors(turns)
+        for modality, content in CONTENTS.items():
+            read = modality in vectors
+            transcribed = {n for n, turn in enumerate(turns) if modality == "speech" and self._lacks_transcript(turn)}
+            waiting = [
+                number
+                for number, turn in enumerate(turns)
+                if content.of(turn) is not None and (read and not present[modality][number] or number in transcribed)
+            ]
+            processor = self.encoder(modality)[1] if waiting and content.prepared else None
+
+            def load(window: Sequence[int], content: TurnContent = content, processor=processor) -> list:
+                return [self._load(content, turns[number], processor, bad_audio, bad_video) for number in window]
+
+            for numbers, loaded in _ahead(load, waiting, content.window):
+                found = [(number, each) for number, each in zip(numbers, loaded, strict=True) if each is not None]
+                if transcribed:
+                    self._transcribe([(turns[number], each) for number, each in found])
+                if read:
+                    found = [(number, each) for number, each in found if not present[modality][number]]
+                    self._encode(modality, turns, found, vectors, present)
+        return vectors, present
+
+    def _given_vectors(self, turns: list[Turn]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """The vectors that turns have themselves, of each modality that the model reads, as `embed` returns them."""
         config = self.model.config
         vectors, present = {}, {}
-        for modality in MODALITIES.values():
-            if not hasattr(config, modality.width):
-                continue
-            width = getattr(config, modality.width)
-            given = {n: turn.vectors[modality.name] for n, turn in enumerate(turns) if modality.name in turn.vectors}
+        for name, width in config.widths.items():
+            field = MODALITIES[name].embedding
             read = {
-                n: read_vector(value, width, f"{turns[n].name}: {modality.embedding}") for n, value in given.items()
+                number: read_vector(turn.vectors[name], width, f"{turn.name}: {field}")
+                for number, turn in enumerate(turns)
+                if name in turn.vectors
             }
-            if modality.name in config.modalities:
-                vectors[modality.name] = torch.zeros(len(turns), width)
-                present[modality.name] = torch.zeros(len(turns), dtype=torch.bool)
+            if name in config.modalities:
+                vectors[name] = torch.zeros(len(turns), width)
+                present[name] = torch.zeros(len(turns), dtype=torch.bool)
                 for number, vector in read.items():
-                    vectors[modality.name][number], present[modality.name][number] = vector, True
-        reads_speech = "speech" in vectors
-        waiting = [
-            number
-            for number, turn in enumerate(turns)
-            if turn.audio is not None
-            and (reads_speech and not present["speech"][number] or self._lacks_transcript(turn))
-        ]
-        for numbers, samples in _ahead(lambda window: [self._load(turns[n], bad_audio) for n in window], waiting):
-            found = [(number, audio) for number, audio in zip(numbers, samples, strict=True) if audio is not None]
-            self._transcribe([(turns[number], audio) for number, audio in found])
-            if reads_speech:
-                found = [(number, audio) for number, audio in found if not present["speech"][number]]
-                self._encode("speech", turns, found, vectors, present)
-        if "text" in vectors:
-            texts = [(number, turn.text) for number, turn in enumerate(turns) if turn.text is not None]
-            self._encode("text", turns, [pair for pair in texts if not present["text"][pair[0]]], vectors, present)
+                    vectors[name][number], present[name][number] = vector, True
         return vectors, present
+
+    def check_read(self, turn: Turn):
+        r"""
+        Raises:
+            InputError: if the turn has a video that the model does not read, unless it is a column of a corpus.
+        """
+        visual, config = MODALITIES["visual"], self.model.config
+        has_vector = visual.name in turn.vectors
+        if turn.of_corpus or visual.name in config.modalities or (turn.video is None and not has_vector):
+            return
+        contents = " and ".join(MODALITIES[name].noun for name in config.modalities)
+        message = f"{turn.name} has {visual.embedding if has_vector else visual.content}, and {self.model.title} "
+        message += f"('{config._name_or_path}') " if config._name_or_path else ""
+        message += f"reads {contents} alone"
+        try:
+            from mister_e_hf.models.registry import models_taking
+        except ImportError:  # only the code of a checkpoint is here
+            pass
+        else:
+            message += f"; models that take {visual.noun}: {', '.join(models_taking(visual.name))}"
+        if turn.video is not None:
+            source = turn.video.get("path") if isinstance(turn.video, Mapping) else turn.video
+            shown = repr(os.fspath(source)) if isinstance(source, str | os.PathLike) else "..."
+            message += f'. For the audio of the file alone, pass {{"audio": {short(shown, 80)}}}'
+        raise InputError(message)
 
     def given(self, turn: Turn) -> set[str]:
         """The modalities that a turn has, text included if it will be transcribed."""
-        found = {name for name, each in MODALITIES.items() if getattr(turn, each.content, None) is not None}
+        found = {name for name, content in CONTENTS.items() if content.of(turn) is not None}
         return found | set(turn.vectors) | ({"text"} if self._lacks_transcript(turn) else set())
 
     def _lacks_transcript(self, turn: Turn) -> bool:
         """Whether the turn is to be transcribed."""
         return (
             self.transcriber is not None
-            and turn.audio is not None
+            and turn.sound is not None
             and turn.text is None
             and "text" not in turn.vectors
         )
 
-    def _load(self, turn: Turn, bad_audio: str) -> np.ndarray | None:
+    def _load(
+        self, content: TurnContent, turn: Turn, processor: MisterEProcessor | None, bad_audio: str, bad_video: str
+    ) -> Any:
         try:
-            return load_audio(turn.audio, turn.sampling_rate, turn.start, turn.end)
-        except AudioError as error:
-            if bad_audio == "error":
-                raise AudioError(f"{turn.name}: {error}") from error
-            logger.warning(f"{turn.name} is used without audio: {error}")
+            return content.load(turn, processor)
+        except (AudioError, VideoError) as error:
+            noun, policy = ("audio", bad_audio) if isinstance(error, AudioError) else ("video", bad_video)
+            if policy == "error":
+                raise type(error)(f"{turn.name}: {error}") from error
+            logger.warning(f"{turn.name} is used without {noun}: {error}")
             return None
         except InputError as error:
             raise type(error)(f"{turn.name}: {error}") from error
         except OSError as error:
             raise OSError(f"{turn.name}: {error}") from error
         except Exception as error:  # from a library, MemoryError included
-            raise InputError(f"{turn.name}: audio cannot be read: {type(error).__name__}: {short(error)}") from error
+            raise InputError(
+                f"{turn.name}: {content.noun} cannot be read: {type(error).__name__}: {short(error)}"
+            ) from error
 
     def _encode(self, modality: str, turns: list[Turn], numbered: list[tuple[int, Any]], vectors: dict, present: dict):
         if not numbered:
             return
-        encoder, processor = self.encoder(modality)
-        texts = modality == "text"
+        (encoder, processor), content, noun = self.encoder(modality), CONTENTS[modality], MODALITIES[modality].content
         numbers, contents = zip(*numbered, strict=True)
-        sizes = processor.sizes(contents if texts else [len(samples) / SAMPLING_RATE for samples in contents])
-        for batch in packed_batches(sizes, _TOKENS if texts else _SECONDS, _WINDOW):
+        sizes = content.sizes(processor, contents)
+        for batch in packed_batches(sizes, _BUDGETS[processor.kind.unit], _LARGEST_BATCH):
             rows = [numbers[place] for place in batch]
             largest = turns[numbers[max(batch, key=sizes.__getitem__)]].name
-            with explain_out_of_memory(
-                f"{largest}: the encoder of its {MODALITIES[modality].content}", "split the turn into shorter ones"
-            ):
-                inputs = processor([contents[place] for place in batch])
+            with explain_out_of_memory(f"{largest}: the encoder of its {noun}", "split the turn into shorter ones"):
+                inputs = content.inputs(processor, [contents[place] for place in batch])
                 output = encoder(**{name: value.to(self.model.device) for name, value in inputs.items()})
                 found = output.embeddings.float().cpu()
             for row, vector in zip(rows, found, strict=True):
                 if not vector.isfinite().all():
                     raise InputError(
-                        f"{turns[row].name}: the encoder computes NaN or infinity for its "
-                        f"{MODALITIES[modality].content}. If its content is normal, the encoder's weights are damaged "
-                        "(mister-e doctor)"
+                        f"{turns[row].name}: the encoder computes NaN or infinity for its {noun}. If its content is "
+                        "normal, the encoder's weights are damaged (mister-e doctor)"
                     )
             vectors[modality][rows] = found
             present[modality][rows] = True
@@ -244,16 +282,19 @@ def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
         raise
 
 
-def _ahead(load: Callable[[Sequence[int]], list], numbers: list[int]) -> Iterator[tuple[Sequence[int], list]]:
+def _ahead(
+    load: Callable[[Sequence[int]], list], numbers: list[int], window: int | None
+) -> Iterator[tuple[Sequence[int], list]]:
     """Yield windows of the numbers with what they load; the next window is loaded while the current one is used."""
-    windows = [numbers[start : start + _WINDOW] for start in range(0, len(numbers), _WINDOW)]
+    step = window or max(1, len(numbers))
+    windows = [numbers[start : start + step] for start in range(0, len(numbers), step)]
     if len(windows) < 2:
-        yield from ((window, load(window)) for window in windows)
+        yield from ((each, load(each)) for each in windows)
         return
     with ThreadPoolExecutor(max_workers=1) as thread:
         waiting = thread.submit(load, windows[0])
-        for window, following in itertools.zip_longest(windows, windows[1:]):
+        for each, following in itertools.zip_longest(windows, windows[1:]):
             loaded = waiting.result()
             if following is not None:
                 waiting = thread.submit(load, following)
-            yield window, loaded
+            yield each, loaded
