@@ -122,11 +122,12 @@ def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], finger
     _, data = fold.values()
     id2label = trainer.own_model.config.id2label
     assert id2label is not None
-    predictions = probabilities(predict(trainer, data))
+    outputs = predict(trainer, data)
+    predictions = outputs if recipe.regression else probabilities(outputs)
     write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, id2label))
     _write_robustness(run, trainer, data)
     results = {"seed": run.seed, "fold": run.fold, **facts, "data_fingerprints": fingerprints}
-    results["held out"] = score(predictions, data, list(id2label.values()))
+    results["held out"] = score(predictions, data, list(id2label.values()), bins=recipe.corpus.score_bins)
     results["digests"] = digests(run.folder)
     write_json(run.folder / "results.json", results)
 

@@ -33,6 +33,10 @@ def sections_of_baseline(name: str, sections: Mapping[str, dict[str, Any]], mode
     for width in {field for field in shared - {*given} if field.endswith("_dim") and hasattr(own_class, field)}:
         if getattr(own_class, width) != getattr(other_class, width):
             given[width] = getattr(own_class, width)
+    # What the recipe's model reads beyond the default of the other one, which takes it, too.
+    read, usual = sections["model"].get("modalities") or (), getattr(other_class, "modalities", ())
+    if "modalities" in other_class.own_fields() and set(read) & set(other_class.takes()) - set(usual):
+        given["modalities"] = [name for name in read if name in other_class.takes()]
     model = given | model
     # One model is pushed, and terms of another model's loss are not among this one's.
     known = training_fields(other.model_type)
