@@ -36,7 +36,6 @@ _OF_HEAD = re.compile(r"eval_(.+)_(?:weighted_f1|mae)")
 _AXES = {
     "both removed": "share of turns without speech and text",
     "all removed": "share of turns without any modality",
-    "noise": "noise, standard deviations",
     "start cut": "share of the dialogue's first turns cut off",
 }
 
@@ -195,7 +194,7 @@ def _reliability(records: list[Record]) -> Figure:
 def _robustness(records: list[Record], curve: str) -> Figure:
     without = f"share of turns without {curve.removesuffix(' removed')}"
     main = _main(records[0])
-    noise = "noise, standard deviations" if curve.startswith("noise") else without
+    noise = f"{curve}, standard deviations" if curve.startswith("noise") else without
     figure, axes = _axes(_AXES.get(curve, noise), _with_unit(main))
     factor = 100 if in_per_cent(main) else 1
     systems = list(dict.fromkeys(record["system"] for record in records))

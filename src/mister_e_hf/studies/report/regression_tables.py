@@ -14,7 +14,7 @@ from .gate_tables import by_head, gate_table
 from .score_tables import StageScores, estimate_record
 from .table import NO_FULL, Table
 
-_CELLS, _GROUPS = 10, 5  # about how many parts of a target's range are shown, of predictions and of gate weights
+_CELLS, _GROUPS = 10, 6  # about how many parts of a target's range are shown, of predictions and of gate weights
 
 
 def coverage_table(measures: ScoreMeasures, stage: Stage) -> Table:
