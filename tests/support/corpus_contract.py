@@ -132,6 +132,8 @@ class CorpusContract:
         counts: published dialogues and labelled turns of each split; empty for a corpus that is not published.
         turn: id of a turn of the small corpus whose audio is a WAV file of its own.
         text: a text file of the small corpus, a text in it and another of the same size: the transcript of `turn`.
+        totals: published labelled turns of each split, where those of dialogues are not published; of "all" together.
+        vectors: the modalities whose vectors the layout holds.
         other_settings: settings under which the builder reads another corpus from the same files.
     """
 
@@ -139,6 +141,8 @@ class CorpusContract:
     labels: ClassVar[list[str]]
     splits: ClassVar[dict[str, list[str]]]
     counts: ClassVar[dict[str, tuple[int, int]]] = {}
+    totals: ClassVar[dict[str, int]] = {}
+    vectors: ClassVar[tuple[str, ...]] = ()
     turn: ClassVar[str]
     text: ClassVar[tuple[str, str, str]]
     other_settings: ClassVar[dict[str, Any]] = {"max_seconds": 599.0}
@@ -174,9 +178,11 @@ class CorpusContract:
         assert list(corpus) == [split for split in SPLITS if split in self.splits]
         assert {split: data["dialogue_id"][:] for split, data in corpus.items()} == self.splits
         for data in corpus.values():
-            assert data.features == dialogue_features(self.labels, self.builder.scores, self.builder.other_labels)
+            fields = self.builder.scores, self.builder.other_labels
+            assert data.features == dialogue_features(self.labels, *fields, self.vectors)
         found = [turn for dialogue in rows(corpus).values() for turn in dialogue]
-        assert {turn["emotion"] for turn in found} <= {None, *self.labels} and any(turn["audio"] for turn in found)
+        assert {turn["emotion"] for turn in found} <= {None, *self.labels}
+        assert any(turn["audio"] for turn in found) != bool(self.vectors)
         for dialogue in rows(corpus).values():
             assert len({turn["utterance_id"] for turn in dialogue}) == len(dialogue)
         for turn in found:
@@ -220,9 +226,10 @@ class CorpusContract:
                 assert origin.homepage == published.homepage and data.info.description == published.description
 
     def test_published_counts(self, folder, tmp_path):
-        counts = self.builder(folder, cache_dir=str(tmp_path / "cache")).published_counts()
+        builder = self.builder(folder, cache_dir=str(tmp_path / "cache"))
+        counts = builder.published_counts()
         sizes = {split: (len(dialogues), sum(dialogues.values())) for split, dialogues in counts.items()}
-        assert sizes == self.counts
+        assert sizes == self.counts and builder.published_turns() == self.totals
         if self.counts:
             published = PUBLISHED[self.builder.__module__.rpartition(".")[2]]
             assert self.counts["test"][1] == published.test_turns[frozenset(self.labels)]
@@ -231,7 +238,7 @@ class CorpusContract:
         read()
         reported = [message for message in caplog.messages if "published are" in message]
         assert [message.partition(":")[0] for message in reported] == [
-            f"{self.builder.title} {split}" for split in self.counts
+            f"{self.builder.title} {split}" for split in [*self.counts, *self.totals]
         ]
 
     # Audio that cannot be used
@@ -335,3 +342,21 @@ class CorpusContract:
     def test_unknown_setting_raises(self, folder):
         with pytest.raises((ValueError, TypeError), match="quality"):
             self.builder(folder, quality="high")
+
+
+class LayoutContract(CorpusContract):
+    """The checks for a layout whose turns have no audio file of their own: features, or parts of long recordings."""
+
+    test_turn_refers_to_its_audio_file = None
+    test_relative_folder_is_read = None
+    test_unusable_audio_raises = None
+    test_unusable_audio_raises_the_same_error_from_another_process = None
+    test_turns_with_unusable_audio_are_kept_if_asked = None
+    test_changed_audio_is_read_again = None
+
+    def test_relative_folder_gives_the_same_rows(self, read, folder, monkeypatch):
+        whole = read()
+        monkeypatch.chdir(folder.parent)
+        assert [data.to_list() for data in read(Path(folder.name)).values()] == [
+            data.to_list() for data in whole.values()
+        ]

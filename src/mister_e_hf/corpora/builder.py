@@ -242,7 +242,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 row = {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
                 for modality in self._vector_modalities:
                     found = self.vectors(modality, dialogue[modality])
-                    row[MODALITIES[modality].features] = found
+                    row[MODALITIES[modality].features] = [None if one is None else one.tolist() for one in found]
                     row[MODALITIES[modality].has] = [vector is not None for vector in found]
                 yield dialogue["dialogue_id"], row
                 progress.update()

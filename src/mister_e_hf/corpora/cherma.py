@@ -17,9 +17,10 @@ from ..media.text_files import read_text
 from .builder import CorpusBuilder, CorpusConfig
 from .clip_corpus import PlacedTurn, dialogues_of, in_order
 from .counts import Dialogues, published
-from .frame_statistics import FrameStatistics
+from .frame_statistics import FrameStatistics, frames_of, read_frames
 from .licences import PUBLISHED
 from .plain_pickle import read_pickle
+from .recordings import is_path
 from .schema import LABELS
 from .splits import split_named
 
@@ -123,7 +124,7 @@ class Cherma(CorpusBuilder):
         return dialogues_of(self.title, found)
 
     def vectors(self, modality: str, given: list[Any]) -> list[np.ndarray | None]:
-        return [self._loaded(modality, one) if isinstance(one, Path) else one for one in given]
+        return [self._loaded(modality, one) if is_path(one) else one for one in given]
 
     def published_turns(self) -> dict[str, int]:
         return {"all": published("cherma")["utterances_in_all"]}
@@ -180,7 +181,7 @@ class Cherma(CorpusBuilder):
                 if length is not None and not isinstance(length, int | float | np.ndarray):
                     raise InputError(f"{where}: {name}_len must be a number, got {short(length, 60)}")
                 length = None if length is None else int(np.asarray(length).reshape(-1)[0])
-                vectors[modality] = statistics[modality].pooled(_frames(frames, f"{where}: {name}"), length)
+                vectors[modality] = statistics[modality].pooled(frames_of(frames, f"{where}: {name}"), length)
             labels = {"emotion": _emotion(item["label"], f"{where}, label")}
             yield self._placed(split, f"{split}_{number:05d}", features.get("text"), labels, vectors)
         for modality, each in statistics.items():
@@ -198,13 +199,7 @@ class Cherma(CorpusBuilder):
 
     def _loaded(self, modality: str, path: Path) -> np.ndarray | None:
         try:
-            if not path.is_file():
-                raise FileNotFoundError(f"{self.title}: features '{path}' not found")
-            try:
-                frames = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError, MemoryError) as error:
-                raise InputError(f"'{path}' is not an array of numbers: {short(error, 150)}") from error
-            return self._statistics[modality].pooled(_frames(frames, f"'{path}'"))
+            return self._statistics[modality].pooled(read_frames(path))
         except (FileNotFoundError, InputError) as error:
             if self.config.bad_audio == "error":
                 raise type(error)(
@@ -241,15 +236,6 @@ def _feature_files(table: Path) -> dict[tuple[str, str], Path]:
         for path in (table.parent / folder / table.stem).glob(f"*{suffix}")
         if not path.name.startswith(".")
     }
-
-
-def _frames(given: Any, where: str) -> np.ndarray:
-    """The frames (L, D) of an array, which may have leading axes of size 1."""
-    if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu" or not given.ndim:
-        raise InputError(f"{where} must hold an array of numbers, got {short(getattr(given, 'dtype', given), 60)}")
-    if given.ndim > 2 and any(size != 1 for size in given.shape[:-2]):
-        raise InputError(f"{where} has the shape {given.shape}; expected frames and their width")
-    return given.reshape(-1, given.shape[-1]) if given.size else given.reshape(0, given.shape[-1])
 
 
 def _emotion(word: Any, where: str) -> str | None:

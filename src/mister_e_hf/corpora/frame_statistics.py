@@ -6,10 +6,41 @@ Letters: L frames, D width of a frame.
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..base.errors import InputError, short
+
 logger = logging.getLogger(__name__)
+
+
+def read_frames(path: Path) -> np.ndarray:
+    r"""
+    The frames (L, D) of a `.npy` file, which stay on disk until they are used. This is not in the module of a builder,
+    since datasets replaces `numpy.load` there.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        InputError: naming the file, if it does not hold an array of numbers of such a shape.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"Features '{path}' not found")
+    try:
+        content = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        raise InputError(f"'{path}' is not an array of numbers: {short(error, 150)}") from error
+    return frames_of(content, f"'{path}'")
+
+
+def frames_of(given: Any, where: str) -> np.ndarray:
+    """The frames (L, D) of an array, which may have leading axes of size 1; raises InputError for anything else."""
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu" or not given.ndim:
+        raise InputError(f"{where} must hold an array of numbers, got {short(getattr(given, 'dtype', given), 60)}")
+    if any(size != 1 for size in given.shape[:-2]):
+        raise InputError(f"{where} has the shape {given.shape}; expected frames and their width")
+    return given.reshape(given.shape[-2] if given.ndim > 1 else 1, given.shape[-1])
 
 
 @dataclass

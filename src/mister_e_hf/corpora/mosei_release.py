@@ -91,7 +91,7 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
     if not sounds and not pictures:
         logger.warning("%s: no recordings in '%s'; its turns have text only", TITLE, folder)
     counts = {"negative starts, which are read as 0": 0, "segments without a length, which have text only": 0}
-    left_out, unlabelled = set(), 0
+    left_out = set()
     for segment in _segments(folder):
         split = splits.get(segment.video)
         if split is None:
@@ -102,7 +102,6 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
         else:
             found = timed.get((segment.video, *_milliseconds(segment.stated)))
         sentiment, emotions = found or (None, {})
-        unlabelled += sentiment is None
         counts["negative starts, which are read as 0"] += segment.stated[0] < 0
         empty = segment.end <= segment.start
         counts["segments without a length, which have text only"] += empty
@@ -124,8 +123,6 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
     for what, count in counts.items():
         if count:
             logger.warning("%s: %d %s", TITLE, count, what)
-    if unlabelled:
-        logger.warning("%s: %d segments have no label and are kept as turns without one", TITLE, unlabelled)
     if left_out:
         logger.warning(
             "%s: %d videos are not in the folds and are left out: %s",
