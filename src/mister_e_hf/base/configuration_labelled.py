@@ -216,7 +216,7 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
         """
         Like [`~transformers.PreTrainedConfig.from_dict`], but checks `config_dict` and the given fields together.
 
-        New labels replace the old ones together with their class weights.
+        New labels replace the old ones together with their class weights; another task also resets the calibration.
         """
         name = kwargs.get("name_or_path")
         with reading(os.path.join(name, "config.json"), "a configuration") if name else contextlib.nullcontext():
@@ -238,8 +238,12 @@ class LabelledConfig(CarriesCode, PreTrainedConfig):
     def _from_dict(cls, config_dict: dict[str, Any], **kwargs):
         cls.check_type(config_dict)
         labels: dict[str, Any] = {name: kwargs.pop(name) for name in ("id2label", "label2id") if name in kwargs}
-        given: dict[str, Any] = {name: kwargs.pop(name) for name in cls.own_fields() if name in kwargs}
+        fields = (*cls.own_fields(), "problem_type")
+        given: dict[str, Any] = {name: kwargs.pop(name) for name in fields if name in kwargs}
         config_dict = dict(config_dict)
+        if (task := config_dict.get("problem_type")) != given.get("problem_type", task):
+            for name in ("class_weights", "calibration_temperature"):
+                config_dict.pop(name, None)
         stored = cls(**{name: config_dict[name] for name in ("id2label", "label2id") if name in config_dict}).id2label
         count = kwargs.get("num_labels") or len(stored)
         if cls(**labels).id2label != stored if labels else count != len(stored):

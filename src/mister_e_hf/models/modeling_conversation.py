@@ -263,8 +263,9 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another
         shape raise.
 
-        With `ignore_mismatched_sizes=True` and a new `id2label`, for fine-tuning to classes of your own, the heads and
-        the gate are initialized again, and one warning lists them.
+        With `ignore_mismatched_sizes=True` and a new `id2label` or `problem_type`, for fine-tuning to classes or
+        targets of your own, the heads, the gate and the scale of targets are initialized again, and one warning lists
+        them.
 
         Raises:
             InputError: naming the weights that do not fit.
@@ -289,13 +290,13 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         )
         if other_classes and (
             info["mismatched_keys"]
-            or model.config.id2label != cls._stored_labels(pretrained_model_name_or_path, kwargs)
+            or (model.config.id2label, model.config.task) != cls._stored_labels(pretrained_model_name_or_path, kwargs)
         ):
-            names = [name for name, _ in model.named_parameters() if cls._depends_on_classes(name)]
+            names = [name for name in model.state_dict() if cls._depends_on_classes(name)]
             model._initialize_again(names)
             logger.warning(
-                f"'{pretrained_model_name_or_path}' was trained for other classes. Train these weights before use, "
-                f"they are initialized again: {', '.join(names)}."
+                f"'{pretrained_model_name_or_path}' was trained for other classes or targets. Train these weights "
+                f"before use, they are initialized again: {', '.join(names)}."
             )
         model.hub_options = hub_options
         finish_loading(model, pretrained_model_name_or_path)
@@ -308,8 +309,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
 
     @staticmethod
     def _depends_on_classes(name: str) -> bool:
-        """Whether a weight is part of a head or of the gate."""
-        return name.startswith("gate.") or ".head." in f".{name}"
+        """Whether a weight is part of a head, of the gate or of the scale of targets."""
+        return name.startswith(("gate.", "target_scale.")) or ".head." in f".{name}"
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **kwargs):
         r"""
@@ -353,16 +354,18 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         return push_model(self, repo_id, commit_message, token, private, revision)
 
     @classmethod
-    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> dict[int, str]:
+    def _stored_labels(cls, pretrained_model_name_or_path, kwargs: dict) -> tuple[dict[int, str], str]:
+        """The names of the stored model's classes or targets, and its task."""
         names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
         stored, _ = cls.config_class.get_config_dict(
             pretrained_model_name_or_path, **{name: kwargs[name] for name in names if name in kwargs}
         )
-        return cls.config_class(**stored).id2label
+        config = cls.config_class(**stored)
+        return config.id2label, config.task
 
     def _initialize_again(self, names: list[str]):
         for name in names:
             module = self.get_submodule(name.rpartition(".")[0])
-            for parameter in module.parameters():
-                vars(parameter)["_is_hf_initialized"] = False
+            for tensor in (*module.parameters(), *module.buffers()):
+                vars(tensor)["_is_hf_initialized"] = False
             self._init_weights(module)

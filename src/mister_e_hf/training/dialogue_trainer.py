@@ -6,24 +6,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import ModelOutput
 
+from ..base import progress
 from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
 from ..base.modalities import IGNORE_INDEX, MODALITIES
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
+from ..evaluation.regression import REGRESSION_SCORES, regression_scores
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
 from ..models.configuration_conversation import ConversationConfig
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
 from ..models.modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..vectors.collator import DialogueCollator
-from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics
+from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics, target_statistics
 from ..vectors.dialogue_vectors import DialogueVectors
 from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
+from .score_labels import as_bits, as_countable, from_bits, with_scores
 from .threads import few_threads
 
 
@@ -31,12 +35,12 @@ from .threads import few_threads
 class DialogueTrainingArguments(EpochTrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] with the defaults of conversation models: evaluate and save each epoch, keep
-    the best epoch by validation weighted F1, batches of like length.
+    the best epoch by validation weighted F1, or by mean absolute error of a model of scores, batches of like length.
 
     Args:
         standardize (`bool`, defaults to `True`):
-            before the first step, fit the model's mean and standard deviation of each vector dimension on the training
-            turns.
+            before the first step, fit the model's mean and standard deviation of each vector dimension, and of each
+            target of a regression, on the training turns.
     """
 
     standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
@@ -79,16 +83,19 @@ def check_training(config: ConversationConfig, arguments: DialogueTrainingArgume
     """
     config.check_training(arguments)
     if own_metrics:
-        check_metric(arguments, (*SCORES, *(f"{head}_weighted_f1" for head in config.heads)))
+        scores, of_head = (REGRESSION_SCORES, "mae") if config.task == "regression" else (SCORES, "weighted_f1")
+        check_metric(arguments, (*scores, *(f"{head}_{of_head}" for head in config.heads)))
 
 
 class DialogueTrainer(EpochTrainer):
     r"""
     [`~transformers.Trainer`] for conversation models: adds the model's own loss terms with their weights, logs every
-    term by name, and writes checkpoints that appear whole or not at all.
+    term by name, and writes checkpoints that appear whole or not at all. A model is given the vectors of the
+    modalities that it reads, whatever others the dialogues have.
 
     Predictions are a [`ConversationOutput`] of arrays, and so is `predictions` in `compute_metrics`. `eval_loss` is
-    the model's own loss without the further terms.
+    the model's own loss without the further terms. For a regression `label_ids` are scores (n, T, S), NaN where one is
+    missing and in padding.
 
     Args:
         model: a [`ConversationPreTrainedModel`].
@@ -121,12 +128,19 @@ class DialogueTrainer(EpochTrainer):
                 )
             args = copy.copy(args)  # to predict alone
             args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
+        if model is not None and model.config.task == "regression":
+            args = args.for_regression()
         own_metrics = kwargs.setdefault("compute_metrics", self.emotion_metrics) == self.emotion_metrics
         reads_transcripts = model is not None and model.config.reads_transcripts
         kwargs.setdefault("data_collator", DialogueCollator(transcripts=reads_transcripts))
         super().__init__(model=model, args=args, **kwargs)
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
-        check_training(self.own_model.config, self.args, own_metrics)
+        config = self.own_model.config
+        self._is_regression = config.task == "regression"
+        self._unread = [name for name in MODALITIES if name not in config.modalities]
+        if self._is_regression and (compute := self.score_metrics if own_metrics else self.compute_metrics):
+            self.compute_metrics = lambda prediction: compute(with_scores(prediction))
+        check_training(config, self.args, own_metrics)
 
     @property
     def own_model(self) -> ConversationPreTrainedModel:
@@ -150,6 +164,7 @@ class DialogueTrainer(EpochTrainer):
         check_dialogues(self.train_dataset, "train_dataset", self.own_model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
             check_dialogues(self.eval_dataset, "eval_dataset", self.own_model.config)
+        self._say_what_is_not_read()
         if self.args.standardize and not checkpoint:
             self._standardize()
         with few_threads(self.own_model, self.args.device):
@@ -168,8 +183,26 @@ class DialogueTrainer(EpochTrainer):
             if found is None:
                 raise InputError(f"train_dataset: no turn has {name}, so its vectors cannot be standardised")
             module.set_statistics(*found)
+        if self._is_regression:
+            self.own_model.target_scale.set_statistics(*target_statistics(data))
+
+    def _say_what_is_not_read(self):
+        first: Any = self.train_dataset[0]
+        unread = [name for name in self._unread if MODALITIES[name].embeddings in first]
+        if unread and self.is_world_process_zero():
+            progress.line(f"{self.title}: the model does not read the dialogues' {' and '.join(unread)} vectors")
+
+    def _prepare_inputs(self, inputs):
+        """As the Trainer's, without the modalities that the model does not read."""
+        left_out = {field for name in self._unread for field in (MODALITIES[name].embeddings, MODALITIES[name].mask)}
+        return super()._prepare_inputs({name: values for name, values in inputs.items() if name not in left_out})
 
     # Loss
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """The number of scored turns, or of scores, in the batches of a step over all processes."""
+        batches = as_countable(batch_samples) if self._is_regression else batch_samples
+        return super()._get_num_items_in_batch(batches, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         processes = self.accelerator.num_processes
@@ -227,7 +260,10 @@ class DialogueTrainer(EpochTrainer):
 
     def evaluation_loop(self, *arguments, **kwargs):
         with few_threads(self.own_model, self.args.device):
-            return super().evaluation_loop(*arguments, **kwargs)
+            found = super().evaluation_loop(*arguments, **kwargs)
+        if self._is_regression and isinstance(found.label_ids, np.ndarray):
+            found = found._replace(label_ids=from_bits(found.label_ids))
+        return found
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As the Trainer's, but what is predicted keeps its names: the model's common view, without the loss."""
@@ -241,6 +277,8 @@ class DialogueTrainer(EpochTrainer):
                 loss = loss.detach().mean()
         view = self.own_model.view(output)
         view = ConversationOutput(logits=view.logits, head_logits=view.head_logits, gate_weights=view.gate_weights)
+        if labels is not None and self._is_regression:
+            labels = as_bits(labels)
         return loss, None if prediction_loss_only else view, labels
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -254,6 +292,24 @@ class DialogueTrainer(EpochTrainer):
         for head, logits in (view.head_logits or {}).items():
             scores[f"{head}_weighted_f1"] = emotion_scores(labels, softmax(logits[scored]), names)["weighted_f1"]
         return scores
+
+    def score_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Errors and correlations of the predicted scores, and the mean absolute error of each further head."""
+        view: Any = prediction.predictions  # a ConversationOutput of arrays
+        names = [self.own_model.config.id2label[index] for index in range(view.logits.shape[-1])]
+        scored = ~np.isnan(prediction.label_ids).all(-1)
+        labels = prediction.label_ids[scored]
+        found = regression_scores(labels, view.logits[scored], names)
+        scores = {name: found[name] for name in REGRESSION_SCORES}
+        for head, logits in (view.head_logits or {}).items():
+            scores[f"{head}_mae"] = regression_scores(labels, logits[scored], names)["mae"]
+        # Constant predictions have no correlation. Where one chooses the epoch, the lowest that there is counts.
+        chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
+        return {
+            name: -1.0 if value is None else value
+            for name, value in scores.items()
+            if value is not None or name == chosen
+        }
 
     # The Hub
 

@@ -3,12 +3,14 @@ What the trainers of both stages share: defaults of a run, atomic checkpoints, a
 finite.
 """
 
+import copy
 import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Self
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
@@ -79,6 +81,20 @@ class EpochTrainingArguments(TrainingArguments):
             )
         if self.fp16 and self.device.type == "cpu":
             raise InputError("fp16 has no effect on a CPU; leave it out, or use bf16")
+
+    def for_regression(self) -> Self:
+        """
+        These arguments with `mae` as the metric that chooses the epoch, unless they name another than the default,
+        which is for classes.
+        """
+        if self.metric_for_best_model != type(self).metric_for_best_model:
+            return self
+        other = copy.copy(self)
+        other.metric_for_best_model, other.greater_is_better = "mae", None
+        if isinstance(other.lr_scheduler_kwargs, dict):  # the mode of a plateau is that of the metric
+            other.lr_scheduler_kwargs = {k: v for k, v in other.lr_scheduler_kwargs.items() if k != "mode"}
+        other._choose_direction()
+        return other
 
     def _choose_direction(self):
         """

@@ -1,0 +1,40 @@
+"""Scores as labels of a regression in transformers' Trainer, which counts, gathers and pads labels as class indices.
+
+Letters: B dialogues, T turns, S targets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from ..base.modalities import IGNORE_INDEX
+
+
+def as_countable(batches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The labels of these batches as integers, -100 where a score is missing, which is how the Trainer counts them."""
+    return [
+        {"labels": torch.where(batch["labels"].isnan(), IGNORE_INDEX, 0)} if "labels" in batch else batch
+        for batch in batches
+    ]
+
+
+def as_bits(labels: torch.Tensor) -> torch.Tensor:
+    """
+    Scores (B, T, S) as the integers of their bits. The Trainer pads what it gathers with -100, whose bits are those of
+    a NaN, so that padding is read back as missing.
+    """
+    return labels.float().view(torch.int32)
+
+
+def from_bits(labels: np.ndarray) -> np.ndarray:
+    """The scores (B, T, S) of [`as_bits`], NaN where one is missing and in padding."""
+    return np.ascontiguousarray(labels).view(np.float32)
+
+
+def with_scores(prediction: EvalPrediction) -> EvalPrediction:
+    """What `compute_metrics` gets, with scores in place of their bits."""
+    assert isinstance(prediction.label_ids, np.ndarray)
+    return EvalPrediction(prediction.predictions, from_bits(prediction.label_ids), prediction.inputs)
