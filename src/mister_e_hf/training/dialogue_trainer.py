@@ -18,7 +18,7 @@ from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
 from ..base.modalities import IGNORE_INDEX, MODALITIES
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
-from ..evaluation.regression import REGRESSION_SCORES, regression_scores
+from ..evaluation.regression import REGRESSION_SCORES
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
 from ..models.configuration_conversation import ConversationConfig
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
@@ -27,7 +27,7 @@ from ..vectors.collator import DialogueCollator
 from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics, target_statistics
 from ..vectors.dialogue_vectors import DialogueVectors
 from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
-from .score_labels import as_bits, as_countable, from_bits, with_scores
+from .score_labels import as_bits, as_countable, epoch_scores, from_bits, with_scores
 from .threads import few_threads
 
 
@@ -295,21 +295,10 @@ class DialogueTrainer(EpochTrainer):
 
     def score_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Errors and correlations of the predicted scores, and the mean absolute error of each further head."""
-        view: Any = prediction.predictions  # a ConversationOutput of arrays
-        names = [self.own_model.config.id2label[index] for index in range(view.logits.shape[-1])]
-        scored = ~np.isnan(prediction.label_ids).all(-1)
-        labels = prediction.label_ids[scored]
-        found = regression_scores(labels, view.logits[scored], names)
-        scores = {name: found[name] for name in REGRESSION_SCORES}
-        for head, logits in (view.head_logits or {}).items():
-            scores[f"{head}_mae"] = regression_scores(labels, logits[scored], names)["mae"]
-        # Constant predictions have no correlation. Where one chooses the epoch, the lowest that there is counts.
+        assert isinstance(prediction.label_ids, np.ndarray)
         chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        return {
-            name: -1.0 if value is None else value
-            for name, value in scores.items()
-            if value is not None or name == chosen
-        }
+        names = list(self.own_model.config.id2label.values())
+        return epoch_scores(prediction.predictions, prediction.label_ids, names, chosen)
 
     # The Hub
 

@@ -1,6 +1,6 @@
 """Scores as labels of a regression in transformers' Trainer, which counts, gathers and pads labels as class indices.
 
-Letters: B dialogues, T turns, S targets.
+Letters: B dialogues of a batch, n of a split, T turns, S targets.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import torch
 from transformers import EvalPrediction
 
 from ..base.modalities import IGNORE_INDEX
+from ..evaluation.regression import REGRESSION_SCORES, regression_scores
 
 
 def as_countable(batches: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -38,3 +39,26 @@ def with_scores(prediction: EvalPrediction) -> EvalPrediction:
     """What `compute_metrics` gets, with scores in place of their bits."""
     assert isinstance(prediction.label_ids, np.ndarray)
     return EvalPrediction(prediction.predictions, from_bits(prediction.label_ids), prediction.inputs)
+
+
+def epoch_scores(view: Any, labels: np.ndarray, names: Sequence[str], chosen: str) -> dict[str, float]:
+    r"""
+    Scores of an epoch: those of every regression, and the mean absolute error of each further head.
+
+    Args:
+        view: a [`ConversationOutput`] of arrays.
+        labels (`(n, T, S)`): scores, NaN where one is missing and in padding.
+        names: of the S targets.
+        chosen: the score that chooses the epoch.
+
+    Returns:
+        the scores by name. Constant predictions have no correlation: it is left out, or -1 if it chooses the epoch.
+    """
+    scored = ~np.isnan(labels).all(-1)
+    labels = labels[scored]
+    found = regression_scores(labels, view.logits[scored], names)
+    scores = {name: found[name] for name in REGRESSION_SCORES}
+    for head, logits in (view.head_logits or {}).items():
+        scores[f"{head}_mae"] = regression_scores(labels, logits[scored], names)["mae"]
+    lowest = {chosen: -1.0} if scores.get(chosen, 0.0) is None else {}
+    return {name: value for name, value in scores.items() if value is not None} | lowest
