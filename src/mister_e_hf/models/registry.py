@@ -27,6 +27,7 @@ class Ablation:
             model.
         leaves: the heads that are left, fewer than the model has.
         adds: whether it adds what the recipe goes without, in place of leaving out what it has.
+        tasks: the tasks of a model that has what is changed.
     """
 
     description: str
@@ -34,9 +35,12 @@ class Ablation:
     needs: tuple[tuple[int, tuple[str, ...]], ...] = ()
     leaves: tuple[str, ...] | None = None
     adds: bool = False
+    tasks: tuple[str, ...] = ("classification", "regression")
 
-    def applies(self, heads: Sequence[str]) -> bool:
-        """Whether a model with these heads has what is changed."""
+    def applies(self, heads: Sequence[str], task: str = "classification") -> bool:
+        """Whether a model of this task with these heads has what is changed."""
+        if task not in self.tasks:
+            return False
         if self.leaves is not None:
             return set(self.leaves) < set(heads)
         return not self.needs or any(len(set(heads) & set(of)) >= count for count, of in self.needs)
@@ -196,12 +200,19 @@ def _refuse_type_of_others(new: RegisteredModel):
 
 # How a field of MiSTER-E is bound to its experts: how many it needs at least, of which.
 _ALL = (2, ("speech", "text", "fusion"))
+_CLASSES = ("classification",)
 _FUSION = (1, ("fusion",))
 _WITHOUT_TERMS = {"training.contrastive_weight": 0.0, "training.consistency_weight": 0.0}
 _MISTER_E_ABLATIONS = {
-    "without_contrastive": Ablation("no contrastive term", {"training.contrastive_weight": 0.0}, needs=(_FUSION,)),
-    "without_consistency": Ablation("no consistency term", {"training.consistency_weight": 0.0}, needs=(_ALL,)),
-    "without_both_terms": Ablation("neither contrastive nor consistency term", _WITHOUT_TERMS, needs=(_FUSION, _ALL)),
+    "without_contrastive": Ablation(
+        "no contrastive term", {"training.contrastive_weight": 0.0}, needs=(_FUSION,), tasks=_CLASSES
+    ),
+    "without_consistency": Ablation(
+        "no consistency term", {"training.consistency_weight": 0.0}, needs=(_ALL,), tasks=_CLASSES
+    ),
+    "without_both_terms": Ablation(
+        "neither contrastive nor consistency term", _WITHOUT_TERMS, needs=(_FUSION, _ALL), tasks=_CLASSES
+    ),
     "gate_mean": Ablation("mean of the experts in place of the gate", {"model.gate": "mean"}, needs=(_ALL,)),
     "speech_expert_only": Ablation(
         "trained with the speech expert alone", {"model.experts": ["speech"], **_WITHOUT_TERMS}, leaves=("speech",)
@@ -234,24 +245,35 @@ _MISTER_E_ABLATIONS = {
         "fusion by concatenation in place of co-attention", {"model.fusion": "concatenation"}, needs=(_FUSION,)
     ),
     "without_modality_dropout": Ablation("every modality always there in training", {"model.modality_dropout": 0.0}),
-    "cross_entropy": Ablation("cross-entropy in place of the focal loss", {"model.focal_gamma": 0.0}),
+    "cross_entropy": Ablation("cross-entropy in place of the focal loss", {"model.focal_gamma": 0.0}, tasks=_CLASSES),
+    "huber": Ablation(
+        "Huber's loss in place of the absolute error", {"model.regression_loss": "huber"}, tasks=("regression",)
+    ),
     "without_fusion_context": Ablation(
         "fusion of each turn's vectors alone", {"model.fusion_context": False}, needs=(_ALL,)
     ),
     "without_attention_decay": Ablation(
         "attention that does not know the turns' order", {"model.attention_decay": False}, needs=(_FUSION,)
     ),
-    "without_class_weights": Ablation("every turn weighs the same", {"model.class_weights": None}),
+    "without_class_weights": Ablation("every turn weighs the same", {"model.class_weights": None}, tasks=_CLASSES),
     "causal": Ablation("no turn sees later ones", {"model.causal": True}),
     # What the method has, for recipes without it.
     "with_contrastive": Ablation(
-        "a contrastive term of weight 0.1", {"training.contrastive_weight": 0.1}, needs=(_FUSION,), adds=True
+        "a contrastive term of weight 0.1",
+        {"training.contrastive_weight": 0.1},
+        needs=(_FUSION,),
+        adds=True,
+        tasks=_CLASSES,
     ),
     "with_consistency": Ablation(
-        "a consistency term of weight 0.1", {"training.consistency_weight": 0.1}, needs=(_ALL,), adds=True
+        "a consistency term of weight 0.1",
+        {"training.consistency_weight": 0.1},
+        needs=(_ALL,),
+        adds=True,
+        tasks=_CLASSES,
     ),
     "with_focal_loss": Ablation(
-        "focal loss of gamma 1 in place of cross-entropy", {"model.focal_gamma": 1.0}, adds=True
+        "focal loss of gamma 1 in place of cross-entropy", {"model.focal_gamma": 1.0}, adds=True, tasks=_CLASSES
     ),
 }
 

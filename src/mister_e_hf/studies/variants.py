@@ -68,12 +68,10 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     found = {FULL: Variant(FULL, "the recipe without changes", "full", recipe.changed({}))}
     config = recipe.model_config()
     for name, ablation in (dict(main.ablations) | _by_modality(recipe)).items():
-        if not ablation.applies(config.heads):
+        if not ablation.applies(config.heads, config.task):
             continue
         changed = recipe.changed(ablation.changes)
         differs = {field: recipe.value(field) != changed.value(field) for field in ablation.changes}
-        if config.task == "regression" and any(differs[field] for field in OF_CLASSES if field in differs):
-            continue
         is_new = not any(map(recipe.value, ablation.changes)) if ablation.adds else any(differs.values())
         if is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, ablation.description, "ablation", changed)

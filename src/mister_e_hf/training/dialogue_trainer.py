@@ -187,7 +187,8 @@ class DialogueTrainer(EpochTrainer):
             self.own_model.target_scale.set_statistics(*target_statistics(data))
 
     def _say_what_is_not_read(self):
-        first: Any = self.train_dataset[0]
+        data: Any = self.train_dataset
+        first = data[0]
         unread = [name for name in self._unread if MODALITIES[name].embeddings in first]
         if unread and self.is_world_process_zero():
             progress.line(f"{self.title}: the model does not read the dialogues' {' and '.join(unread)} vectors")
@@ -297,7 +298,8 @@ class DialogueTrainer(EpochTrainer):
         """Errors and correlations of the predicted scores, and the mean absolute error of each further head."""
         assert isinstance(prediction.label_ids, np.ndarray)
         chosen = (self.args.metric_for_best_model or "").removeprefix("eval_")
-        names = list(self.own_model.config.id2label.values())
+        labels = self.own_model.config.id2label
+        names = [labels[index] for index in range(len(labels))]
         return epoch_scores(prediction.predictions, prediction.label_ids, names, chosen)
 
     # The Hub
