@@ -1,4 +1,7 @@
-"""The contract of a conversation model, for every registered model; its checks are in `support/model_contract.py`."""
+"""
+The contract of a conversation model, for every registered model; its checks are in `support/model_contract.py`,
+`modality_contract.py` and `score_contract.py`.
+"""
 
 import json
 import os
@@ -13,15 +16,22 @@ from safetensors.torch import load_file, save_file
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import RegisteredModel, entry, entry_of, register, registered
 from support.distributed_contract import gradient_of_a_step
+from support.modality_contract import MODALITY_CHECKS, choices
 from support.model_contract import CHECKS, assert_same, outputs_of, small_batch, small_model
+from support.score_contract import SCORE_CHECKS
 
 NAMES = [each.name for each in registered()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", (*CHECKS, *MODALITY_CHECKS, *SCORE_CHECKS), ids=lambda check: check.__name__)
 def test_model(check, name, tmp_path):
     check(name, tmp_path)
+
+
+def test_models_take_the_choices_of_modalities_that_they_say():
+    one_to_three = ("logistic_regression", "bc_lstm", "dialogue_rnn", "mult")
+    assert {name: len(choices(name)) for name in NAMES} == {"mister_e": 4, **dict.fromkeys(one_to_three, 7), "sdt": 1}
 
 
 def run_python(*words, **environment: str) -> str:

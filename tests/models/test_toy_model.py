@@ -17,7 +17,9 @@ from mister_e_hf.models import registry
 from mister_e_hf.models.registry import entry, entry_of, registered
 from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from support.distributed_contract import gradient_of_a_step
+from support.modality_contract import MODALITY_CHECKS
 from support.model_contract import CHECKS, LABELS, WIDTHS, small_batch, small_config, small_model
+from support.score_contract import SCORE_CHECKS
 from support.toy_model import registered_toy, toy_split, toy_table
 
 
@@ -27,7 +29,7 @@ def toy():
         yield found
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", (*CHECKS, *MODALITY_CHECKS, *SCORE_CHECKS), ids=lambda check: check.__name__)
 def test_toy(check, tmp_path):
     check("toy", tmp_path)
 

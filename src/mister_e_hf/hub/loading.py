@@ -41,7 +41,7 @@ def load_strictly(
     Args:
         load: `super().from_pretrained` of a [`~transformers.PreTrainedModel`].
         name: folder, or id on the Hub.
-        reinitialized: whether a weight, by its name, need not fit because it is initialized again.
+        reinitialized: whether a weight, by its name, may have another shape because it is initialized again.
         args, kwargs: for `load`.
 
     Returns:
@@ -75,10 +75,9 @@ def check_fit(name: str | os.PathLike, info: Mapping[str, Any], reinitialized: C
         InputError: naming the weights that are missing, unexpected or of another shape.
     """
     mismatched = {key[0] if isinstance(key, tuple | list) else key for key in info["mismatched_keys"]}
-    keys = [info["missing_keys"], info["unexpected_keys"], mismatched]
     if reinitialized is not None:
-        keys = [{key for key in each if not reinitialized(key)} for each in keys]
-    if listed := listed_problems(*keys):
+        mismatched = {key for key in mismatched if not reinitialized(key)}
+    if listed := listed_problems(info["missing_keys"], info["unexpected_keys"], mismatched):
         raise InputError(
             f"The weights in '{name}' do not fit this configuration ({listed}). Load them with the config.json they "
             "were saved with, or for other classes pass id2label and ignore_mismatched_sizes=True."

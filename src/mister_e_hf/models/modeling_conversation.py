@@ -280,7 +280,19 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         revision = resolve_revision(pretrained_model_name_or_path, kwargs.get("revision"), **hub_options)
         if revision is not None:
             kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
-        load: Callable[..., Any] = super().from_pretrained
+        plain: Callable[..., Any] = super().from_pretrained
+        stored = None
+
+        def load(*args, **kwargs):
+            nonlocal stored
+            model, info = plain(*args, **kwargs)
+            if other_classes:
+                stored = cls._stored_labels(pretrained_model_name_or_path, kwargs)
+                if stored[1] != model.config.task:  # of the two tasks, only regression has a scale of targets
+                    for kind in ("missing_keys", "unexpected_keys"):
+                        info[kind] = {key for key in info[kind] if not key.startswith("target_scale.")}
+            return model, info
+
         model, info = load_strictly(
             load,
             pretrained_model_name_or_path,
@@ -288,10 +300,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             reinitialized=cls._depends_on_classes if other_classes else None,
             **kwargs,
         )
-        if other_classes and (
-            info["mismatched_keys"]
-            or (model.config.id2label, model.config.task) != cls._stored_labels(pretrained_model_name_or_path, kwargs)
-        ):
+        if other_classes and (info["mismatched_keys"] or (model.config.id2label, model.config.task) != stored):
             names = [name for name in model.state_dict() if cls._depends_on_classes(name)]
             model._initialize_again(names)
             logger.warning(
