@@ -245,10 +245,13 @@ def format_results(summary: dict, split: str = "test") -> str:
         if len(targets) > 1:
             blocks |= {f"{name}, {target}": values for target, values in targets.items()}
     columns = _result_columns(next(iter(blocks.values())))
-    lines = ["".join([f"{split:26}", *(f" {heading:>16}" for heading, _, _ in columns.values()), f" {'N':>6}"])]
+    width = max(26, *map(len, blocks))
+    lines = ["".join([f"{split:{width}}", *(f" {heading:>16}" for heading, _, _ in columns.values()), f" {'N':>6}"])]
     for name, block in blocks.items():
         cells = [_cell(block[metric], digits, share) for metric, (_, digits, share) in columns.items()]
-        lines.append("".join([f"{name:26}", *(f" {cell:>16}" for cell in cells), f" {block['num_utterances']:>6}"]))
+        lines.append(
+            "".join([f"{name:{width}}", *(f" {cell:>16}" for cell in cells), f" {block['num_utterances']:>6}"])
+        )
     return "\n".join(lines)
 
 
