@@ -230,18 +230,18 @@ def test_transcripts_of_turns_are_kept_in_any_split_of_them():
         assert "transcripts" not in dialogues(texts=unusable)[0]
 
 
-def test_a_third_modality_needs_one_more_entry_of_modalities(monkeypatch, tmp_path):
-    monkeypatch.setitem(MODALITIES, "visual", Modality("visual", content="video", noun="video"))
-    visual = torch.randn(TURNS, 3)
-    flags = {"has_video": cut([True] * (TURNS - 1) + [False])}
-    write_vectors(tmp_path, "train", bare_table(**flags), **tensors(), visual_features=visual)
+def test_another_modality_needs_one_more_entry_of_modalities(monkeypatch, tmp_path):
+    monkeypatch.setitem(MODALITIES, "motion", Modality("motion", content="pose", noun="poses"))
+    motion = torch.randn(TURNS, 3)
+    flags = {"has_pose": cut([True] * (TURNS - 1) + [False])}
+    write_vectors(tmp_path, "train", bare_table(**flags), **tensors(), motion_features=motion)
     data = read_corpus(tmp_path, LABEL2ID, splits=("train",))["train"]
-    assert list(data.vectors) == ["speech", "text", "visual"]
+    assert list(data.vectors) == ["speech", "text", "motion"]
     batch = DialogueCollator()([data[0], data[2]])
-    assert torch.equal(batch["visual_embeddings"][1], visual[4:])
-    assert batch["visual_mask"].tolist() == [[True, True, True, False], [True, True, True, False]]
-    assert DialogueCollator()([data[0]])["visual_mask"].all()
-    with pytest.raises(InputError, match="'video_features' is not read; rename it to 'visual_features'"):
-        dialogues(video_features=cut(list(visual.numpy())))
-    with pytest.raises(InputError, match="visual_features of dialogue 'd0' have width 3.*visual_embedding_dim = 4"):
-        data.check({"visual": 4})
+    assert torch.equal(batch["motion_embeddings"][1], motion[4:])
+    assert batch["motion_mask"].tolist() == [[True, True, True, False], [True, True, True, False]]
+    assert DialogueCollator()([data[0]])["motion_mask"].all()
+    with pytest.raises(InputError, match="'pose_features' is not read; rename it to 'motion_features'"):
+        dialogues(pose_features=cut(list(motion.numpy())))
+    with pytest.raises(InputError, match="motion_features of dialogue 'd0' have width 3.*motion_embedding_dim = 4"):
+        data.check({"motion": 4})

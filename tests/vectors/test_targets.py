@@ -10,8 +10,9 @@ import torch
 from mister_e_hf import DialogueCollator, DialogueVectors, read_corpus, write_vectors
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.schema import dialogue_features
+from mister_e_hf.models.baselines.configuration import LogisticRegressionConfig
 from mister_e_hf.vectors.corpus_facts import corpus_facts
-from mister_e_hf.vectors.dialogue_datasets import target_statistics
+from mister_e_hf.vectors.dialogue_datasets import check_dialogues, target_statistics
 from mister_e_hf.vectors.dialogue_vectors import SPLITS, regroup
 from mister_e_hf.vectors.folds import development_folds, validation_by_group
 from mister_e_hf.vectors.targets import as_targets
@@ -278,15 +279,43 @@ def test_scores_as_lists_and_in_other_types():
         ([[[0.5], [0.1]], [[0.5, 0.1], [0.1, 0.2]]], "'labels' of the dialogues in the batch must be of one width"),
         ([[[0.5], [0.1]], [1, 2]], "'labels' of the dialogues in the batch must be of one width"),
         ([[[[0.5]], [[0.1]]]] * 2, "must be of one width"),
-        ([[[1, 0], [0, 1]]] * 2, r"for a regression \(turns, targets\) as floats.*got integers of shape \(2, 2\)"),
-        ([[0.5, 0.1]] * 2, r"for a regression \(turns, targets\) as floats.*; got numbers with decimals"),
-        ([[[0.5], [None]]] * 2, "'labels' must be class indices"),
+        (
+            [[[1, 0], [0, 1]]] * 2,
+            r"for a regression scores \(turns, targets\) as floats.*got integers of shape \(2, 2\)",
+        ),
+        ([[0.5, 0.1]] * 2, r"for a regression scores \(turns, targets\) as floats.*; got numbers with decimals"),
+        ([[[0.5], [None]]] * 2, "for a regression scores .* NaN where a turn has none: .*NoneType"),
         ([[[0.5]]] * 2, "one entry per turn in each field"),
     ],
 )
 def test_scores_of_another_form_raise(labels, message):
     with pytest.raises(InputError, match=message):
         DialogueCollator()([{"text_embeddings": [[1.0], [2.0]], "labels": each} for each in labels])
+
+
+REGRESSION = {"problem_type": "regression", "id2label": {0: "valence", 1: "arousal"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "message"),
+    [
+        (
+            REGRESSION,
+            [0, 1],
+            "the model predicts 2 scores, valence, arousal, so .* floats .turns, 2.*shape .2,.*targets=",
+        ),
+        (REGRESSION, [[0.5], [NAN]], r"so 'labels' must be floats \(turns, 2\).*shape \(2, 1\)"),
+        (REGRESSION, None, "no labels, .*a score per turn and target; read_corpus takes them from .* targets"),
+        ({}, [[0.5, 0.1], [NAN, 1.0]], 'a class index per turn; got .* shape .2, 2.*problem_type="regression"'),
+    ],
+)
+def test_labels_must_be_those_of_the_task(settings, labels, message):
+    config = LogisticRegressionConfig(modalities=["text"], text_embedding_dim=1, **settings)
+    dialogue = {"text_embeddings": [[1.0], [2.0]]} | ({} if labels is None else {"labels": labels})
+    with pytest.raises(InputError, match=f"train_dataset: .*{message}"):
+        check_dialogues([dialogue], "train_dataset", config)
+    right = [[0.5, 0.1], [NAN, 1.0]] if settings else [0, -100]
+    check_dialogues([dialogue | {"labels": right}], "train_dataset", config)
 
 
 # Statistics, folds, fingerprints, facts

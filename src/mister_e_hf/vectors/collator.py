@@ -36,8 +36,10 @@ def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
         raise InputError(f"{where} must be a dictionary of fields, such as labels, got {type(dialogue).__name__}")
     expected = "numbers, one entry per turn"
     if name == "labels":
-        expected = "class indices, -100 at turns without a label, one entry per turn"
-        scores = "; for a regression (turns, targets) as floats, NaN where a turn has no score"
+        expected = (
+            "class indices, -100 at turns without a label, one entry per turn; for a regression scores "
+            "(turns, targets) as floats, NaN where a turn has none"
+        )
     try:
         rows = torch.as_tensor(dialogue[name])
     except Exception as error:  # torch raises errors of several kinds
@@ -45,9 +47,9 @@ def field_of(dialogue: Any, name: str, where: str) -> torch.Tensor:
     if not rows.ndim:
         raise InputError(f"{where}: '{name}' must be {expected}, got {short(dialogue[name])}")
     if name == "labels" and rows.ndim > 1 and not rows.is_floating_point():
-        raise InputError(f"{where}: 'labels' must be {expected}{scores}; got integers of shape {tuple(rows.shape)}")
+        raise InputError(f"{where}: 'labels' must be {expected}; got integers of shape {tuple(rows.shape)}")
     if name == "labels" and rows.ndim == 1 and rows.is_floating_point() and not torch.equal(rows, rows.round()):
-        raise InputError(f"{where}: 'labels' must be {expected}{scores}; got numbers with decimals, one per turn")
+        raise InputError(f"{where}: 'labels' must be {expected}; got numbers with decimals, one per turn")
     return rows
 
 
