@@ -22,7 +22,7 @@ from .measures import Measures, in_per_cent, measures_of
 from .prediction_files import read_predictions
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE
-from .variants import OF_CLASSES, compared_systems
+from .variants import compared_systems
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +63,7 @@ def search(
             raise InputError(f"Unknown system '{name}'; expected one of {', '.join(known)}")
     corpus = corpus_of_study(recipe, folds)
     measures = measures_of(recipe.to_dict()["corpus"])
-    unused = OF_CLASSES if measures.task == "regression" else ()
-    spaces = {
-        name: {field: values for field, values in model.search_space.items() if field not in unused}
-        for name, (model, _) in known.items()
-    }
+    spaces = {name: dict(model.search_space) for name, (model, _) in known.items()}
     recipes = {name: own_recipe for name, (_, own_recipe) in known.items()}
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": spaces, "data_fingerprints": fingerprints}

@@ -10,14 +10,6 @@ from ..models.registry import Ablation, RegisteredModel, baselines, entry_of
 from ..training.recipe import Recipe
 from .study import BASELINE, FULL
 
-# Fields that only models of classes use; a regression refuses or ignores them.
-OF_CLASSES = (
-    "model.focal_gamma",
-    "model.class_weights",
-    "training.contrastive_weight",
-    "training.consistency_weight",
-)
-
 
 @dataclass
 class Variant:
@@ -61,8 +53,8 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     """
     All variants of a recipe by name, `full` first. Ablations are those that the registry lists for the recipe's model
     and, for a model that names the modalities it reads, each modality less (`without_visual`). An ablation is left out
-    if the recipe already has its changes, if an earlier one makes the same changes, if the model lacks the part that
-    is changed, or if it changes what only classes have while the recipe predicts scores.
+    if the recipe already has its changes, if an earlier one makes the same changes, or if the model lacks the part
+    that is changed, as one of scores lacks the terms of classes.
     """
     (main, _), *others = compared_systems(recipe).values()
     found = {FULL: Variant(FULL, "the recipe without changes", "full", recipe.changed({}))}
@@ -71,8 +63,8 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
         if not ablation.applies(config.heads, config.task):
             continue
         changed = recipe.changed(ablation.changes)
-        differs = {field: recipe.value(field) != changed.value(field) for field in ablation.changes}
-        is_new = not any(map(recipe.value, ablation.changes)) if ablation.adds else any(differs.values())
+        before, after = ([each.value(field) for field in ablation.changes] for each in (recipe, changed))
+        is_new = not any(before) if ablation.adds else before != after
         if is_new and all(each.recipe.to_dict() != changed.to_dict() for each in found.values()):
             found[name] = Variant(name, ablation.description, "ablation", changed)
     for corpus in PUBLISHED.values():

@@ -241,8 +241,8 @@ def _of_main(scores: StageScores) -> str:
 
 
 def _difference_record(name: str, found: Difference | None) -> Record:
-    mean, low, high, p = found or (None,) * 4
-    return {name: mean, f"{name}_low": low, f"{name}_high": high, "p": p}
+    values = [None if value is None or np.isnan(value) else value for value in found or (None,) * 4]
+    return dict(zip((name, f"{name}_low", f"{name}_high", "p"), values, strict=True))
 
 
 def _add_holm(records: list[Record]):
