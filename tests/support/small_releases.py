@@ -89,7 +89,7 @@ def write_mosei_release(folder: Path, labels: str = "annotators", first: float =
     transcripts.mkdir(parents=True)
     rows, timed = [], []
     names = ("Input.VIDEO_ID", "Input.CLIP", "WorkerId", "Answer.sentiment")
-    emotions = ("happiness", "sadness", "anger", "surprise", "disgust", "fear")
+    emotions = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
     for number, videos in enumerate(MOSEI.values()):
         for video, clips in videos.items():
             lines = {}

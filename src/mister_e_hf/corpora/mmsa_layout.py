@@ -116,8 +116,8 @@ def pickle_clips(path: Path, most: float, title: str) -> list[Clip]:
 def pickle_modalities(path: Path) -> tuple[str, ...]:
     """The modalities whose sequences a processed pickle holds."""
     content = read_pickle(path)
-    parts = content.values() if isinstance(content, dict) else []
-    held = [data for name, data in zip(content, parts, strict=True) if split_named(str(name))]
+    parts = content if isinstance(content, dict) else {}
+    held = [data for name, data in parts.items() if split_named(str(name))]
     return tuple(
         modality
         for modality, name in _FEATURES.items()
