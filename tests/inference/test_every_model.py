@@ -14,7 +14,7 @@ from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents, save_c
 from mister_e_hf.inference.doctor import examine
 from mister_e_hf.inference.serve import emotions
 from mister_e_hf.inference.timeline import timeline_figure
-from mister_e_hf.models.registry import registered
+from mister_e_hf.models.registry import models_taking, registered
 from support.model_contract import LABELS, small_model
 from support.small_encoders import tiny_encoder, write_backbone
 from support.toy_model import registered_toy
@@ -52,6 +52,39 @@ def test_pipeline_answers_with_the_model_s_heads(name, tmp_path, text_encoder):
             assert list(turn.get("experts", ())) == list(config.heads)
             assert list(turn.get("gate", config.heads)) == list(config.heads)
     assert f"heads={list(config.heads)!r}" in repr(erc)
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("name", models_taking("visual"))
+def test_three_modalities_in_both_tasks(name, task, tmp_path, text_encoder):
+    changes = {"modalities": [*MODALITIES], "problem_type": "regression" if task == "regression" else None}
+    erc = pipeline(TASK, model=write(name, tmp_path / "c", text_encoder, **changes))
+    seen, heard = [0.5, 1.0, -1.0], [0.1, 0.2, 0.3, 0.4, 0.5]
+    turns = [
+        {"text": "so well", "visual_embedding": seen},
+        {"speech_embedding": heard},
+        {},
+        {"visual_embedding": seen},
+    ]
+    found = erc([turns, turns[3:]], batch_size=2)
+    torch.testing.assert_close(scores_of(found[0]), scores_of(erc(turns)), rtol=0, atol=1e-5)
+    encoder, processor = erc._encoders.encoder("text")
+    inputs = {
+        each.embeddings: torch.zeros(1, 4, getattr(erc.model.config, each.width)) for each in MODALITIES.values()
+    }
+    inputs["visual_embeddings"][0, [0, 3]] = torch.tensor(seen)
+    inputs["speech_embeddings"][0, 1] = torch.tensor(heard)
+    inputs["visual_mask"] = torch.tensor([[True, False, False, True]])
+    inputs["speech_mask"] = torch.tensor([[False, True, False, False]])
+    inputs["text_mask"] = torch.tensor([[True, False, False, False]])
+    with torch.no_grad():
+        inputs["text_embeddings"][0, 0] = encoder(**processor(["so well"])).embeddings[0]
+        logits = erc.model(**inputs).logits[0].double()
+    expected = logits if task == "regression" else logits.softmax(-1)
+    torch.testing.assert_close(scores_of(found[0]), expected.tolist(), rtol=0, atol=1e-5)
+    card = ModelCard.load(tmp_path / "c" / "README.md")
+    assert "visual_embeddings=visual_embeddings" in card.text
+    assert all(good for good, _ in examine(tmp_path / "c"))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -167,9 +167,10 @@ def test_labels_are_drawn_as_they_are_spelled_and_at_bounded_length():
 
 
 def test_emotions_have_the_colours_that_people_expect():
-    figure = timeline_figure(dialogue(4, ["angry", "neutral", "Joy", "puzzled"]))
-    colours = [to_hex(bar.get_facecolor()).upper() for bar in bars(figure.axes[0])]
-    assert colours[:3] == ["#D55E00", "#999999", "#F0E442"] and len(set(colours)) == 4
+    for labels in (["angry", "neutral", "Joy", "puzzled"], ["愤怒", "中性", "高兴", "困惑"]):
+        figure = timeline_figure(dialogue(4, labels))
+        colours = [to_hex(bar.get_facecolor()).upper() for bar in bars(figure.axes[0])]
+        assert colours[:3] == ["#D55E00", "#999999", "#F0E442"] and len(set(colours)) == 4
 
 
 def test_lines_in_another_order_and_with_gaps_are_drawn_where_they_belong(tmp_path):

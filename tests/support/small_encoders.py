@@ -10,7 +10,15 @@ import numpy as np
 import soundfile
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModel, BertConfig, PreTrainedTokenizerFast, Wav2Vec2FeatureExtractor, WavLMConfig
+from transformers import (
+    AutoModel,
+    BertConfig,
+    CLIPImageProcessorPil,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+)
 
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
 
@@ -21,7 +29,7 @@ _KEYWORDS = {"anger": "grr", "joy": "hooray", "neutral": "well"}
 
 
 def write_backbone(folder: Path, modality: str) -> Path:
-    """A BERT that knows the lines' words, or a WavLM, as a pretrained model would lie there."""
+    """A BERT that knows the lines' words, a WavLM or a ViT, as a pretrained model would be stored there."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     sizes["initializer_range"] = 0.3  # so that attention is not all but even, and its gradient all but zero
@@ -33,6 +41,10 @@ def write_backbone(folder: Path, modality: str) -> Path:
         )
         PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
         config = BertConfig(**sizes, vocab_size=words.get_vocab_size(), max_position_embeddings=64)
+    elif modality == "visual":
+        size = {"height": 16, "width": 16}
+        CLIPImageProcessorPil(size=size, do_center_crop=False, do_convert_rgb=False).save_pretrained(folder)
+        config = ViTConfig(**sizes, image_size=16, patch_size=8)
     else:
         Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
         convolutions = {

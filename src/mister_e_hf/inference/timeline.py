@@ -21,14 +21,14 @@ _COLOURS = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#
 _HATCHES = ["", "///", "...", "xxx"]
 # The colour that people expect of an emotion, unless another of the dialogue's emotions has taken it.
 _EXPECTED = {
-    "#D55E00": "anger angry ang frustration frustrated fru mad",
-    "#999999": "neutral neu none",
-    "#F0E442": "joy happy happiness hap joyful positive",
-    "#0072B2": "sadness sad negative depressed",
-    "#009E73": "disgust disgusted dis",
-    "#CC79A7": "fear fearful fea scared anxious",
+    "#D55E00": "anger angry ang frustration frustrated fru mad 愤怒 生气",
+    "#999999": "neutral neu none 中性 平静",
+    "#F0E442": "joy happy happiness hap joyful positive 高兴 开心 快乐 积极",
+    "#0072B2": "sadness sad negative depressed 悲伤 伤心 消极",
+    "#009E73": "disgust disgusted dis 厌恶",
+    "#CC79A7": "fear fearful fea scared anxious 恐惧 害怕",
     "#E69F00": "excited excitement exc",
-    "#56B4E9": "surprise surprised sur calm peaceful",
+    "#56B4E9": "surprise surprised sur calm peaceful 惊讶 惊奇",
 }
 _LIGHTEST, _DARKEST = 0.85, 0.25  # greys of the heads in the order of the gate
 _INCHES, _DPI = 11.0, 150
