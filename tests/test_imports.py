@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 import mister_e_hf
 from mister_e_hf import UtteranceEncoder
-from support.checkpoint_code import BACKBONES, PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, file_stems
+from support.checkpoint_code import BACKBONES, PIPELINE, PROCESSOR, SHARED, STAGE_1, STAGE_2, VIDEO, file_stems
 from support.hidden_packages import HIDE
 from support.package_files import MODULES, PACKAGE, ROOMS, ROOT, file_of, imports, imports_at_the_top, reached
 from support.tiny_backbones import tiny_batch, tiny_encoder, tiny_processor, write_backbone
@@ -277,14 +277,14 @@ def test_pipeline_needs_neither_corpora_nor_trainers():
 
 def test_encoder_imports_only_torch_and_transformers_and_its_adapters_peft():
     outside, ours = reached("encoders.modeling_utterance_encoder")
-    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "peft", "regex"}
+    assert outside == {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "peft", "regex", "av"}
     assert [path.stem for path in PACKAGE.rglob("*.py") if "peft" in imports(path)[0]] == ["adapters"]
     assert ours == set(STAGE_1)
 
 
 def test_processor_needs_neither_models_nor_corpora():
     outside, ours = reached("encoders.processing_utterance_encoder")
-    assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors"}
+    assert outside == {"torch", "transformers", "numpy", "huggingface_hub", "safetensors", "av"}
     configuration = {"encoders.configuration_utterance_encoder", "base.configuration_labelled"}
     shared = {"base.errors", "base.modalities", "hub.loading", "base.remote_code"}
     assert ours == {*PROCESSOR, *BACKBONES, *configuration, *shared}
@@ -300,9 +300,14 @@ def test_corpora_never_import_torch(module):
 def test_audio_imports_little():
     assert reached("media.audio") == (
         {"av", "numpy", "soundfile", "soxr"},
-        {"media.audio", "media.audio_layout", "media.audio_objects", "base.errors"},
+        {"media.audio", "media.audio_layout", "media.audio_objects", "media.media_files", "base.errors"},
     )
     assert imports_at_the_top(file_of("media.audio")) == {"numpy", "soundfile", "soxr"}
+
+
+def test_video_imports_little():
+    assert reached("media.video") == ({"av", "numpy"}, {*VIDEO, "base.errors"})
+    assert {name for part in VIDEO for name in imports_at_the_top(file_of(part))} == {"numpy"}
 
 
 def test_commands_import_what_they_need_when_they_run():

@@ -9,13 +9,16 @@ SHARED = (
     "base.target_scale",
     "hub.loading",
 )
+VIDEO = ("media.video", "media.video_frames", "media.media_files")
 BACKBONES = (
     "encoders.backbones",
     "encoders.backbone_kind",
     "encoders.text_backbones",
     "encoders.speech_backbones",
     "encoders.mel_backbones",
+    "encoders.image_backbones",
     "media.transcripts",
+    *VIDEO,
 )
 STAGE_1 = (
     *SHARED,
@@ -25,6 +28,7 @@ STAGE_1 = (
     "encoders.backbone_trial",
     "encoders.adapters",
     "encoders.pooling",
+    "encoders.fingerprint",
 )
 STAGE_2 = (
     *SHARED,
@@ -47,9 +51,6 @@ PIPELINE = (
     "media.audio",
     "media.audio_layout",
     "media.audio_objects",
-    "media.media_files",
-    "media.video",
-    "media.video_frames",
     "media.subtitles",
     "media.text_files",
 )
