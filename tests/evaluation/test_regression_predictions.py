@@ -3,21 +3,25 @@
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mister_e_hf import DialogueVectors
+from mister_e_hf import DialogueTrainer, DialogueTrainingArguments, DialogueVectors
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.evaluation.calibration import fit_temperature
 from mister_e_hf.evaluation.predictions import (
     calibration,
     format_results,
     labels_of,
+    predict,
     prediction_table,
     score,
     summarize,
 )
 from mister_e_hf.evaluation.regression import REGRESSION_SCORES, regression_intervals, regression_scores
+from mister_e_hf.models.baselines.configuration import LogisticRegressionConfig
+from mister_e_hf.models.baselines.logistic_regression import LogisticRegressionModel
 from support.vector_tables import LENGTHS, TURNS, cut, vector_table
 
 VALENCE = [0.5, None, -1.25, 0.1, 1.0, 2.0, 3.0, -3.0]
@@ -156,3 +160,43 @@ def test_results_with_bins_as_a_table(bins, headings):
     accuracy = summary["mixture"]["acc7" if bins == "mosi" else "acc2"]["mean"]
     assert f" {100 * accuracy:.2f}" in lines[1]
     assert len({len(line) for line in lines}) == 1
+
+
+# A model
+
+
+def test_predictions_of_a_trained_model(tmp_path):
+    """Scores that are a linear function of the vectors are predicted, in the order and units of the labels."""
+    generator = np.random.default_rng(0)
+    lengths = [5, 2, 7, 3] * 4
+    text = generator.normal(size=(sum(lengths), 2))
+    scores = np.stack([100 + 3 * text[:, 0], -text[:, 1]], axis=1)
+
+    def rows(values):
+        edges = np.cumsum([0, *lengths])
+        return [values[start:stop].tolist() for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+
+    table = pa.table(
+        {
+            "dialogue_id": [str(number) for number in range(len(lengths))],
+            "utterance_ids": rows(np.arange(sum(lengths))),
+            "text_features": rows(text),
+            "valence": rows(scores[:, 0]),
+            "arousal": rows(scores[:, 1]),
+        }
+    )
+    data = DialogueVectors(table, name="test", targets=NAMES)
+    config = LogisticRegressionConfig(
+        modalities=["text"], text_embedding_dim=2, problem_type="regression", id2label=dict(enumerate(NAMES))
+    )
+    settings = DialogueTrainingArguments(
+        str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=60, learning_rate=0.05, report_to="none"
+    )
+    trainer = DialogueTrainer(LogisticRegressionModel(config), settings, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    predictions = predict(trainer, data)
+    assert set(predictions) == {"mixture"}
+    found = score(predictions, data, NAMES)["mixture"]["by_target"]
+    assert found["valence"]["mae"] < 0.3
+    assert found["arousal"]["mae"] < 0.1
+    assert min(found[name]["ccc"] for name in NAMES) > 0.98

@@ -7,9 +7,18 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 from transformers import TrainingArguments
 
-from mister_e_hf import DialogueCollator, DialogueVectors, MisterEConfig, MisterETrainer
+from mister_e_hf import (
+    DialogueCollator,
+    DialogueTrainer,
+    DialogueTrainingArguments,
+    DialogueVectors,
+    MisterEConfig,
+    MisterETrainer,
+)
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.corpora.demo import LABELS, demo_corpus
+from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
+from mister_e_hf.models.baselines.bc_lstm import BcLstmModel
+from mister_e_hf.models.baselines.configuration import BcLstmConfig
 from mister_e_hf.training.dialogue_trainer import MisterETrainingArguments
 from mister_e_hf.training.utterance_trainer import UtteranceTrainingArguments
 from mister_e_hf.vectors.dialogue_datasets import (
@@ -19,6 +28,7 @@ from mister_e_hf.vectors.dialogue_datasets import (
     dialogue_lengths,
     mean_and_deviation,
 )
+from mister_e_hf.vectors.dialogue_vectors import regroup
 from support.dialogue_training import SIZES, tiny_corpus, tiny_model
 
 
@@ -81,6 +91,50 @@ def test_every_form_of_dataset_trains_to_bit_equal_weights(tmp_path, expected, n
     assert [entry["eval_weighted_f1"] for entry in scores] == [
         entry["eval_weighted_f1"] for entry in expected.state.log_history if "eval_weighted_f1" in entry
     ]
+
+
+def scores_of(data) -> DialogueVectors:
+    """The same dialogues with two scores per turn in place of a class, some of them missing."""
+    scored = regroup([data], range(len(data)), data.name)
+    scored.targets, scored.label2id = {"valence": "v", "arousal": "a"}, {"valence": 0, "arousal": 1}
+    text = data.vectors["text"].rows(0, data.num_turns).numpy()
+    scored.labels = np.where(text[:, 2:4] < 1.5, 3 + text[:, :2], np.nan).astype(np.float32)
+    return scored
+
+
+def trained_on_scores(folder, form) -> DialogueTrainer:
+    corpus = {split: scores_of(data) for split, data in tiny_corpus().items()}
+    torch.manual_seed(0)
+    config = BcLstmConfig(
+        speech_embedding_dim=SPEECH_DIM,
+        text_embedding_dim=TEXT_DIM,
+        hidden_size=8,
+        problem_type="regression",
+        id2label={0: "valence", 1: "arousal"},
+    )
+    settings = DialogueTrainingArguments(
+        str(folder), use_cpu=True, disable_tqdm=True, num_train_epochs=2, per_device_train_batch_size=4
+    )
+    trainer = DialogueTrainer(
+        BcLstmModel(config), settings, train_dataset=form(corpus["train"]), eval_dataset=form(corpus["validation"])
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", [name for name in FORMS if name != "vectors"])
+def test_every_form_of_dataset_trains_a_regression_to_bit_equal_weights(tmp_path, name):
+    expected, trainer = (trained_on_scores(tmp_path / each, FORMS[each]) for each in ("vectors", name))
+    labels = scores_of(tiny_corpus()["train"]).labels
+    assert 0 < np.isnan(labels).sum() < labels.size / 2
+    np.testing.assert_allclose(expected.model.target_scale.mean, np.nanmean(labels, 0), rtol=1e-5)
+    for key, value in expected.model.state_dict().items():
+        assert torch.equal(value, trainer.model.state_dict()[key]), key
+    errors = [
+        [entry["eval_mae"] for entry in each.state.log_history if "eval_mae" in entry] for each in (expected, trainer)
+    ]
+    assert errors[0] == errors[1]
+    assert len(errors[0]) == 2
 
 
 def test_statistics_ignore_absent_turns_and_block_size():

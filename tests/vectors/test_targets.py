@@ -387,3 +387,22 @@ def test_facts_of_a_corpus_of_scores(tmp_path):
         "test has no turn with a score of pleasure.",
     ]
     assert "temperature" not in " ".join(facts["shortcomings"])
+
+
+# Real scores
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "targets", "missing", "limits"),
+    [
+        ("mosi", {"sentiment": "labels"}, [3, 0, 1], (-3, 3)),
+        ("iemocap", ["valence", "activation", "dominance"], [0, 0, 0], (0.5, 5.5)),
+    ],
+)
+def test_real_scores(shared_dir, name, targets, missing, limits):
+    corpus = read_corpus(shared_dir / "data" / name, targets=targets)
+    assert [int(np.isnan(data.labels).any(1).sum()) for data in corpus.values()] == missing
+    for data in corpus.values():
+        assert data.labels.shape == (data.num_turns, len(targets))
+        assert limits[0] <= np.nanmin(data.labels) < np.nanmax(data.labels) <= limits[1]

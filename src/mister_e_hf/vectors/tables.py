@@ -139,7 +139,8 @@ class TurnColumns:
         values = self.flat(field)
         if pa.types.is_floating(values.type):
             raise InputError(
-                f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices instead."
+                f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices as "
+                "label_column, or predict the numbers themselves with targets (corpus.targets)"
             )
         names = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         if not (is_text(names) or pa.types.is_integer(names) or pa.types.is_null(names)):
