@@ -1,9 +1,23 @@
+import csv
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from mister_e_hf import read_corpus
-from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, SPLIT_SIZES, TEXT_DIM, demo_corpus, write_demo_corpus
+from mister_e_hf.corpora.demo import (
+    LABELS,
+    SPEECH_DIM,
+    SPLIT_SIZES,
+    TEXT_DIM,
+    VIDEO_LABELS,
+    VISUAL_DIM,
+    demo_corpus,
+    write_demo_corpus,
+)
+from mister_e_hf.corpora.demo_recordings import write_demo_recordings
+from mister_e_hf.media.audio import load_audio
+from mister_e_hf.media.video import has_sound, load_frames
 
 SIZES = {"train": 30, "validation": 10, "test": 10}
 PLAIN, OWN, FIRST, SECOND = range(4)
@@ -125,3 +139,51 @@ def test_written_corpus_is_read_back(tmp_path):
             assert [LABELS[label] for label in item["labels"]] == row["labels"]
     absent = 1 - np.concatenate([corpus[split].present["speech"] for split in corpus]).mean()
     assert 0 < absent < 0.05
+
+
+def test_a_picture_adds_disgust_to_plain_turns_and_changes_nothing_else():
+    two, three = demo_corpus(2, sizes=SIZES), demo_corpus(2, sizes=SIZES, video=True)
+    for split in SIZES:
+        for column in ("dialogue_id", "utterance_ids", "has_audio", "speech_features", "text_features"):
+            assert two[split][column].equals(three[split][column])
+    pairs = {
+        (before, after)
+        for first, second in zip(rows(two), rows(three), strict=True)
+        for before, after in zip(first["labels"], second["labels"], strict=True)
+    }
+    same = {(label, label) for label in LABELS}
+    assert pairs == same | {("neutral", "disgust"), ("sadness", "disgust")}
+
+
+def test_disgust_shows_in_the_picture_alone():
+    looks: dict[str, set] = {label: set() for label in VIDEO_LABELS}
+    for row in rows(demo_corpus(2, noise=0.0, sizes=SIZES, video=True)):
+        for label, vector in zip(row["labels"], row["visual_features"], strict=True):
+            assert len(vector) == VISUAL_DIM
+            looks[label].add(tuple(vector))
+    assert all(len(vectors) == 1 for vectors in looks.values())
+    plain = looks["neutral"]
+    assert looks["joy"] == looks["anger"] == looks["sadness"] == plain
+    assert looks["surprise"] == looks["fear"] and len(plain | looks["surprise"] | looks["disgust"]) == 3
+
+
+def test_clips_say_what_the_recordings_say_and_show_a_face(tmp_path):
+    sizes = {"train": 20}
+    heard = write_demo_recordings(tmp_path / "heard", 4, sizes) / "train"
+    seen = write_demo_recordings(tmp_path / "seen", 4, sizes, video=True) / "train"
+    kinds = set()
+    tables = [list(csv.DictReader((folder / "metadata.csv").open(newline=""))) for folder in (heard, seen)]
+    for before, after in zip(*tables, strict=True):
+        assert all(before[field] == after[field] for field in ("dialogue_id", "order", "speaker", "text"))
+        assert after["emotion"] in {before["emotion"], "disgust"}
+        clip = seen / after["video"] if after["video"] else None
+        sounds = seen / after["audio"] if after["audio"] else clip if clip is not None and has_sound(clip) else None
+        kinds.add((clip is not None, sounds is not None))
+        assert (sounds is not None) == bool(before["file_name"])
+        if sounds is not None:
+            first, second = load_audio(heard / before["file_name"]), load_audio(sounds)
+            length = min(len(first), len(second))
+            assert np.corrcoef(first[:length], second[:length])[0, 1] > 0.95
+        if clip is not None:
+            assert load_frames(clip, num_frames=2).shape == (2, 32, 32, 3)
+    assert kinds >= {(True, True), (True, False), (False, True)}

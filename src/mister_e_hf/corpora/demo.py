@@ -12,6 +12,17 @@ The emotion follows a Markov chain over the turns, and each emotion shows in one
 
 So anger needs the speech vector, joy the text vector, surprise and fear both together, and a plain turn the context:
 it is sadness where the last turn that was not plain was anger, else neutral.
+
+With `video=True` every turn also has a visual vector, and a third of the plain turns, drawn at random, are disgust,
+which shows there alone:
+
+| emotion | speech vector | text vector | visual vector |
+|---|---|---|---|
+| disgust | plain | plain | its own pattern |
+| surprise, fear | as above | as above | a pattern that both share |
+| others | as above | as above | plain |
+
+The rule for plain turns then counts disgust among them, so that nothing around a turn says whether it is disgust.
 """
 
 from pathlib import Path
@@ -23,7 +34,8 @@ import pyarrow.parquet as pq
 from ..base.modalities import MODALITIES
 
 LABELS = ["neutral", "joy", "anger", "surprise", "fear", "sadness"]
-SPEECH_DIM, TEXT_DIM = 24, 32
+VIDEO_LABELS = [*LABELS, "disgust"]
+SPEECH_DIM, TEXT_DIM, VISUAL_DIM = 24, 32, 16
 SPLIT_SIZES = {"train": 240, "validation": 60, "test": 100}
 
 _TRANSITIONS = np.array(
@@ -37,11 +49,15 @@ _TRANSITIONS = np.array(
     ]
 )
 _PLAIN, _OWN, _FIRST, _SECOND = range(4)
+_SHARED = _FIRST  # the visual pattern of surprise and fear
 ABSENT_SHARE = 0.02
-_SPEECH, _TEXT = MODALITIES["speech"], MODALITIES["text"]
+_DISGUST_SHARE = 1 / 3
+_SPEECH, _TEXT, _VISUAL = MODALITIES["speech"], MODALITIES["text"], MODALITIES["visual"]
 
 
-def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None) -> dict[str, pa.Table]:
+def demo_corpus(
+    seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None, video: bool = False
+) -> dict[str, pa.Table]:
     r"""
     Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.dialogue_vectors.DialogueVectors`]
     reads.
@@ -51,21 +67,25 @@ def demo_corpus(seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None
         noise: standard deviation of each vector dimension around its pattern, whose dimensions have standard deviation
             1.
         sizes: dialogues per split.
+        video: whether turns also have visual vectors. The vectors of speech and text are the same either way.
     """
     generator = np.random.default_rng(seed)
     speech_patterns = generator.normal(size=(4, SPEECH_DIM))
     text_patterns = generator.normal(size=(4, TEXT_DIM))
-    return {
-        split: _split(generator, split, size, speech_patterns, text_patterns, noise)
-        for split, size in (sizes or SPLIT_SIZES).items()
-    }
+    looks = np.random.default_rng([seed, 1])
+    visual_patterns = looks.normal(size=(3, VISUAL_DIM))
+    corpus = {}
+    for split, size in (sizes or SPLIT_SIZES).items():
+        table = _split(generator, split, size, speech_patterns, text_patterns, noise)
+        corpus[split] = _with_looks(looks, table, visual_patterns, noise) if video else table
+    return corpus
 
 
-def write_demo_corpus(folder: str | Path, seed: int = 0) -> Path:
+def write_demo_corpus(folder: str | Path, seed: int = 0, video: bool = False) -> Path:
     """Write `train.parquet`, `validation.parquet` and `test.parquet`; returns the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, table in demo_corpus(seed).items():
+    for split, table in demo_corpus(seed, video=video).items():
         pq.write_table(table, folder / f"{split}.parquet")
     return folder
 
@@ -99,6 +119,29 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
         }
     )
     return pa.table(rows, schema=schema)
+
+
+def _with_looks(generator, table: pa.Table, patterns: np.ndarray, noise: float) -> pa.Table:
+    """The table with visual vectors, and with disgust among its labels."""
+    labels, present, vectors = [], [], []
+    for names in table["labels"].to_pylist():
+        emotions, looks = draw_looks(generator, np.array([LABELS.index(name) for name in names]))
+        labels.append([VIDEO_LABELS[emotion] for emotion in emotions])
+        present.append((generator.random(len(looks)) >= ABSENT_SHARE).tolist())
+        shown = patterns[looks] + noise * generator.normal(size=(len(looks), VISUAL_DIM))
+        vectors.append(shown.astype(np.float32).tolist())
+    table = table.set_column(table.column_names.index("labels"), "labels", pa.array(labels))
+    table = table.append_column(_VISUAL.has, pa.array(present))
+    return table.append_column(_VISUAL.features, pa.array(vectors, pa.list_(pa.list_(pa.float32()))))
+
+
+def draw_looks(generator: np.random.Generator, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draw which plain turns are disgust; returns the emotions and the visual pattern that each turn shows."""
+    names = np.array(LABELS)[emotions]
+    plain = np.isin(names, ["neutral", "sadness"])
+    disgust = plain & (generator.random(len(emotions)) < _DISGUST_SHARE)
+    looks = np.where(disgust, _OWN, np.where(np.isin(names, ["surprise", "fear"]), _SHARED, _PLAIN))
+    return np.where(disgust, VIDEO_LABELS.index("disgust"), emotions), looks
 
 
 def draw_emotions(generator: np.random.Generator, length: int) -> np.ndarray:

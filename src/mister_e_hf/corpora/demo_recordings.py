@@ -10,9 +10,13 @@ text pattern a word.
 | own | 220, level | high | 7 | hooray, lovely, great |
 | first | 130 to 240 | middle | 4 | really, truly, indeed |
 | second | 240 to 130 | middle | 4 | never, hardly, barely |
+
+With `video=True` a turn is an MP4 of a face (`demo_faces.py`) with that sound. A few clips have no sound, and a few
+turns have sound alone.
 """
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +24,8 @@ import soundfile
 
 from ..base.progress import bar
 from ..media.audio import SAMPLING_RATE
-from .demo import ABSENT_SHARE, LABELS, draw_emotions, draw_patterns
+from .demo import ABSENT_SHARE, VIDEO_LABELS, draw_emotions, draw_looks, draw_patterns
+from .demo_faces import FRAMES_PER_SECOND, draw_frames, draw_speaker, write_clip
 
 SPLIT_SIZES = {"train": 160, "validation": 40, "test": 60}
 
@@ -34,11 +39,20 @@ _KEYWORDS: tuple[list[str], ...] = (
 _PROSODY = ((120, 115, 0.08, 4), (220, 225, 0.35, 7), (130, 240, 0.15, 4), (240, 130, 0.15, 4))
 
 
-def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, int] | None = None) -> Path:
-    """
-    Write `train/`, `validation/` and `test/`, each with audio files and their `metadata.csv`; returns the folder.
+def write_demo_recordings(
+    folder: str | Path, seed: int = 0, sizes: dict[str, int] | None = None, video: bool = False
+) -> Path:
+    r"""
+    Write `train/`, `validation/` and `test/`, each with media files and their `metadata.csv`; returns the folder.
+
+    Args:
+        folder: created if it does not exist.
+        seed: same seed, same recordings.
+        sizes: dialogues per split.
+        video: whether turns also have a picture; what is said, and how, is the same either way.
     """
     folder, generator = Path(folder), np.random.default_rng(seed)
+    looks = np.random.default_rng([seed, 1]) if video else None
     for split, size in (sizes or SPLIT_SIZES).items():
         (folder / split).mkdir(parents=True, exist_ok=True)
         with (
@@ -46,21 +60,68 @@ def write_demo_recordings(folder: str | Path, seed: int = 0, sizes: dict[str, in
             bar(f"generating {split}", size, "dialogues") as progress,
         ):
             table = csv.writer(file)
-            table.writerow(["dialogue_id", "order", "speaker", "text", "file_name", "emotion"])
+            media = ["audio", "video"] if video else ["file_name"]
+            table.writerow(["dialogue_id", "order", "speaker", "text", *media, "emotion"])
             for number in range(size):
                 dialogue = f"{split}_{number:03}"
-                voices = generator.uniform(0.85, 1.15, size=2)
-                emotions = draw_emotions(generator, length=int(generator.integers(3, 13)))
-                for turn, (emotion, speech, text) in enumerate(
-                    zip(emotions, *draw_patterns(generator, emotions), strict=True)
-                ):
-                    name = "" if generator.random() < ABSENT_SHARE else f"{dialogue}_{turn:02}.wav"
-                    samples = _spoken(generator, speech, voices[turn % 2])
-                    if name:
-                        soundfile.write(folder / split / name, samples, SAMPLING_RATE)
-                    table.writerow([dialogue, turn, "AB"[turn % 2], _line(generator, text), name, LABELS[emotion]])
+                turns = _turns(generator, dialogue)
+                files = _write_sound(folder / split, turns) if looks is None else _film(looks, folder / split, turns)
+                for order, (turn, names) in enumerate(zip(turns, files, strict=True)):
+                    label = VIDEO_LABELS[turn.emotion]
+                    table.writerow([dialogue, order, turn.speaker, turn.line, *names, label])
                 progress.update()
     return folder
+
+
+@dataclass
+class _Turn:
+    """A turn's name and speaker, its emotion, words and sound, None where the turn has no sound."""
+
+    name: str
+    speaker: str
+    emotion: int
+    line: str
+    samples: np.ndarray | None
+
+
+def _turns(generator: np.random.Generator, dialogue: str) -> list[_Turn]:
+    voices = generator.uniform(0.85, 1.15, size=2)
+    emotions = draw_emotions(generator, length=int(generator.integers(3, 13)))
+    turns = []
+    for order, (emotion, speech, text) in enumerate(zip(emotions, *draw_patterns(generator, emotions), strict=True)):
+        silent = generator.random() < ABSENT_SHARE
+        samples = _spoken(generator, speech, voices[order % 2])
+        line = _line(generator, text)
+        turns.append(_Turn(f"{dialogue}_{order:02}", "AB"[order % 2], int(emotion), line, None if silent else samples))
+    return turns
+
+
+def _write_sound(folder: Path, turns: list[_Turn]) -> list[list[str]]:
+    """Write the audio files of a dialogue; returns the column of each turn."""
+    columns = []
+    for turn in turns:
+        name = "" if turn.samples is None else f"{turn.name}.wav"
+        if turn.samples is not None:
+            soundfile.write(folder / name, turn.samples, SAMPLING_RATE)
+        columns.append([name])
+    return columns
+
+
+def _film(generator: np.random.Generator, folder: Path, turns: list[_Turn]) -> list[list[str]]:
+    """Write the clips of a dialogue, and make some plain turns disgust; returns the columns of each turn."""
+    speakers = {"A": draw_speaker(generator), "B": draw_speaker(generator)}
+    emotions, looks = draw_looks(generator, np.array([turn.emotion for turn in turns]))
+    columns = []
+    for turn, emotion, look in zip(turns, emotions, looks, strict=True):
+        turn.emotion = int(emotion)
+        seconds = 0.7 if turn.samples is None else len(turn.samples) / SAMPLING_RATE
+        frames = draw_frames(generator, speakers[turn.speaker], look, int(np.ceil(seconds * FRAMES_PER_SECOND)))
+        if generator.random() >= ABSENT_SHARE:
+            write_clip(folder / f"{turn.name}.mp4", frames, turn.samples)
+            columns.append(["", f"{turn.name}.mp4"])
+        else:
+            columns.append([*_write_sound(folder, [turn])[0], ""])
+    return columns
 
 
 def _line(generator: np.random.Generator, pattern: int) -> str:

@@ -10,6 +10,8 @@ from transformers import (
     AutoModel,
     BertConfig,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ViTImageProcessorPil,
     WhisperConfig,
     WhisperFeatureExtractor,
     set_seed,
@@ -17,6 +19,7 @@ from transformers import (
 
 from ..base.modalities import MODALITIES
 from ..base.progress import line
+from ..corpora.demo_faces import PIXELS
 from ..corpora.demo_recordings import write_demo_recordings
 from ..corpora.dialogue_folder import DialogueFolder
 from ..corpora.store import write_corpus
@@ -28,19 +31,21 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
     r"""
     Generate recordings, make a corpus of them, train tiny encoders from scratch, embed the corpus and train stage 2.
 
-    `output_dir` is the checkpoint folder; `output_dir/demo` gets the recordings, the corpus and the untrained
-    backbones.
+    The recordings are clips of a face if the recipe has a section `visual_encoder`. `output_dir` is the checkpoint
+    folder; `output_dir/demo` gets the recordings, the corpus and the untrained backbones.
 
     Returns:
         the summary of stage 2.
     """
     output_dir = Path(output_dir)
     made = output_dir / "demo"
+    sections = Recipe.load(recipe, overrides).sections
+    modalities = {name: each.encoder for name, each in MODALITIES.items() if each.encoder in sections}
     torch.set_num_threads(1)  # more threads do not speed up models this small, and slow them down on busy cores
     if (made / "corpus").is_dir():
         line(f"corpus: generated earlier ({made / 'corpus'})")
     else:
-        recordings = write_demo_recordings(made / "recordings")
+        recordings = write_demo_recordings(made / "recordings", video="visual" in modalities)
         builder = DialogueFolder(recordings, cache_dir=str(made / "cache"))
         builder.download_and_prepare()
         corpus = builder.as_dataset()
@@ -49,15 +54,14 @@ def run_demo(output_dir: str | Path, recipe: str | Path = "demo-recordings", ove
     if not (made / "backbones").is_dir():
         write_demo_backbones(made / "backbones", made / "recordings" / "train" / "metadata.csv")
     words = ["--corpus", str(made / "corpus"), *overrides]
-    for name, modality in MODALITIES.items():
-        if (made / "backbones" / name).is_dir():
-            words += [f"--{modality.encoder}.backbone", str(made / "backbones" / name)]
+    for name, section in modalities.items():
+        words += [f"--{section}.backbone", str(made / "backbones" / name)]
     return train(Recipe.load(recipe, words), output_dir)
 
 
 def write_demo_backbones(folder: Path, metadata: Path):
     """
-    Save a tiny Whisper and a tiny BERT with random weights as pretrained models, with a tokenizer of the transcripts'
+    Save a tiny Whisper, BERT and ResNet with random weights as pretrained models, with a tokenizer of the transcripts'
     words.
     """
     set_seed(0)
@@ -74,9 +78,14 @@ def write_demo_backbones(folder: Path, metadata: Path):
     text = AutoModel.from_config(
         BertConfig(vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=64, **sizes)
     )
+    visual = AutoModel.from_config(
+        ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+    )
     partial = folder.with_name(".unfinished-backbones")
     speech.save_pretrained(partial / "speech")
     WhisperFeatureExtractor(feature_size=40).save_pretrained(partial / "speech")
+    visual.save_pretrained(partial / "visual")
+    ViTImageProcessorPil(size={"height": PIXELS, "width": PIXELS}).save_pretrained(partial / "visual")
     text.save_pretrained(partial / "text")
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
         partial / "text"
