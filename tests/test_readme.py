@@ -248,7 +248,9 @@ def test_every_target_of_make_exists(page):
 @every_page
 def test_every_option_in_the_prose_exists(page):
     helps = [help_of(name) for name in command_names() if name != "corpus"]
-    helps += [help_of("corpus", name) for name in ("iemocap", "meld", "mosi", "folder")]
+    helps += [help_of("corpus", name) for name in ("iemocap", "meld", "mosi", "mosei", "sims", "cherma", "folder")]
+    call = [sys.executable, ROOT / "scripts" / "demo.py", "--help"]
+    helps.append(subprocess.run(call, capture_output=True, timeout=60, check=True).stdout.decode())
     known = {*re.findall(r"--\w+", " ".join(helps)), *FOREIGN}
     for code in re.findall(r"`([^`]+)`", prose(TEXTS[page])):
         if "scripts/benchmarks/" in code:
@@ -282,7 +284,7 @@ def test_the_table_of_models_names_all():
 def test_the_recipes_are_those_that_are_described():
     published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
     sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
-    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "own-small"}
+    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "demo-video", "own-small"}
 
 
 def test_main_table_is_that_of_the_results():
