@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mister_e_hf.base.losses import consistency_loss, contrastive_loss, focal_loss, focal_terms
+from mister_e_hf.base.losses import (
+    consistency_loss,
+    contrastive_loss,
+    focal_loss,
+    focal_terms,
+    regression_loss,
+    regression_terms,
+)
 
 LOW_PRECISION = [torch.bfloat16, torch.float16]
 
@@ -350,3 +357,62 @@ def test_low_precision_inputs_are_computed_in_float32(dtype, autocast):
         low, losses(*(x.detach().float() for x in (logits, experts, states))), rtol=1e-6, atol=1e-7
     )
     assert all(x.grad.dtype == dtype and x.grad.isfinite().all() for x in (logits, experts, states))
+
+
+# Scores
+
+
+SCORES = torch.tensor([[0.5, math.nan], [-1.0, 2.0], [math.nan, math.nan], [3.0, -0.25]], dtype=torch.float64)
+
+
+def regression_by_hand(predictions, labels, kind, delta=1.0, num_items=None) -> float:
+    total, count = 0.0, 0
+    for found, label in zip(predictions.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        if math.isnan(label):
+            continue
+        count += 1
+        error = abs(found - label)
+        if kind == "l1":
+            total += error
+        else:
+            total += error**2 / 2 if error <= delta else delta * (error - delta / 2)
+    return total / (count if num_items is None else num_items)
+
+
+@pytest.mark.parametrize("num_items", [None, 11])
+@pytest.mark.parametrize(("kind", "delta"), [("l1", 1.0), ("huber", 1.0), ("huber", 0.3)])
+def test_regression_loss_equals_its_closed_form(kind, delta, num_items):
+    predictions = tensor(4, 2, scale=2.0)
+    found = regression_loss(predictions, SCORES, kind, delta, num_items)
+    assert found.item() == pytest.approx(regression_by_hand(predictions, SCORES, kind, delta, num_items), abs=1e-12)
+    as_tensor = None if num_items is None else torch.tensor(num_items)
+    assert torch.equal(regression_loss(predictions, SCORES, kind, delta, as_tensor), found)
+
+
+@pytest.mark.parametrize("kind", ["l1", "huber"])
+def test_regression_loss_gradient_and_zero_without_a_score(kind):
+    predictions = tensor(4, 2, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: regression_loss(x, SCORES, kind, 0.3, 5), predictions)
+    loss = regression_loss(predictions, torch.full((4, 2), math.nan), kind)
+    loss.backward()
+    assert loss.item() == 0 and not predictions.grad.any()
+
+
+@pytest.mark.parametrize("dtype", LOW_PRECISION)
+def test_regression_loss_of_low_precision_is_computed_in_float32(dtype):
+    predictions = tensor(4, 2).to(dtype)
+    found = regression_loss(predictions, SCORES.float())
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(regression_by_hand(predictions.double(), SCORES, "l1"), rel=1e-6)
+
+
+def test_regression_terms_ignore_absent_experts_and_keep_the_divisor():
+    predictions, experts = tensor(4, 2), tensor(4, 3, 2, seed=1)
+    mask = torch.tensor([[True, False, True], [False, True, True], [True, True, True], [True, False, True]])
+    terms = regression_terms(predictions, experts, mask, SCORES, "huber", 0.5)
+    assert len(terms) == 4
+    assert terms[0].item() == pytest.approx(regression_by_hand(predictions, SCORES, "huber", 0.5), abs=1e-12)
+    for expert in range(3):
+        labels = SCORES.masked_fill(~mask[:, expert, None], math.nan)
+        expected = regression_by_hand(experts[:, expert], labels, "huber", 0.5, num_items=5)
+        assert terms[1 + expert].item() == pytest.approx(expected, abs=1e-12)

@@ -16,7 +16,7 @@ from mister_e_hf.models.baselines.dialogue_rnn import DialogueRecurrence
 from mister_e_hf.models.baselines.layers import sinusoidal_positions
 from mister_e_hf.models.registry import baselines, entry
 from mister_e_hf.models.turns import TurnLayout
-from support.model_contract import small_config, small_model
+from support.model_contract import small_batch, small_config, small_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 ATTENTION = ("mult", "sdt")
@@ -30,7 +30,7 @@ each = pytest.mark.parametrize("name", BASELINES)
 # What goes in and comes out
 
 
-@pytest.mark.parametrize("name", [name for name in BASELINES if name not in ATTENTION])
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "sdt"])
 def test_one_modality_alone_is_read(name, make_batch):
     model = small_model(name, modalities=["text"])
     assert not hasattr(model, "speech_input")
@@ -161,6 +161,62 @@ def test_dialogue_rnn_is_its_equations_turn_by_turn(make_batch):
         attended = weights @ torch.stack(emotions)
         expected = model.head(F.relu(model.dense(attended)))
         torch.testing.assert_close(model(**batch).logits[0, number], expected, rtol=0, atol=1e-10)
+
+
+MULT_PARTS = {
+    ("speech", "text"): ["text_to_speech", "speech_to_text"],
+    ("text",): [],
+    ("speech", "text", "visual"): [
+        *("text_to_speech", "visual_to_speech", "speech_to_text", "visual_to_text"),
+        *("speech_to_visual", "text_to_visual"),
+    ],
+}
+
+
+@pytest.mark.parametrize("read", MULT_PARTS, ids="+".join)
+def test_mult_attends_between_all_pairs(read):
+    model = small_model("mult", modalities=list(read))
+    parts = [name for name, _ in model.named_children() if not name.endswith("_input")]
+    own = [f"{name}_{part}" for part in ("projection", "memory") for name in read]
+    assert parts == [*own[: len(read)], *MULT_PARTS[read], *own[len(read) :], "dropout", "residual", "head"]
+    batch = small_batch(model.config, [4], absent=0.0)
+    layout = TurnLayout(batch["attention_mask"])
+    turns = {name: getattr(model, f"{name}_input")(batch[f"{name}_embeddings"][0], layout.index >= 0) for name in read}
+    positions = sinusoidal_positions(layout, 8, model.head.weight)
+    streams = {name: model.get_submodule(f"{name}_projection")(turns[name]) + positions for name in read}
+    memories = []
+    for asks in read:
+        answers = [
+            model.get_submodule(f"{answers}_to_{asks}")(streams[asks], layout, streams[answers])
+            for answers in read
+            if answers != asks
+        ]
+        memory = model.get_submodule(f"{asks}_memory")
+        assert memory.norm.normalized_shape == (8 * max(len(read) - 1, 1),)
+        memories.append(memory(torch.cat(answers or [streams[asks]], -1), layout))
+    joint = torch.cat(memories, -1)
+    expected = model.head(joint + model.residual(joint))
+    torch.testing.assert_close(model(**batch).logits[0], expected)
+
+
+def test_a_modality_without_a_width_is_named(make_batch):
+    config = small_config("mult", modalities=["visual"], visual_embedding_dim=None)
+    with pytest.raises(ValueError, match="visual_embedding_dim is not set, but the model reads visual vectors"):
+        entry("mult").model_class()(config)
+    model = small_model("mult", visual_embedding_dim=None)
+    batch = make_batch(LENGTHS, model.config)
+    with pytest.raises(ValueError, match="visual_embedding_dim is not set"):
+        model(**batch, visual_embeddings=torch.zeros(3, 6, 3))
+
+
+def test_sdt_of_scores_is_the_error_of_teacher_and_students():
+    model = small_model("sdt", id2label={0: "sentiment"}, problem_type="regression")
+    teacher, speech, text = torch.randn(3, 4, 1, dtype=torch.float64)
+    labels = torch.tensor([[0.5], [math.nan], [-1.0], [2.0]], dtype=torch.float64)
+    kept = [0, 2, 3]
+    expected = sum((scores[kept] - labels[kept]).abs().sum() for scores in (teacher, speech, text))
+    torch.testing.assert_close(model.turn_loss((teacher, speech, text), labels, None), expected / 3)
+    torch.testing.assert_close(model.turn_loss((teacher, speech, text), labels, 7), expected / 7)
 
 
 def test_positions_are_sines_and_cosines_of_the_place_in_the_dialogue():
