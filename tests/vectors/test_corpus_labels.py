@@ -1,15 +1,18 @@
 """Labels that a recipe does not name are the corpus's own."""
 
+import json
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mister_e_hf import Recipe, write_vectors
+from mister_e_hf import Recipe, read_corpus, write_vectors
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.corpora.schema import SPLITS, dialogue_features
 from mister_e_hf.corpora.store import write_corpus
-from mister_e_hf.vectors.corpus_labels import corpus_labels
+from mister_e_hf.vectors.corpus_labels import LABELS_KEY, corpus_labels
 from support.small_corpora import LABELS, read_calls, write_calls
 from support.vector_tables import LABELS as TURN_LABELS
 from support.vector_tables import cut, vector_table
@@ -97,3 +100,46 @@ def test_placeholder_of_a_missing_label_raises(tmp_path, label):
         pq.write_table(vector_table(labels=cut([label, *TURN_LABELS[1:]])), tmp_path / f"{split}.parquet")
     with pytest.raises(InputError, match=f"programs write '{label}' for a missing label; write null at such turns"):
         corpus_labels(tmp_path)
+
+
+# Further classes of a turn
+
+
+def turns_with_two_labels(prefix: str) -> pa.Table:
+    """Turns whose field `emotion_text` has other classes than their emotion."""
+    names = sorted(set(TURN_LABELS))
+    features = dialogue_features(names, other_labels=["emotion_text"])
+    features["utterances"].feature["emotion_text"] = datasets.ClassLabel(names=["up", "down", "level"])
+    turns = [
+        {"utterance_id": str(turn), "emotion": names.index(label), "emotion_text": turn % 2}
+        for turn, label in enumerate(TURN_LABELS)
+    ]
+    rows = [{"dialogue_id": f"{prefix}{row}", "utterances": part} for row, part in enumerate(cut(turns))]
+    table = pa.Table.from_pylist(rows, schema=features.arrow_schema)
+    return table.append_column("text_features", vector_table()["text_features"].combine_chunks())
+
+
+def test_further_classes_of_turns_have_names_of_their_own(tmp_path):
+    for split in SPLITS:
+        pq.write_table(turns_with_two_labels(split), tmp_path / f"{split}.parquet")
+    dataset = datasets.DatasetDict({split: datasets.Dataset(turns_with_two_labels(split)) for split in SPLITS})
+    for source in (tmp_path, dataset):
+        assert corpus_labels(source) == sorted(set(TURN_LABELS))
+        assert corpus_labels(source, "emotion_text") == ["up", "down", "level"]
+        data = read_corpus(source, label_column="emotion_text", splits=("train",))["train"]
+        assert data.label2id == {"up": 0, "down": 1, "level": 2}
+        assert data.labels.tolist() == [turn % 2 for turn in range(len(TURN_LABELS))]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [(["joy", "anger"] * 4, ["neutral", "joy", "anger"]), (["up", "down"] * 4, ["down", "up"])],
+)
+def test_names_stored_for_the_emotions_order_other_columns_of_the_same_names(tmp_path, other, expected):
+    """`embed` stores those of the emotions, and writes further classes by name."""
+    metadata = {LABELS_KEY: json.dumps(["neutral", "joy", "anger"]).encode()}
+    for split in SPLITS:
+        table = vector_table(split, emotion_text=cut(other)).replace_schema_metadata(metadata)
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    assert corpus_labels(tmp_path) == ["neutral", "joy", "anger"]
+    assert corpus_labels(tmp_path, "emotion_text") == expected

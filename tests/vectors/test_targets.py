@@ -16,6 +16,7 @@ from mister_e_hf.vectors.dialogue_datasets import check_dialogues, target_statis
 from mister_e_hf.vectors.dialogue_vectors import SPLITS, regroup
 from mister_e_hf.vectors.folds import development_folds, validation_by_group
 from mister_e_hf.vectors.targets import as_targets
+from mister_e_hf.vectors.turn_fields import turn_columns
 from support.arrow_memory import counted_arrow_memory
 from support.vector_tables import LABEL2ID, LABELS, LENGTHS, TURNS, bare_table, cut, tensors, vector_table
 
@@ -233,6 +234,20 @@ def test_further_classes_of_turns_are_read_by_name():
     ]
     with pytest.raises(InputError, match="'emotion_text' must hold a number per turn, not string"):
         DialogueVectors(table, targets=["emotion_text"])
+
+
+def test_turns_of_a_dataset():
+    """The names of classes are those of its features; slices of a dataset are read as such."""
+    table = with_text(turn_table())
+    whole = datasets.Dataset(table)
+    data = read_corpus(datasets.DatasetDict(train=whole), splits=("train",), targets=["valence"])["train"]
+    np.testing.assert_array_equal(data.labels, EXPECTED[:, :1])
+    part = whole.select(range(1, 3))
+    flat = turn_columns(part.data.column("utterances"), part.features.arrow_schema, "the corpus")
+    assert flat["valence"].to_pylist()[:3] == VALENCE[3:4] + [pytest.approx(NAN, nan_ok=True)] + VALENCE[5:6]
+    names = list(LABEL2ID)
+    assert flat["emotion_text"].to_pylist() == [names[2 - names.index(label)] for label in LABELS[3:]]
+    assert set(flat) == {"utterance_ids", "texts", "speakers", "labels", "sentiment", "valence", "emotion_text"}
 
 
 def test_places_of_turns_are_not_scores():

@@ -14,17 +14,18 @@ from ..corpora.schema import SPLITS
 
 # Key in the metadata of a table's schema: all label names in the order of the classes, if the columns do not say.
 LABELS_KEY = b"mister_e_labels"
+_EMOTIONS = "labels"
 # What programs write in place of a missing value.
 _MISSING_VALUES = {"", "nan", "<na>", "nat", "null", "#n/a", "\\n"}
 
 
-def corpus_labels(source: str | Path | Mapping[str, datasets.Dataset], label_column: str = "labels") -> list[str]:
+def corpus_labels(source: str | Path | Mapping[str, datasets.Dataset], label_column: str = _EMOTIONS) -> list[str]:
     r"""
     Names of the classes of a corpus of dialogues or of vectors.
 
     Args:
         source: a corpus folder, the id of a Hub dataset, or a `datasets.DatasetDict`.
-        label_column: column of labels, in tables without `utterances`.
+        label_column: column of labels; in tables with `utterances` also a field of the turns.
 
     Returns:
         the names in the order that the tables store; if they store none, all names that occur, sorted.
@@ -50,8 +51,17 @@ def corpus_labels(source: str | Path | Mapping[str, datasets.Dataset], label_col
             "Write the corpus again as a whole, or name the labels with corpus.labels (--corpus.labels)"
         )
     if stored:
-        return list(stored.pop())
+        names = list(stored.pop())
+        # What is stored for the emotions also orders another column of the same names, and no other column.
+        if label_column == _EMOTIONS or _occurs(tables, label_column) <= set(names):
+            return names
     return _occurring(where, tables, label_column)
+
+
+def _occurs(tables: "Sequence[_Table | _Split]", label_column: str) -> set[str]:
+    """All names, rather than indices, that occur in the tables' column."""
+    found = [values.drop_null().unique().to_pylist() for table in tables for values in table.values(label_column)]
+    return {value for values in found for value in values if isinstance(value, str)}
 
 
 def _occurring(where: str, tables: "Sequence[_Table | _Split]", label_column: str) -> list[str]:
@@ -100,7 +110,8 @@ class _Table:
             if LABELS_KEY in metadata:
                 return json.loads(metadata[LABELS_KEY])
             features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-            turns = features.get("utterances", {}).get("feature", {}).get("emotion", {}).get("names")
+            turns = features.get("utterances", {}).get("feature", {})
+            turns = turns.get(label_column, turns.get("emotion", {})).get("names")
             return turns or features.get(label_column, {}).get("feature", {}).get("names")
 
     def values(self, label_column: str) -> Iterator[pa.Array]:
@@ -120,7 +131,7 @@ class _Split:
     def stored(self, label_column: str) -> list[str] | None:
         """The label names that the features state, in the order of the classes."""
         turns = getattr(self.data.features.get("utterances"), "feature", None)
-        label = turns.get("emotion") if isinstance(turns, dict) else None
+        label = turns.get(label_column, turns.get("emotion")) if isinstance(turns, dict) else None
         label = label or getattr(self.data.features.get(label_column), "feature", None)
         return getattr(label, "names", None)
 
