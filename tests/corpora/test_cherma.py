@@ -102,7 +102,9 @@ DAMAGES = {
     "words": (lambda path: np.save(path, np.array([["a"]])), "must hold an array of numbers, got <U1"),
     "many axes": (lambda path: np.save(path, np.zeros((2, 3, 4))), r"has the shape \(2, 3, 4\)"),
     "huge": (
-        lambda path: path.write_bytes(path.read_bytes().replace(b"(4, 6)", b"(400000000000, 600000000)")),
+        lambda path: path.write_bytes(
+            path.read_bytes().replace(b"(4, 6), }" + 20 * b" ", b"(400000000, 6000000000), }   ")
+        ),
         "not an array of numbers",
     ),
 }
@@ -113,10 +115,9 @@ def test_damaged_features_raise_or_are_kept_without(tmp_path, damage, caplog, ca
     folder = write_cherma(tmp_path / "CHERMA0723")
     change, message = DAMAGES[damage]
     change(folder / "audio/train/film2_1.npy")
-    with pytest.raises(
-        (InputError, FileNotFoundError), match=f"film2_1.npy.*{message.partition('npy')[2] or message}"
-    ):
+    with pytest.raises((InputError, FileNotFoundError), match=message) as caught:
         read(folder, tmp_path)
+    assert "film2_1.npy" in str(caught.value) and "bad_audio='missing'" in str(caught.value)
     corpus = read(folder, tmp_path, bad_audio="missing")
     assert corpus["train"]["has_audio"][:] == [[True], [True], [False]]
     assert corpus["train"]["speech_features"][2] == [None] and corpus["train"]["has_text"][2] == [True]

@@ -21,7 +21,7 @@ from .frame_statistics import FrameStatistics, frames_of, read_frames
 from .licences import PUBLISHED
 from .plain_pickle import read_pickle
 from .recordings import is_path
-from .schema import LABELS
+from .schema import LABELS, SPLITS
 from .splits import split_named
 
 logger = logging.getLogger(__name__)
@@ -202,9 +202,8 @@ class Cherma(CorpusBuilder):
             return self._statistics[modality].pooled(read_frames(path))
         except (FileNotFoundError, InputError) as error:
             if self.config.bad_audio == "error":
-                raise type(error)(
-                    f"{error}. Repair it, or pass bad_audio='missing' to keep its turn without"
-                ) from error
+                way_out = "Repair it, or pass bad_audio='missing' to keep its turn without the modality."
+                raise type(error)(f"{str(error).removesuffix('.')}. {way_out}") from error
             self._unusable.append(str(error))
             return None
 
@@ -216,11 +215,15 @@ def _layout(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
         lists = {split: path for path in below if path.suffix.lower() == ".json" and (split := split_named(path.stem))}
         pickles = {split_named(match[1]): path for path in below if (match := _PICKLE.fullmatch(path.name))}
         if lists or pickles:
-            return lists, {split: path for split, path in pickles.items() if split}
+            return _by_split(lists), _by_split(pickles)
     raise FileNotFoundError(
         f"'{folder}' is not CHERMA: it has neither train.json, dev.json and test.json nor cherma_train.pkl, "
         "cherma_valid.pkl and cherma_test.pkl"
     )
+
+
+def _by_split(files: dict[Any, Path]) -> dict[str, Path]:
+    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _feature_file(table: Path, modality: str, name: str) -> Path:

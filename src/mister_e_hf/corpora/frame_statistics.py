@@ -28,8 +28,9 @@ def read_frames(path: Path) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"Features '{path}' not found")
     try:
-        content = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
+        with np.errstate(over="ignore"):
+            content = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # whatever a damaged file leads to
         raise InputError(f"'{path}' is not an array of numbers: {short(error, 150)}") from error
     return frames_of(content, f"'{path}'")
 
