@@ -284,7 +284,9 @@ def test_the_table_of_models_names_all():
 def test_the_recipes_are_those_that_are_described():
     published = {"mister-e-iemocap6", "mister-e-iemocap4", "mister-e-meld", "mister-e-mosi"}
     sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
-    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "demo-video", "own-small"}
+    further = {"mister-e-mosi-score", "mister-e-mosei", "mister-e-sims", "mister-e-cherma"}
+    sizes |= {f"{name}{size}" for name in further for size in ("", "-small")}
+    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "demo-video", "own-small", "own-video"}
 
 
 def test_main_table_is_that_of_the_results():

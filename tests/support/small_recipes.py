@@ -10,7 +10,8 @@ from mister_e_hf.corpora.demo import LABELS
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "hub_configs").glob("*.yaml"))}
 SMALL = [name for name in RECIPES if name.endswith("-small")]
-OWN_LABELS = {"own-small": ["--corpus.labels", "calm", "upset"]}  # else those of the corpus it is used on
+# Recipes without labels, which are else those of the corpus they are used on.
+OWN_LABELS = {name: ["--corpus.labels", "calm", "upset"] for name in ("own-small", "own-video")}
 PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES]
 SECTIONS = {
     "model": {"speech_embedding_dim": 24, "text_embedding_dim": 32, "hidden_size": 16},

@@ -147,7 +147,7 @@ def test_every_recipe_s_encoders_can_be_configured(name, tmp_path):
             made.override([f"--{modality}_encoder.backbone", "made/later"])
         settings = made.encoder(modality)
         own = {key: value for key, value in settings.fields.items() if key in UtteranceEncoderConfig.__annotations__}
-        config = UtteranceEncoderConfig(modality=modality, id2label=dict(enumerate(made.corpus.labels)), **own)
+        config = UtteranceEncoderConfig(modality=modality, id2label=dict(enumerate(made.corpus.names)), **own)
         assert config.backbone == settings.fields["backbone"]
         arguments = settings.training_arguments(tmp_path, seed=1)
         for field, value in settings.training.items():

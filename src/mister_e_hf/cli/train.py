@@ -70,13 +70,22 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
         default="error",
         help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
     )
-    embed.add_argument("--num_workers", type=int, default=0, help="number of processes that decode audio (default: 0)")
+    embed.add_argument(
+        "--bad_video",
+        choices=["error", "missing"],
+        default="error",
+        help="what to do with unreadable video: stop, or treat it as missing (default: error)",
+    )
+    embed.add_argument(
+        "--num_workers", type=int, default=0, help="number of processes that decode audio and video (default: 0)"
+    )
     embed.add_argument(
         "--token_budget", type=int, default=8192, help="largest batch of transcripts, in tokens (default: 8192)"
     )
     embed.add_argument(
         "--second_budget", type=float, default=120.0, help="largest batch of audio, in seconds (default: 120)"
     )
+    embed.add_argument("--frame_budget", type=int, default=64, help="largest batch of video, in frames (default: 64)")
     embed.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -151,7 +160,7 @@ def _embed(arguments: argparse.Namespace):
     from ..training.stages import embed
 
     recipe, folder = _recipe(arguments)
-    names = ("bad_audio", "num_workers", "token_budget", "second_budget")
+    names = ("bad_audio", "bad_video", "num_workers", "token_budget", "second_budget", "frame_budget")
     options = {name: getattr(arguments, name) for name in names}
     dtype = arguments.dtype and getattr(torch, arguments.dtype)
     vectors = embed(recipe, folder, arguments.out, dtype=dtype, **options)

@@ -134,10 +134,10 @@ class EncoderSettings:
             own.pop("backbone_revision", None),
             own.pop("dtype", "float32"),
         )
-        labels = {index: label for label, index in label2id.items()}
+        fields = {"id2label": {index: label for label, index in label2id.items()}, **self._task(), **own}
         with self._naming_itself():
             return UtteranceEncoder.from_backbone(
-                backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, id2label=labels, **own
+                backbone, self.modality, revision, {"dtype": getattr(torch, dtype)}, **fields
             )
 
     def _task(self) -> dict[str, Any]:
