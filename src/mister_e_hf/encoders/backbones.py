@@ -101,6 +101,26 @@ def _refusal(model_type: str, modality: str, reason: str) -> InputError:
     )
 
 
+def width_and_states(config: UtteranceEncoderConfig) -> tuple[int, int]:
+    r"""
+    Width of an encoder's backbone, and the number of its hidden states, the output among them.
+
+    Raises:
+        InputError: if the encoder's `layer` is not one of them, or they have several widths and cannot be mixed.
+    """
+    stored = config.require_backbone_config()
+    width, layers = kind_of(config.modality, stored.model_type).sizes(stored)
+    states = layers + 1
+    if isinstance(config.layer, int) and not -states <= config.layer < states:
+        raise InputError(f"layer {config.layer} is not one of the backbone's {states} hidden states")
+    if config.layer == "weighted_sum" and not layers:
+        raise InputError(
+            f"layer='weighted_sum' needs layers of one width, which a {stored.model_type} backbone does not have; "
+            "leave layer out to read its output"
+        )
+    return width, states
+
+
 def build_backbone(config: transformers.PreTrainedConfig, modality: str) -> transformers.PreTrainedModel:
     """A backbone with random weights, to be filled from a checkpoint."""
     model = transformers.AutoModel.from_config(config, trust_remote_code=False)

@@ -170,7 +170,7 @@ def _width_of_map(config: transformers.PreTrainedConfig) -> int:
         return 1280
     from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import apply_depth_multiplier
 
-    return int(apply_depth_multiplier(config, 1280))
+    return int(apply_depth_multiplier(config, 1280))  # type: ignore[arg-type]  # a configuration of MobileNetV2
 
 
 def _picture_size(config: transformers.PreTrainedConfig) -> tuple[int, int]:

@@ -43,6 +43,7 @@ from .backbones import (
     load_stored_backbone,
     stored_dtype,
     turn_off_augmentation,
+    width_and_states,
 )
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .fingerprint import encoder_fingerprint
@@ -95,15 +96,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         self.kind = kind_of(config.modality, backbone_config.model_type)
         if with_backbone:
             self.backbone = build_backbone(backbone_config, config.modality)
-        width, layers = self.kind.sizes(backbone_config)
-        states = layers + 1
-        if isinstance(config.layer, int) and not -states <= config.layer < states:
-            raise InputError(f"layer {config.layer} is not one of the backbone's {states} hidden states")
-        if config.layer == "weighted_sum" and not layers:
-            raise InputError(
-                f"layer='weighted_sum' needs layers of one width, which a {backbone_config.model_type} backbone does "
-                "not have; leave layer out to read its output"
-            )
+        width, states = width_and_states(config)
         if config.layer == "weighted_sum":
             self.layer_weights = nn.Parameter(torch.zeros(states))
         self.norm = nn.LayerNorm(width)
@@ -273,8 +266,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         self.config.check_labels(labels, (len(logits),))
         if self.config.task == "regression":
             return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
-        weights = self.config.label_weights()
-        weights = None if weights is None else logits.new_tensor(weights)
+        given = self.config.label_weights()
+        weights = None if given is None else logits.new_tensor(given)
         return focal_loss(logits, labels, self.config.focal_gamma, weights, num_items)
 
     def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:

@@ -101,6 +101,7 @@ class UtteranceTrainer(EpochTrainer):
     def score_metrics(self, prediction: EvalPrediction) -> dict[str, float | None]:
         """The scalar scores of the predicted targets, means over them."""
         labels, predictions = prediction.label_ids, logits_of(prediction.predictions)
+        assert isinstance(labels, np.ndarray)  # the only labels are the scores
         scores = regression_scores(labels, predictions, self.label_names_in_order)
         return {name: scores[name] for name in REGRESSION_SCORES}
 
