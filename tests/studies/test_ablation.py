@@ -94,6 +94,17 @@ def test_a_study_resumes_whatever_words_describe_its_variants(study, demo_folder
     assert run(demo_folder, out) == ([], ["6 of 6 runs are finished already"])
 
 
+def test_a_study_of_an_older_version_resumes_with_its_own_variants(study, demo_folder, tmp_path):
+    out = shutil.copytree(study, tmp_path / "study")
+    settings = yaml.safe_load((out / "study.yaml").read_text())
+    del settings["variants"]["causal"], settings["modalities"]
+    (out / "study.yaml").write_text(yaml.safe_dump(settings))
+    assert run(demo_folder, out) == ([], ["6 of 6 runs are finished already"])
+    assert "causal" not in yaml.safe_load((out / "study.yaml").read_text())["variants"]
+    with pytest.raises(ValueError, match="Unknown variant 'causal'"):
+        run(demo_folder, out, variants=["causal"])
+
+
 def test_a_study_with_other_settings_is_refused(study, demo_folder):
     with pytest.raises(ValueError, match="holds a study with other settings: recipe"):
         run(demo_folder, study, "--learning_rate", "1e-4")
