@@ -141,9 +141,10 @@ def _labelled(recipe: Recipe, corpus: datasets.DatasetDict, split: str, modality
 
 
 def _leave_out(recipe: Recipe, absent: list[str], reason: str):
-    absent = [name for name in absent if name in recipe.model_config().modalities]
+    absent = [name for name in absent if name in recipe.model_config().takes()]
+    read = [name for name in absent if name in recipe.model_config().modalities]
     if absent and (changes := recipe.leave_out(absent)):
-        progress.line(f"{reason} {' and '.join(absent)}: {changes}")
+        progress.line(f"{reason} {' and '.join(read or absent)}: {changes}")
 
 
 def check_conversation_model(recipe: Recipe, output_dir: str | Path):
