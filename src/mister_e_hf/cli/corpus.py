@@ -5,6 +5,7 @@ import logging
 import os
 from typing import Any
 
+from ..base.modalities import MODALITIES
 from ..media.text_files import text_of_name
 from .output import parse_pairs, print_result
 
@@ -127,7 +128,7 @@ def _corpus(arguments: argparse.Namespace):
     from ..corpora.publishing import check_pushable, push_corpus
     from ..corpora.shortcomings import shortcomings
     from ..corpora.store import check_replaceable, described, write_corpus
-    from ..corpora.summary import format_summary, summarize
+    from ..corpora.summary import format_summary, summarize, vector_widths
 
     builder_class = getattr(mister_e_hf, arguments.builder)
     if arguments.push_to_hub:
@@ -174,10 +175,10 @@ def _corpus(arguments: argparse.Namespace):
                 folder=arguments.out,
                 replaced=earlier,
             )
-            if columns := [name for name in next(iter(corpus.values())).column_names if name.endswith("_features")]:
+            if widths := vector_widths(corpus):
+                options = " ".join(f"--model.{MODALITIES[name].width} {width}" for name, width in widths.items())
                 print_result(
-                    f"{', '.join(columns)}: this is a table of vectors; train with --corpus {arguments.out}",
-                    vectors=columns,
+                    f"this is a table of vectors; train with --corpus {arguments.out} {options}", vectors=widths
                 )
         if arguments.push_to_hub:
             repository = push_corpus(folder, arguments.push_to_hub, private=arguments.private)

@@ -59,6 +59,20 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, Any]]:
     return summary
 
 
+def vector_widths(corpus: datasets.DatasetDict) -> dict[str, int]:
+    """The width of the vectors of each modality that a release of features has."""
+    found: dict[str, int] = {}
+    for modality in MODALITIES.values():
+        for data in corpus.values():
+            if modality.features in data.column_names and modality.name not in found:
+                for table in data.with_format("arrow").select_columns(modality.features).iter(batch_size=100):
+                    turns = pa.chunked_array([chunk.flatten() for chunk in table[modality.features].chunks])
+                    if turns.null_count < len(turns):
+                        found[modality.name] = len(turns.drop_null()[0])
+                        break
+    return found
+
+
 def _scores(corpus: datasets.DatasetDict) -> dict[str, dict[str, np.ndarray]]:
     """The values of each score in each split, for the scores that any turn has."""
     names = [
