@@ -28,7 +28,7 @@ def sentiment(labels, predictions, bins: str | None = None) -> dict:
 
 
 def random_scores(turns: int, targets: int = 1, seed: int = 0, scale: float = 1.5, digits: int = 1):
-    """Labels and predictions of one digit, so that many lie on edges, halves and zero; dialogues of about 7 turns."""
+    """Labels and predictions of one digit, so that many are on edges, halves or zero; dialogues of about 7 turns."""
     generator = np.random.default_rng(seed)
     labels = generator.normal(size=(turns, targets)) * scale
     predictions = 0.7 * labels + 0.6 * scale * generator.normal(size=labels.shape) + 0.1

@@ -1,7 +1,7 @@
 """Accuracies of sentiment scores that are put into bins, as the literature on CMU-MOSI and CH-SIMS computes them.
 
 The definitions are those of the public evaluation code of MMSA (thuiar/MMSA). Values are compared in float32, as
-there, so that a score of 0.1 lies on the edge 0.1 whatever precision it was stored in.
+there, so that a score of 0.1 is on the edge 0.1 whatever precision it was stored in.
 
 Letters: N turns, K counts.
 """
@@ -25,9 +25,9 @@ def binned_counts(labels: np.ndarray, predictions: np.ndarray, bins: str) -> np.
     r"""
     What each turn adds to the counts that [`binned_scores`] needs.
 
-    - `mosi`: `acc7`, `acc5`, `acc3` round scores within ±3, ±2, ±1 to integers, half to even. `has0` tells scores >= 0
-      from others; `non0` scores > 0 from others, over the turns whose label is not 0.
-    - `sims`: intervals are closed on the right. `acc2` tells scores > 0 from others, so that 0 is negative;
+    - `mosi`: `acc7`, `acc5`, `acc3` round scores within ±3, ±2, ±1 to integers, half to even. `has0` separates scores
+      >= 0 from others; `non0` scores > 0 from others, over the turns whose label is not 0.
+    - `sims`: intervals are closed on the right. `acc2` separates scores > 0 from others, so that 0 is negative;
       `acc2_weak` is the same over the turns whose label is within ±0.4.
 
     Args:
