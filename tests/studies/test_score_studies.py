@@ -9,20 +9,22 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mister_e_hf import Recipe
-from mister_e_hf.evaluation.predictions import predict
-from mister_e_hf.models.registry import baselines
-from mister_e_hf.studies.ablation import ablate
-from mister_e_hf.studies.measures import ScoreMeasures
-from mister_e_hf.studies.prediction_files import read_robustness
-from mister_e_hf.studies.report.page import provenance, report_sections
-from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table
-from mister_e_hf.studies.runs import Run, run_on_fold
-from mister_e_hf.studies.search import format_trials, search
-from mister_e_hf.studies.study_reader import read_study
-from mister_e_hf.studies.variants import variants_of
-from mister_e_hf.training.experiment import train_model
-from support.small_scores import score_recipe, visual_recipe, write_score_corpus
+pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+
+from mister_e_hf import Recipe  # noqa: E402
+from mister_e_hf.evaluation.predictions import predict  # noqa: E402
+from mister_e_hf.models.registry import baselines  # noqa: E402
+from mister_e_hf.studies.ablation import ablate  # noqa: E402
+from mister_e_hf.studies.measures import ScoreMeasures  # noqa: E402
+from mister_e_hf.studies.prediction_files import read_robustness  # noqa: E402
+from mister_e_hf.studies.report.page import provenance, report_sections, write_report  # noqa: E402
+from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table  # noqa: E402
+from mister_e_hf.studies.runs import Run, run_on_fold  # noqa: E402
+from mister_e_hf.studies.search import format_trials, search  # noqa: E402
+from mister_e_hf.studies.study_reader import read_study  # noqa: E402
+from mister_e_hf.studies.variants import variants_of  # noqa: E402
+from mister_e_hf.training.experiment import train_model  # noqa: E402
+from support.small_scores import score_recipe, visual_recipe, write_score_corpus  # noqa: E402
 
 ALL = ["speech", "text", "visual"]
 MOSI = Path(__file__).parents[3] / "shared" / "data" / "mosi"
@@ -48,6 +50,8 @@ def study(recipe, tmp_path_factory) -> Path:
 
 
 def test_a_study_of_three_modalities_is_reported(study):
+    page = write_report(study).read_text()
+    assert "Text and visual removed: MAE" in page and "share of turns without any modality" in page
     found = read_study(study)
     stage = found.stages["development"]
     assert stage.labels.shape[1] == 2 and np.isnan(stage.labels).any()
