@@ -3,15 +3,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "stage2.py"
+FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
+
+
+def run(script: str, folder: Path, *words: str) -> dict:
+    command = [sys.executable, str(FOLDER / script), "--quick", "--json", str(folder / "numbers.json"), *words]
+    call = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert call.returncode == 0, call.stderr
+    return json.loads((folder / "numbers.json").read_text())
 
 
 def test_stage2_benchmark_runs_with_little_padding(tmp_path):
-    words = [sys.executable, str(SCRIPT), "--quick", "--json", str(tmp_path / "numbers.json")]
-    call = subprocess.run(words, capture_output=True, text=True, timeout=240)
-    assert call.returncode == 0, call.stderr
-    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    numbers = run("stage2.py", tmp_path)
     assert {row["corpus"] for row in numbers["training"]} == {"meld", "iemocap"}
     for row in numbers["padding"]:
         assert row["like"] < 0.05 < row["shuffled"]
     assert all(rate > 0 for row in numbers["training"] for rate in row["turns_per_second"])
+
+
+def test_a_third_modality_and_another_commit_are_compared(tmp_path):
+    source = FOLDER.parents[1] / "src"
+    numbers = run("modalities.py", tmp_path, "--models", "bc_lstm", "--before", str(source))
+    assert list(numbers["bc_lstm"]) == ["before, two", "two", "three"]
+    for row in numbers["bc_lstm"].values():
+        assert row["ratio"]["train"] > 0 and row["seconds"]["predict"] > 0 and row["peak_bytes"] > 0
