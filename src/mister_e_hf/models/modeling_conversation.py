@@ -203,9 +203,9 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             raise InputError(f"{type(self).__name__} needs at least one of {names}")
         for name, vectors in given.items():
             modality = MODALITIES[name]
-            if name not in self.config.takes():
+            if name not in widths and name not in self.config.takes():
                 raise InputError(f"{modality.embeddings} are given, but {self.config.does_not_take(name)}")
-            width = self.config.width(name)
+            width = widths[name] if name in widths else self.config.width(name)
             if vectors.dim() != 3 or vectors.shape[-1] != width:
                 raise InputError(
                     f"{modality.embeddings} must have shape (B, T, {width}) as config.{modality.width} says, "
