@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from mister_e_hf import DialogueCollator, Recipe
+from mister_e_hf import DialogueCollator, Recipe, cli
 from mister_e_hf.models.registry import registered
 from mister_e_hf.training.preflight import check_run
 from support.small_recipes import write
@@ -165,3 +165,25 @@ def test_a_model_of_three_modalities_is_built(scores):
     with torch.no_grad():
         output = made.model().eval()(**DialogueCollator()([data[0], data[1]]))
     assert output.logits.shape[-1] == 2 and output.logits.isfinite().all() and output.loss.isfinite()
+
+
+def test_init_of_vectors_takes_every_width_from_the_corpus(scores, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["init", str(scores), "--targets", "valence", "activation", "--out", "mine.yaml"]) == 0
+    assert "targets valence, activation" in capsys.readouterr().out
+    made = Recipe.load("mine.yaml", ["--use_cpu", "--disable_tqdm", "--num_train_epochs", "1"])
+    assert made.model_type == "erc_mult" and "focal_gamma" not in made.sections["model"]
+    assert made.model_config().widths == {"speech": 24, "text": 32, "visual": VISUAL_DIM}
+    assert not [name for name in made.sections if "encoder" in name and made.sections[name]]
+    assert made.read_corpus()["train"].task == "regression"
+
+
+def test_init_without_classes_names_the_columns_of_scores(scores, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (corpus := tmp_path / "corpus").mkdir()
+    for path in scores.iterdir():
+        pq.write_table(pq.read_table(path).drop_columns(["labels"]), corpus / path.name)
+    assert cli.main(["init", str(corpus), "--out", "mine.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "no turn with a label" in error and "--targets: valence, activation" in error
+    assert not (tmp_path / "mine.yaml").exists()

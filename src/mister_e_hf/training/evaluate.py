@@ -250,6 +250,6 @@ def _encoders(
     if not found:
         raise InputError(
             f"'{model}' holds no encoders ({' or '.join(f'{each.encoder}/' for each in MODALITIES.values())}), so it "
-            "scores corpora of vectors alone; this one holds audio and transcripts"
+            "scores corpora of vectors alone; this one holds audio, video or transcripts"
         )
     return found
