@@ -65,7 +65,7 @@ def test_no_context_crosses_splits(tmp_path, caplog):
                 assert {splits[turn["utterance_id"]] for turn in row["utterances"]} == {split}
         found = [turn["utterance_id"] for dialogue in rows(corpus).values() for turn in dialogue]
         assert sorted(found) == sorted(splits)
-    message = "CH-SIMS v2: 1 of 4 videos have clips in several splits and are cut into a dialogue for each: aqgy3_0001"
+    message = "CH-SIMS v2: 1 of 4 dialogues have turns in several splits and are cut into one for each: aqgy3_0001"
     assert warnings(caplog) == [message, message]
 
 

@@ -73,7 +73,7 @@ def test_a_pattern_groups_utterances_and_no_context_crosses_splits(tmp_path, cap
     }
     assert members(corpus)["validation"] == {"film2 (validation)"}
     (message,) = warnings(caplog)
-    assert message.startswith("CHERMA: 1 of 3 videos have clips in several splits")
+    assert message.startswith("CHERMA: 1 of 3 dialogues have turns in several splits")
     whole = read(folder, tmp_path, group_pattern=r"(?P<dialogue>nothing)(?P<order>x)")
     assert all(len(dialogue) == 1 for dialogue in rows(whole).values())
 

@@ -120,7 +120,7 @@ def test_no_context_crosses_splits(tmp_path, caplog):
             for turn in row["utterances"]:
                 assert table[int(turn["text"])]["mode"] == splits.get(split, split)
     (_, message) = warnings(caplog)
-    assert message == "CMU-MOSEI: 1 of 2 videos have clips in several splits and are cut into a dialogue for each: v"
+    assert message == "CMU-MOSEI: 1 of 2 dialogues have turns in several splits and are cut into one for each: v"
 
 
 # The pickle of features

@@ -146,7 +146,7 @@ def dialogues_of(title: str, turns: Iterable[PlacedTurn]) -> Dialogues:
     cut = [video for video, parts in videos.items() if len(parts) > 1]
     if cut:
         logger.warning(
-            "%s: %d of %d videos have clips in several splits and are cut into a dialogue for each: %s",
+            "%s: %d of %d dialogues have turns in several splits and are cut into one for each: %s",
             *(title, len(cut), len(videos), some_of(cut)),
         )
     dialogues: Dialogues = {split: [] for split in SPLITS}

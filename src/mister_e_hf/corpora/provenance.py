@@ -21,8 +21,7 @@ _CARRIED = "mister_e_hf: "  # and the corpus's name are the builder_name of a sp
 class Provenance:
     r"""
     Args:
-        corpus: module of the reader: `"iemocap"`, `"meld"`, `"cmu_mosi"` or `"dialogue_folder"`; None if the table
-            does not say.
+        corpus: module of the reader, as `"iemocap"` or `"dialogue_folder"`; None if the table does not say.
         name: what to call it: `"MELD"`, `"part of MELD"` if labelled turns of the published corpus are missing,
             `"changed MELD"` if its counts differ otherwise, or the name of an own corpus.
         license, citation, homepage: as its owners give it out; None if that is not known.
