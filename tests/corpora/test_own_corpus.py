@@ -78,6 +78,27 @@ CALLED = {  # tables' word, recipe's name, labels, test turns -> name, test set,
         ("org/meld-like", "org/meld-like", False, None),
     ),
     "nothing": ({}, None, ["a", "b"], 9, ("custom", "custom", False, None)),
+    "scores": (
+        {},
+        "CH-SIMS v2, vectors",
+        ["sentiment"],
+        1034,
+        ("CH-SIMS v2, vectors", "CH-SIMS v2, vectors", True, "unknown"),
+    ),
+    "whole, and only a total is published": (
+        {"corpus": "cherma", "name": "CHERMA"},
+        None,
+        LABELS["cherma"],
+        5744,
+        ("CHERMA", "CHERMA", True, "unknown"),
+    ),
+    "part, and only a total is published": (
+        {"corpus": "cherma", "name": "part of CHERMA"},
+        None,
+        LABELS["cherma"],
+        5,
+        ("part of CHERMA", "CHERMA, 5 other test turns", False, "unknown"),
+    ),
     "four-way": ({}, "IEMOCAP", LABELS["iemocap-4way"], 1242, ("IEMOCAP", "IEMOCAP", True, "other")),
 }
 
@@ -97,6 +118,8 @@ def test_the_counts_are_those_that_the_corpora_are_checked_against():
     assert PUBLISHED["cmu_mosi"].test_turns[frozenset(LABELS["cmu_mosi"])] == sum(
         published("cmu_mosi")["test"].values()
     )
+    for corpus in ("cmu_mosei", "ch_sims_v2"):
+        assert set(PUBLISHED[corpus].test_turns.values()) == {published(corpus)["utterances"]["test"]}
 
 
 # The card
