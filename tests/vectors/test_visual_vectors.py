@@ -162,6 +162,16 @@ def test_regrouped_dialogues_keep_their_pictures():
     assert new.present["visual"].tolist() == SEEN[4:] + [True] * 3
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_splits_of_different_modalities_are_not_mixed(turned):
+    splits = [dialogues(visual_features=visual_column()), dialogues("validation")]
+    message = "train has vectors of speech, text, visual, but validation of speech, text;"
+    if turned:
+        splits, message = splits[::-1], "validation has vectors of speech, text, but train of speech, text, visual;"
+    with pytest.raises(InputError, match=message):
+        regroup(splits, [0, 3], "fold 0")
+
+
 def test_fingerprint_depends_on_the_picture():
     whole = dialogues(visual_features=visual_column()).fingerprint()
     assert whole != dialogues().fingerprint()

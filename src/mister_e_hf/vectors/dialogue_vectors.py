@@ -306,7 +306,16 @@ def regroup(splits: Sequence[DialogueVectors], dialogues: Sequence[int] | np.nda
         splits: where the dialogues come from.
         dialogues: their numbers, counted through all the splits, in the order of the new one.
         name: name of the new split.
+
+    Raises:
+        InputError: if the splits have vectors of different modalities.
     """
+    for data in splits[1:]:
+        if set(data.vectors) != set(splits[0].vectors):
+            raise InputError(
+                f"{splits[0].name} has vectors of {', '.join(splits[0].vectors)}, but {data.name} of "
+                f"{', '.join(data.vectors)}; their dialogues can be mixed only if both have the same modalities"
+            )
     starts = np.cumsum([0, *map(len, splits)])
     homes = np.searchsorted(starts, dialogues, side="right") - 1
     chosen = [(splits[home], int(number - starts[home])) for home, number in zip(homes, dialogues, strict=True)]
