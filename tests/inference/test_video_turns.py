@@ -211,6 +211,24 @@ def test_a_model_without_video_names_those_that_take_it(name):
     )
 
 
+def test_an_encoder_of_video_is_only_for_a_model_that_reads_it(erc):
+    pair = erc._encoders.encoder("visual")
+    for name in ("mister_e", "sdt"):
+        with pytest.raises(
+            InputError, match=r"encoders\['visual'\] is given, and the model takes .*speech and text al"
+        ):
+            pipeline(TASK, model=small_model(name, torch.float32), encoders={"visual": pair})
+
+
+def test_pictures_of_different_sizes_are_one_clear_error(erc, clips, tmp_path, monkeypatch):
+    write_clip(tmp_path / "wide.mp4", [plain(RED, (64, 32))] * 10, fps=10)
+    _, processor = erc._encoders.encoder("visual")
+    monkeypatch.setattr(processor.image_processor, "size", {"shortest_edge": 16})
+    turns = [{"video": tmp_path / "wide.mp4"}, {"video": clips / "silent.mp4"}]
+    with pytest.raises(InputError, match="makes pictures of different sizes .* set a size of height and width"):
+        erc(turns)
+
+
 def row_of(clips: Path) -> dict:
     turn = dict.fromkeys(dialogue_features(LABELS, ["valence"])["utterances"].feature)
     video = {"path": str(clips / "clip.mp4"), "bytes": None}

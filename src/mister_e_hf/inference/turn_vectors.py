@@ -223,7 +223,7 @@ class TurnEncoders:
 
     def _loaded(self, modality: str) -> tuple[UtteranceEncoder, MisterEProcessor]:
         of, (name, hub, found) = MODALITIES[modality], self._stored(modality)
-        width = getattr(self.model.config, of.width)
+        width = self.model.config.widths[modality]
         if not found:
             raise InputError(
                 f"The model '{name}' has no {of.encoder}/, so it takes vectors instead of {of.content}: pass each "
@@ -242,7 +242,10 @@ class TurnEncoders:
         if not hasattr(getattr(encoder, "config", None), "embedding_dim") or not hasattr(processor, "modality"):
             given = f"({type(encoder).__name__}, {type(processor).__name__})"
             raise InputError(f"{name} must be (UtteranceEncoder, MisterEProcessor), got {given}")
-        check_encoder(encoder, processor, modality, getattr(self.model.config, MODALITIES[modality].width), name)
+        widths = self.model.config.widths
+        if modality not in widths:
+            raise InputError(f"{name} is given, and the model takes vectors of {' and '.join(widths)} alone")
+        check_encoder(encoder, processor, modality, widths[modality], name)
 
     def _transcribe(self, pairs: list[tuple[Turn, np.ndarray]]):
         pairs = [(turn, samples) for turn, samples in pairs if self._lacks_transcript(turn)]
