@@ -191,6 +191,11 @@ def without(name: str):
         (without("regression_labels"), "valid: expected a dictionary with id and regression_labels"),
         (lambda content: content.update(train=[1]), "train: expected a dictionary"),
         (lambda content: content["test"].update(audio=np.zeros((3, 2, 1))), "test: 3 of speech, but 1 ids"),
+        (
+            lambda content: content["test"].update(audio=np.zeros((1, 2))),
+            r"audio must be .* \(n, L, D\), got \(1, 2\)",
+        ),
+        (lambda content: content["test"].update(vision=[[1.0]]), "vision must be an array of sequences .*, got list"),
         (lambda content: content["test"].update(vision_lengths=[1, 2]), "2 of lengths of visual, but 1 ids"),
         (lambda content: content["test"].update(raw_text=[]), "0 of raw_text, but 1 ids"),
         (
@@ -205,6 +210,13 @@ def test_wrong_pickles_are_named(tmp_path, change, message):
     change(content)
     with pytest.raises(InputError, match=message):
         read(write_pickle(tmp_path / "f.pkl", content), tmp_path)
+
+
+def test_a_modality_that_a_split_lacks_is_null_there(tmp_path):
+    content = features_of(mosei_clips())
+    content["test"].pop("vision")
+    corpus = read(write_pickle(tmp_path / "f.pkl", content), tmp_path)
+    assert corpus["test"][0]["visual_features"] == [None] and corpus["train"][0]["has_video"] == [True] * 3
 
 
 def test_a_pickle_of_something_else_raises(tmp_path):

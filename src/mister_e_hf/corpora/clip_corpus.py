@@ -90,6 +90,8 @@ class ClipCorpus(CorpusBuilder):
         table, pickle = self.layout(folder)
         if pickle is not None:
             clips, files = pickle_clips(pickle, self.most, self.title), {}
+            for clip in clips:  # a split may lack a modality that others have
+                clip.vectors = {modality: clip.vectors.get(modality) for modality in self._vector_modalities}
         else:
             assert table is not None
             clips, files = table_clips(table, self.most), clip_files(folder)

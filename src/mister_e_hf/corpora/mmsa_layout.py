@@ -135,6 +135,10 @@ def _split_clips(
     if not isinstance(data, dict) or "id" not in data or "regression_labels" not in data:
         keys = sorted(map(str, data)) if isinstance(data, dict) else type(data).__name__
         raise InputError(f"{where}: expected a dictionary with id and regression_labels, got {short(keys, 200)}")
+    for name in _FEATURES.values():
+        if data.get(name) is not None and not _sequences(data[name]):
+            given = getattr(data[name], "shape", type(data[name]).__name__)
+            raise InputError(f"{where}: {name} must be an array of sequences (n, L, D), got {short(given, 60)}")
     count = len(data["id"])
     fields = {
         name: data[name]
