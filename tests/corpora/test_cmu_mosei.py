@@ -291,6 +291,16 @@ def test_broken_transcripts_are_left_out_and_counted(tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize("labels", ["annotators", "s3prl"])
+def test_labels_without_a_segment_are_counted(tmp_path, labels, caplog):
+    folder = write_mosei_release(tmp_path / "CMU_MOSEI", labels)
+    path = transcript(folder, "-mJ2ud6oKI8")
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "___2___" not in line))
+    assert len(rows(read(folder, tmp_path))["-mJ2ud6oKI8"]) == 2
+    message = "CMU-MOSEI: 1 labels of 1 videos have no segment in the transcripts and are left out: -mJ2ud6oKI8"
+    assert warnings(caplog)[-1] == message
+
+
 def test_a_clip_that_appears_twice_raises(tmp_path):
     folder = write_mosei_release(tmp_path / "CMU_MOSEI")
     path = transcript(folder, "100178")

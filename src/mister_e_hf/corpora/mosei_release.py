@@ -30,6 +30,7 @@ _ANSWERS = ("happiness", "sadness", "anger", "surprise", "disgust", "fear")  # t
 _FOLDS = {"standard_train_fold": "train", "standard_valid_fold": "validation", "standard_test_fold": "test"}
 _SPLITS = {"0": "train", "1": "validation", "2": "test"}  # others are in no fold
 _TRANSCRIPTS = "Transcript/Segmented/Combined/*.txt"
+_TIMED = "CMU_MOSEI_Labels.csv"
 _MOST_EMOTION = 3.0
 
 
@@ -92,16 +93,14 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
         logger.warning("%s: no recordings in '%s'; its turns have text only", TITLE, folder)
     counts = {"negative starts, which are read as 0": 0, "segments without a length, which have text only": 0}
     left_out = set()
+    labels: dict[tuple, Scores] = dict(annotated or timed)
     for segment in _segments(folder):
         split = splits.get(segment.video)
         if split is None:
             left_out.add(segment.video)
             continue
-        if annotated:
-            found = annotated.get((segment.video, segment.clip))
-        else:
-            found = timed.get((segment.video, *_milliseconds(segment.stated)))
-        sentiment, emotions = found or (None, {})
+        key = (segment.video, segment.clip) if annotated else (segment.video, *_milliseconds(segment.stated))
+        sentiment, emotions = labels.pop(key, (None, {}))
         counts["negative starts, which are read as 0"] += segment.stated[0] < 0
         empty = segment.end <= segment.start
         counts["segments without a length, which have text only"] += empty
@@ -123,6 +122,11 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
     for what, count in counts.items():
         if count:
             logger.warning("%s: %d %s", TITLE, count, what)
+    if lost := sorted({key[0] for key in labels if key[0] in splits}):
+        logger.warning(
+            "%s: %d labels of %d videos have no segment in the transcripts and are left out: %s",
+            *(TITLE, sum(key[0] in splits for key in labels), len(lost), some_of(lost)),
+        )
     if left_out:
         logger.warning(
             "%s: %d videos are not in the folds and are left out: %s",
@@ -183,7 +187,7 @@ def _annotations(tables: list[Path], most: float) -> dict[tuple[str, str], Score
     names = ["Input.VIDEO_ID", "Input.CLIP", "Answer.sentiment", *(f"Answer.{answer}" for answer in _ANSWERS)]
     given: dict[tuple[str, str], list[list[float | None]]] = defaultdict(list)
     for path in tables:
-        if path.parent.name != "Labels":
+        if path.parent.name != "Labels" or path.name == _TIMED:
             continue
         for row in require_columns(path, read_table(path), names):
             where = f"'{path}', row {row.number}"
@@ -214,7 +218,7 @@ def _timed_labels(tables: list[Path], most: float) -> tuple[dict[tuple[str, int,
     scores: dict[tuple[str, int, int], Scores] = {}
     splits: dict[str, str] = {}
     for path in tables:
-        if path.name != "CMU_MOSEI_Labels.csv":
+        if path.name != _TIMED:
             continue
         for row in require_columns(path, read_table(path), ("file", "start", "end", "label7", "split")):
             where = f"'{path}', row {row.number}"
