@@ -51,7 +51,7 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
         "--bad_video",
         choices=["error", "missing"],
         default="error",
-        help="the same for video (default: error)",
+        help="what to do with unreadable video: stop, or treat it as missing (default: error)",
     )
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="columns of the table by field")
     predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")

@@ -248,8 +248,9 @@ def _encoders(
         if has_encoder(model, modality, **hub)
     }
     if not found:
+        folders = " or ".join(f"{MODALITIES[name].encoder}/" for name in config.widths)
         raise InputError(
-            f"'{model}' holds no encoders ({' or '.join(f'{each.encoder}/' for each in MODALITIES.values())}), so it "
-            "scores corpora of vectors alone; this one holds audio, video or transcripts"
+            f"'{model}' holds no encoders ({folders}), so it scores corpora of vectors alone; this one holds audio, "
+            "video or transcripts"
         )
     return found
