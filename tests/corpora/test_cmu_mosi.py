@@ -144,6 +144,7 @@ def expected_turns(video: str, sound) -> list[dict]:
             "utterance_id": f"{video}_{number}",
             "text": text if video == "_dI--eQ6qVU" else text.lower(),
             "audio": {"bytes": None, "path": str(sound(video, number))},
+            "video": None,
             "start": None,
             "end": None,
             "duration": pytest.approx(seconds(video, number), abs=1 / RATE),

@@ -476,7 +476,9 @@ def test_download(unpacked_release, server, tmp_path, caplog):
     for split in CSV:
         for turn, expected in zip(turns_of(corpus[split]), turns_of(unpacked[split]), strict=True):
             assert Path(turn["audio"]["path"]).read_bytes() == Path(expected["audio"]["path"]).read_bytes()
-            assert turn | {"audio": None} == expected | {"audio": None}
+            assert Path(turn["video"]["path"]).name == Path(expected["video"]["path"]).name
+            unplaced = {"audio": None, "video": None}
+            assert turn | unplaced == expected | unplaced
     count = len(asked)
     assert count > 0
     build(None, tmp_path)

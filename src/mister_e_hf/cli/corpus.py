@@ -19,7 +19,9 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         "features becomes a table of vectors",
     )
     common.add_argument(
-        "--embed_audio", action="store_true", help="store the audio itself in the tables of --out, not its path"
+        "--embed_audio",
+        action="store_true",
+        help="store the audio and video themselves in the tables of --out, not their paths",
     )
     common.add_argument(
         "--push_to_hub", metavar="ORG/NAME", help="dataset repository to push the corpus to, with its audio"
@@ -29,6 +31,9 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         "--bad_audio",
         choices=["error", "missing"],
         help="what to do with unreadable audio: stop, or keep the turn without it (MELD's default)",
+    )
+    common.add_argument(
+        "--bad_video", choices=["error", "missing"], help="the same for video (MELD's default: missing)"
     )
     common.add_argument(
         "--max_seconds", type=float, help="duration of the longest turn that is accepted, in seconds (default: 600)"
@@ -148,6 +153,7 @@ def _corpus(arguments: argparse.Namespace):
             "split_shares",
             "seed",
             "bad_audio",
+            "bad_video",
             "max_seconds",
             "cache_dir",
         )

@@ -14,19 +14,17 @@ import numpy as np
 
 from ..base.errors import InputError
 from ..base.modalities import MODALITIES
-from ..base.plain_text import some_of
 from ..base.progress import bar, line, without_datasets_bars
 from ..corpora import sources
 from ..media import audio
+from ..media.video import VideoError
 from .counts import Dialogues, differences, labelled, name_by_counts
 from .provenance import Provenance
-from .recordings import is_path
 from .schema import SPLITS, dialogue_features
+from .turn_media import TurnMedia
 
 logger = logging.getLogger(__name__)
 
-_LONG_SECONDS = 60.0
-_WAY_OUT = "Repair the files, or pass bad_audio='missing' to keep such turns without audio."
 # What datasets raises if one of its processes is killed.
 _OF_PROCESSES = (ConnectionError, EOFError, multiprocess.ProcessError)
 _PROCESS_GONE = r"abruptly died|Connection (refused|reset)|Broken pipe"
@@ -39,15 +37,18 @@ class CorpusConfig(datasets.BuilderConfig):
         bad_audio: what to do with audio that is missing, empty, corrupt, silent, not finite or too long: `"error"`, or
             `"missing"` to keep the turn without audio, with a warning that counts and names such turns.
         max_seconds: longest turn accepted, in seconds.
+        bad_video: likewise what to do with video that is missing or cannot be used; one frame of each turn is decoded.
     """
 
     bad_audio: str = "error"
     max_seconds: float = audio.MAX_SECONDS
+    bad_video: str = "error"
 
     def __post_init__(self):
         super().__post_init__()
-        if self.bad_audio not in ("error", "missing"):
-            raise InputError(f"bad_audio must be 'error' or 'missing', got {self.bad_audio!r}")
+        for name in ("bad_audio", "bad_video"):
+            if getattr(self, name) not in ("error", "missing"):
+                raise InputError(f"{name} must be 'error' or 'missing', got {getattr(self, name)!r}")
         if not self.max_seconds > 0:
             raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
 
@@ -71,7 +72,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     Raises:
         FileNotFoundError: if the folder does not exist or does not hold this corpus.
         InputError: if a source is malformed; the message names the file and the line, dialogue or field.
-        AudioError: if audio cannot be used and `bad_audio="error"`.
+        AudioError, VideoError: if audio or video cannot be used and `bad_audio`, `bad_video` is `"error"`.
     """
 
     BUILDER_CONFIG_CLASS = CorpusConfig
@@ -168,9 +169,10 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         except (datasets.exceptions.DatasetGenerationError, OSError, RuntimeError, *_OF_PROCESSES) as error:
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             # Only the text of an error in another process is returned.
-            named = re.findall(r"(Audio|Input)Error: (.+)", str(cause))
+            named = re.findall(r"(Audio|Video|Input)Error: (.+)", str(cause))
             if named:
-                raise (audio.AudioError if named[-1][0] == "Audio" else InputError)(named[-1][1]) from error
+                kinds = {"Audio": audio.AudioError, "Video": VideoError}
+                raise kinds.get(named[-1][0], InputError)(named[-1][1]) from error
             several = (settings.get("num_proc") or 1) > 1 and not isinstance(cause, DownloadError)
             if several and (isinstance(cause, _OF_PROCESSES) or re.search(_PROCESS_GONE, str(cause))):
                 raise ChildProcessError(
@@ -204,8 +206,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         if not dialogues:
             raise InputError(f"'{folder}' holds no dialogue of {self.title}")
         check_dialogues(dialogues)
-        if self.config.bad_audio == "error":
-            self._check_files(dialogues)
+        self._media().check_files(
+            one for found in dialogues.values() for dialogue in found for one in dialogue["utterances"]
+        )
         for message in differences(self.title, dialogues, self.published_counts(), self.published_turns()):
             logger.warning(message)
         return [
@@ -220,25 +223,15 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             line(f"reading {split_generator.name}: {count:,} dialogues with {num_proc} processes")
         super()._prepare_split(split_generator, *args, num_proc=num_proc, **settings)
 
-    def _check_files(self, dialogues: Dialogues):
-        """Raise AudioError if audio files are missing; all are counted before any is read."""
-        missing: dict[Path, str] = {}
-        for utterance in (one for found in dialogues.values() for dialogue in found for one in dialogue["utterances"]):
-            path = utterance.get("audio")
-            if is_path(path) and path not in missing and not os.path.isfile(path):
-                missing[path] = utterance["utterance_id"]
-        if missing:
-            (path, turn), *others = missing.items()
-            more = f", nor {len(others):,} others: {some_of([path.name for path, _ in others])}" if others else ""
-            raise audio.AudioError(f"{self.title}, turn {turn}: Audio file '{path}' not found{more}. {_WAY_OUT}")
+    def _media(self) -> TurnMedia:
+        return TurnMedia(self.title, self.config.bad_audio, self.config.bad_video, self.config.max_seconds)
 
     def _generate_examples(self, dialogues: list[dict[str, Any]], split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        without: list[str] = []
-        long: list[str] = []
+        media = self._media()
         alone = multiprocess.parent_process() is None
         with bar(f"reading {split}", len(dialogues), "dialogues", shown=alone) as progress:
             for dialogue in dialogues:
-                turns = [self._with_audio(utterance, without, long) for utterance in dialogue["utterances"]]
+                turns = [self._turn(utterance, media) for utterance in dialogue["utterances"]]
                 row = {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
                 for modality in self._vector_modalities:
                     found = self.vectors(modality, dialogue[modality])
@@ -246,17 +239,9 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                     row[MODALITIES[modality].has] = [vector is not None for vector in found]
                 yield dialogue["dialogue_id"], row
                 progress.update()
-        if without:
-            logger.warning(
-                "%s: %d turns have no usable audio and are kept without it: %s",
-                self.title,
-                len(without),
-                some_of(without, separator="; "),
-            )
-        if long:
-            logger.warning("%s: %d turns last more than %g s: %s", self.title, len(long), _LONG_SECONDS, some_of(long))
+        media.report()
 
-    def _with_audio(self, utterance: dict[str, Any], without: list[str], long: list[str]) -> dict[str, Any]:
+    def _turn(self, utterance: dict[str, Any], media: TurnMedia) -> dict[str, Any]:
         turn: dict[str, Any] = {
             "text": None,
             "start": None,
@@ -266,34 +251,12 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             "sentiment": None,
             **dict.fromkeys(self.scores + self.other_labels),
         } | utterance
-        turn |= {"audio": None, "video": None, "duration": None}
         for field in ("emotion", *self.other_labels):
             if turn[field] is not None:
                 # datasets would keep names if the first turn has no label, which does not fit the numbers of other
                 # dialogues.
                 turn[field] = self.info.features["utterances"].feature[field].str2int(turn[field])
-        source = utterance.get("audio")
-        if source is not None:
-            stored = sources.stored_audio(source)
-            try:
-                samples = audio.load_audio(
-                    stored,
-                    start=turn["start"],
-                    end=turn["end"],
-                    max_seconds=self.config.max_seconds,
-                    name=stored["path"],
-                )
-            except audio.AudioError as error:
-                if self.config.bad_audio == "error":
-                    raise audio.AudioError(
-                        f"{self.title}, turn {turn['utterance_id']}: {str(error).removesuffix('.')}. {_WAY_OUT}"
-                    ) from error
-                without.append(str(error))
-            else:
-                turn |= {"audio": stored, "duration": len(samples) / audio.SAMPLING_RATE}
-                if turn["duration"] > _LONG_SECONDS:
-                    long.append(f"{turn['utterance_id']} ({turn['duration']:.0f} s)")
-        return turn
+        return turn | media.fields(turn, utterance)
 
 
 def check_dialogues(dialogues: Dialogues):

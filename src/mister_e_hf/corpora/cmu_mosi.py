@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _MODES = {"train": "train", "valid": "validation", "validation": "validation", "dev": "validation", "test": "test"}
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4")
+_PICTURES = (".mp4",)
 _SEGMENT = re.compile(r"(.+)_(\d+)")
 
 
@@ -32,10 +33,12 @@ class CmuMosi(CorpusBuilder):
 
     Layouts of `data_dir`:
 
-    - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Transcript/Segmented/VIDEO.annotprocessed` and
-      the scores in `Labels/OpinionLevelSentiment.csv` (start, end, video, segment, score; no header).
-    - `label.csv` with the columns video_id, clip_id, text, label and mode, and audio as `VIDEO/N.mp4` (this needs the
-      extra `av`), `.wav` or another format, anywhere below. The splits are those of the column mode.
+    - the segmented release: `Audio/WAV_16000/Segmented/VIDEO_N.wav`, `Video/Segmented/VIDEO_N.mp4` for the picture,
+      if it is there, `Transcript/Segmented/VIDEO.annotprocessed` and the scores in `Labels/OpinionLevelSentiment.csv`
+      (start, end, video, segment, score; no header).
+    - `label.csv` with the columns video_id, clip_id, text, label and mode, and clips as `VIDEO/N.mp4` (with their
+      picture; this needs the extra `av`), `.wav` or another audio format, anywhere below. The splits are those of the
+      column mode.
     """
 
     VERSION = datasets.Version("1.0.0")
@@ -59,15 +62,15 @@ class CmuMosi(CorpusBuilder):
         return [
             table,
             *(_transcripts(folder) if segmented else ()),
-            *_audio_files(folder, segmented).values(),
+            *_media_files(folder, segmented, _SUFFIXES).values(),
+            *_media_files(folder, segmented, _PICTURES).values(),
         ]
 
     def read(self, folder: Path) -> Dialogues:
         table, segmented = _layout(folder)
-        audio_files = _audio_files(folder, segmented)
+        audio_files, pictures = (_media_files(folder, segmented, kinds) for kinds in (_SUFFIXES, _PICTURES))
         if not audio_files:
             logger.warning("CMU-MOSI: no audio of segments in '%s'; its turns have text only", folder)
-        beside = next(iter(audio_files.values())).parent if audio_files else None
         videos: dict[str, dict[str, dict[int, dict[str, Any]]]] = {
             split: defaultdict(dict) for split in ("train", "validation", "test")
         }
@@ -75,16 +78,14 @@ class CmuMosi(CorpusBuilder):
         for line, split, video, segment, text, score in _segments(folder, table, segmented):
             if segment in videos[split][video]:
                 raise InputError(f"'{table}', row {line}: segment {video}_{segment} appears twice")
-            audio = audio_files.get((video, segment))
-            if audio is None and beside is not None:
-                audio = beside / f"{video}_{segment}.wav" if segmented else beside.parent / video / f"{segment}.mp4"
             text = (text or "").strip() or None
             if text is None:
                 without_text.append(f"{video}_{segment}")
             videos[split][video][segment] = {
                 "utterance_id": f"{video}_{segment}",
                 "text": text.lower() if text and text.isupper() else text,
-                "audio": audio,
+                "audio": _expected(audio_files, video, segment, ".wav" if segmented else ".mp4", segmented),
+                "video": pictures.get((video, segment)),
                 "speaker": video,
                 "emotion": None if score is None else self.labels[score >= 0],
                 "sentiment": score,
@@ -122,9 +123,22 @@ def _transcripts(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("Segmented/*.annotprocessed") if not path.name.startswith(".")]
 
 
-def _audio_files(folder: Path, segmented: bool) -> dict[tuple[str, int], Path]:
+def _expected(
+    files: dict[tuple[str, int], Path], video: str, segment: int, suffix: str, segmented: bool
+) -> Path | None:
+    """A segment's file; one that is missing is expected beside the others, so that it is reported."""
+    like = next(iter(files.values()), None)
+    if like is None or (video, segment) in files:
+        return files.get((video, segment))
+    return (
+        like.parent / f"{video}_{segment}{suffix}" if segmented else like.parent.parent / video / f"{segment}{suffix}"
+    )
+
+
+def _media_files(folder: Path, segmented: bool, suffixes: tuple[str, ...]) -> dict[tuple[str, int], Path]:
+    """The file of each segment, of the first of the formats in which there is one."""
     found: dict[tuple[str, int], Path] = {}
-    for suffix in reversed(_SUFFIXES):
+    for suffix in reversed(suffixes):
         for path in sorted(folder.rglob(f"*{suffix}")):
             match = _SEGMENT.fullmatch(path.stem)
             if segmented and match and "Segmented" in path.relative_to(folder).parts:

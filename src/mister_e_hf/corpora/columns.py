@@ -25,6 +25,7 @@ TURN_COLUMNS = {
         *("audio", "file_name", "audio_filepath", "audio_path", "audio_file", "audio_file_name"),
         *("wav_path", "wav_file", "wav", "file_path", "file", "path", "sound", "recording"),
     ),
+    "video": ("video", "video_path", "video_file", "video_filepath", "video_file_name", "clip", "clip_path"),
     "start": (
         *("start", "start_time", "begin", "begin_time", "onset", "start_s", "start_sec", "start_seconds"),
         *("start_time_s", "start_time_sec", "start_time_seconds"),
@@ -148,7 +149,7 @@ def _need_not_ask(field: str, names: Mapping[str, str | None]) -> bool:
         return names.get("start") is not None
     if field == "end":
         return names.get("duration") is not None and names.get("start") is not None
-    return field in ("utterance_id", "speaker", "duration")
+    return field in ("utterance_id", "speaker", "duration", "video")
 
 
 def _near(name: str, known: Sequence[str]) -> bool:

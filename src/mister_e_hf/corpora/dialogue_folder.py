@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,8 +30,8 @@ class DialogueFolderConfig(CorpusConfig):
     r"""
     Args:
         columns: the table's own name of a field, for example `{"dialogue_id": "call", "emotion": "mood"}`, or `""` if
-            it has none. Fields are dialogue_id, order, utterance_id, text, audio, start, end, duration, speaker,
-            emotion, sentiment and split.
+            it has none. Fields are dialogue_id, order, utterance_id, text, audio, video, start, end, duration,
+            speaker, emotion, sentiment and split.
         labels: class names in order; by default the names found, sorted. A name found that is not among them is an
             error.
         split_shares: shares of dialogues for train, validation and test, where neither a column nor folders say it.
@@ -73,9 +72,10 @@ class DialogueFolder(CorpusBuilder):
       may be meant is asked about, and the others are listed in a warning. `metadata.csv` (or .tsv, .jsonl, .parquet)
       beside the audio files, as `datasets`' AudioFolder has it, counts before other tables. Audio is a path relative
       to the table's folder, with start and end in seconds, or as 0:01:02.5, if one recording holds the dialogue; in
-      Parquet also the file's content or samples.
+      Parquet also the file's content or samples. Video likewise, in a column `video`; without `audio`, the sound is
+      that of the video. A `file_name` with a picture, as of `datasets`' VideoFolder, is both.
     - Without a table, recordings with subtitles: `call.wav` and `call.srt`, `call.vtt` or `call.en.vtt` are the
-      dialogue `call`, a cue is a turn.
+      dialogue `call`, a cue is a turn; `call.mp4` gives its picture, too.
 
     Splits come from the column `split`, else from folders or tables named train, validation (valid, val, dev, devel)
     and test, or from such folders of a table's audio, else dialogues are drawn by `seed`; adding a dialogue moves
@@ -97,11 +97,12 @@ class DialogueFolder(CorpusBuilder):
             order of its rows.
         cache_dir: by default that of `datasets`.
         config_name: name of the configuration in that cache.
+        bad_video: as `bad_audio`, of video.
 
     Raises:
         FileNotFoundError: if the folder or file is not there, or holds no turns.
         InputError: naming the file and row, if something does not fit.
-        AudioError: for audio that cannot be used, with `bad_audio="error"`.
+        AudioError, VideoError: for audio or video that cannot be used, with `bad_audio`, `bad_video` as `"error"`.
     """
 
     BUILDER_CONFIG_CLASS = DialogueFolderConfig
@@ -122,6 +123,7 @@ class DialogueFolder(CorpusBuilder):
         in_row_order: bool = False,
         cache_dir: str | None = None,
         config_name: str | None = None,
+        bad_video: str = "error",
     ):
         given = dict(locals())
         fields = {field.name: field.default for field in dataclasses.fields(self.BUILDER_CONFIG_CLASS)}
@@ -133,8 +135,8 @@ class DialogueFolder(CorpusBuilder):
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
         self._rows = read_turns(folder, settings.get("columns"), settings.get("in_row_order", False))
         unify_labels(self._rows, settings.get("labels"), f"'{folder}'")
-        audio_files = {row["audio"] for row in self._rows if is_path(row["audio"])}
-        return [*{Path(row["source"]) for row in self._rows}, *audio_files]
+        media = {path for row in self._rows for path in (row["audio"], row["video"]) if is_path(path)}
+        return [*{Path(row["source"]) for row in self._rows}, *media]
 
     @property
     def labels(self) -> list[str]:
@@ -200,7 +202,7 @@ def _warn_of_orders(rows: dict[str, list[dict[str, Any]]]):
         if all(turn["order"] is not None and turn["start"] is not None for turn in turns):
             starts = [turn["start"] for turn in sorted(turns, key=lambda turn: turn["order"])]
             if len(
-                {turn["audio"] for turn in turns if isinstance(turn["audio"], os.PathLike)}
+                {path for turn in turns if is_path(path := turn["audio"] or turn["video"])}
             ) < 2 and starts != sorted(starts):
                 against.append(name)
     if against:
@@ -239,6 +241,9 @@ def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             raise InputError(
                 f"{row['where']}: expected 0 <= start < end in seconds, got start {start:g} and end {end:g}"
             )
-        turn = {field: row[field] for field in ("text", "audio", "start", "end", "speaker", "emotion", "sentiment")}
+        turn = {
+            field: row[field]
+            for field in ("text", "audio", "video", "start", "end", "speaker", "emotion", "sentiment")
+        }
         turns.append({"utterance_id": row["utterance_id"] or f"{dialogue}_{number}"} | turn)
     return turns

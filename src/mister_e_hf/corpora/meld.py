@@ -28,6 +28,7 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utte
 _FOLDERS = {"train": ("train",), "validation": ("dev", "val"), "test": ("test", "output_repeated_splits_test")}
 # Formats in order of preference, the fastest to decode first.
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4")
+_PICTURES = (".mp4",)
 # The full name, which excludes duplicates of the release (final_videos_test...) and macOS (._dia...).
 _CLIP = re.compile(r"dia(\d+)_utt(\d+)")
 _SENTIMENT = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
@@ -35,17 +36,21 @@ _SENTIMENT = {"negative": -1.0, "neutral": 0.0, "positive": 1.0}
 
 @dataclasses.dataclass
 class MeldConfig(CorpusConfig):
-    """As [`CorpusConfig`], but bad audio is `"missing"` by default, since the release itself lacks clips."""
+    """
+    As [`CorpusConfig`], but bad audio and video are `"missing"` by default, since the release itself lacks clips.
+    """
 
     bad_audio: str = "missing"
+    bad_video: str = "missing"
 
 
 class Meld(CorpusBuilder):
     r"""
     MELD's dialogues from scenes of Friends, official splits. `data_dir` holds the three CSV files and, for audio,
-    clips `diaN_uttM` as mp4 (this needs the extra `av`), wav or another audio format, in a folder of each split:
-    `train_splits`, `dev_splits_complete` and `output_repeated_splits_test`, or any whose name begins with train, dev
-    or val, test. Without clips the corpus is text only. Without `data_dir` the release (10 GB) is downloaded.
+    clips `diaN_uttM` as mp4 (with their picture; this needs the extra `av`), wav or another audio format, in a folder
+    of each split: `train_splits`, `dev_splits_complete` and `output_repeated_splits_test`, or any whose name begins
+    with train, dev or val, test. Without clips the corpus is text only. Without `data_dir` the release (10 GB) is
+    downloaded.
 
     The release lacks the clip dev dia110_utt7, train dia125_utt3 is broken, and two clips of test are cut wrongly and
     last minutes; warnings name such turns. `sentiment` is -1 (negative), 0 (neutral) or 1 (positive).
@@ -62,7 +67,11 @@ class Meld(CorpusBuilder):
         return LABELS["meld"]
 
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
-        return [*_tables(folder).values(), *(path for found in _clips(folder).values() for path in found.values())]
+        clips = (_clips(folder, suffixes) for suffixes in (_SUFFIXES, _PICTURES))
+        return [
+            *_tables(folder).values(),
+            *(path for kind in clips for found in kind.values() for path in found.values()),
+        ]
 
     def download(self, dl_manager: datasets.DownloadManager) -> Path:
         line(f"downloading {self.title}, 10 GB, unless it was downloaded earlier ({self.archive_url})")
@@ -87,7 +96,8 @@ class Meld(CorpusBuilder):
         return unpacked
 
     def read(self, folder: Path) -> Dialogues:
-        clips, dialogues, astray = _clips(folder), {}, _clips_of_no_split(folder)
+        clips, pictures = _clips(folder, _SUFFIXES), _clips(folder, _PICTURES)
+        dialogues, astray = {}, _clips_of_no_split(folder)
         if astray:
             logger.warning(
                 "MELD: %d clips are not read, such as '%s', since their folder does not say their split. Move each "
@@ -104,7 +114,7 @@ class Meld(CorpusBuilder):
                     _PREFIX[split],
                     folder,
                 )
-            dialogues[split] = _dialogues(split, table, clips[split])
+            dialogues[split] = _dialogues(split, table, clips[split], pictures[split])
         return dialogues
 
     def published_counts(self) -> dict[str, dict[str, int]]:
@@ -125,13 +135,13 @@ def _tables(folder: Path) -> dict[str, Path]:
     return tables
 
 
-def _clips(folder: Path) -> dict[str, dict[tuple[int, int], Path]]:
-    """The clip of each utterance by split."""
+def _clips(folder: Path, suffixes: tuple[str, ...]) -> dict[str, dict[tuple[int, int], Path]]:
+    """The clip of each utterance by split, of the first of the formats in which there is one."""
     found: dict[str, dict[tuple[int, int], list[Path]]] = {split: defaultdict(list) for split in _CSV}
     for path, key, split in _found_clips(folder):
-        if split is not None:
+        if split is not None and path.suffix.lower() in suffixes:
             found[split][key].append(path)
-    preference = {suffix: rank for rank, suffix in enumerate(_SUFFIXES)}
+    preference = {suffix: rank for rank, suffix in enumerate(suffixes)}
     return {
         split: {
             key: min(paths, key=lambda path: (preference[path.suffix.lower()], path)) for key, paths in clips.items()
@@ -158,8 +168,15 @@ def _found_clips(folder: Path) -> Iterator[tuple[Path, tuple[int, int], str | No
             yield path, (int(match[1]), int(match[2])), next(splits, None)
 
 
-def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> list[dict[str, Any]]:
+def _expected(clips: dict[tuple[int, int], Path], key: tuple[int, int]) -> Path | None:
+    """A clip; one that is missing is expected beside the others, so that it is reported and counted."""
     like = next(iter(clips.values()), None)
+    return clips.get(key, like and like.with_stem(f"dia{key[0]}_utt{key[1]}"))
+
+
+def _dialogues(
+    split: str, table: Path, clips: dict[tuple[int, int], Path], pictures: dict[tuple[int, int], Path]
+) -> list[dict[str, Any]]:
     dialogues: dict[int, dict[int, dict[str, Any]]] = {}
     for row in require_columns(table, read_table(table), _COLUMNS):
         line = row.number
@@ -185,8 +202,8 @@ def _dialogues(split: str, table: Path, clips: dict[tuple[int, int], Path]) -> l
         turns[key[1]] = {
             "utterance_id": f"{name}_utt{key[1]}",
             "text": row["Utterance"],
-            # Expect a missing clip beside the others, so that it is reported and counted.
-            "audio": clips.get(key, like and like.with_stem(f"dia{key[0]}_utt{key[1]}")),
+            "audio": _expected(clips, key),
+            "video": _expected(pictures, key),
             "speaker": row["Speaker"],
             "emotion": emotion,
             "sentiment": _SENTIMENT[sentiment],

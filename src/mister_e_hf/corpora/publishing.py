@@ -95,7 +95,7 @@ def push_corpus(
         raise FileNotFoundError(f"'{folder}' holds no train.parquet, validation.parquet or test.parquet")
     for path in tables:
         refuse_licensed(corpus_of(path))
-        _check_audio_is_inside(path)
+        _check_media_are_inside(path)
     check_pushable(None, repo_id, token)
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
@@ -130,18 +130,19 @@ def _hub_card(folder: Path, repo_id: str, tables: list[Path]) -> str:
     return str(card)
 
 
-def _check_audio_is_inside(table: Path):
+def _check_media_are_inside(table: Path):
     with pq.ParquetFile(table) as file:
         names = [name for name in file.schema_arrow.names if name == "utterances"]
         for batch in file.iter_batches(8, columns=names) if names else ():
             for turn in batch.column(0).flatten().to_pylist():
-                audio = turn.get("audio")
-                if audio is not None and audio["bytes"] is None:
-                    raise InputError(
-                        f"'{table}' refers to audio files of this machine (turn {turn['utterance_id']}: "
-                        f"{audio['path']}). Write the corpus "
-                        "with embed_audio=True (--embed_audio) before it is pushed."
-                    )
+                for content in ("audio", "video"):
+                    stored = turn.get(content)
+                    if stored is not None and stored["bytes"] is None:
+                        raise InputError(
+                            f"'{table}' refers to {content} files of this machine (turn {turn['utterance_id']}: "
+                            f"{stored['path']}). Write the corpus with embed_audio=True (--embed_audio) before it is "
+                            "pushed."
+                        )
 
 
 def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = None) -> str:
@@ -157,21 +158,30 @@ def corpus_card(corpus: datasets.DatasetDict, provenance: Provenance | None = No
         pretty_name=for_terminal(name),
         license=provenance.license if provenance.corpus == "dialogue_folder" else None,
     )
+    video = any(
+        block.get("turns without video", size) < size for block in summary.values() for size in [block["utterances"]]
+    )
+    contents = "text, audio, video" if video else "text, audio"
     lines = [
         f"---\n{data.to_yaml()}\n---",
         f"# {for_markdown(name)}",
         info.description,
-        "One row is a dialogue; the turns are in `utterances`, each with text, audio, speaker and one of the "
-        f"emotions {', '.join(map(for_markdown, labels))}.",
+        "One row is a dialogue; the turns are in `utterances`, each with "
+        f"{contents}, speaker and one of the emotions {', '.join(map(for_markdown, labels))}.",
         f"<pre>\n{html.escape(for_terminal(format_summary(summary), lines=True))}\n</pre>",
         "```python\nfrom datasets import load_dataset\n\ncorpus = " + _LOAD + "\n```",
     ]
+    if video:
+        lines.append(
+            "The video of a turn is its picture alone, cut to the turn (H.264 in MP4); its sound is in `audio`. "
+            "Tables that were written without their media name the source files instead, with `start` and `end`."
+        )
     if provenance.license:
         lines.append(f"Licence: {for_markdown(provenance.license)}")
     if provenance.citation:
         lines.append(provenance.citation)
     lines.append(
-        "Speech and words of people are personal data: share only what the speakers consented to. Emotions are what "
-        "annotators named, not what people felt."
+        "Speech, words and faces of people are personal data: share only what the speakers consented to. Emotions are "
+        "what annotators named, not what people felt."
     )
     return "\n\n".join(line for line in lines if line) + "\n"

@@ -1,4 +1,4 @@
-"""Find the audio files of tables and subtitles, and list the files that are not used."""
+"""Find the audio and video files of tables and subtitles, and list the files that are not used."""
 
 import itertools
 import os
@@ -11,6 +11,10 @@ from typing import Any, TypeGuard
 from ..base.errors import InputError, short
 from ..media.subtitles import SUBTITLES
 
+PICTURES = (
+    *(".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts"),
+    ".3gp",
+)
 MEDIA = (
     *(
         ".wav",
@@ -28,8 +32,8 @@ MEDIA = (
         ".au",
         ".snd",
     ),
-    *(".w64", ".rf64", ".wma", ".amr", ".3gp", ".mka", ".m4b", ".mp2", ".ac3", ".wv", ".spx"),
-    *(".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".mts", ".m2ts"),
+    *(".w64", ".rf64", ".wma", ".amr", ".mka", ".m4b", ".mp2", ".ac3", ".wv", ".spx"),
+    *PICTURES,
 )
 # Files of turns or tables in formats that are not supported.
 _OTHER_FORMS = (
@@ -61,7 +65,9 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def is_path(value: Any) -> TypeGuard[Path]:
-    """Whether an audio cell is a path. Not `isinstance(value, Path)`: datasets replaces the class in modules."""
+    """
+    Whether a cell of audio or video is a path. Not `isinstance(value, Path)`: datasets replaces the class in modules.
+    """
     return isinstance(value, os.PathLike)
 
 
@@ -70,7 +76,7 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def find_audio(folder: Path, name: str, where: str) -> Path:
+def find_file(folder: Path, name: str, where: str, content: str = "audio") -> Path:
     r"""
     The file that a table in `folder` names, in whatever Unicode form its name is stored and with either slash; if
     there is none, the path at which it was looked for.
@@ -80,10 +86,10 @@ def find_audio(folder: Path, name: str, where: str) -> Path:
     """
     if re.match(r"[a-zA-Z][\w+.-]+://", name):
         if not name.startswith("file:///"):
-            raise InputError(f"{where}: audio '{short(name, 100)}' is an address, not a file; download it first")
+            raise InputError(f"{where}: {content} '{short(name, 100)}' is an address, not a file; download it first")
         name = name.removeprefix("file://")
     if re.search("[\x00-\x1f\ud800-\udfff]", name):
-        raise InputError(f"{where}: audio {short(ascii(name), 100)} has characters that no file name has")
+        raise InputError(f"{where}: {content} {short(ascii(name), 100)} has characters that no file name has")
     try:
         path = (folder / name).resolve()
         if path.is_file():
@@ -93,7 +99,7 @@ def find_audio(folder: Path, name: str, where: str) -> Path:
             if found is not None:
                 return found.resolve()
     except OSError as error:
-        raise InputError(f"{where}: audio '{short(name, 100)}': {error.strerror}") from error
+        raise InputError(f"{where}: {content} '{short(name, 100)}': {error.strerror}") from error
     return path
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ..base.errors import InputError
 from ..base.progress import bar
 from ..media import audio
+from ..media.video import encode_clip
 from .provenance import METADATA_KEY, Provenance
 from .publishing import corpus_card, table_files
 from .schema import SPLITS
@@ -34,15 +35,15 @@ def write_corpus(
     Args:
         corpus: what a builder's `as_dataset()` gives.
         folder: where to.
-        embed_audio: store the audio of each turn in the tables, as mono 16 kHz FLAC, so that the folder can
-            be moved; else they keep the paths of the source files.
+        embed_audio: store the audio of each turn in the tables, as mono 16 kHz FLAC, and its video, as H.264 in MP4
+            without sound, so that the folder can be moved; else they keep the paths of the source files.
         name: what to call the corpus, stored in each table ([`Provenance`]); by default what its reader calls it.
         license: under which it may be shared, as the Hub abbreviates licences; by default what its reader knows.
 
     Raises:
         FileExistsError: if the folder holds anything but a corpus.
         ValueError: if the corpus has no dialogue, or a split of another name.
-        AudioError: if audio files changed since they were checked.
+        AudioError, VideoError: if audio or video files changed since they were checked.
     """
     if not set(corpus) <= set(SPLITS):
         raise InputError(f"A corpus has the splits {SPLITS}, or some of them; got {tuple(corpus)}")
@@ -140,8 +141,16 @@ def _tables(data: datasets.Dataset, split: str, schema: pa.Schema, embed_audio: 
 
 
 def _embedded(turn: dict) -> dict:
-    if turn["audio"] is None:
+    """
+    The turn with its audio as FLAC and its video as MP4 without sound, both cut, so that nothing is stored twice.
+    """
+    stretch = turn["start"], turn["end"]
+    name = turn["utterance_id"].replace("/", "_")
+    if turn["audio"] is not None:
+        samples = audio.load_audio(turn["audio"], None, *stretch, math.inf)
+        turn = turn | {"audio": {"bytes": audio.encode_flac(samples), "path": f"{name}.flac"}}
+    if turn.get("video") is not None:
+        turn = turn | {"video": {"bytes": encode_clip(turn["video"], *stretch), "path": f"{name}.mp4"}}
+    elif turn["audio"] is None:
         return turn
-    samples = audio.load_audio(turn["audio"], start=turn["start"], end=turn["end"], max_seconds=math.inf)
-    stored = {"bytes": audio.encode_flac(samples), "path": f"{turn['utterance_id'].replace('/', '_')}.flac"}
-    return turn | {"audio": stored, "start": None, "end": None}
+    return turn | {"start": None, "end": None}

@@ -13,10 +13,11 @@ from typing import Any
 from ..base.errors import InputError, short
 from ..media.subtitles import SUBTITLES, read_subtitles
 from ..media.text_files import text_of_name
+from ..media.video import VideoError, has_picture
 from .columns import TURN_COLUMNS, listed, match_columns, plain, unused
 from .doubtful_cells import check_cell, check_turns
 from .parquet_tables import Nested, encoded, texts_of
-from .recordings import MEDIA, files_in, find_audio, is_path, not_read, recording_of
+from .recordings import MEDIA, PICTURES, files_in, find_file, is_path, not_read, recording_of
 from .sources import TABLES, AudioInTable, EmptyTableError, read_table
 from .splits import SPLIT_NAMES, split_named, splits_of_names
 
@@ -27,6 +28,8 @@ _ROUNDED = re.compile(r"\d[.,]\d+[eE]\+\d+")
 _COMMA = re.compile(r"[+-]?\d+,(\d+)")
 # Names of columns that may hold audio files or other things, which the cells decide.
 _DOUBTFUL_AUDIO = {plain(name) for name in ("file_path", "file", "path", "sound", "recording", "wav")}
+# Names of columns that may mean a file with its picture, if it has one.
+_ANY_FILE = {plain(name) for name in ("file_name", "file_path", "file", "path", "recording")}
 
 
 def read_turns(
@@ -64,6 +67,7 @@ class _Reader:
         self.unused: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         self.empty: list[EmptyTableError] = []
         self.alone: list[Path] = []  # subtitles without a recording
+        self.pictures: dict[Path, bool] = {}
 
     def warn(self):
         for names, tables in self.unused.items():
@@ -111,7 +115,7 @@ class _Reader:
 
     @staticmethod
     def _used(rows: list[dict[str, Any]]) -> set[Path]:
-        return {path for row in rows for path in (Path(row["source"]), row["audio"]) if is_path(path)}
+        return {path for row in rows for path in (Path(row["source"]), row["audio"], row["video"]) if is_path(path)}
 
     def _read_place(self, folder: Path, split: str | None) -> list[dict[str, Any]]:
         files = files_in(folder)
@@ -139,9 +143,12 @@ class _Reader:
         if left := unused(there, names):
             self.unused[tuple(left)].append(path)
         for field, name in names.items():
-            if name and field != "audio" and any(isinstance(row[name], AudioInTable) for row in table):
+            if name and field not in ("audio", "video") and any(isinstance(row[name], AudioInTable) for row in table):
                 for row, text in zip(table, texts_of(path, name), strict=True):
                     row[name] = text
+        takes_picture = (
+            names["video"] is None and "video" not in self.columns and plain(names["audio"] or "") in _ANY_FILE
+        )
         rows = []
         for place, cells in enumerate(table):
             turn = {field: cells[name] if name else None for field, name in names.items()}
@@ -151,15 +158,19 @@ class _Reader:
                 if names["order"] is None and names["start"] is None:
                     turn["order"] = place
             rows.append(_checked(turn, f"'{path}', row {cells.number}", path, split))
+            if takes_picture and self._has_picture(rows[-1]["audio"]):
+                rows[-1]["video"] = rows[-1]["audio"]
         return rows
 
     def _names(self, path: Path, table: Sequence[Mapping[str, Any]], there: list[str]) -> dict[str, str | None]:
         names = match_columns(path, there, TURN_COLUMNS, self.columns)
-        audio, utterance = names["audio"], names["utterance_id"]
-        if audio and "audio" not in self.columns and plain(audio) in _DOUBTFUL_AUDIO:
-            first = next((row[audio] for row in table if row[audio] is not None), None)
-            if first is None or (isinstance(first, str) and not first.lower().endswith(MEDIA)):
-                names["audio"] = None
+        utterance = names["utterance_id"]
+        for field, kinds in (("audio", MEDIA), ("video", PICTURES)):
+            name = names[field]
+            if name and field not in self.columns and (field == "video" or plain(name) in _DOUBTFUL_AUDIO):
+                first = next((row[name] for row in table if row[name] is not None), None)
+                if not isinstance(first, AudioInTable | dict) and not str(first).strip().lower().endswith(kinds):
+                    names[field] = None
         spoken = [name for name in there if plain(name) in ("utterance", "utterances") and name not in names.values()]
         if not names["text"] and "text" not in self.columns and len(spoken) == 1:  # another column holds the ids
             names["text"] = spoken[0]
@@ -174,7 +185,7 @@ class _Reader:
         lacking = [] if self.in_row_order else [field for field in ("dialogue_id",) if names[field] is None]
         if names["order"] is None and names["start"] is None and not self.in_row_order:
             lacking.append("order (or start)")
-        if names["text"] is None and names["audio"] is None:
+        if not (names["text"] or names["audio"] or names["video"]):
             lacking.append("text or audio")
         if lacking:
             raise InputError(
@@ -184,16 +195,29 @@ class _Reader:
             )
         return names
 
+    def _has_picture(self, path: Any) -> bool:
+        """Whether a file that no column calls a video has a picture; one that cannot be read fails as audio."""
+        if not is_path(path) or not str(path).lower().endswith(PICTURES):
+            return False
+        if path not in self.pictures:
+            try:
+                self.pictures[path] = has_picture(path)
+            except VideoError:
+                self.pictures[path] = False
+        return self.pictures[path]
+
     def _read_recording(self, path: Path, split: str | None, beside: list[Path]) -> list[dict[str, Any]]:
         recording = recording_of(path, beside)
         if recording is None:
             self.alone.append(path)
         nothing = dict.fromkeys(TURN_COLUMNS)
+        place = recording and recording.resolve()
+        takes_picture = "video" not in self.columns and self._has_picture(place)
         return [
             nothing
             | cue
             | {"dialogue_id": text_of_name((recording or path).stem), "order": float(number)}
-            | {"audio": recording and recording.resolve(), "split": split}
+            | {"audio": place, "video": place if takes_picture else None, "split": split}
             | {"where": f"'{path}', cue {number + 1}", "source": str(path)}
             for number, cue in enumerate(read_subtitles(path))
         ]
@@ -234,16 +258,17 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         if split is not None and split != given:
             raise InputError(f"{where}: split {row['split']!r}, but the row is in {split}")
         split = given
-    audio = row["audio"]
-    if isinstance(audio, dict) and isinstance(audio.get("array"), list):
-        row["audio"] = {"path": None, "bytes": encoded(audio["array"], audio.get("sampling_rate"), where)}
-    elif audio is not None and not isinstance(audio, AudioInTable):
-        name = audio.get("path") if isinstance(audio, dict) and not audio.get("bytes") else audio
-        if not isinstance(name, str):
-            raise InputError(f"{where}: audio must be the path of a file, got {short(repr(audio), 100)}")
-        # One table may be above the folders of the splits, as in AudioFolder.
-        split = split or split_named(next(iter(Path(name).parts[:-1]), ""))
-        row["audio"] = find_audio(path.parent, name.strip(), where)
+    for content in ("audio", "video"):
+        media = row[content]
+        if isinstance(media, dict) and isinstance(media.get("array"), list) and content == "audio":
+            row[content] = {"path": None, "bytes": encoded(media["array"], media.get("sampling_rate"), where)}
+        elif media is not None and not isinstance(media, AudioInTable):
+            name = media.get("path") if isinstance(media, dict) and not media.get("bytes") else media
+            if not isinstance(name, str):
+                raise InputError(f"{where}: {content} must be the path of a file, got {short(repr(media), 100)}")
+            # One table may be above the folders of the splits, as in AudioFolder.
+            split = split or split_named(next(iter(Path(name).parts[:-1]), ""))
+            row[content] = find_file(path.parent, name.strip(), where, content)
     return row | {"split": split, "where": where, "source": str(path)}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..base.errors import InputError, short
 from .media_files import is_file_like, opened
-from .video_frames import MAX_PIXELS, FramesOfTrack, UnusableVideoError
+from .video_frames import MAX_PIXELS, FramesOfTrack, UnusableVideoError, write_h264
 
 NUM_FRAMES = 8
 
@@ -78,6 +78,27 @@ def load_frames(
             raise VideoError(f"{label} {error}") from error
 
 
+def encode_clip(video: Any, start: float | None = None, end: float | None = None, name: str | None = None) -> bytes:
+    r"""
+    The picture of a stretch of a video as a file of its own: MP4 with H.264 and without sound. Frames are upright and
+    keep their times, counted from `start`; sizes are even.
+
+    Args:
+        video, start, end, name: as in [`load_frames`].
+
+    Raises:
+        VideoError: as [`load_frames`].
+    """
+    _check_arguments(start, end, 1)
+    with _container(video, name) as (av, container, label):
+        try:
+            frames = FramesOfTrack(av, container, _picture(av, container, label))
+            begin = start or 0.0
+            return write_h264(av, frames.between(begin, frames.length() if end is None else end), begin)
+        except UnusableVideoError as error:
+            raise VideoError(f"{label} {error}") from error
+
+
 def has_picture(video: Any, name: str | None = None) -> bool:
     r"""
     Whether a media file has a picture that moves, rather than none or a cover alone. Its frames are not decoded.
@@ -87,6 +108,20 @@ def has_picture(video: Any, name: str | None = None) -> bool:
     """
     with _container(video, name) as (av, container, _):
         return bool(_picture_tracks(av, container))
+
+
+def picture_seconds(video: Any, name: str | None = None) -> float:
+    r"""
+    Where the picture of a video ends, in seconds from the beginning of the file, as the file says.
+
+    Raises:
+        VideoError: as [`load_frames`].
+    """
+    with _container(video, name) as (av, container, label):
+        try:
+            return FramesOfTrack(av, container, _picture(av, container, label)).length()
+        except UnusableVideoError as error:
+            raise VideoError(f"{label} {error}") from error
 
 
 def has_sound(video: Any, name: str | None = None) -> bool:

@@ -1,8 +1,10 @@
 """Decode the frames that a video shows at given times, from the keyframe before each, and turn them upright."""
 
+import io
 import math
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -73,7 +75,7 @@ class FramesOfTrack:
         """Frames at the centres of `count` equal parts of [start, end), (count, H, W, 3) uint8."""
         begin, whole = start or 0.0, self._whole()
         if end is None:
-            end = self._length()
+            end = self.length()
             if begin >= end:
                 raise UnusableVideoError(f"has a picture of {end:.2f} s; the requested part starts at {begin:g} s")
         elif whole is not None and begin >= whole:
@@ -92,6 +94,24 @@ class FramesOfTrack:
             passes.append((place, group))
             rest = rest[: len(rest) - len(group)]
         return [frame for place, group in reversed(passes) for frame in self._decoded(place, group)]
+
+    def between(self, start: float, end: float) -> Iterator[tuple[float, np.ndarray]]:
+        """Yield what is shown in [start, end), each picture with the second from which on it is shown."""
+        place, _ = self._keyframe_before(start)
+        shown, step = None, _FIRST_STEP_BACK
+        while shown is None:
+            if not self._seek(place):
+                raise UnusableVideoError("is damaged: no place in it can be reached")
+            for time, frame in self._frames(-math.inf, place <= 0):
+                if shown is None and time > start + self.rounding and place > 0:
+                    break
+                if shown is not None and time > start + self.rounding:
+                    yield shown[0], self._upright(shown[1])
+                if time >= end:
+                    return
+                shown = max(time, start), frame
+            place, step = max(0.0, place - step), step * 2
+        yield shown[0], self._upright(shown[1])
 
     # Seeking
 
@@ -242,7 +262,7 @@ class FramesOfTrack:
             return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - self.origin
         return self._whole()
 
-    def _length(self) -> float:
+    def length(self) -> float:
         """Where the picture ends. If the file does not say it, as a recording made in a browser, all is passed."""
         length = self._promised()
         if length is None and self._seek(0.0):
@@ -267,6 +287,25 @@ class FramesOfTrack:
             picture = (picture[..., :3] * picture[..., 3:].astype(np.uint16) // 255).astype(np.uint8)
         matrix = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), None)
         return picture if matrix is None else _displayed(picture, np.frombuffer(matrix, dtype=np.int32))
+
+
+def write_h264(av: Any, pictures: Iterator[tuple[float, np.ndarray]], origin: float) -> bytes:
+    """An MP4 file of pictures (H, W, 3) and the seconds at which each begins, counted from `origin`."""
+    file, base = io.BytesIO(), Fraction(1, 90_000)
+    with av.open(file, "w", format="mp4") as container:
+        track: Any = None
+        for time, picture in pictures:
+            if track is None:
+                track = container.add_stream("libx264", rate=30, options={"crf": "18"})
+                track.height, track.width = (max(2, size // 2 * 2) for size in picture.shape[:2])
+                track.pix_fmt, track.codec_context.time_base = "yuv420p", base
+                track.codec_context.thread_count = 1
+            frame = av.VideoFrame.from_ndarray(picture, "rgb24")
+            frame = frame.reformat(track.width, track.height, "yuv420p", threads=1)
+            frame.pts, frame.time_base = round((time - origin) / base), base
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return file.getvalue()
 
 
 def _after(time: float) -> str:
