@@ -42,10 +42,10 @@ def test_a_new_encoder_records_its_backbone(base):
 
 
 def test_a_backbone_is_not_built_twice(base, monkeypatch):
-    made = []
+    made, folder = [], base("bert")
     original = AutoModel.from_config
     monkeypatch.setattr(AutoModel, "from_config", lambda *a, **k: made.append(1) or original(*a, **k))
-    UtteranceEncoder.from_backbone(base("bert"), "text", tuning="full")
+    UtteranceEncoder.from_backbone(folder, "text", tuning="full")
     assert not made
 
 

@@ -175,6 +175,8 @@ CHECKPOINTED = ["wavlm", "wav2vec2-layer", "whisper", "qwen2_audio", "bert", "ll
         *((kind, True, "lora") for kind in CHECKPOINTED[1:]),
         ("whisper", False, "full"),
         ("bert", True, "full"),
+        ("vit", False, "lora"),
+        ("siglip", False, "full"),
     ],
 )
 def test_gradient_checkpointing_changes_no_gradient(base, kind, reentrant, tuning):

@@ -128,7 +128,7 @@ def test_settings_are_those_of_the_backbone(base, processor):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="modality must be one of speech, text, got 'video'"):
+    with pytest.raises(ValueError, match="modality must be one of speech, text, visual, got 'video'"):
         MisterEProcessor("video", "bert")
     with pytest.raises(ValueError, match="needs the backbone's tokenizer"):
         MisterEProcessor("text", "bert")
