@@ -7,9 +7,13 @@ import pytest
 
 from mister_e_hf import ChSimsV2
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.media.video import VideoError, load_frames
 from support.corpus_contract import build_corpus, members, rows, turns, warnings
+from support.small_corpora import noise
 from support.small_releases import CUT, SIMS, features_of, write_pickle, write_rows, write_sims, write_sound
+from support.small_videos import plain, write_clip
 
+PICTURES = [plain((200, 20, 20))] * 12
 PARTS = ("sentiment_text", "sentiment_speech", "sentiment_visual")
 
 
@@ -110,3 +114,37 @@ def test_a_split_that_is_not_known_is_left_out_and_said(tmp_path, caplog):
 def test_no_folder_says_where_to_get_it():
     with pytest.raises(FileNotFoundError, match="CH-SIMS v2 is not downloaded"):
         ChSimsV2()
+
+
+def test_clips_give_picture_and_sound(tmp_path, caplog):
+    folder = write_sims(tmp_path / "ch-simsv2s", sounds=False)
+    for number, (video, clip, *_) in enumerate(SIMS):
+        path = folder / "Raw" / video / f"{clip}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(path, PICTURES, sound=None if number == 0 else noise(0.5) / 65536)
+    write_sound(folder / "Raw" / "video_0001" / "0001.wav", 0.25)  # is the sound of its clip
+    found = turns(read(folder, tmp_path, bad_audio="error", bad_video="error"))
+    for number, (video, clip, *_) in enumerate(SIMS):
+        turn = found[f"{video}_{clip}"]
+        path = folder / "Raw" / video / f"{clip}.mp4"
+        assert turn["video"] == {"bytes": None, "path": str(path)}
+        own = path.with_suffix(".wav") if video == "video_0001" else path
+        assert turn["audio"] == (None if number == 0 else {"bytes": None, "path": str(own)})
+        assert load_frames(turn["video"], num_frames=2).shape == (2, 32, 32, 3)
+    assert warnings(caplog) == []
+
+
+def test_missing_and_damaged_clips_are_kept_without_if_asked(tmp_path, caplog):
+    folder = write_sims(tmp_path / "ch-simsv2s", sounds=False)
+    for video, clip, *_ in SIMS[:-2]:
+        path = folder / "Raw" / video / f"{clip}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_clip(path, PICTURES, sound=noise(0.5) / 65536)
+    with pytest.raises(VideoError, match="test1/00001.mp4' not found, nor 1 others: 00002.mp4"):
+        read(folder, tmp_path)
+    (folder / "Raw/video_0001/0001.mp4").write_bytes(b"not a video")
+    corpus = read(folder, tmp_path, bad_audio="missing", bad_video="missing")
+    without = [name for name, turn in turns(corpus).items() if turn["video"] is None]
+    assert sorted(without) == ["test1_00001", "test1_00002", "video_0001_0001"]
+    assert all(turn["video"] or turn["audio"] is None for turn in turns(corpus).values())
+    assert "CH-SIMS v2: 2 turns have no usable video and are kept without it" in "\n".join(warnings(caplog))

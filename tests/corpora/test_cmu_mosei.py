@@ -58,7 +58,7 @@ def test_a_padded_id_is_another_clip(tmp_path):
     folder = write_mosei_table(tmp_path / "MOSEI")
     sound = folder / "Raw" / "100178" / "3.wav"
     sound.rename(sound.with_name("03.wav"))
-    with pytest.raises(AudioError, match="100178/3.mp4' not found"):
+    with pytest.raises(AudioError, match="100178/3.wav' not found"):
         read(folder, tmp_path, bad_audio="error")
     assert turns(read(folder, tmp_path, bad_audio="missing"))["100178_3"]["audio"] is None
 

@@ -11,7 +11,7 @@ from ..base.errors import InputError
 from ..base.plain_text import some_of
 from .builder import CorpusBuilder
 from .counts import Dialogues
-from .mmsa_layout import Clip, clip_files, pickle_clips, pickle_modalities, table_clips
+from .mmsa_layout import PICTURES, Clip, clip_files, pickle_clips, pickle_modalities, table_clips
 from .schema import SPLITS
 from .sources import walk
 
@@ -98,7 +98,7 @@ class ClipCorpus(CorpusBuilder):
             if not files:
                 logger.warning("%s: no clips in '%s'; its turns have text only", self.title, folder)
         self._check_once(clips)
-        beside = next(iter(files.values()))["audio"].parent.parent if files else None
+        like = next(path for found in files.values() for path in found.values()) if files else None
         without_text = [f"{clip.video} {clip.clip}".strip() for clip in clips if clip.text is None]
         if without_text:
             logger.warning(
@@ -109,7 +109,7 @@ class ClipCorpus(CorpusBuilder):
             self.title,
             (
                 PlacedTurn(
-                    clip.split, clip.video, in_order(clip.clip), self._utterance(clip, files, beside), clip.vectors
+                    clip.split, clip.video, in_order(clip.clip), self._utterance(clip, files, like), clip.vectors
                 )
                 for clip in clips
             ),
@@ -122,10 +122,11 @@ class ClipCorpus(CorpusBuilder):
                 raise InputError(f"{clip.where}: clip {clip.clip} of video {clip.video} appears twice")
             seen.add((clip.video, clip.clip))
 
-    def _utterance(self, clip: Clip, files: dict, beside: Path | None) -> dict[str, Any]:
+    def _utterance(self, clip: Clip, files: dict, like: Path | None) -> dict[str, Any]:
         media = files.get((clip.video, clip.clip), {})
-        if not media and beside is not None:  # the builder says that it is missing
-            media = {"audio": beside / clip.video / f"{clip.clip}.mp4"}
+        if not media and like is not None:  # the builder says that it is missing
+            kind = "video" if like.suffix.lower() in PICTURES else "audio"
+            media = {kind: like.parent.parent / clip.video / f"{clip.clip}{like.suffix}"}
         return {
             "utterance_id": f"{clip.video}_{clip.clip}" if clip.clip else clip.video,
             "text": clip.text,

@@ -202,15 +202,14 @@ def score_of(cell: Any, most: float, where: str) -> float | None:
 
 
 def clip_files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
-    """The sound and the picture of each clip, `VIDEO/CLIP.mp4` and so on anywhere below, by the two names."""
+    """
+    `audio` and `video` of each clip, `VIDEO/CLIP.mp4` and so on anywhere below, by the two names. The builder takes
+    the sound of a clip without a file for it from its video.
+    """
     found: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
     for path in walk(folder):
         suffix = path.suffix.lower()
         if path.name.startswith(".") or suffix not in SOUNDS + PICTURES:
             continue
-        files = found[path.parent.name, path.stem]
-        if suffix in PICTURES:
-            files.setdefault("video", path)
-        if suffix in SOUNDS or "audio" not in files:
-            files["audio"] = path
+        found[path.parent.name, path.stem].setdefault("video" if suffix in PICTURES else "audio", path)
     return found

@@ -114,10 +114,9 @@ def turns(folder: Path, emotion: Callable[[float], str], most: float) -> Iterato
         }
         if not empty and (sounds or pictures):
             utterance |= {"start": segment.start, "end": segment.end}
-            sound, picture = sounds.get(segment.video), pictures.get(segment.video)
-            utterance["audio"] = sound or picture or _expected(sounds or pictures, segment.video)
-            if picture:
-                utterance["video"] = picture
+            for content, files in {"audio": sounds, "video": pictures}.items():
+                if files:
+                    utterance[content] = files.get(segment.video) or _expected(files, segment.video)
         yield PlacedTurn(split, segment.video, (segment.start, segment.end, segment.clip), utterance, {})
     for what, count in counts.items():
         if count:
