@@ -22,7 +22,7 @@ from mister_e_hf.inference.raw_turns import read_dialogue  # noqa: E402
 from mister_e_hf.inference.serve import emotions  # noqa: E402
 from mister_e_hf.media.video import load_frames  # noqa: E402
 from support.model_contract import small_model  # noqa: E402
-from support.small_checkpoint import WIDTH, write_video_checkpoint  # noqa: E402
+from support.small_checkpoint import WIDTH, write_checkpoint, write_video_checkpoint  # noqa: E402
 from support.small_encoders import LABELS, tone  # noqa: E402
 from support.small_pipeline import TASK  # noqa: E402
 from support.small_videos import plain, write_clip  # noqa: E402
@@ -282,6 +282,20 @@ def test_predict_and_the_page_take_a_video(erc, clips, tmp_path, capsys):
     assert [row[0] for row in rows] == ["so you see", "well"]
     for turn in expected:
         assert f"<td>{turn['label']}</td><td>{turn['score']:.2f}</td>" in shown
+    (clips / "turns.csv").write_text(
+        "text,video,start,end\nso you see,clip.mp4,0,1\nwell,clip.mp4,1,2.5\ngrr,silent.mp4,2.5,3\n"
+    )
+    capsys.readouterr()
+    for model in (folder, write_checkpoint(tmp_path / "speech_and_text")):
+        assert cli.main(["predict", str(clips / "turns.csv"), "--model", str(model)]) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        file = "video" if model == folder else "audio"
+        turns = [
+            {file: clips / "clip.mp4", "start": 0, "end": 1, "text": "so you see"},
+            {file: clips / "clip.mp4", "start": 1, "end": 2.5, "text": "well"},
+            {"text": "grr"} | ({"video": clips / "silent.mp4", "start": 2.5, "end": 3} if file == "video" else {}),
+        ]
+        assert_same(lines, pipeline(TASK, model=model)(turns))
     (tmp_path / "bare").mkdir()
     bare = save_checkpoint(tmp_path / "bare", small_model("bc_lstm", torch.float32), {})
     assert cli.main(["predict", str(clips / "clip.mp4"), "--model", str(bare)]) == 2

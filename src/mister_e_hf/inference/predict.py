@@ -75,7 +75,8 @@ def predict_dialogues(
     if segments is not None:
         dialogues = _recording(source, segments, "visual" in loaded.config.modalities)
     else:
-        dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns)
+        reads_video = "visual" in loaded.config.modalities
+        dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns, reads_video)
     labels = loaded.config.id2label
     assert labels is not None  # a conversation model has classes
     return [str(label) for label in labels.values()], _predicted(erc, dialogues)
@@ -213,9 +214,10 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     yield text_of_name(source.stem), [{"text": line} for line in lines]
 
 
-def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _tables(
+    source: Path, columns: dict[str, str] | None, reads_video: bool
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     from ..corpora.dialogue_folder import DialogueFolder  # needs datasets; a recording does not
-    from ..corpora.sources import stored_audio
 
     with tempfile.TemporaryDirectory() as cache:
         builder = DialogueFolder(
@@ -228,11 +230,19 @@ def _tables(source: Path, columns: dict[str, str] | None) -> Iterator[tuple[str,
         for dialogues in builder.read(Path(builder.config.data_dir)).values():
             for dialogue in dialogues:
                 turns = dialogue["utterances"]
-                yield (
-                    dialogue["dialogue_id"],
-                    [
-                        turn
-                        | {name: stored_audio(turn[name]) for name in ("audio", "video") if turn.get(name) is not None}
-                        for turn in turns
-                    ],
-                )
+                yield dialogue["dialogue_id"], [turn | _media(turn, reads_video) for turn in turns]
+
+
+def _media(turn: dict[str, Any], reads_video: bool) -> dict[str, Any]:
+    """The audio and video of a table's turn as a corpus stores them; without audio, it is that of the video."""
+    from ..corpora.sources import stored_audio
+    from ..media.video import VideoError, has_sound
+
+    found = {name: stored_audio(turn[name]) for name in ("audio", "video") if turn.get(name) is not None}
+    if "video" in found and "audio" not in found:
+        try:
+            sounds = has_sound(found["video"])
+        except VideoError:  # an error of the video, or of the audio if that is all that the model reads
+            sounds = not reads_video
+        found |= {"audio": found["video"]} if sounds else {}
+    return found
