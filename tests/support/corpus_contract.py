@@ -187,7 +187,7 @@ class CorpusContract:
             assert len({turn["utterance_id"] for turn in dialogue}) == len(dialogue)
         for turn in found:
             assert turn["text"] is None or turn["text"] == turn["text"].strip() != ""
-            assert (turn["duration"] is None) == (turn["audio"] is None)
+            assert (turn["duration"] is None) == (turn["audio"] is turn["video"] is None)
             if turn["audio"] is not None:
                 samples = load_audio(turn["audio"], start=turn["start"], end=turn["end"])
                 assert turn["duration"] == len(samples) / RATE
@@ -195,7 +195,7 @@ class CorpusContract:
 
     def test_turn_refers_to_its_audio_file(self, read, folder):
         turn = turns(read())[self.turn]
-        assert turn["audio"] == {"bytes": None, "path": str(self.audio_file(folder))}
+        assert turn["audio"] == {"bytes": None, "path": str(self.audio_file(folder))} and turn["video"] is None
         assert (turn["start"], turn["end"]) == (None, None)
 
     def test_relative_folder_is_read(self, read, folder, monkeypatch):
@@ -330,6 +330,7 @@ class CorpusContract:
         ("settings", "message"),
         [
             ({"bad_audio": "skip"}, "bad_audio must be 'error' or 'missing', got 'skip'"),
+            ({"bad_video": "skip"}, "bad_video must be 'error' or 'missing', got 'skip'"),
             ({"max_seconds": 0}, "max_seconds must be above 0, got 0"),
             ({"max_seconds": -1.0}, "max_seconds must be above 0, got -1.0"),
             ({"max_seconds": float("nan")}, "max_seconds must be above 0, got nan"),

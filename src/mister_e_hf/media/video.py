@@ -93,8 +93,8 @@ def encode_clip(video: Any, start: float | None = None, end: float | None = None
     with _container(video, name) as (av, container, label):
         try:
             frames = FramesOfTrack(av, container, _picture(av, container, label))
-            begin = start or 0.0
-            return write_h264(av, frames.between(begin, frames.length() if end is None else end), begin)
+            begin, until = start or 0.0, frames.length() if end is None else end
+            return write_h264(av, frames.between(begin, until), begin, until)
         except UnusableVideoError as error:
             raise VideoError(f"{label} {error}") from error
 

@@ -110,6 +110,8 @@ class FramesOfTrack:
                 if time >= end:
                     return
                 shown = max(time, start), frame
+            if shown is None and place <= 0:
+                raise UnusableVideoError(f"has no frame at {start:.2f} s that can be decoded")
             place, step = max(0.0, place - step), step * 2
         yield shown[0], self._upright(shown[1])
 
@@ -289,12 +291,15 @@ class FramesOfTrack:
         return picture if matrix is None else _displayed(picture, np.frombuffer(matrix, dtype=np.int32))
 
 
-def write_h264(av: Any, pictures: Iterator[tuple[float, np.ndarray]], origin: float) -> bytes:
-    """An MP4 file of pictures (H, W, 3) and the seconds at which each begins, counted from `origin`."""
+def write_h264(av: Any, pictures: Iterator[tuple[float, np.ndarray]], start: float, end: float) -> bytes:
+    """An MP4 file, `end - start` long, of pictures (H, W, 3) with the seconds at which each begins."""
     file, base = io.BytesIO(), Fraction(1, 90_000)
+    lasts: dict[int, int] = {}  # how long each picture is shown
     with av.open(file, "w", format="mp4") as container:
         track: Any = None
-        for time, picture in pictures:
+        time, picture = next(pictures)
+        while time < end:
+            following, next_picture = next(pictures, (end, picture))
             if track is None:
                 track = container.add_stream("libx264", rate=30, options={"crf": "18"})
                 track.height, track.width = (max(2, size // 2 * 2) for size in picture.shape[:2])
@@ -302,10 +307,18 @@ def write_h264(av: Any, pictures: Iterator[tuple[float, np.ndarray]], origin: fl
                 track.codec_context.thread_count = 1
             frame = av.VideoFrame.from_ndarray(picture, "rgb24")
             frame = frame.reformat(track.width, track.height, "yuv420p", threads=1)
-            frame.pts, frame.time_base = round((time - origin) / base), base
-            container.mux(track.encode(frame))
-        container.mux(track.encode(None))
+            frame.pts, frame.time_base = round((time - start) / base), base
+            lasts[frame.pts] = round((following - start) / base) - frame.pts
+            _mux(container, track.encode(frame), lasts)
+            time, picture = following, next_picture
+        _mux(container, track.encode(None), lasts)
     return file.getvalue()
+
+
+def _mux(container: Any, packets: list[Any], lasts: dict[int, int]):
+    for packet in packets:
+        packet.duration = lasts[packet.pts]
+        container.mux(packet)
 
 
 def _after(time: float) -> str:
