@@ -1,5 +1,6 @@
 """CMU-MOSEI in MMSA's two layouts and in the raw release, with the quirks of each."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from mister_e_hf import CmuMosei
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.mosei_release import EMOTIONS
 from mister_e_hf.media.audio import AudioError
+from mister_e_hf.media.video import VideoError, load_frames
 from support.corpus_contract import build_corpus, members, rows, turns, warnings
+from support.small_corpora import noise
 from support.small_releases import (
     MOSEI,
     features_of,
@@ -20,6 +23,7 @@ from support.small_releases import (
     write_pickle,
     write_rows,
 )
+from support.small_videos import plain, write_clip
 
 DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        "  # of the hidden files that macOS leaves
 
@@ -356,3 +360,26 @@ def test_wrong_annotations_are_named(tmp_path, old, new, message):
 def test_no_folder_says_where_to_get_it():
     with pytest.raises(FileNotFoundError, match="CMU-MOSEI is not downloaded"):
         CmuMosei()
+
+
+def test_whole_recordings_of_the_release_give_picture_and_sound_of_each_segment(tmp_path):
+    folder = write_mosei_release(tmp_path / "CMU_MOSEI")
+    place = folder / "Raw/Videos/Full/Combined"
+    place.mkdir(parents=True)
+    for video in (video for videos in MOSEI.values() for video in videos):
+        # Blue until 0.5 s, then red.
+        pictures = [plain((0, 0, 255))] * 12 + [plain((255, 0, 0))] * 38
+        write_clip(place / f"{video}.mp4", pictures, sound=noise(2.0) / 65536)
+    whole = turns(read(folder, tmp_path, bad_audio="error", bad_video="error"))
+    shutil.rmtree(folder / "Raw/Audio")
+    alone = turns(read(folder, tmp_path, bad_audio="error", bad_video="error"))
+    for found, suffix in ((whole, "wav"), (alone, "mp4")):
+        turn = found["-mJ2ud6oKI8_2"]
+        assert (turn["start"], turn["end"]) == (0.5, 1.25)
+        assert Path(turn["audio"]["path"]).name == f"-mJ2ud6oKI8.{suffix}"
+        (picture,) = load_frames(turn["video"], turn["start"], turn["end"], 1)
+        assert picture[..., 0].mean() > 200 and picture[..., 2].mean() < 50
+    (place / "100178.mp4").unlink()
+    with pytest.raises(VideoError, match="turn 100178_3: Video file '.*100178.mp4' not found"):
+        read(folder, tmp_path)
+    assert turns(read(folder, tmp_path, bad_video="missing"))["100178_3"]["video"] is None
