@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .evaluation.score_metrics import ScoreMetrics as ScoreMetrics
     from .inference.pipeline_conversation_emotion import ConversationEmotionPipeline as ConversationEmotionPipeline
     from .media.audio import load_audio as load_audio
+    from .media.video import load_frames as load_frames
     from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
     from .models.mister_e.convert_reference import convert_reference_checkpoint as convert_reference_checkpoint
     from .models.mister_e.modeling_mister_e import MisterEModel as MisterEModel
@@ -65,6 +66,7 @@ _HOME = {
     "EmotionMetrics": "evaluation.emotion_metrics",
     "ScoreMetrics": "evaluation.score_metrics",
     "load_audio": "media.audio",
+    "load_frames": "media.video",
     "Iemocap": "corpora.iemocap",
     "Meld": "corpora.meld",
     "CmuMosi": "corpora.cmu_mosi",

@@ -31,6 +31,7 @@ class TurnMedia:
         self.policy = {"audio": bad_audio, "video": bad_video}
         self.without: dict[str, list[str]] = {"audio": [], "video": []}
         self.long: list[str] = []
+        self.sounding: dict[Path, bool] = {}  # by file, which may hold many turns
 
     def check_files(self, utterances: Iterable[dict[str, Any]]):
         """Raise an error if files are missing that must be there; all are counted before any is read."""
@@ -66,7 +67,7 @@ class TurnMedia:
         sound, picture = utterance.get("audio"), utterance.get("video")
         if picture is not None:
             self._read("video", turn, found, sources.stored_audio(picture))
-            if sound is None and _has_sound(picture):
+            if sound is None and self._has_sound(picture):
                 sound = picture
         if sound is not None:
             self._read("audio", turn, found, sources.stored_audio(sound))
@@ -97,6 +98,17 @@ class TurnMedia:
         else:
             found |= {content: stored, "duration": duration}
 
+    def _has_sound(self, source: Any) -> bool:
+        if is_path(source) and source in self.sounding:
+            return self.sounding[source]
+        try:
+            found = video.has_sound(sources.stored_audio(source))
+        except video.VideoError:  # reported with the turn's video
+            found = False
+        if is_path(source):
+            self.sounding[source] = found
+        return found
+
     def _seconds_of_audio(self, stored: dict[str, Any], turn: dict[str, Any]) -> float:
         samples = audio.load_audio(
             stored, start=turn["start"], end=turn["end"], max_seconds=self.max_seconds, name=stored["path"]
@@ -112,13 +124,6 @@ def _seconds_of_video(stored: dict[str, Any], turn: dict[str, Any]) -> float:
     video.load_frames(stored, turn["start"], turn["end"], 1, stored["path"])
     end = video.picture_seconds(stored, stored["path"]) if turn["end"] is None else turn["end"]
     return end - (turn["start"] or 0.0)
-
-
-def _has_sound(source: Any) -> bool:
-    try:
-        return video.has_sound(sources.stored_audio(source))
-    except video.VideoError:  # of which the turn's video has told
-        return False
 
 
 def _way_out(content: str) -> str:
