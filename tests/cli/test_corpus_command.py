@@ -72,7 +72,7 @@ def test_replaced_corpus_is_named(corpus, tmp_path):
 
 
 def test_killed_process_is_one_line(corpus, monkeypatch):
-    main, read = os.getpid(), builder.CorpusBuilder._with_audio
+    main, read = os.getpid(), builder.CorpusBuilder._turn
 
     def dying(self, *words):
         if os.getpid() != main:
@@ -80,7 +80,7 @@ def test_killed_process_is_one_line(corpus, monkeypatch):
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, *words)
 
-    monkeypatch.setattr(builder.CorpusBuilder, "_with_audio", dying)
+    monkeypatch.setattr(builder.CorpusBuilder, "_turn", dying)
     status, _, error = corpus("--num_proc", "2", "--quiet")
     lines = [line for line in error.splitlines() if "error:" in line]
     assert status == 2 and len(lines) == 1 and "Traceback" not in error
