@@ -8,14 +8,21 @@ from mister_e_hf.corpora import demo_recordings
 from mister_e_hf.training.demo import run_demo
 
 RECIPE = Path(__file__).parents[2] / "hub_configs" / "demo-recordings.yaml"
-_SECTIONS = ("", "speech_encoder.training.", "text_encoder.training.")
-SHORT = [word for name in _SECTIONS for word in (f"--{name}num_train_epochs", "1", f"--{name}disable_tqdm")]
+VIDEO_RECIPE = RECIPE.with_name("demo-video.yaml")
 
 
-def run_small_demo(folder: Path) -> Path:
+def _short(*sections: str) -> list[str]:
+    return [word for name in sections for word in (f"--{name}num_train_epochs", "1", f"--{name}disable_tqdm")]
+
+
+SHORT = _short("", "speech_encoder.training.", "text_encoder.training.")
+
+
+def run_small_demo(folder: Path, video: bool = False) -> Path:
     """Its run is the folder; its recordings, corpus and backbones lie in `demo/`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_recordings, "SPLIT_SIZES", {"train": 8, "validation": 3, "test": 3})
         patch.setenv("HF_HOME", str(Path(folder).absolute().parent / "home"))
-        run_demo(folder, RECIPE, tuple(SHORT))
+        options = [*SHORT, *_short("visual_encoder.training.")] if video else SHORT
+        run_demo(folder, VIDEO_RECIPE if video else RECIPE, tuple(options))
     return folder

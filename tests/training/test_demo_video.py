@@ -1,16 +1,19 @@
 """The generated corpus of three modalities: what a model of all three reaches, and what one of two cannot."""
 
+import csv
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from transformers import pipeline
 
-from mister_e_hf import DialogueTrainer, DialogueTrainingArguments, DialogueVectors
+from mister_e_hf import DialogueTrainer, DialogueTrainingArguments, DialogueVectors, read_corpus
 from mister_e_hf.corpora.demo import SPEECH_DIM, TEXT_DIM, VIDEO_LABELS, VISUAL_DIM, demo_corpus
 from mister_e_hf.models.baselines.bc_lstm import BcLstmModel
 from mister_e_hf.models.baselines.configuration import BcLstmConfig
+from support.small_demo import run_small_demo
 
 ALL = ("speech", "text", "visual")
 # The emotion that shows in one modality only, and what it looks like without it.
@@ -111,3 +114,21 @@ def test_an_emotion_that_shows_in_one_modality_falls_to_chance_without_it(tmp_pa
     for name in others:
         turns = labels == OWN[name]
         assert (probabilities[turns].argmax(-1) == LABEL2ID[OWN[name]]).mean() > 0.9
+
+
+def test_clips_go_through_every_stage_and_the_checkpoint_reads_clips(tmp_path):
+    run = run_small_demo(tmp_path / "run", video=True)
+    assert {path.parent.name for path in run.glob("*_encoder/config.json")} == {f"{name}_encoder" for name in ALL}
+    table, vectors = run / "demo" / "recordings" / "test", read_corpus(run / "vectors", LABEL2ID)["test"]
+    with (table / "metadata.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["dialogue_id"] == "test_000"]
+    item = vectors[vectors.dialogue_ids.index("test_000")]
+    assert item["visual_mask"].tolist() == [bool(row["video"]) for row in rows]
+    turns = [
+        {field: table / row[field] for field in ("audio", "video") if row[field]} | {"text": row["text"]}
+        for row in rows
+    ]
+    erc = pipeline("conversation-emotion-recognition", model=str(run))
+    answers, without = erc(turns), erc([{"text": turn["text"]} for turn in turns])
+    assert [set(answer["scores"]) for answer in answers] == [set(VIDEO_LABELS)] * len(turns)
+    assert [answer["scores"] for answer in answers] != [answer["scores"] for answer in without]

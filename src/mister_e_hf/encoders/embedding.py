@@ -256,7 +256,7 @@ def _write_missing(
             for modality, folds in fold_encoders.items()
         }
     total = sum(shard.num_turns(corpus) for shard in waiting) * len(encoders)
-    title = f"embedding {' and '.join(encoders)}"
+    title = f"embedding {', '.join(encoders)}"
     unreadable = dict.fromkeys(encoders, 0)
     with progress.bar(title, total, "turns", shown=state.is_main_process and bool(waiting)) as bar:
         for shard in waiting:
