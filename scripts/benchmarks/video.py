@@ -24,6 +24,7 @@ CONTAINERS = {
     "avi": ("mpeg4", "avi"),
     "ts": ("libx264", "mpegts"),
 }
+_FAST = {"libx264": {"preset": "ultrafast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}}
 SECONDS, FRAMES = 4.0, 8  # of a turn
 _MEMORY = """
 import resource, sys
@@ -37,8 +38,7 @@ def write(path: Path, codec: str, container: str, seconds: int, fps: int):
     """A moving picture of small frames; a keyframe every ten seconds."""
     gradient = np.linspace(0, 255, 320).astype(np.uint8)
     with av.open(str(path), "w", format=container) as file:
-        options = {"libx264": {"preset": "ultrafast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}}
-        track = file.add_stream(codec, rate=fps, options=options.get(codec, {}))
+        track = file.add_stream(codec, rate=fps, options=_FAST.get(codec, {}))
         track.width, track.height, track.pix_fmt = 160, 120, "yuv420p"
         track.codec_context.gop_size, track.codec_context.time_base = 10 * fps, Fraction(1, fps)
         for number in range(seconds * fps):
