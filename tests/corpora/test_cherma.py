@@ -74,8 +74,13 @@ def test_a_pattern_groups_utterances_and_no_context_crosses_splits(tmp_path, cap
     assert members(corpus)["validation"] == {"film2 (validation)"}
     (message,) = warnings(caplog)
     assert message.startswith("CHERMA: 1 of 3 dialogues have turns in several splits")
-    whole = read(folder, tmp_path, group_pattern=r"(?P<dialogue>nothing)(?P<order>x)")
-    assert all(len(dialogue) == 1 for dialogue in rows(whole).values())
+    for pattern in (
+        r"(?P<dialogue>nothing)(?P<order>x)",
+        r"(?P<dialogue>film\d+)_(?P<order>x)?\d+",
+        r"(?P<dialogue>x)?film(?P<order>.*)",
+    ):
+        whole = read(folder, tmp_path, group_pattern=pattern)
+        assert all(len(dialogue) == 1 for dialogue in rows(whole).values())
 
 
 @pytest.mark.parametrize(
@@ -201,7 +206,17 @@ def test_repacked_pickles_have_sentences_and_the_label_of_all(tmp_path, caplog):
         ({}, "cherma_test.pkl' must hold a list of utterances"),
         ([1], "item 0: expected a dictionary with features and label"),
         ([{"features": {}, "label": "高兴"}], "item 0: audio must hold an array of numbers, got None"),
-        ([{"features": {"audio": np.zeros((1, 2)), "audio_len": "x"}, "label": "高兴"}], "audio_len must be a number"),
+        *(
+            (
+                [{"features": {"audio": np.zeros((1, 2)), "audio_len": length}, "label": "高兴"}],
+                "audio_len must be a number",
+            )
+            for length in ("x", float("nan"), float("inf"), np.array([]), np.array(["x"]), np.array([1, 2]))
+        ),
+        (
+            [{"features": {"audio": np.ones((1, 2)), "video": np.ones((1, 2)), "text": "好\ud83d"}, "label": "高兴"}],
+            "CHERMA, test_00000 has half a character",
+        ),
         ([{"features": {"audio": np.ones((1, 2)), "video": np.ones((1, 2))}, "label": "x"}], "unknown label 'x'"),
         ([Runs()], "it names '.*print'"),
     ],

@@ -201,7 +201,36 @@ def without(name: str):
         ),
         (lambda content: content["test"].update(vision=[[1.0]]), "vision must be an array of sequences .*, got list"),
         (lambda content: content["test"].update(vision_lengths=[1, 2]), "2 of lengths of visual, but 1 ids"),
+        (
+            lambda content: content["test"].update(vision_lengths=[np.nan]),
+            "length of visual must be a number of frames",
+        ),
+        (lambda content: content["test"].update(vision_lengths=["1"]), "length of visual must be a number of frames"),
+        (lambda content: content["test"].update(vision_lengths=1), "vision_lengths must be a list with an entry for"),
+        (
+            lambda content: content["test"].update(text_bert=np.full((1, 3, 6), np.nan)),
+            "length of text must be a number",
+        ),
         (lambda content: content["test"].update(raw_text=[]), "0 of raw_text, but 1 ids"),
+        (
+            lambda content: content["test"].update(raw_text=[b"x"]),
+            "FcAgbLF6__s 5: the transcript must be text, got bytes",
+        ),
+        (lambda content: content["test"].update(raw_text=["\ud83d"]), "FcAgbLF6__s 5 has half a character"),
+        (
+            lambda content: content["test"].update(id=None),
+            "test: id must be a list with an entry for each clip, got None",
+        ),
+        (lambda content: content["test"].update(id=[b"v$_$1"]), "the id of clip 0 must be text, got bytes"),
+        (lambda content: content["test"].update(id=[["v", "1"]]), "the id of clip 0 must be text, got list"),
+        (
+            lambda content: content["test"].update(regression_labels=1.0),
+            "regression_labels must be a list .* got float",
+        ),
+        (
+            lambda content: content["test"].update(regression_labels=np.array(1.0)),
+            "regression_labels must be a list with an entry for each clip, got ndarray",
+        ),
         (
             lambda content: content["test"].update(regression_labels=np.array([3.5])),
             "test, FcAgbLF6__s 5, regression_labels: score 3.5 is not a number from -3 to 3",
@@ -353,6 +382,25 @@ def test_wrong_annotations_are_named(tmp_path, old, new, message):
     path.write_text(path.read_text().replace(old, new, 1))
     if message is None:
         return
+    with pytest.raises(InputError, match=message):
+        read(folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [
+        ("5", "standard_test_fold must be a list of video ids, got 5"),
+        ("'FcAgbLF6__s'", "standard_test_fold must be a list of video ids"),
+        ("['FcAgbLF6__s', '100178']", "video 100178 is in train and in test"),
+    ],
+)
+def test_wrong_folds_are_named(tmp_path, videos, message):
+    folder = write_mosei_release(tmp_path / "MOSEI")
+    path = folder / "cmu_mosei_std_folds.py"
+    text = path.read_text(encoding="utf-8").replace(
+        "standard_test_fold = ['FcAgbLF6__s']", f"standard_test_fold = {videos}"
+    )
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read(folder, tmp_path)
 

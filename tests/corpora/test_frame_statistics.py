@@ -46,6 +46,15 @@ def test_masked_frames_are_those_at_the_beginning():
     np.testing.assert_allclose(FrameStatistics().pooled(frames, 5, masked=True), EXPECTED, rtol=1e-6)
 
 
+def test_numbers_beyond_float32_are_left_out_and_counted(caplog):
+    statistics = FrameStatistics()
+    found = statistics.pooled(np.array([[1.0, 1e300], [3.0, 2.0], [2.0, -1e39]]), 3)
+    np.testing.assert_allclose(found, [2, 2, np.std([1, 3, 2]), 0], rtol=1e-6)
+    assert statistics.pooled(np.full((2, 2), 1e300), 2) is None
+    statistics.report("Corpus", "speech")
+    assert "Corpus: 2 numbers in the speech features of 1 turns are not finite" in caplog.text
+
+
 def test_numbers_that_are_not_finite_are_left_out_and_counted(caplog):
     frames = padded(0, 2)
     frames[0, 0], frames[1, 2], frames[2] = -np.inf, np.nan, np.inf

@@ -14,10 +14,11 @@ import numpy as np
 from ..base.errors import InputError, short
 from ..base.plain_text import some_of
 from ..media.text_files import read_text
+from ..media.transcripts import transcript
 from .builder import CorpusBuilder, CorpusConfig
 from .clip_corpus import PlacedTurn, dialogues_of, in_order
 from .counts import Dialogues, published
-from .frame_statistics import FrameStatistics, frames_of, read_frames
+from .frame_statistics import FrameStatistics, frames_of, length_of, read_frames
 from .licences import PUBLISHED
 from .plain_pickle import read_pickle
 from .recordings import is_path
@@ -178,9 +179,7 @@ class Cherma(CorpusBuilder):
             vectors = {}
             for modality, name in _PICKLED.items():
                 frames, length = features.get(name), features.get(f"{name}_len")
-                if length is not None and not isinstance(length, int | float | np.ndarray):
-                    raise InputError(f"{where}: {name}_len must be a number, got {short(length, 60)}")
-                length = None if length is None else int(np.asarray(length).reshape(-1)[0])
+                length = None if length is None else length_of(length, f"{where}: {name}_len")
                 vectors[modality] = statistics[modality].pooled(frames_of(frames, f"{where}: {name}"), length)
             labels = {"emotion": _emotion(item["label"], f"{where}, label")}
             yield self._placed(split, f"{split}_{number:05d}", features.get("text"), labels, vectors)
@@ -192,8 +191,11 @@ class Cherma(CorpusBuilder):
     ) -> PlacedTurn:
         if text is not None and not isinstance(text, str):
             raise InputError(f"{self.title}: the text of {name} must be a string, got {short(text, 60)}")
-        utterance = {"utterance_id": name, "text": (text or "").strip() or None, **labels}
+        text = transcript((text or "").strip() or None, f"{self.title}, {name}")
+        utterance = {"utterance_id": name, "text": text, **labels}
         match = re.fullmatch(self.config.group_pattern, name) if self.config.group_pattern else None
+        if match and None in (match["dialogue"], match["order"]):  # a group that may be absent
+            match = None
         dialogue, order = (match["dialogue"], match["order"]) if match else (name, "")
         return PlacedTurn(split, dialogue, (in_order(order), name), utterance, vectors)
 

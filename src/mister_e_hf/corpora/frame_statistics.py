@@ -15,6 +15,8 @@ from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
+_LARGEST = float(np.finfo(np.float32).max) / 2  # deviations of such numbers are within float32, too
+
 
 def read_frames(path: Path) -> np.ndarray:
     r"""
@@ -35,6 +37,14 @@ def read_frames(path: Path) -> np.ndarray:
     return frames_of(content, f"'{path}'")
 
 
+def length_of(given: Any, where: str) -> int:
+    """The number of real frames that a source states; raises InputError for what is not a finite number."""
+    cells = np.asarray(given).reshape(-1) if isinstance(given, int | float | np.number | np.ndarray) else np.empty(0)
+    if len(cells) != 1 or cells.dtype.kind not in "fiu" or not np.isfinite(cells[0]):
+        raise InputError(f"{where} must be a number of frames, got {short(given, 60)}")
+    return int(cells[0])
+
+
 def frames_of(given: Any, where: str) -> np.ndarray:
     """The frames (L, D) of an array, which may have leading axes of size 1; raises InputError for anything else."""
     if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu" or not given.ndim:
@@ -51,7 +61,7 @@ class FrameStatistics:
 
     Real frames are those that the length names, if the frames after it are zeros (else those before the last `length`
     frames, where a sequence is padded at its start); without such a length, the frames that are not all zeros. Numbers
-    that are not finite are left out, one by one.
+    that are not finite, or beyond float32, are left out, one by one.
     """
 
     turns: int = 0
@@ -73,7 +83,7 @@ class FrameStatistics:
         """
         self.turns += 1
         real = self._real(frames, length, masked).astype(np.float64)
-        finite = np.isfinite(real)
+        finite = np.abs(real) <= _LARGEST  # False for NaN
         if not finite.any():
             self.without += 1
             return None

@@ -6,7 +6,7 @@ Letters: n clips of a split, L frames, D width of a frame.
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError, short
+from ..media.transcripts import transcript
 from .columns import match_columns
-from .frame_statistics import FrameStatistics
+from .frame_statistics import FrameStatistics, length_of
 from .plain_pickle import read_pickle
 from .sources import read_table, walk
 from .splits import split_named
@@ -80,7 +81,7 @@ def table_clips(table: Path, most: float) -> list[Clip]:
             split = "train"  # rows of an unlabelled part have other modes, or none
         if split is None:
             raise InputError(f"{where}: unknown mode {cells['mode']!r}; expected train, valid or test")
-        clips.append(Clip(where, video, clip, split, _text(cells["text"]), scores[0], tuple(scores[1:])))
+        clips.append(Clip(where, video, clip, split, _text(cells["text"], where), scores[0], tuple(scores[1:])))
     return clips
 
 
@@ -139,15 +140,16 @@ def _split_clips(
         if data.get(name) is not None and not _sequences(data[name]):
             given = getattr(data[name], "shape", type(data[name]).__name__)
             raise InputError(f"{where}: {name} must be an array of sequences (n, L, D), got {short(given, 60)}")
-    count = len(data["id"])
+    ids = _entries(data["id"], f"{where}: id")
+    count = len(ids)
     fields = {
-        name: data[name]
+        name: _entries(data[name], f"{where}: {name}")
         for name in ("raw_text", "regression_labels", *(f"regression_labels_{part}" for part in "TAV"))
         if data.get(name) is not None
     }
     sequences = {modality: data[name] for modality, name in _FEATURES.items() if _sequences(data.get(name))}
     lengths = {
-        modality: np.asarray(data[f"{name}_lengths"]).reshape(-1)
+        modality: _entries(data[f"{name}_lengths"], f"{where}: {name}_lengths")
         for modality, name in _FEATURES.items()
         if data.get(f"{name}_lengths") is not None
     }
@@ -161,7 +163,9 @@ def _split_clips(
     }.items():
         if len(values) != count:
             raise InputError(f"{where}: {len(values):,} of {name}, but {count:,} ids")
-    for index, identity in enumerate(data["id"]):
+    for index, identity in enumerate(ids):
+        if isinstance(identity, bytes) or not isinstance(identity, str | int):
+            raise InputError(f"{where}: the id of clip {index} must be text, got {short(type(identity).__name__)}")
         video, clip = _ids(identity)
         place = f"{where}, {video} {clip}"
         scores = [
@@ -170,11 +174,13 @@ def _split_clips(
         ]
         vectors = {
             modality: statistics[modality].pooled(
-                frames[index], int(lengths[modality][index]) if modality in lengths else None, modality == "text"
+                frames[index],
+                length_of(lengths[modality][index], f"{place}: length of {modality}") if modality in lengths else None,
+                modality == "text",
             )
             for modality, frames in sequences.items()
         }
-        text = _text(fields["raw_text"][index]) if "raw_text" in fields else None
+        text = _text(fields["raw_text"][index], place) if "raw_text" in fields else None
         yield Clip(place, video, clip, split, text, scores[0], tuple(scores[1:]), vectors)
 
 
@@ -184,8 +190,17 @@ def _ids(identity: Any) -> tuple[str, str]:
     return (video, clip) if video and clip else (str(identity).strip(), "")
 
 
-def _text(cell: Any) -> str | None:
-    return (str(cell).strip() or None) if cell is not None else None
+def _entries(given: Any, where: str) -> Sequence[Any] | np.ndarray:
+    """A list or array with an entry for each clip; raises InputError for anything else."""
+    if not isinstance(given, list | tuple) and not (isinstance(given, np.ndarray) and given.ndim):
+        raise InputError(f"{where} must be a list with an entry for each clip, got {type(given).__name__}")
+    return given
+
+
+def _text(cell: Any, where: str) -> str | None:
+    if cell is not None and not isinstance(cell, str):
+        raise InputError(f"{where}: the transcript must be text, got {short(type(cell).__name__)}")
+    return transcript((cell or "").strip() or None, where)
 
 
 def score_of(cell: Any, most: float, where: str) -> float | None:

@@ -249,5 +249,12 @@ def _folds(folder: Path) -> dict[str, str]:
             raise InputError(f"'{path}' is not the SDK's file of folds: {short(error, 100)}") from error
         if set(lists) != set(_FOLDS):
             raise InputError(f"'{path}' has the lists {sorted(lists)}; expected {sorted(_FOLDS)}")
-        return {str(video): _FOLDS[name] for name, videos in lists.items() for video in videos}
+        splits: dict[str, str] = {}
+        for name, videos in lists.items():
+            if not isinstance(videos, list | tuple) or not all(isinstance(video, str | int) for video in videos):
+                raise InputError(f"'{path}': {name} must be a list of video ids, got {short(videos, 60)}")
+            for video in map(str, videos):
+                if splits.setdefault(video, _FOLDS[name]) != _FOLDS[name]:
+                    raise InputError(f"'{path}': video {video} is in {splits[video]} and in {_FOLDS[name]}")
+        return splits
     return {}
