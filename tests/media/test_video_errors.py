@@ -229,3 +229,12 @@ def test_without_pyav_the_error_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "Video is read with PyAV, which is not installed: pip install av"
+
+
+def test_h264_in_wmv_is_refused_and_other_wmv_is_read(tmp_path):
+    frames = [plain((200, 0, 0))] * 8
+    write_clip(tmp_path / "bad.wmv", frames, fps=4, container="asf", codec="libx264")
+    with pytest.raises(VideoError, match=r"bad.wmv' holds H.264 in a WMV \(ASF\) file.*MP4"):
+        load_frames(tmp_path / "bad.wmv")
+    write_clip(tmp_path / "good.wmv", frames, fps=4, container="asf", codec="mpeg4")
+    assert load_frames(tmp_path / "good.wmv", num_frames=2).shape[0] == 2

@@ -200,4 +200,11 @@ def _picture(av: Any, container: Any, label: str) -> Any:
         cover = " but a cover picture" if container.streams.video else ""
         raise VideoError(f"{label} has no picture{cover}")
     best = container.streams.best("video")  # as players do: the track marked as default
-    return best if best in tracks else tracks[0]
+    track = best if best in tracks else tracks[0]
+    if container.format.name == "asf" and track.codec_context.name == "h264":
+        # FFmpeg gives such frames the times of others.
+        raise VideoError(
+            f"{label} holds H.264 in a WMV (ASF) file, whose frames have unreliable times. Convert it to MP4 (ffmpeg "
+            "-i FILE -c copy FILE.mp4)"
+        )
+    return track
