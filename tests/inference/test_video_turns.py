@@ -69,12 +69,20 @@ class Pipe(io.BytesIO):
         return False
 
 
+class Response:
+    """What has nothing but `read`, as some clients' responses."""
+
+    def __init__(self, content: bytes):
+        self.read = io.BytesIO(content).read
+
+
 FORMS = {
     "path": str,
     "Path": Path,
     "bytes": lambda path: path.read_bytes(),
     "file": lambda path: io.BytesIO(path.read_bytes()),
     "stream": lambda path: Pipe(path.read_bytes()),
+    "read alone": lambda path: Response(path.read_bytes()),
     "dictionary with path": lambda path: {"path": str(path), "bytes": None},
     "dictionary with bytes": lambda path: {"path": "clip.mp4", "bytes": path.read_bytes()},
 }
@@ -87,6 +95,13 @@ def test_every_form_of_video_gives_picture_and_audio(erc, clips, form):
     assert_same(erc([turn]), expected)
     without = numbers(erc([{"audio": str(clips / "clip.mp4"), "text": "well", "start": 0.5, "end": 2}]))
     assert np.abs(without - numbers(expected)).max() > 1e-3
+
+
+def test_a_closed_file_is_named(erc, clips):
+    with (clips / "clip.mp4").open("rb") as file:
+        pass
+    with pytest.raises(InputError, match="dialogue 0, turn 0: video is a file that is closed"):
+        erc([{"video": file}])
 
 
 def test_it_equals_frames_and_audio_through_encoders_and_model(erc, clips):

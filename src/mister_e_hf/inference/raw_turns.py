@@ -321,7 +321,9 @@ def _video(video: Any, name: str) -> Any:
     if isinstance(video, io.TextIOBase):
         raise InputError(f"{name}: video is a file opened as text; open it with mode 'rb'")
     if hasattr(video, "read"):
-        return video if video.seekable() else video.read()
+        if getattr(video, "closed", False):
+            raise InputError(f"{name}: video is a file that is closed")
+        return video if getattr(video, "seekable", lambda: hasattr(video, "seek"))() else video.read()
     if video is not None and not isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
         raise InputError(
             f"{name}: video must be a path, bytes, a binary file or a dictionary of path and bytes; got "
