@@ -119,6 +119,16 @@ def test_a_target_that_is_not_a_number_is_refused(data, field):
         Utterances(data, "text", targets=[field])
 
 
+@pytest.mark.parametrize("score", [math.inf, -1e30])
+def test_a_score_that_is_too_large_is_refused(data, score):
+    def put(row):
+        turns = [turn | {"valence": score} for turn in row["utterances"]]
+        return {"utterances": turns}
+
+    with pytest.raises(ValueError, match=r"\['valence'\] hold an infinite score, or one beyond 1e.15"):
+        Utterances(data.map(put), "text", targets=["valence"])
+
+
 def test_a_batch_of_scores(data, base):
     given = Utterances(data, "text", targets=["valence", "activation"])
     batch = UtteranceCollator(tiny_processor(base("bert"), "bert"))([given[0], given[2]])

@@ -127,7 +127,11 @@ WRONG = {
     ),
     "a large number": (
         {"valence": cut([*VALENCE[:4], 1e300, *VALENCE[5:]])},
-        "'d2' has 1e.300 in 'valence'.*beyond float32",
+        "'d2' has 1e.300 in 'valence', which is beyond 1e.15",
+    ),
+    "a number whose gradient is infinite": (
+        {"valence": cut([*VALENCE[:4], -1e30, *VALENCE[5:]])},
+        "'d2' has -1e.30 in 'valence', which is beyond 1e.15",
     ),
     "too few": ({"valence": [[0.5] * 3, [0.5], [0.5] * 3]}, "'d2' has 4 turns .*, but 3 entries in 'valence'"),
     "a null list": ({"valence": [[0.5] * 3, None, [0.5] * 4]}, "'d1' has 1 turns .*, but 0 entries in 'valence'"),

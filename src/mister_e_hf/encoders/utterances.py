@@ -18,7 +18,7 @@ from ..corpora.dialogues import turns_of_dialogues
 from ..media.audio import AudioError, load_audio
 from ..media.transcripts import has_words
 from ..media.video import NUM_FRAMES, VideoError, load_frames
-from ..vectors.targets import as_targets
+from ..vectors.targets import LARGEST_TARGET, as_targets
 from ..vectors.turn_fields import further_fields, is_number
 from .processing_utterance_encoder import MisterEProcessor
 
@@ -242,10 +242,13 @@ class Utterances(torch.utils.data.Dataset):
                 )
             parts = [chunk.field(field).cast(pa.float64()).fill_null(np.nan) for chunk in self._turns]
             columns.append(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
-        scores = np.stack(columns, 1).astype(np.float32)
-        if np.isinf(scores).any():
-            raise InputError(f"The targets {list(targets)} hold an infinite score")
-        return scores
+        scores = np.stack(columns, 1)
+        if (np.abs(scores) > LARGEST_TARGET).any():
+            raise InputError(
+                f"The targets {list(targets)} hold an infinite score, or one beyond {LARGEST_TARGET:g}, whose "
+                "gradient would be infinite in float32. Scale the column"
+            )
+        return scores.astype(np.float32)
 
 
 class UtteranceCollator:

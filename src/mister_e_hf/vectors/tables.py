@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..base.errors import InputError, short
 from ..base.modalities import IGNORE_INDEX, MODALITIES
+from .targets import LARGEST_TARGET
 from .turn_fields import class_names, is_list, is_number, is_text, is_vectors, with_turn_columns
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class TurnColumns:
 
         Raises:
             InputError: naming column and dialogue, if a column is missing, does not hold numbers, or holds infinity or
-                numbers beyond float32.
+                numbers beyond `LARGEST_TARGET`.
         """
         columns = []
         for column in targets.values():
@@ -199,11 +200,11 @@ class TurnColumns:
             scores = self.scores(column, remedy)
             with np.errstate(over="ignore"):
                 values = scores.astype(np.float32)
-            if np.isinf(values).any():
-                turn = int(np.flatnonzero(np.isinf(values))[0])
+            if (large := np.abs(values) > LARGEST_TARGET).any():
+                turn = int(np.flatnonzero(large)[0])
                 raise InputError(
                     f"{self.name}: dialogue '{self.dialogue_of(turn)}' has {scores[turn]:g} in '{column}', which is "
-                    "beyond float32"
+                    f"beyond {LARGEST_TARGET:g}: gradients in float32 would be infinite. Scale the column"
                 )
             values[np.isnan(values)] = np.nan  # one NaN of many, so that equal scores have equal fingerprints
             columns.append(values)

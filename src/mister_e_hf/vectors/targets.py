@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from ..base.errors import InputError, short
 
+LARGEST_TARGET = 1e15  # the squares of gradients of larger scores overflow float32
+
 
 def as_targets(
     targets: Mapping[str, str] | Sequence[str], label2id: Mapping[str, int] | None = None, where: str = "targets"
