@@ -368,7 +368,7 @@ def test_error_of_many_lines_is_printed_as_one(tmp_path, run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["iemocap"], "IEMOCAP cannot be downloaded"),
+        (["iemocap"], "IEMOCAP is not downloaded"),
         (["mosi"], "CMU-MOSI is not downloaded"),
         (["iemocap", "--data_dir", "."], "is not an IEMOCAP_full_release"),
         (["mosi", "--data_dir", "."], "is not CMU-MOSI"),

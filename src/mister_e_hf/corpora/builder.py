@@ -78,6 +78,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     BUILDER_CONFIG_CLASS = CorpusConfig
     title: ClassVar[str]
     about: ClassVar[dict[str, str]]  # description, homepage, license, citation
+    origin: ClassVar[str] = ""  # where to get a corpus that is not downloaded
     scores: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold a number, or null
     other_labels: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold one of the classes, or null
 
@@ -89,6 +90,8 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
         config_name: str | None = None,
         **settings,
     ):
+        if data_dir is None and self.origin:
+            raise FileNotFoundError(f"{self.title} is not downloaded. {self.origin}")
         # Do not resolve links: a file in the Hub's cache is a link to a file without a suffix.
         folder = None if data_dir is None else Path(os.path.abspath(Path(data_dir).expanduser()))
         if folder is not None and not folder.exists():

@@ -1,7 +1,5 @@
 """CH-SIMS v2 (Liu et al. 2022), from its table and clips or its processed features; a dialogue is a video."""
 
-from pathlib import Path
-
 import datasets
 
 from .clip_corpus import ClipCorpus
@@ -31,18 +29,14 @@ class ChSimsV2(ClipCorpus):
     VERSION = datasets.Version("1.0.0")
     title = PUBLISHED["ch_sims_v2"].title
     about = PUBLISHED["ch_sims_v2"].info()
+    origin = (
+        "Get it through https://github.com/thuiar/ch-sims-v2 and pass its folder, or its pickle of features, "
+        "as data_dir."
+    )
     tables = ("meta.csv", "meta(s).csv", "label.csv", "meta(u).csv")
     most = 1.0
     part_scores = ("sentiment_text", "sentiment_speech", "sentiment_visual")
     scores = part_scores
-
-    def __init__(self, data_dir: str | Path | None = None, **settings):
-        if data_dir is None:
-            raise FileNotFoundError(
-                "CH-SIMS v2 is not downloaded. Get it through https://github.com/thuiar/ch-sims-v2 and pass its "
-                "folder, or its pickle of features, as data_dir."
-            )
-        super().__init__(data_dir, **settings)
 
     @property
     def labels(self) -> list[str]:

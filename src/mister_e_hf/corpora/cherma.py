@@ -92,15 +92,8 @@ class Cherma(CorpusBuilder):
     VERSION = datasets.Version("1.0.0")
     title = PUBLISHED["cherma"].title
     about = PUBLISHED["cherma"].info()
+    origin = "Get its features through https://github.com/sunjunaimer/LFMIM and pass the folder as data_dir."
     other_labels = ("emotion_text", "emotion_speech", "emotion_visual")
-
-    def __init__(self, data_dir: str | Path | None = None, **settings):
-        if data_dir is None:
-            raise FileNotFoundError(
-                "CHERMA is not downloaded. Get its features through https://github.com/sunjunaimer/LFMIM and pass the "
-                "folder as data_dir."
-            )
-        super().__init__(data_dir, **settings)
 
     @property
     def labels(self) -> list[str]:

@@ -33,17 +33,13 @@ class CmuMosei(ClipCorpus):
     VERSION = datasets.Version("1.0.0")
     title = PUBLISHED["cmu_mosei"].title
     about = PUBLISHED["cmu_mosei"].info()
+    origin = (
+        "Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset/, or its features through "
+        "https://github.com/thuiar/MMSA, and pass the folder as data_dir."
+    )
     tables = ("label.csv",)
     most = 3.0
     scores = mosei_release.EMOTIONS
-
-    def __init__(self, data_dir: str | Path | None = None, **settings):
-        if data_dir is None:
-            raise FileNotFoundError(
-                "CMU-MOSEI is not downloaded. Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosei-dataset/, "
-                "or its features through https://github.com/thuiar/MMSA, and pass the folder as data_dir."
-            )
-        super().__init__(data_dir, **settings)
 
     @property
     def labels(self) -> list[str]:

@@ -44,14 +44,7 @@ class CmuMosi(CorpusBuilder):
     VERSION = datasets.Version("1.0.0")
     title = PUBLISHED["cmu_mosi"].title
     about = PUBLISHED["cmu_mosi"].info()
-
-    def __init__(self, data_dir: str | Path | None = None, **settings):
-        if data_dir is None:
-            raise FileNotFoundError(
-                "CMU-MOSI is not downloaded. Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/ and "
-                "pass its folder as data_dir."
-            )
-        super().__init__(data_dir, **settings)
+    origin = "Get it from http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/ and pass its folder as data_dir."
 
     @property
     def labels(self) -> list[str]:

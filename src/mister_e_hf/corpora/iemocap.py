@@ -68,16 +68,12 @@ class Iemocap(CorpusBuilder):
     DEFAULT_CONFIG_NAME = "6way"
     title = PUBLISHED["iemocap"].title
     about = PUBLISHED["iemocap"].info()
+    origin = (
+        "Its authors provide it on request, for research: ask for it at "
+        "https://sail.usc.edu/iemocap/iemocap_release.htm and pass the unpacked IEMOCAP_full_release as "
+        "data_dir."
+    )
     scores = ("valence", "activation", "dominance")
-
-    def __init__(self, data_dir: str | Path | None = None, **settings):
-        if data_dir is None:
-            raise FileNotFoundError(
-                "IEMOCAP cannot be downloaded: its authors provide it on request, for research. Ask for it at "
-                "https://sail.usc.edu/iemocap/iemocap_release.htm and pass the unpacked IEMOCAP_full_release as "
-                "data_dir."
-            )
-        super().__init__(data_dir, **settings)
 
     @property
     def labels(self) -> list[str]:
