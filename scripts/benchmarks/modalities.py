@@ -33,7 +33,7 @@ class Contestant:
         environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, __file__, "--worker", settings]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8", env=environment)
         self.seconds: dict[str, list[float]] = {"train": [], "predict": []}
 
     def ask(self, kind: str) -> Any:

@@ -63,7 +63,7 @@ def seconds_of(path: Path, start: float, times: int = 15) -> float:
 def megabytes_of(path: Path, start: float) -> int:
     """The most memory that a process takes which reads one turn."""
     command = [sys.executable, "-c", _MEMORY, str(path), str(start)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return int(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
 
 
 def main():

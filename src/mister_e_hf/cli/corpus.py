@@ -24,7 +24,7 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         help="store the audio and video themselves in the tables of --out, not their paths",
     )
     common.add_argument(
-        "--push_to_hub", metavar="ORG/NAME", help="dataset repository to push the corpus to, with its audio"
+        "--push_to_hub", metavar="ORG/NAME", help="dataset repository to push the corpus to, with its audio and video"
     )
     common.add_argument("--private", action="store_true", default=None, help="make the repository private")
     common.add_argument(
@@ -33,7 +33,9 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         help="what to do with unreadable audio: stop, or keep the turn without it (MELD's default)",
     )
     common.add_argument(
-        "--bad_video", choices=["error", "missing"], help="the same for video (MELD's default: missing)"
+        "--bad_video",
+        choices=["error", "missing"],
+        help="what to do with unreadable video, in the same way (MELD's default: missing)",
     )
     common.add_argument(
         "--max_seconds", type=float, help="duration of the longest turn that is accepted, in seconds (default: 600)"
