@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -205,8 +206,12 @@ class _Running:
                 return
             process.start()
             self._processes.add(process)
-        process.join()
-        self._processes.discard(process)
+        connection.wait([process.sentinel])
+        # A start polls the other processes, too. Of two threads that poll at once, one takes the exit code and the
+        # other takes the process for a lost one.
+        with self._lock:
+            process.join()
+            self._processes.discard(process)
 
     def stop(self):
         self._stopped = True
