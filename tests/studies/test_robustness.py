@@ -107,3 +107,14 @@ def test_every_subset_of_three_modalities_is_removed(tmp_path):
         np.testing.assert_array_equal(found["text removed", 1.0, 0], expected)
         cut = found["start cut", 0.4, 0]
         assert (cut[: int(0.4 * data.lengths[0])] == -1).all() and (cut >= 0).any()
+
+
+def test_a_start_with_all_scores_of_a_target_can_be_cut(tmp_path):
+    data = split("train")
+    data.labels, data.label2id = np.full((data.num_turns, 2), np.nan, np.float32), {"valence": 0, "activation": 1}
+    data.labels[:, 0], data.labels[0, 1] = 1.0, 2.0
+    names = {"problem_type": "regression", "id2label": {0: "valence", 1: "activation"}}
+    model = small_model("bc_lstm", torch.float32, speech_embedding_dim=4, text_embedding_dim=4, **names)
+    found = robustness_table(scoring_trainer(model, tmp_path, use_cpu=True), data, draws=1).to_pylist()
+    assert {row["level"] for row in found if row["curve"] == "start cut"} == set(CUT_SHARES)
+    assert all(len(row["predictions"]) == data.num_turns for row in found)

@@ -52,13 +52,17 @@ def epoch_scores(view: Any, labels: np.ndarray, names: Sequence[str], chosen: st
         chosen: the score that chooses the epoch.
 
     Returns:
-        the scores by name. Constant predictions have no correlation: it is left out, or -1 if it chooses the epoch.
+        the scores by name, of the targets that have one here (damaged dialogues may have lost all of a target).
+        Constant predictions have no correlation: it is left out, or -1 if it chooses the epoch.
     """
     scored = ~np.isnan(labels).all(-1)
-    labels = labels[scored]
-    found = regression_scores(labels, view.logits[scored], names)
+    there = ~np.isnan(labels[scored]).all(0)
+    if not there.any():
+        return {}
+    labels, names = labels[scored][:, there], [name for name, given in zip(names, there, strict=True) if given]
+    found = regression_scores(labels, view.logits[scored][:, there], names)
     scores = {name: found[name] for name in REGRESSION_SCORES}
     for head, logits in (view.head_logits or {}).items():
-        scores[f"{head}_mae"] = regression_scores(labels, logits[scored], names)["mae"]
+        scores[f"{head}_mae"] = regression_scores(labels, logits[scored][:, there], names)["mae"]
     lowest = {chosen: -1.0} if scores.get(chosen, 0.0) is None else {}
     return {name: value for name, value in scores.items() if value is not None} | lowest
