@@ -22,8 +22,7 @@ def test_features_become_a_table_of_vectors(run, tmp_path):
     out = tmp_path / "mosei"
     status, output, _ = run("corpus", "mosei", "--data_dir", str(path), "--out", str(out))
     assert status == 0
-    options = "--model.speech_embedding_dim 8 --model.text_embedding_dim 16 --model.visual_embedding_dim 4"
-    assert f"this is a table of vectors; train with --corpus {out} {options}\n" in output
+    assert f"this is a table of vectors (speech 8, text 16, visual 4); next: mister-e init {out}\n" in output
     lines = {line.split("  ")[0]: line.split()[-3:] for line in output.splitlines()}
     assert lines["turns with visual vectors"] == ["4", "2", "1"]
     assert lines["turns with sentiment"] == ["4", "1", "1"] and lines["mean sentiment"] == ["-0.33", "-1.00", "3.00"]

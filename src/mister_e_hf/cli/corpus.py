@@ -5,7 +5,6 @@ import logging
 import os
 from typing import Any
 
-from ..base.modalities import MODALITIES
 from ..media.text_files import text_of_name
 from .output import parse_pairs, print_result
 
@@ -184,9 +183,9 @@ def _corpus(arguments: argparse.Namespace):
                 replaced=earlier,
             )
             if widths := vector_widths(corpus):
-                options = " ".join(f"--model.{MODALITIES[name].width} {width}" for name, width in widths.items())
+                sizes = ", ".join(f"{name} {width}" for name, width in widths.items())
                 print_result(
-                    f"this is a table of vectors; train with --corpus {arguments.out} {options}", vectors=widths
+                    f"this is a table of vectors ({sizes}); next: mister-e init {arguments.out}", vectors=widths
                 )
         if arguments.push_to_hub:
             repository = push_corpus(folder, arguments.push_to_hub, private=arguments.private)
