@@ -2,6 +2,7 @@
 
 SHARED = (
     "base.errors",
+    "base.fitted_statistics",
     "base.configuration_labelled",
     "base.losses",
     "base.modalities",

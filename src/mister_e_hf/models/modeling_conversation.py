@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, logging
 from transformers.utils.hub import resolve_revision
 
 from ..base.errors import InputError, MissingLibraryError
+from ..base.fitted_statistics import FittedStatistics
 from ..base.losses import focal_loss, regression_loss
 from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
 from ..base.remote_code import CarriesCode, write_auto_code, write_code
@@ -135,13 +136,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             initialization.ones_(module.weight)
             initialization.zeros_(module.bias)
-        elif isinstance(module, ModalityInput):
+        elif isinstance(module, FittedStatistics):
             initialization.zeros_(module.mean)
             initialization.ones_(module.std)
-            initialization.zeros_(module.null_embedding)
-        elif isinstance(module, TargetScale):
-            initialization.zeros_(module.mean)
-            initialization.ones_(module.std)
+            if isinstance(module, ModalityInput):
+                initialization.zeros_(module.null_embedding)
 
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
         """The configured class weights (C,), or None."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..base.fitted_statistics import FittedStatistics
 from .turns import TurnLayout
 
 
@@ -23,24 +24,13 @@ class ModalityTurns(NamedTuple):
     null: torch.Tensor
 
 
-class ModalityInput(nn.Module):
+class ModalityInput(FittedStatistics):
     """Standardise one modality's vectors, and learn the vector that replaces an absent one."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, embedding_dim: int, feature_clip: float | None):
-        super().__init__()
+        super().__init__(embedding_dim)
         self.feature_clip = feature_clip
-        self.register_buffer("mean", torch.zeros(embedding_dim))
-        self.register_buffer("std", torch.ones(embedding_dim))
         self.null_embedding = nn.Parameter(torch.zeros(embedding_dim))
-
-    @torch.no_grad()
-    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor):
-        """mean, std (D,) of the training vectors. A dimension that does not vary is only centred."""
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * mean.abs().clamp(min=1e-6), std, 1.0))
 
     def forward(self, embeddings: torch.Tensor, present: torch.Tensor) -> ModalityTurns:
         """embeddings (N, D), present (N,)"""
