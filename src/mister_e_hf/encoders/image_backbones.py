@@ -136,13 +136,7 @@ class ImageBackbone(BackboneKind):
         generator: torch.Generator | None = None,
     ) -> BatchFeature:
         clips = [_pictures(processor, turn, number) for number, turn in enumerate(turns)]
-        sizes = {tuple(clip.shape[1:]) for clip in clips}
-        if len(sizes) > 1:
-            raise InputError(
-                f"The image processor of this {processor.backbone_type} backbone makes pictures of different sizes "
-                f"({', '.join(map(str, sorted(sizes)))}), which cannot be in one batch: set a size of height and "
-                "width, or do_center_crop, in its preprocessor_config.json"
-            )
+        check_one_size(clips, f"The image processor of this {processor.backbone_type} backbone")
         longest = max(map(len, clips))
         values = clips[0].new_zeros(len(clips), longest, *clips[0].shape[1:])
         mask = torch.zeros(len(clips), longest, dtype=torch.bool)
@@ -153,6 +147,16 @@ class ImageBackbone(BackboneKind):
 
     def costs(self, processor: TurnProcessor, turns: Sequence[Any]) -> list[float]:
         return [float(processor.num_frames)] * len(turns)
+
+
+def check_one_size(pictures: Sequence[torch.Tensor], maker: str):
+    """Raise an `InputError` that names their maker if pictures (..., h, w) of a batch differ in size."""
+    sizes = {tuple(each.shape[-2:]) for each in pictures}
+    if len(sizes) > 1:
+        raise InputError(
+            f"{maker} makes pictures of different sizes ({', '.join(map(str, sorted(sizes)))}), which cannot be in "
+            "one batch: set a size of height and width, or do_center_crop, in its preprocessor_config.json"
+        )
 
 
 def _is_convolutional(config: transformers.PreTrainedConfig) -> bool:

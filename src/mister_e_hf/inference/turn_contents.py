@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.errors import InputError
+from ..encoders.image_backbones import check_one_size
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..media.audio import SAMPLING_RATE, load_audio
 from ..media.video import has_sound, load_frames
@@ -97,13 +97,7 @@ class _Visual(TurnContent):
     def inputs(
         self, processor: MisterEProcessor, contents: Sequence[Mapping[str, torch.Tensor]]
     ) -> Mapping[str, torch.Tensor]:
-        sizes = {tuple(each["pixel_values"].shape[-2:]) for each in contents}
-        if len(sizes) > 1:
-            raise InputError(
-                f"The processor of visual_encoder/ makes pictures of different sizes ({', '.join(map(str, sizes))}), "
-                "which cannot be in one batch: set a size of height and width, or do_center_crop, in its "
-                "preprocessor_config.json"
-            )
+        check_one_size([each["pixel_values"] for each in contents], "The processor of visual_encoder/")
         return {name: torch.cat([each[name] for each in contents]) for name in contents[0]}
 
 
