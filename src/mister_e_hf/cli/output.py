@@ -19,6 +19,17 @@ from ..base.plain_text import for_terminal
 _values: dict[str, Any] | None = None
 
 
+def add_media_policies(parser: argparse.ArgumentParser):
+    """Add the options of a command that meets unreadable audio and video."""
+    for content in ("audio", "video"):
+        parser.add_argument(
+            f"--bad_{content}",
+            choices=["error", "missing"],
+            default="error",
+            help=f"what to do with unreadable {content}: stop, or treat it as missing (default: error)",
+        )
+
+
 @contextlib.contextmanager
 def printing(quiet: bool = False, as_json: bool = False) -> Iterator[None]:
     r"""

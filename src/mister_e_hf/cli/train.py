@@ -4,7 +4,7 @@ import argparse
 
 from ..base.chatter import hide_unnamed_bars
 from ..base.modalities import MODALITIES
-from .output import print_result, print_result_once
+from .output import add_media_policies, print_result, print_result_once
 
 
 def add_training_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser):
@@ -64,18 +64,7 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
         "embed", parents=[common], epilog=rest, help="compute the vectors of a corpus with trained encoders"
     )
     embed.add_argument("--out", help="folder for the vectors (default: OUTPUT_DIR/vectors)")
-    embed.add_argument(
-        "--bad_audio",
-        choices=["error", "missing"],
-        default="error",
-        help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
-    )
-    embed.add_argument(
-        "--bad_video",
-        choices=["error", "missing"],
-        default="error",
-        help="what to do with unreadable video: stop, or treat it as missing (default: error)",
-    )
+    add_media_policies(embed)
     embed.add_argument(
         "--num_workers", type=int, default=0, help="number of processes that decode audio and video (default: 0)"
     )

@@ -13,7 +13,7 @@ from ..base.chatter import hide_unnamed_bars
 from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES
 from ..base.plain_text import count_of
-from .output import Failure, parse_pairs, print_line, print_result
+from .output import Failure, add_media_policies, parse_pairs, print_line, print_result
 
 
 def add_inference_commands(commands: argparse._SubParsersAction, shared: argparse.ArgumentParser):
@@ -41,18 +41,7 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
         help="file to write, .csv, .tsv, .jsonl or .parquet (default: a table on a terminal, else JSON lines)",
     )
     predict.add_argument("--top_k", type=int, help="number of classes to list (default: all)")
-    predict.add_argument(
-        "--bad_audio",
-        choices=["error", "missing"],
-        default="error",
-        help="what to do with unreadable audio: stop, or treat it as missing (default: error)",
-    )
-    predict.add_argument(
-        "--bad_video",
-        choices=["error", "missing"],
-        default="error",
-        help="what to do with unreadable video: stop, or treat it as missing (default: error)",
-    )
+    add_media_policies(predict)
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="columns of the table by field")
     predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
