@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from mister_e_hf import ConversationEmotionPipeline
 from support.small_checkpoint import write_checkpoint
+from support.small_encoders import tiny_encoder, write_backbone
 from support.small_pipeline import TASK, write_recordings
 
 
@@ -35,3 +36,12 @@ def sounds(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def clip(sounds) -> np.ndarray:
     return soundfile.read(sounds / "clip.wav", dtype="float32")[0]
+
+
+@pytest.fixture(scope="session")
+def text_encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    backbone = write_backbone(folder / "backbone", "text")
+    for part in tiny_encoder(backbone, "text", tuning="full", embedding_dim=4):
+        part.save_pretrained(folder / "encoder")
+    return folder / "encoder"

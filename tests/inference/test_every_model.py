@@ -16,20 +16,10 @@ from mister_e_hf.inference.serve import emotions
 from mister_e_hf.inference.timeline import timeline_figure
 from mister_e_hf.models.registry import models_taking, registered
 from support.model_contract import LABELS, small_model
-from support.small_encoders import tiny_encoder, write_backbone
 from support.toy_model import registered_toy
 
 NAMES = [entry.name for entry in registered()]
 MANY = [[{"text": "so well"}, {}, {"text": "grr"}], [{"text": "hooray"}]]
-
-
-@pytest.fixture(scope="module")
-def text_encoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    backbone = write_backbone(folder / "backbone", "text")
-    for part in tiny_encoder(backbone, "text", tuning="full", embedding_dim=4):
-        part.save_pretrained(folder / "encoder")
-    return folder / "encoder"
 
 
 def write(name: str, folder: Path, encoder: Path, **changes) -> Path:

@@ -21,21 +21,11 @@ from mister_e_hf.inference.prediction_output import turn_table, write_prediction
 from mister_e_hf.inference.serve import emotions
 from mister_e_hf.models.registry import registered
 from support.model_contract import small_model
-from support.small_encoders import tiny_encoder, write_backbone
 
 NAMES = [entry.name for entry in registered()]
 TARGETS = {0: "valence", 1: "activation", 2: "dominance"}
 SCORES = {"problem_type": "regression", "id2label": TARGETS}
 TURNS = [{"text": "so well"}, {}, {"text": "grr"}]
-
-
-@pytest.fixture(scope="module")
-def text_encoder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("encoder")
-    backbone = write_backbone(folder / "backbone", "text")
-    for part in tiny_encoder(backbone, "text", tuning="full", embedding_dim=4):
-        part.save_pretrained(folder / "encoder")
-    return folder / "encoder"
 
 
 def write(name: str, folder: Path, encoder: Path, results: dict | None = None, **changes) -> Path:
