@@ -31,7 +31,7 @@ def score_names(bins: str | None = None) -> tuple[str, ...]:
         bins: `"mosi"`, `"sims"` or None.
 
     Raises:
-        InputError: if there are no such bins.
+        InputError: if the bins are unknown.
     """
     if bins is None:
         return REGRESSION_SCORES
@@ -45,7 +45,7 @@ def more_is_better(score: str) -> bool:
     Whether a larger value of a score of classes or of a regression is the better one.
 
     Raises:
-        InputError: if there is no such score.
+        InputError: if the score is unknown.
     """
     known = {*SCORES, *REGRESSION_SCORES, *(name for names in BINS.values() for name in names)}
     if score not in known:

@@ -80,7 +80,7 @@ class StageScores:
 
 
 def estimate_record(name: str, scores: SeedScores | None) -> Record:
-    """Mean, deviation and interval of a score, each None if it is undefined or there is no seed."""
+    """Mean, deviation and interval of a score, each None if it is undefined or no seed has finished."""
     found: Estimate | tuple = (None,) * 4 if scores is None else estimate(scores)
     values = [None if value is None or np.isnan(value) else value for value in found]
     return dict(zip((name, f"{name}_sd", f"{name}_low", f"{name}_high"), values, strict=True))
