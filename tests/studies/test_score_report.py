@@ -19,7 +19,7 @@ from mister_e_hf.studies.report.page import report_sections, stage_tables, write
 from mister_e_hf.studies.report.regression_tables import round_edges  # noqa: E402
 from mister_e_hf.studies.report.results_page import main_table, write_results  # noqa: E402
 from mister_e_hf.studies.study_reader import read_study  # noqa: E402
-from support.small_study import CURVES, fail, write_study  # noqa: E402
+from support.small_study import CURVES, fail, rewrite, write_study  # noqa: E402
 
 TARGETS = ["valence", "arousal"]
 TABLES = ["main", "ablations", "splits", "targets", "seeds", "coverage", "predicted", "error_by_true_score"]
@@ -256,3 +256,20 @@ def test_edges_are_round_numbers(low, high, expected):
 
 def test_edges_of_a_constant_surround_it():
     assert round_edges(np.array([2.0, 2.0]), 5).tolist() == [1.5, 2.5]
+
+
+def test_a_target_with_one_scored_turn_is_reported(small):
+    """It has no correlation, most draws of dialogues lack it, and nothing is left of it once the start is cut off."""
+
+    def keep_one_score(columns):
+        turns = zip(columns["dialogue_id"], columns["utterance_id"], columns["label"], strict=True)
+        return columns | {"label": [[one, two if (d, u) == ("dev0", "u0") else None] for d, u, (one, two) in turns]}
+
+    for path in small.rglob("predictions.parquet"):
+        rewrite(path, keep_one_score)
+    write_report(small)
+    stored = json.loads((small / "report.json").read_text())["stages"]["development"]
+    curves = {row["curve"] for row in stored["robustness"]["records"] if row["level"] > 0}
+    assert curves == set(CURVES) - {"start cut"}
+    row = next(row for row in stored["targets"]["records"] if row["target"] == "arousal")
+    assert row["mae"] is not None and row["corr"] is None

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..measures import in_per_cent
 from ..study import Study
 
@@ -19,6 +21,11 @@ def system_cell(study: Study) -> Callable[[Record], str]:
 def seeds_cell(record: Record) -> str:
     """How many of the planned seeds are finished."""
     return f"{record['seeds']} of {record['planned_seeds']}"
+
+
+def defined(value: float | None) -> float | None:
+    """A number, or None in place of NaN, which is an undefined score: JSON cannot hold it."""
+    return None if value is None or np.isnan(value) else float(value)
 
 
 def formatted(value: float | None, form: str) -> str:

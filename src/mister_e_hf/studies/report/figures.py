@@ -204,7 +204,8 @@ def _robustness(records: list[Record], curve: str) -> Figure:
         own = [record for record in records if record["system"] == system]
         level = np.array([record["level"] for record in own])
         mean, low, high = (
-            factor * np.array([record[key] for record in own]) for key in (main, f"{main}_low", f"{main}_high")
+            factor * np.array([record[key] for record in own], dtype=float)  # None, an undefined end, becomes NaN
+            for key in (main, f"{main}_low", f"{main}_high")
         )
         axes.errorbar(
             level + (2 * number - len(systems) + 1) * apart,

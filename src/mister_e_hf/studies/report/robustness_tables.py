@@ -10,7 +10,7 @@ import numpy as np
 from ...evaluation.significance import estimate
 from ..measures import TITLES, in_per_cent
 from ..study import ROBUST, Stage, Study, System
-from .cells import Record, interval, score, system_cell
+from .cells import Record, defined, interval, score, system_cell
 from .table import Table
 
 _LAST_CURVES = ("both removed", "all removed", "noise", "start cut")
@@ -103,10 +103,13 @@ def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
         def of(predictions: np.ndarray):
             return estimate(measures.resampled(stage.labels, predictions, stage.dialogues, draws=_CURVE_DRAWS)[main])
 
+        # A point is left out if every scored turn is cut off, or all turns that have a score of one of the targets.
         kept = measures.is_kept(predictions)
         if not (kept & measures.scored(stage.labels)).any(-1).all():
-            continue  # every scored turn is cut off
+            continue
         found_score, uncut = of(predictions), None
+        if np.isnan(found_score.mean):
+            continue
         if not kept.all():
             uncut = of(measures.cut(unchanged, kept)).mean
         yield {
@@ -114,7 +117,7 @@ def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
             "level": level,
             "system": system.name,
             main: found_score.mean,
-            f"{main}_low": found_score.low,
-            f"{main}_high": found_score.high,
+            f"{main}_low": defined(found_score.low),
+            f"{main}_high": defined(found_score.high),
             "uncut": uncut,
         }

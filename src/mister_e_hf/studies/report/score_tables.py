@@ -20,7 +20,7 @@ from ...evaluation.significance import (
 )
 from ..measures import TITLES, ScoreMeasures, in_per_cent
 from ..study import FULL, Stage, Study
-from .cells import Record, interval, p_value, score, seeds_cell, signed, system_cell, with_sd
+from .cells import Record, defined, interval, p_value, score, seeds_cell, signed, system_cell, with_sd
 from .table import Table
 
 ALPHA = 0.05
@@ -82,7 +82,7 @@ class StageScores:
 def estimate_record(name: str, scores: SeedScores | None) -> Record:
     """Mean, deviation and interval of a score, each None if it is undefined or no seed has finished."""
     found: Estimate | tuple = (None,) * 4 if scores is None else estimate(scores)
-    values = [None if value is None or np.isnan(value) else value for value in found]
+    values = map(defined, found)
     return dict(zip((name, f"{name}_sd", f"{name}_low", f"{name}_high"), values, strict=True))
 
 
@@ -205,9 +205,8 @@ def seed_table(scores: StageScores) -> Table:
     records: list[Record] = []
     for name, found in scores.scores.items():
         for place, seed in enumerate(scores.stage.systems[name].seeds):
-            values = {metric: float(found[metric].observed[place]) for metric in shown}
-            defined = {metric: None if np.isnan(value) else value for metric, value in values.items()}
-            records.append({"system": name, "seed": seed} | defined)
+            values = {metric: defined(found[metric].observed[place]) for metric in shown}
+            records.append({"system": name, "seed": seed} | values)
     return Table(
         "seeds",
         "Scores of each seed",
@@ -241,7 +240,7 @@ def _of_main(scores: StageScores) -> str:
 
 
 def _difference_record(name: str, found: Difference | None) -> Record:
-    values = [None if value is None or np.isnan(value) else value for value in found or (None,) * 4]
+    values = map(defined, found or (None,) * 4)
     return dict(zip((name, f"{name}_low", f"{name}_high", "p"), values, strict=True))
 
 
