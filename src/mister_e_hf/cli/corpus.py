@@ -113,6 +113,14 @@ def add_corpus_command(commands: argparse._SubParsersAction, shared: argparse.Ar
         help="class names in order (default: the names in the corpus, sorted)",
     )
     folder.add_argument(
+        "--scores",
+        nargs="+",
+        type=text_of_name,
+        metavar="COLUMN",
+        help="further columns that hold a number per turn, to keep as scores that a model can predict, e.g. valence "
+        "activation (sentiment is kept without being named)",
+    )
+    folder.add_argument(
         "--split_shares",
         nargs=3,
         type=float,
@@ -150,6 +158,7 @@ def _corpus(arguments: argparse.Namespace):
             "validation",
             "labels",
             "other_labels",
+            "scores",
             "group_pattern",
             "split_shares",
             "seed",
@@ -168,7 +177,7 @@ def _corpus(arguments: argparse.Namespace):
     summary = summarize(corpus)
     print_result(format_summary(summary), splits=summary)
     names = next(iter(corpus.values())).features["utterances"].feature["emotion"].names
-    classes = {split: {name: int(counts[name]) for name in names} for split, counts in summary.items()}
+    classes = {split: {name: int(counts.get(name, 0)) for name in names} for split, counts in summary.items()}
     for sentence in shortcomings(classes, {split: int(counts["dialogues"]) for split, counts in summary.items()}):
         logging.getLogger(__name__).warning("%s", sentence)
     with tempfile.TemporaryDirectory() as temporary:

@@ -79,7 +79,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
     title: ClassVar[str]
     about: ClassVar[dict[str, str]]  # description, homepage, license, citation
     origin: ClassVar[str] = ""  # where to get a corpus that is not downloaded
-    scores: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold a number, or null
+    scores: tuple[str, ...] = ()  # further fields of a turn that hold a number, or null
     other_labels: ClassVar[tuple[str, ...]] = ()  # further fields of a turn that hold one of the classes, or null
 
     def __init__(

@@ -79,7 +79,8 @@ def match_columns(
         if column and column not in there:
             alike = [name for name in there if plain(name) == plain(column)]
             if len(alike) != 1:
-                raise InputError(f"'{path}' has no column '{column}' for {field}; it has {listed(there)}")
+                purpose = "" if column == field else f" for {field}"
+                raise InputError(f"'{path}' has no column '{column}'{purpose}; it has {listed(there)}")
             column = alike[0]
         names[field] = column or None
     free = [name for name in there if name not in names.values()]

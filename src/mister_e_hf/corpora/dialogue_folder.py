@@ -4,13 +4,14 @@ import dataclasses
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..base.errors import InputError, short
+from ..base.modalities import MODALITIES
 from ..media import audio
 from ..media.text_files import text_of_name
 from .builder import CorpusBuilder, CorpusConfig
@@ -18,11 +19,18 @@ from .columns import TURN_COLUMNS, listed
 from .counts import Dialogues
 from .labels import unify_labels, written
 from .recordings import is_path
-from .schema import SPLITS
+from .schema import SPLITS, UNLABELLED
 from .splits import draw_splits
 from .turn_tables import read_turns
 
 logger = logging.getLogger(__name__)
+
+# Names that a score cannot have: fields of a turn and columns of a table.
+_TAKEN = {
+    *(name for name in TURN_COLUMNS if name != "sentiment"),
+    *("utterances", "utterance_ids", "texts", "speakers", "labels"),
+    *(name for modality in MODALITIES.values() for name in (modality.features, modality.has)),
+}
 
 
 @dataclasses.dataclass
@@ -38,6 +46,7 @@ class DialogueFolderConfig(CorpusConfig):
         seed: of that split.
         in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the
             order of its rows.
+        scores: further columns that hold a number, or nothing, to keep as fields of the turns under these names.
     """
 
     columns: dict[str, str | None] | None = None
@@ -45,14 +54,14 @@ class DialogueFolderConfig(CorpusConfig):
     split_shares: tuple[float, float, float] = (0.8, 0.1, 0.1)
     seed: int = 0
     in_row_order: bool = False
+    scores: list[str] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        unknown = set(self.columns or {}) - set(TURN_COLUMNS)
-        if unknown:
-            raise InputError(
-                f"columns has the unknown fields {sorted(unknown)}; expected some of {list(TURN_COLUMNS)}"
-            )
+        self._check_scores()
+        known = [*TURN_COLUMNS, *(self.scores or ())]
+        if unknown := set(self.columns or {}) - set(known):
+            raise InputError(f"columns has the unknown fields {sorted(unknown)}; expected some of {known}")
         shares = tuple(self.split_shares)
         if len(shares) != 3 or min(shares) < 0 or not math.isclose(sum(shares), 1):
             raise InputError(f"split_shares must be three shares that sum to 1, got {self.split_shares}")
@@ -60,6 +69,19 @@ class DialogueFolderConfig(CorpusConfig):
             not all(map(str, self.labels)) or len(set(self.labels)) != len(self.labels) or not self.labels
         ):
             raise InputError(f"labels must be names, each once, got {short(self.labels)}")
+
+    def _check_scores(self):
+        scores = self.scores or []
+        if isinstance(scores, str) or not all(isinstance(name, str) and name.strip() for name in scores):
+            raise InputError(f"scores must be a list of names of columns, got {short(repr(scores))}")
+        if len(set(scores)) != len(scores):
+            raise InputError(f"scores must name each column once, got {short(scores)}")
+        for name in scores:
+            if name in _TAKEN:
+                raise InputError(
+                    f"scores names '{name}', which other data of a turn have as their name; choose another, for "
+                    f"example 'rating', name that in scores, and pass columns={{'rating': '{name}'}}"
+                )
 
 
 class DialogueFolder(CorpusBuilder):
@@ -69,11 +91,12 @@ class DialogueFolder(CorpusBuilder):
     - Tables (CSV, TSV, JSONL, Parquet), a row per turn: dialogue_id; order, or start; text, audio or both; and if
       known utterance_id, start, end (or duration), speaker, emotion, sentiment, split. Case, blanks and underscores of
       the columns' names do not matter, and common other names are known (`TURN_COLUMNS` in `columns.py`); a name that
-      may be meant is asked about, and the others are listed in a warning. `metadata.csv` (or .tsv, .jsonl, .parquet)
-      beside the audio files, as `datasets`' AudioFolder has it, counts before other tables. Audio is a path relative
-      to the table's folder, with start and end in seconds, or as 0:01:02.5, if one recording holds the dialogue; in
-      Parquet also the file's content or samples. Video likewise, in a column `video`; without `audio`, the sound is
-      that of the video. A `file_name` with a picture, as of `datasets`' VideoFolder, is both.
+      may be meant is asked about, and the others are listed in a warning, unless `scores` names them. `metadata.csv`
+      (or .tsv, .jsonl, .parquet) beside the audio files, as `datasets`' AudioFolder has it, counts before other
+      tables. Audio is a path relative to the table's folder, with start and end in seconds, or as 0:01:02.5, if one
+      recording holds the dialogue; in Parquet also the file's content or samples. Video likewise, in a column `video`;
+      without `audio`, the sound is that of the video. A `file_name` with a picture, as of `datasets`' VideoFolder, is
+      both.
     - Without a table, recordings with subtitles: `call.wav` and `call.srt`, `call.vtt` or `call.en.vtt` are the
       dialogue `call`, a cue is a turn; `call.mp4` gives its picture, too.
 
@@ -98,6 +121,9 @@ class DialogueFolder(CorpusBuilder):
         cache_dir: by default that of `datasets`.
         config_name: name of the configuration in that cache.
         bad_video: as `bad_audio`, of video.
+        scores: further columns that hold a number, or nothing, such as `["valence", "activation"]`: they become fields
+            of the turns under these names, and columns of tables of vectors, which a model can be trained to predict
+            (`corpus.targets`). `sentiment` is such a field without being named.
 
     Raises:
         FileNotFoundError: if the folder or file is not there, or holds no turns.
@@ -124,6 +150,7 @@ class DialogueFolder(CorpusBuilder):
         cache_dir: str | None = None,
         config_name: str | None = None,
         bad_video: str = "error",
+        scores: list[str] | None = None,
     ):
         given = dict(locals())
         fields = {field.name: field.default for field in dataclasses.fields(self.BUILDER_CONFIG_CLASS)}
@@ -133,7 +160,10 @@ class DialogueFolder(CorpusBuilder):
         super().__init__(data_dir, cache_dir=cache_dir, config_name=config_name, **settings)
 
     def source_files(self, folder: Path, settings: dict[str, Any]) -> list[Path]:
-        self._rows = read_turns(folder, settings.get("columns"), settings.get("in_row_order", False))
+        self.scores = tuple(name for name in settings.get("scores") or () if name != "sentiment")
+        self._rows = read_turns(
+            folder, settings.get("columns"), settings.get("in_row_order", False), settings.get("scores") or ()
+        )
         unify_labels(self._rows, settings.get("labels"), f"'{folder}'")
         media = {path for row in self._rows for path in (row["audio"], row["video"]) if is_path(path)}
         return [*{Path(row["source"]) for row in self._rows}, *media]
@@ -142,8 +172,7 @@ class DialogueFolder(CorpusBuilder):
     def labels(self) -> list[str]:
         found = {row["emotion"] for row in self._rows if row["emotion"] is not None}
         if self.config.labels is None:
-            # ClassLabel needs a name; without labelled turns it is never used.
-            return sorted(found) or ["unlabelled"]
+            return sorted(found) or list(UNLABELLED)
         for row in self._rows:
             if row["emotion"] is not None and row["emotion"] not in self.config.labels:
                 raise InputError(
@@ -177,7 +206,7 @@ class DialogueFolder(CorpusBuilder):
             )
         dialogues: Dialogues = {split: [] for split in SPLITS}
         for name, turns in rows.items():
-            dialogues[splits[name]].append({"dialogue_id": name, "utterances": _turns(name, turns)})
+            dialogues[splits[name]].append({"dialogue_id": name, "utterances": _turns(name, turns, self.scores)})
         return dialogues
 
 
@@ -223,7 +252,7 @@ def _split_of(dialogue: str, turns: list[dict[str, Any]]) -> str | None:
     return turns[0]["split"]
 
 
-def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _turns(dialogue: str, rows: list[dict[str, Any]], scores: Sequence[str]) -> list[dict[str, Any]]:
     field = "order" if all(row["order"] is not None for row in rows) else "start"
     without = next((row for row in rows if row[field] is None), None)
     if without is not None:
@@ -243,7 +272,7 @@ def _turns(dialogue: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
         turn = {
             field: row[field]
-            for field in ("text", "audio", "video", "start", "end", "speaker", "emotion", "sentiment")
+            for field in ("text", "audio", "video", "start", "end", "speaker", "emotion", "sentiment", *scores)
         }
         turns.append({"utterance_id": row["utterance_id"] or f"{dialogue}_{number}"} | turn)
     return turns

@@ -118,7 +118,7 @@ def _check_names(rows: Sequence[dict[str, Any]], spelling: dict[str, str | None]
     wrong = {
         name: "a list; a turn has one emotion"
         if _LIST.fullmatch(name)
-        else "a number with decimals; scores go to sentiment"
+        else "a number with decimals; scores go to sentiment, or to columns that --scores names"
         for name in counts
         if _LIST.fullmatch(name) or _SCORE.fullmatch(name)
     }

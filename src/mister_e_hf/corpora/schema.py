@@ -7,6 +7,8 @@ from datasets import ClassLabel, Features, List, Value
 from ..base.modalities import MODALITIES
 
 SPLITS = ("train", "validation", "test")
+# The classes of a corpus without labels: ClassLabel needs a name.
+UNLABELLED = ["unlabelled"]
 
 # In the order of the class numbers of published code.
 LABELS = {

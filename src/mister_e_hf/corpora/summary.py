@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..base.modalities import MODALITIES
+from .schema import UNLABELLED
 
 
 def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, Any]]:
@@ -23,6 +24,7 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, Any]]:
         if any(modality.features in data.column_names for data in corpus.values())
     }
     summary: dict[str, dict[str, Any]] = {}
+    names: list[str] = []
     for split, data in corpus.items():
         fields = data.features["utterances"].feature
         names = fields["emotion"].names
@@ -56,6 +58,9 @@ def summarize(corpus: datasets.DatasetDict) -> dict[str, dict[str, Any]]:
                 f"mean {name}": float(values.mean()) if len(values) else None,
                 f"deviation of {name}": float(values.std()) if len(values) else None,
             }
+    if names == UNLABELLED and not any(block[name] for block in summary.values() for name in names):
+        for block in summary.values():
+            del block[UNLABELLED[0]]  # `without label` says it
     return summary
 
 

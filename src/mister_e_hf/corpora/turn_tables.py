@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 _ROUNDED = re.compile(r"\d[.,]\d+[eE]\+\d+")
 _COMMA = re.compile(r"[+-]?\d+,(\d+)")
+_MOST_NAMED = 10  # columns in the advice about numbers
 # Names of columns that may hold audio files or other things, which the cells decide.
 _DOUBTFUL_AUDIO = {plain(name) for name in ("file_path", "file", "path", "sound", "recording", "wav")}
 # Names of columns that may mean a file with its picture, if it has one.
@@ -33,23 +35,28 @@ _ANY_FILE = {plain(name) for name in ("file_name", "file_path", "file", "path", 
 
 
 def read_turns(
-    folder: Path, columns: Mapping[str, str | None] | None = None, in_row_order: bool = False
+    folder: Path,
+    columns: Mapping[str, str | None] | None = None,
+    in_row_order: bool = False,
+    scores: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     r"""
-    Every turn with the fields of [`TURN_COLUMNS`], None if a field is not given, and `where` it was found; warnings
-    name the files and columns that are not read.
+    Every turn with the fields of [`TURN_COLUMNS`] and the scores, None if a field is not given, and `where` it was
+    found; warnings name the files and columns that are not read.
 
     Args:
         folder: tables or subtitles, in itself or in folders of the splits; or one table or subtitle file.
         columns: the column of a field, or None or `""` for none.
         in_row_order: a table without `dialogue_id` is one dialogue, and one without `order` and `start` is in the
             order of its rows.
+        scores: further fields that hold a number, or nothing; each table must have a column of each.
 
     Raises:
         FileNotFoundError: if the folder has neither tables nor subtitles.
         InputError: naming the file and row, if something does not fit.
     """
-    reader = _Reader(dict(columns or {}), in_row_order)
+    chosen: dict[str, str | None] = {**dict(zip(scores, scores, strict=True)), **(columns or {})}
+    reader = _Reader(chosen, in_row_order, scores)
     if folder.is_file():
         rows = reader.read_file(folder, split_named(folder.stem) if folder.suffix.lower() in TABLES else None)
     elif not folder.is_dir():
@@ -62,9 +69,10 @@ def read_turns(
 
 
 class _Reader:
-    def __init__(self, columns: dict[str, str | None], in_row_order: bool):
-        self.columns, self.in_row_order = columns, in_row_order
+    def __init__(self, columns: dict[str, str | None], in_row_order: bool, scores: Sequence[str]):
+        self.columns, self.in_row_order, self.scores = columns, in_row_order, scores
         self.unused: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        self.numbers: dict[tuple[str, ...], list[str]] = {}  # those of the unused columns that hold numbers
         self.empty: list[EmptyTableError] = []
         self.alone: list[Path] = []  # subtitles without a recording
         self.pictures: dict[Path, bool] = {}
@@ -72,12 +80,15 @@ class _Reader:
     def warn(self):
         for names, tables in self.unused.items():
             more = f" and {len(tables) - 1} more" if len(tables) > 1 else ""
+            numbers = self.numbers[names]
+            hint = f". To keep numbers as scores, name them in scores (--scores {shlex.join(numbers[:_MOST_NAMED])})"
             logger.warning(
-                "'%s'%s: the columns %s are not used; fields are %s",
+                "'%s'%s: the columns %s are not used; fields are %s%s",
                 tables[0],
                 more,
                 listed(names),
                 ", ".join(TURN_COLUMNS),
+                hint if numbers else "",
             )
         if self.empty:
             more = f", with {len(self.empty) - 1} more" if len(self.empty) > 1 else ""
@@ -140,8 +151,10 @@ class _Reader:
                 f"'{path}' holds a row per dialogue, not per turn: it is a finished corpus, use its folder as it is"
             )
         names = self._names(path, table, there)
-        if left := unused(there, names):
-            self.unused[tuple(left)].append(path)
+        if left := tuple(unused(there, names)):
+            self.unused[left].append(path)
+            numbers = [name for name in left if _is_numbers([row[name] for row in table])]
+            self.numbers[left] = [name for name in self.numbers.get(left, numbers) if name in numbers]
         for field, name in names.items():
             if name and field not in ("audio", "video") and any(isinstance(row[name], AudioInTable) for row in table):
                 for row, text in zip(table, texts_of(path, name), strict=True):
@@ -157,7 +170,7 @@ class _Reader:
                     turn["dialogue_id"] = text_of_name(path.stem)
                 if names["order"] is None and names["start"] is None:
                     turn["order"] = place
-            rows.append(_checked(turn, f"'{path}', row {cells.number}", path, split))
+            rows.append(_checked(turn, f"'{path}', row {cells.number}", path, split, self.scores))
             if takes_picture and self._has_picture(rows[-1]["audio"]):
                 rows[-1]["video"] = rows[-1]["audio"]
         return rows
@@ -207,6 +220,11 @@ class _Reader:
         return self.pictures[path]
 
     def _read_recording(self, path: Path, split: str | None, beside: list[Path]) -> list[dict[str, Any]]:
+        if self.scores:
+            raise InputError(
+                f"'{path}': subtitles hold no scores, but scores names {listed(self.scores)}; put the turns into "
+                "a table"
+            )
         recording = recording_of(path, beside)
         if recording is None:
             self.alone.append(path)
@@ -227,7 +245,7 @@ def _names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder))
 
 
-def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> dict[str, Any]:
+def _checked(row: dict[str, Any], where: str, path: Path, split: str | None, scores: Sequence[str]) -> dict[str, Any]:
     for field, cell in row.items():
         check_cell(cell, field, where)
     for field in ("dialogue_id", "utterance_id", "text", "speaker", "emotion"):
@@ -241,7 +259,7 @@ def _checked(row: dict[str, Any], where: str, path: Path, split: str | None) -> 
         )
     if row["dialogue_id"].lower() in ("nan", "<na>", "null"):
         raise InputError(f"{where}: dialogue_id '{row['dialogue_id']}' is what data frames write for an empty cell")
-    for field in ("order", "start", "end", "duration", "sentiment"):
+    for field in ("order", "start", "end", "duration", "sentiment", *scores):
         read = _seconds if field in ("start", "end", "duration") else _number
         row[field] = read(row[field], field, where)
     if row["order"] is None and row["start"] is None:
@@ -312,6 +330,15 @@ def _number(value: Any, field: str, where: str) -> float | None:
         hint = "; its comma may part decimals or thousands, so write a point or nothing" if thousands else ""
         raise InputError(f"{where}: {field} must be a number, got {short(repr(given), 100)}{hint}")
     return number
+
+
+def _is_numbers(cells: Sequence[Any]) -> bool:
+    """Whether the cells of a column are numbers, where they hold anything."""
+    given = [cell for cell in cells if cell is not None]
+    try:
+        return bool(given) and all(_number(cell, "", "") is not None for cell in given)
+    except InputError:
+        return False
 
 
 def _seconds(value: Any, field: str, where: str) -> float | None:
