@@ -4,6 +4,7 @@ import collections
 import os
 import pickle
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,17 +196,45 @@ def test_a_place_far_away_takes_no_memory(tmp_path):
     assert read_pickle(pickled(tmp_path, content)) == 7  # 64 GB in some versions of pickle.load
 
 
-def test_tuples_within_tuples_take_no_time(tmp_path):
-    doubled = b"".join(b"\x94h" + bytes([number]) + b"\x86" for number in range(100))  # (x, x), a hundred times
-    found = read_pickle(pickled(tmp_path, ended(b"]", b")", doubled, b"a")))
-    for _ in range(100):
-        assert len(found) in (1, 2)
-        found = found[0]
+def doubled(container: bytes, append: bytes, times: int) -> bytes:
+    """Containers that hold the one before twice."""
+    parts = (b"\x94" + container + b"h" + bytes([number]) + append + b"h" + bytes([number]) for number in range(times))
+    return b"".join(part + append for part in parts)
 
 
-def test_deep_lists_are_read(tmp_path):
-    found = read_pickle(pickled(tmp_path, ended(b"]" * 20_000, b"a" * 19_999)))
-    assert len(found) == 1
+NESTED = {
+    "lists": (b"]" * 300_000 + b"a" * 299_999, "more than 100 lists, tuples or dictionaries one within the other"),
+    "tuples": (b")" + b"\x85" * 4_000_000, "more than 100 lists"),
+    "dictionaries": (b"}" + b"K\x01}" * 200 + b"s" * 200, "more than 100 lists"),
+    "a list of itself": (b"]\x94h\x00a", "changes a list or dictionary that is in another already"),
+    "lists that hold each other": (b"]\x94]\x94h\x00ah\x01a", "changes a list"),
+    "lists that grow from outside": (b"]]\x94a0h\x00Na", "changes a list"),
+    "shared lists": (b"]" + doubled(b"]", b"a", 30), "the same lists so often that they make up more than 10,000,"),
+    "shared tuples": (
+        b")" + b"".join(b"\x94h" + bytes([number]) + b"\x86" for number in range(90)),
+        "the same lists so often",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_what_could_not_be_printed_or_walked_is_refused_at_once(tmp_path, kind):
+    content, message = NESTED[kind]
+    began = time.process_time()
+    with pytest.raises(InputError, match=f"is not read: it .*{message}"):
+        read_pickle(pickled(tmp_path, ended(content)))
+    assert time.process_time() - began < 2
+
+
+def test_containers_within_each_other_and_used_again(tmp_path):
+    shared: list = [[], (), {}, ()]
+    content = {"a": shared, "b": [shared, shared, ((), shared)]}
+    for _ in range(90):
+        content = {1: [], 2: content, 3: ()}
+    for protocol in range(6):
+        found = read_pickle(pickled(tmp_path, content, protocol))
+        assert found == content
+        assert "{}" in str(found)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

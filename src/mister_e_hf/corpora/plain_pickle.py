@@ -6,7 +6,8 @@ is called.
 import mmap
 import pickletools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..base.errors import InputError, short
 
 _SMALL = 1 << 16  # bytes; what is larger is not copied out of the file
 _MOST_AXES = 32
+_DEEPEST = 100  # containers within containers; releases of features have about five
+_MOST_SHARED = 10_000_000  # values beyond one for each byte, which only containers that are used again give
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[US]\d{1,7}|O8?)")
 _KNOWN = {"numpy.ndarray", "numpy.dtype", "_codecs.encode", "__builtin__.bytes"} | {
     f"{package}.{name}"
@@ -40,6 +43,50 @@ class _Array:
 
 class _Arguments(tuple):
     """A tuple with a part of an array in it."""
+
+
+@dataclass(slots=True)
+class _Nest:
+    """A list, tuple or dictionary, kept so that its id remains its own."""
+
+    container: Any
+    depth: int = 1
+    values: int = 1  # in it, those that it holds twice counted twice
+    inside: bool = False  # another one
+
+
+class _Nests:
+    r"""
+    How deep the containers of a file are nested, and how many values each holds, which a small file can make so many
+    that printing or walking them would not end.
+
+    Args:
+        size: of the file in bytes.
+    """
+
+    def __init__(self, size: int):
+        self.most = size + _MOST_SHARED
+        self.known: dict[int, _Nest] = {}
+
+    def fill(self, into: Any, items: Sequence[Any]):
+        """Count items that are put into a container; raises InputError for what no release of features needs."""
+        nest = self._of(into)
+        for item in items:
+            nest.values += 1
+            if isinstance(item, list | tuple | dict):
+                inner = self._of(item)
+                inner.inside = True
+                nest.values += inner.values
+                nest.depth = max(nest.depth, inner.depth + 1)
+        if nest.inside and items:  # else the depth of the other would change, too
+            raise InputError("it changes a list or dictionary that is in another already, as one that holds itself")
+        if nest.depth > _DEEPEST:
+            raise InputError(f"it has more than {_DEEPEST} lists, tuples or dictionaries one within the other")
+        if nest.values > self.most:
+            raise InputError(f"it uses the same lists so often that they make up more than {self.most:,} values")
+
+    def _of(self, container: Any) -> _Nest:
+        return self.known.setdefault(id(container), _Nest(container))
 
 
 class _File:
@@ -91,6 +138,7 @@ class _Reader:
         self.file = file
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.nests = _Nests(len(file.content))
 
     def run(self) -> Any:
         for opcode, argument, _ in pickletools.genops(self.file):  # type: ignore[arg-type]  # has what is used of a file
@@ -132,7 +180,9 @@ class _Reader:
         into = self.stack[-1]
         if not isinstance(into, list):
             raise ValueError("items for what is not a list")
-        into.extend(_plain(item) for item in items)
+        items = [_plain(item) for item in items]
+        self.nests.fill(into, items)
+        into.extend(items)
 
     def update(self, items: list[Any]):
         into = self.stack[-1]
@@ -140,11 +190,23 @@ class _Reader:
             raise ValueError("entries for what is not a dictionary")
         if not all(isinstance(key, _KEYS) for key in items[::2]):
             raise InputError("it has a dictionary whose keys are not text or numbers")
-        into.update(zip(items[::2], map(_plain, items[1::2]), strict=True))
+        values = [_plain(item) for item in items[1::2]]
+        self.nests.fill(into, values)
+        into.update(zip(items[::2], values, strict=True))
 
-    def dictionary(self, items: list[Any]):
+    def put_list(self, items: list[Any]):
+        self.stack.append([])
+        self.extend(items)
+
+    def put_dictionary(self, items: list[Any]):
         self.stack.append({})
         self.update(items)
+
+    def put_tuple(self, items: list[Any]):
+        items = [item.value if isinstance(item, _Array) and item.value is not None else item for item in items]
+        found = _Arguments(items) if any(isinstance(item, _PARTS) for item in items) else tuple(items)
+        self.nests.fill(found, found)
+        self.stack.append(found)
 
     def call(self):
         function, arguments = self.pop_many(2)
@@ -229,12 +291,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _tuple(items: list[Any]) -> tuple:
-    """A tuple of plain values, or of what a constructor of arrays is given; inner tuples are not visited again."""
-    items = [item.value if isinstance(item, _Array) and item.value is not None else item for item in items]
-    return _Arguments(items) if any(isinstance(item, _PARTS) for item in items) else tuple(items)
-
-
 _PARTS = (_Array, _Name, _Dtype, _Arguments)
 _KEYS = (str, bytes, int, float, type(None))
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK, "EMPTY_TUPLE": ()}
@@ -246,12 +302,12 @@ _VALUES = {
 _STEPS: dict[str, Callable[[_Reader, Any], Any]] = {
     "EMPTY_LIST": lambda reader, _: reader.stack.append([]),
     "EMPTY_DICT": lambda reader, _: reader.stack.append({}),
-    "DICT": lambda reader, _: reader.dictionary(reader.to_mark()),
-    "LIST": lambda reader, _: reader.stack.append([_plain(item) for item in reader.to_mark()]),
-    "TUPLE": lambda reader, _: reader.stack.append(_tuple(reader.to_mark())),
-    "TUPLE1": lambda reader, _: reader.stack.append(_tuple(reader.pop_many(1))),
-    "TUPLE2": lambda reader, _: reader.stack.append(_tuple(reader.pop_many(2))),
-    "TUPLE3": lambda reader, _: reader.stack.append(_tuple(reader.pop_many(3))),
+    "DICT": lambda reader, _: reader.put_dictionary(reader.to_mark()),
+    "LIST": lambda reader, _: reader.put_list(reader.to_mark()),
+    "TUPLE": lambda reader, _: reader.put_tuple(reader.to_mark()),
+    "TUPLE1": lambda reader, _: reader.put_tuple(reader.pop_many(1)),
+    "TUPLE2": lambda reader, _: reader.put_tuple(reader.pop_many(2)),
+    "TUPLE3": lambda reader, _: reader.put_tuple(reader.pop_many(3)),
     "APPEND": lambda reader, _: reader.extend(reader.pop_many(1)),
     "APPENDS": lambda reader, _: reader.extend(reader.to_mark()),
     "SETITEM": lambda reader, _: reader.update(reader.pop_many(2)),
