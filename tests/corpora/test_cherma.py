@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def items(folder: Path, stage: str) -> list[dict]:
 
 
 def put(folder: Path, stage: str, content: object):
-    (folder / f"{stage}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (folder / f"{stage}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def test_four_labels_and_the_statistics_of_each_turn(tmp_path, caplog):
@@ -165,6 +166,38 @@ def test_a_list_that_is_not_json_is_named(tmp_path):
     (folder / "dev.json").write_text("[{")
     with pytest.raises(InputError, match="dev.json' is not JSON"):
         read(folder, tmp_path)
+
+
+@pytest.mark.parametrize("other", ["valid.json", "dev-1.json"])
+def test_two_lists_of_a_split_raise(tmp_path, other):
+    folder = write_cherma(tmp_path / "CHERMA0723")
+    shutil.copy(folder / "dev.json", folder / other)
+    with pytest.raises(InputError, match=r"dev.*.json' and '.*.json' are both for the split validation; keep one"):
+        read(folder, tmp_path)
+
+
+def test_pickles_beside_the_lists_are_reported(tmp_path, caplog):
+    folder = write_cherma_pickles(write_cherma(tmp_path / "CHERMA0723"))
+    assert "text_features" in read(folder, tmp_path)["train"].features
+    (message,) = {*warnings(caplog)}
+    assert message.endswith("beside them are not: cherma_train.pkl, cherma_valid.pkl, cherma_test.pkl")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "", ".wav", "a\0b.wav", "half \ud83d.wav"])
+def test_names_that_no_file_has_raise(tmp_path, name):
+    folder = write_cherma(tmp_path / "CHERMA0723")
+    put(folder, "test", [item | {"audio_file": name} for item in items(folder, "test")])
+    with pytest.raises(InputError, match="test.json', item 0: audio_file '.*cannot be the name of a file"):
+        read(folder, tmp_path)
+
+
+@pytest.mark.parametrize(("stage", "name"), [("train", "film1_2"), ("test", "film3_1")])
+def test_features_of_another_width_raise(tmp_path, stage, name):
+    folder = write_cherma(tmp_path / "CHERMA0723")
+    np.save(folder / f"audio/{stage}/{name}.npy", np.ones((3, 5), dtype=np.float32))
+    with pytest.raises(InputError, match=r"vector of 1[02] speech features.* have 1[02]; all turns") as caught:
+        read(folder, tmp_path)
+    assert f"'{name}'" in str(caught.value)
 
 
 def test_an_utterance_that_appears_twice_raises(tmp_path):

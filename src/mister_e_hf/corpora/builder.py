@@ -98,6 +98,7 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
             raise FileNotFoundError(f"{self.title}: '{folder}' does not exist")
         self._check_settings(settings)
         self._vector_modalities = () if folder is None else self.vector_modalities(folder)
+        self._widths: dict[str, tuple[int, str]] = {}  # of each modality, and the dialogue where it was found
         digest = sources.fingerprint(() if folder is None else self.source_files(folder, settings), folder)
         if folder is not None:
             settings["data_dir"] = str(folder)
@@ -238,11 +239,24 @@ class CorpusBuilder(datasets.GeneratorBasedBuilder):
                 row = {"dialogue_id": dialogue["dialogue_id"], "utterances": turns}
                 for modality in self._vector_modalities:
                     found = self.vectors(modality, dialogue[modality])
+                    self._check_widths(modality, dialogue["dialogue_id"], found)
                     row[MODALITIES[modality].features] = [None if one is None else one.tolist() for one in found]
                     row[MODALITIES[modality].has] = [vector is not None for vector in found]
                 yield dialogue["dialogue_id"], row
                 progress.update()
         media.report()
+
+    def _check_widths(self, modality: str, dialogue: str, vectors: list[np.ndarray | None]):
+        """Raise InputError unless all vectors of a modality have one width; each process sees its own dialogues."""
+        for vector in vectors:
+            if vector is None:
+                continue
+            width, first = self._widths.setdefault(modality, (len(vector), dialogue))
+            if len(vector) != width:
+                raise InputError(
+                    f"{self.title}, dialogue '{dialogue}': a vector of {len(vector)} {modality} features, but those "
+                    f"of dialogue '{first}' have {width}; all turns of a corpus need one width"
+                )
 
     def _turn(self, utterance: dict[str, Any], media: TurnMedia) -> dict[str, Any]:
         turn: dict[str, Any] = {

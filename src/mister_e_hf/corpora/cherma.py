@@ -37,6 +37,7 @@ _LABELS = {
 }
 _FOLDERS = {"speech": ("audio", ".npy"), "text": ("text", ".npy"), "visual": ("visual", ".mp4.npy")}
 _PICKLED = {"speech": "audio", "visual": "video"}
+_NAME = re.compile("[^\x00-\x1f\ud800-\udfff]{1,240}")
 _PICKLE = re.compile(r"cherma_(train|valid|test)\.pkl", re.IGNORECASE)
 
 
@@ -112,6 +113,11 @@ class Cherma(CorpusBuilder):
 
     def read(self, folder: Path) -> Dialogues:
         lists, pickles = _layout(folder)
+        if lists and pickles:
+            logger.warning(
+                "%s: the lists of '%s' are read, and the pickles beside them are not: %s",
+                *(self.title, folder, some_of([path.name for path in pickles.values()])),
+            )
         found = [turn for split, path in lists.items() for turn in self._listed(split, path)]
         if not lists:
             found = [turn for split, path in pickles.items() for turn in self._pickled(split, path)]
@@ -149,6 +155,9 @@ class Cherma(CorpusBuilder):
             if not isinstance(item, dict) or not isinstance(item.get("audio_file"), str):
                 raise InputError(f"{where}: expected an object with audio_file, got {short(item, 100)}")
             name = item["audio_file"].removesuffix(".wav")
+            if not _NAME.fullmatch(name):
+                given = short(ascii(item["audio_file"]), 100)
+                raise InputError(f"{where}: audio_file {given} cannot be the name of a file")
             if lacking := [key for key in _LABELS.values() if key not in item]:
                 raise InputError(f"{where} ({name}) has no {lacking}; it has {sorted(map(str, item))}")
             labels = {field: _emotion(item[key], f"{where} ({name}), {key}") for field, key in _LABELS.items()}
@@ -207,18 +216,29 @@ def _layout(folder: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """The JSON lists, or the pickles, of each split."""
     for pattern in ("*", "*/*", "*/*/*"):
         below = sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
-        lists = {split: path for path in below if path.suffix.lower() == ".json" and (split := split_named(path.stem))}
-        pickles = {split_named(match[1]): path for path in below if (match := _PICKLE.fullmatch(path.name))}
-        if lists or pickles:
-            return _by_split(lists), _by_split(pickles)
+        lists = [(split_named(path.stem), path) for path in below if path.suffix.lower() == ".json"]
+        pickles = [(split_named(match[1]), path) for path in below if (match := _PICKLE.fullmatch(path.name))]
+        found = _by_split(lists), _by_split(pickles)
+        if any(found):
+            return found
     raise FileNotFoundError(
         f"'{folder}' is not CHERMA: it has neither train.json, dev.json and test.json nor cherma_train.pkl, "
         "cherma_valid.pkl and cherma_test.pkl"
     )
 
 
-def _by_split(files: dict[Any, Path]) -> dict[str, Path]:
-    return {split: files[split] for split in SPLITS if split in files}
+def _by_split(files: list[tuple[str | None, Path]]) -> dict[str, Path]:
+    """The file of each split; raises InputError if one has two."""
+    found: dict[str, Path] = {}
+    for split in SPLITS:
+        named = [path for name, path in files if name == split]
+        if len(named) > 1:
+            raise InputError(
+                f"'{named[0]}' and '{named[1]}' are both for the split {split}; keep one of them below data_dir"
+            )
+        if named:
+            found[split] = named[0]
+    return found
 
 
 def _feature_file(table: Path, modality: str, name: str) -> Path:
