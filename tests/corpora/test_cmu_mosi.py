@@ -351,10 +351,11 @@ def test_missing_folder_argument_says_where_to_get_the_corpus(given):
 
 
 WRONG_CELLS = {
-    "score above 3": ({"label": "3.1"}, "row 2: score '3.1' is not a number from -3 to 3"),
-    "score below -3": ({"label": "-4"}, "row 2: score '-4' is not a number from -3 to 3"),
-    "score no number": ({"label": "Positive"}, "row 2: score 'Positive' is not a number from -3 to 3"),
-    "infinite score": ({"label": "inf"}, "row 2: score 'inf' is not a number from -3 to 3"),
+    "score above 3": ({"label": "3.1"}, "row 2: score 3.1 is not a number from -3 to 3"),
+    "score below -3": ({"label": "-4"}, "row 2: score -4 is not a number from -3 to 3"),
+    "score no number": ({"label": "Positive"}, "row 2: score Positive is not a number from -3 to 3"),
+    "score with an underscore": ({"label": "0_1"}, "row 2: score 0_1 is not a number from -3 to 3"),
+    "infinite score": ({"label": "inf"}, "row 2: score inf is not a number from -3 to 3"),
     "mode": ({"mode": "training set"}, "row 2: unknown mode 'training set'; expected one of"),
     "no mode": ({"mode": ""}, "row 2: unknown mode None; expected one of"),
     "no video": ({"video_id": ""}, "row 2: video_id None, clip_id '1'"),
@@ -380,7 +381,7 @@ def test_a_table_without_a_column(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("0.5,3.5,c7UH_rxdZv4,3,3.5", "row 3: score '3.5' is not a number from -3 to 3"),
+        ("0.5,3.5,c7UH_rxdZv4,3,3.5", "row 3: score 3.5 is not a number from -3 to 3"),
         ("0.5,3.5,c7UH_rxdZv4,3", "row 3: expected start, end, video, segment and score, got"),
         ("start,end,video,segment,score", "row 3: expected start, end, video, segment and score, got"),
         ("0.5,3.5,c7UH_rxdZv4,2,1.0", "row 3: segment c7UH_rxdZv4_2 appears twice"),

@@ -15,6 +15,7 @@ from ..media.text_files import read_text, split_lines
 from .builder import CorpusBuilder
 from .counts import Dialogues, published
 from .licences import PUBLISHED
+from .mmsa_layout import score_of
 from .schema import LABELS
 from .sources import read_table, require_columns
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _MODES = {"train": "train", "valid": "validation", "validation": "validation", "dev": "validation", "test": "test"}
 _SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".m4a", ".mp4")
 _PICTURES = (".mp4",)
+_MOST = 3.0  # the largest score; the smallest is its negative
 _SEGMENT = re.compile(r"(.+)_(\d+)")
 
 
@@ -158,7 +160,8 @@ def _segments(folder: Path, table: Path, segmented: bool):
                 f"'{table}', row {line}: video_id {row['video_id']!r}, clip_id {row['clip_id']!r}; expected a name "
                 "and a number"
             )
-        yield line, _MODES[mode], row["video_id"], int(row["clip_id"]), row["text"], _score(table, line, row["label"])
+        score = score_of(row["label"], _MOST, f"'{table}', row {line}")
+        yield line, _MODES[mode], row["video_id"], int(row["clip_id"]), row["text"], score
 
 
 def _released_segments(folder: Path, table: Path):
@@ -178,7 +181,7 @@ def _released_segments(folder: Path, table: Path):
         key = cells[2].strip(), int(cells[3])
         if key in scores:
             raise InputError(f"'{table}', row {line}: segment {key[0]}_{key[1]} appears twice")
-        scores[key] = line, _score(table, line, cells[4].strip() or None)
+        scores[key] = line, score_of(cells[4], _MOST, f"'{table}', row {line}")
     for key in sorted({*texts, *scores}):
         if key[0] not in folds:
             without.add(key[0])
@@ -191,15 +194,3 @@ def _released_segments(folder: Path, table: Path):
             len(without),
             ", ".join(sorted(without)[:10]),
         )
-
-
-def _score(table: Path, line: int, cell: str | None) -> float | None:
-    if cell is None or cell.lower() == "nan":
-        return None
-    try:
-        score = float(cell)
-    except ValueError:
-        score = float("inf")
-    if not -3 <= score <= 3:
-        raise InputError(f"'{table}', row {line}: score {cell!r} is not a number from -3 to 3")
-    return score

@@ -216,6 +216,13 @@ def score_of(cell: Any, most: float, where: str) -> float | None:
     return score
 
 
+def number_of(cell: Any) -> float:
+    """As `float`, but underscores within digits raise ValueError, too."""
+    if "_" in str(cell):
+        raise ValueError(f"could not convert {cell!r} to a number")
+    return float(cell)
+
+
 def clip_files(folder: Path) -> dict[tuple[str, str], dict[str, Path]]:
     """
     `audio` and `video` of each clip, `VIDEO/CLIP.mp4` and so on anywhere below, by the two names. The builder takes

@@ -19,7 +19,7 @@ from ..base.errors import InputError, short
 from ..base.plain_text import some_of
 from ..media.text_files import read_text, split_lines
 from .clip_corpus import PlacedTurn
-from .mmsa_layout import score_of
+from .mmsa_layout import number_of, score_of
 from .sources import read_table, require_columns
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _segments(folder: Path) -> Iterator[Segment]:
             if not line.strip():
                 continue
             try:
-                clip, start, end = cells[0], float(cells[1]), float(cells[2])
+                clip, start, end = cells[0], number_of(cells[1]), number_of(cells[2])
                 if not line.strip().startswith(f"{path.stem}___") or not clip.isdecimal() or not end - start < 1e6:
                     raise ValueError(line)
             except (IndexError, ValueError):
@@ -222,7 +222,7 @@ def _timed_labels(tables: list[Path], most: float) -> tuple[dict[tuple[str, int,
         for row in require_columns(path, read_table(path), ("file", "start", "end", "label7", "split")):
             where = f"'{path}', row {row.number}"
             try:
-                times = _milliseconds((float(row["start"]), float(row["end"])))
+                times = _milliseconds((number_of(row["start"]), number_of(row["end"])))
             except (TypeError, ValueError, OverflowError):
                 raise InputError(f"{where}: start {row['start']!r}, end {row['end']!r}; expected seconds") from None
             video, split = str(row["file"]), _SPLITS.get(str(row["split"]).removesuffix(".0"))
