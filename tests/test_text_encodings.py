@@ -10,6 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mister_e_hf.base.errors import InputError
+from mister_e_hf.media import text_files
 from mister_e_hf.media.text_files import mend_controls, read_text, split_lines, text_of_name
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +129,21 @@ def test_windows_1252_is_read_with_a_warning(read, caplog):
             assert "a.txt' is text neither in UTF-8 nor in Windows-1252. Save" in str(error)
         else:
             assert found.splitlines()[2] in caplog.text and "plain" not in caplog.text
+
+
+@pytest.mark.parametrize("text", [CHINESE, "a,b\n1,你说什么？\n", "€1,鿕𠮷\n"])
+def test_chinese_files_are_read_as_gb18030_with_a_warning(tmp_path, caplog, text):
+    path = tmp_path / "a.txt"
+    for encoding in ("gb18030", "gbk")[: 1 + ("𠮷" not in text)]:
+        path.write_bytes(text.encode(encoding))
+        assert read_text(path, text_files.CHINESE) == text
+        assert "a.txt' is not valid UTF-8 and is read as GB18030" in caplog.records[-1].getMessage()
+    caplog.clear()
+    path.write_text(text, encoding="utf-8")
+    assert read_text(path, text_files.CHINESE) == text and not caplog.records
+    path.write_bytes(text.encode("gb18030") + b"\xff\xff")
+    with pytest.raises(InputError, match="a.txt' is text neither in UTF-8 nor in GB18030. Save"):
+        read_text(path, text_files.CHINESE)
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,39 @@ def test_the_unsupervised_part_is_read_alone(tmp_path):
     assert set(turns(read(tmp_path, tmp_path / "other"))) == {f"{video}_{clip}" for video, clip, *_ in SIMS}
 
 
-def test_scores_beyond_one_are_named(tmp_path):
+@pytest.mark.parametrize("score", ["-1.6", "-0_1"])
+def test_what_is_not_a_score_is_named(tmp_path, score):
     folder = write_sims(tmp_path / "sims")
     path = folder / "meta.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("-0.6", "-1.6"), encoding="utf-8")
-    with pytest.raises(InputError, match="row 2, label_A: score -1.6 is not a number from -1 to 1"):
+    path.write_text(path.read_text(encoding="utf-8").replace("-0.6", score), encoding="utf-8")
+    with pytest.raises(InputError, match=f"row 2, label_A: score {score} is not a number from -1 to 1"):
         read(folder, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "gbk", "gb2312"])
+def test_a_table_in_an_old_chinese_encoding_is_read_and_said(tmp_path, encoding, caplog):
+    folder = write_sims(tmp_path / "sims", encoding=encoding)
+    found = turns(read(folder, tmp_path))
+    assert [found[f"{video}_{clip}"]["text"] for video, clip, *_ in SIMS] == [text for _, _, text, *_ in SIMS]
+    assert {message for message in warnings(caplog)} == {
+        f"'{folder / 'meta.csv'}' is not valid UTF-8 and is read as GB18030. If this line is wrong, the file is in "
+        "another encoding; save it as UTF-8: aqgy3_0001,00010,我不知道。,-0.8,-0.2,-0.6,-1.0,Neutral,train"
+    }
+
+
+def test_a_table_in_another_encoding_raises(tmp_path):
+    folder = write_sims(tmp_path / "sims")
+    path = folder / "meta.csv"
+    path.write_bytes(path.read_bytes().replace("我不知道。".encode(), b"Priv\xe9t\xff, "))
+    with pytest.raises(InputError, match=r"meta.csv', line 2.* is not valid UTF-8|neither in UTF-8 nor in GB18030"):
+        read(folder, tmp_path)
+
+
+def test_features_of_another_width_in_a_split_raise(tmp_path):
+    content = features_of(SIMS)
+    content["test"]["audio"] = content["test"]["audio"][..., :-1]
+    with pytest.raises(InputError, match="'test1': a vector of 6 speech features, but those of dialogue .* have 8"):
+        read(write_pickle(tmp_path / "ch-simsv2s.pkl", content), tmp_path)
 
 
 def test_features_keep_the_scores_of_each_modality(tmp_path):

@@ -2,6 +2,7 @@
 
 import datasets
 
+from ..media.text_files import CHINESE
 from .clip_corpus import ClipCorpus
 from .counts import published
 from .licences import PUBLISHED
@@ -21,7 +22,7 @@ class ChSimsV2(ClipCorpus):
     - `meta.csv` (or `meta(s).csv`, `label.csv`) with the columns video_id, clip_id, text, label and mode, and label_T,
       label_A and label_V if present; clips as `VIDEO/CLIP.mp4` anywhere below (this needs the extra `av`). Ids are
       read as text: `0001` is not `1`. Clips without a row are left out. Rows without a label, as in the unsupervised
-      part (`meta(u).csv`), are turns without a label.
+      part (`meta(u).csv`), are turns without a label. A table that is not UTF-8 is read as GB18030.
     - a pickle of processed features as thuiar/MMSA writes it, `ch-simsv2s.pkl`; this gives vectors
       ([`~mister_e_hf.corpora.mmsa_layout.pickle_clips`]).
     """
@@ -35,6 +36,7 @@ class ChSimsV2(ClipCorpus):
     )
     tables = ("meta.csv", "meta(s).csv", "label.csv", "meta(u).csv")
     most = 1.0
+    old_encoding = CHINESE
     part_scores = ("sentiment_text", "sentiment_speech", "sentiment_visual")
     scores = part_scores
 

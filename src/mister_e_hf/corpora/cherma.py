@@ -13,7 +13,7 @@ import numpy as np
 
 from ..base.errors import InputError, short
 from ..base.plain_text import some_of
-from ..media.text_files import read_text
+from ..media.text_files import CHINESE, read_text
 from ..media.transcripts import transcript
 from .builder import CorpusBuilder, CorpusConfig
 from .clip_corpus import PlacedTurn, dialogues_of, in_order
@@ -144,7 +144,7 @@ class Cherma(CorpusBuilder):
     def _listed(self, split: str, table: Path) -> Iterator[PlacedTurn]:
         """The turns of a JSON list, with the paths of their features."""
         try:
-            items = json.loads(read_text(table))
+            items = json.loads(read_text(table, CHINESE))
         except (ValueError, RecursionError) as error:
             raise InputError(f"'{table}' is not JSON: {short(error)}") from error
         if not isinstance(items, list) or not items:

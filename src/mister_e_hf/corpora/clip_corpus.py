@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from ..base.errors import InputError
 from ..base.plain_text import some_of
+from ..media.text_files import WESTERN
 from .builder import CorpusBuilder
 from .counts import Dialogues
 from .mmsa_layout import PICTURES, Clip, clip_files, pickle_clips, pickle_modalities, table_clips
@@ -36,11 +37,13 @@ class ClipCorpus(CorpusBuilder):
     Attributes:
         tables: names that the table may have.
         most: the largest score; the smallest is its negative.
+        old_encoding: of a table that is not Unicode.
         part_scores: fields for the scores of the text, the sound and the picture alone; none for a corpus without.
     """
 
     tables: ClassVar[tuple[str, ...]]
     most: ClassVar[float]
+    old_encoding: ClassVar[str] = WESTERN
     part_scores: ClassVar[tuple[str, ...]] = ()
 
     def emotion(self, score: float) -> str:
@@ -94,7 +97,7 @@ class ClipCorpus(CorpusBuilder):
                 clip.vectors = {modality: clip.vectors.get(modality) for modality in self._vector_modalities}
         else:
             assert table is not None
-            clips, files = table_clips(table, self.most), clip_files(folder)
+            clips, files = table_clips(table, self.most, self.old_encoding), clip_files(folder)
             if not files:
                 logger.warning("%s: no clips in '%s'; its turns have text only", self.title, folder)
         self._check_once(clips)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..base.errors import InputError, short
-from ..media.text_files import read_text
+from ..media.text_files import WESTERN, read_text
 from .columns import listed
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical ba
 _SEP_LINE = re.compile(r"\s*\"?sep=(.)\"?\s*")  # as Excel writes and reads it
 
 
-def delimited_rows(path: Path) -> list[Row]:
+def delimited_rows(path: Path, old_encoding: str = WESTERN) -> list[Row]:
     r"""
     Read a CSV or TSV file; every cell is a string, or None if empty. The delimiter is that of the file's suffix, or
     the one that the header shows (semicolons, as Excel writes in half of Europe). Empty rows, and empty columns
@@ -38,7 +38,7 @@ def delimited_rows(path: Path) -> list[Row]:
     Raises:
         InputError: naming the line, if a row does not fit the columns, or two columns have one name.
     """
-    text = read_text(path)
+    text = read_text(path, old_encoding)
     sep = _SEP_LINE.fullmatch(text.partition("\n")[0])
     delimiter = sep[1] if sep else _delimiter(text, "\t" if path.suffix.lower() == ".tsv" else ",")
     # In TSV, quotes are ordinary characters only if no field begins with one, as in the csv module.

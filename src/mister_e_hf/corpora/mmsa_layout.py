@@ -56,15 +56,16 @@ class Clip:
     vectors: dict[str, np.ndarray | None] = field(default_factory=dict)
 
 
-def table_clips(table: Path, most: float) -> list[Clip]:
+def table_clips(table: Path, most: float, old_encoding: str) -> list[Clip]:
     r"""
     The clips of `label.csv` or `meta.csv`, columns by name.
 
     Args:
         table: the file.
         most: the largest score; the smallest is its negative.
+        old_encoding: of a table that is not Unicode.
     """
-    rows = read_table(table)
+    rows = read_table(table, old_encoding)
     names = match_columns(table, list(rows[0]), {name: (name,) for name in _COLUMNS + _PARTS})
     if lacking := [name for name in _COLUMNS if names[name] is None]:
         raise InputError(f"'{table}' has no column {lacking}; it has {list(rows[0])}")
@@ -208,7 +209,7 @@ def score_of(cell: Any, most: float, where: str) -> float | None:
     if cell is None or str(cell).strip().lower() in _MISSING:
         return None
     try:
-        score = float(np.asarray(cell).reshape(()) if isinstance(cell, np.ndarray) else cell)
+        score = number_of(np.asarray(cell).reshape(()) if isinstance(cell, np.ndarray) else cell)
     except (TypeError, ValueError):
         score = float("inf")
     if not -most <= score <= most:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
-from ..media.text_files import mend_controls, read_text, text_of_name
+from ..media.text_files import WESTERN, mend_controls, read_text, text_of_name
 from .columns import listed, match_columns
 from .delimited import MOST_COLUMNS, Row, delimited_rows
 from .parquet_tables import MOST_CHARACTERS, AudioInTable, audio_in_table, parquet_rows
@@ -56,11 +56,15 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names))
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, old_encoding: str = WESTERN) -> list[Row]:
     r"""
     The rows of a CSV, TSV, JSONL or Parquet file, all with the same columns. Cells of CSV and TSV are strings, also
     `NA`, `None` and numbers; an empty cell is None in all. Audio in a Parquet file becomes a [`AudioInTable`], or its
     path if the file holds no more of it.
+
+    Args:
+        path: the file.
+        old_encoding: of a CSV or TSV file that is not Unicode ([`read_text`]).
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -68,11 +72,13 @@ def read_table(path: Path) -> list[Row]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"No table at '{path}'")
-    readers = {".csv": delimited_rows, ".tsv": delimited_rows, ".jsonl": _json_rows, ".parquet": parquet_rows}
     kind = path.suffix.lower()
-    if kind not in readers:
+    if kind not in TABLES:
         raise InputError(f"'{path}' is not a table: expected one of {', '.join(TABLES)}")
-    rows = readers[kind](path)
+    if kind in (".csv", ".tsv"):
+        rows = delimited_rows(path, old_encoding)
+    else:
+        rows = _json_rows(path) if kind == ".jsonl" else parquet_rows(path)
     if not rows:
         raise EmptyTableError(f"'{path}' has no rows")
     if kind in (".jsonl", ".parquet"):  # text files are cleaned when they are read

@@ -1,5 +1,6 @@
 """
-Read text files as Unicode (by byte-order mark, zero bytes or UTF-8), falling back to Windows-1252 with a warning.
+Read text files as Unicode (by byte-order mark, zero bytes or UTF-8), falling back to Windows-1252, or for Chinese
+corpora to GB18030, with a warning.
 """
 
 import codecs
@@ -12,6 +13,9 @@ from ..base.errors import InputError, short
 
 logger = logging.getLogger(__name__)
 
+# What old files are written in: of Western languages, and of Chinese, where it includes GBK and GB2312.
+WESTERN, CHINESE = "cp1252", "gb18030"
+_OLD = {WESTERN: "Windows-1252", CHINESE: "GB18030"}
 # Longer marks first: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
@@ -39,12 +43,16 @@ _TWICE_ENCODED = re.compile(f"Ã{_FOLLOWS}|â{_FOLLOWS}{{2}}|(?:[ÐÑÎÏØÙ]{_
 _ADVICE = "Save the file as UTF-8, or rewrite it with `iconv -f ITS_ENCODING -t UTF-8`."
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path: str | Path, old: str = WESTERN) -> str:
     r"""
     The text of a file. The encoding is that of its byte-order mark; UTF-16 or UTF-32 without a mark where the zero
-    bytes of Western text say so; else UTF-8; else Windows-1252, as old copies of corpora are, with a warning that
-    shows an example, since other code pages would pass for it. In UTF-8, C1 controls are what Windows-1252 has in
-    their place. The mark is not part of the text.
+    bytes of Western text say so; else UTF-8; else `old`, as old copies of corpora are, with a warning that shows an
+    example, since other code pages would pass for it. In UTF-8, C1 controls are what Windows-1252 has in their place.
+    The mark is not part of the text.
+
+    Args:
+        path: the file.
+        old: `WESTERN` or `CHINESE`.
 
     Raises:
         InputError: naming the file, if it is not text in any of these, or mixes two of them.
@@ -61,7 +69,7 @@ def read_text(path: str | Path) -> str:
     try:
         text = mend_controls(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return _as_windows_1252(path, content, error)
+        return _in_old_encoding(path, content, old, error)
     if found := _TWICE_ENCODED.search(text):
         logger.warning(
             "'%s' holds characters that were damaged before, as when UTF-8 is opened as Windows-1252 and saved. They "
@@ -102,7 +110,7 @@ def _by_zeros(content: bytes) -> str | None:
     return None
 
 
-def _as_windows_1252(path: Path, content: bytes, error: UnicodeDecodeError) -> str:
+def _in_old_encoding(path: Path, content: bytes, old: str, error: UnicodeDecodeError) -> str:
     line = content.count(b"\n", 0, error.start) + 1
     # Characters of several bytes that are valid UTF-8 hardly arise by chance in another encoding.
     valid = len(_NOT_ASCII.findall(content.decode("utf-8", "ignore")))
@@ -114,14 +122,13 @@ def _as_windows_1252(path: Path, content: bytes, error: UnicodeDecodeError) -> s
     try:
         if b"\0" in content:  # most binary files would otherwise pass
             raise error
-        text = content.decode("cp1252")
+        text = content.decode(old)
     except UnicodeDecodeError:
-        raise InputError(f"'{path}' is text neither in UTF-8 nor in Windows-1252. {_ADVICE}") from None
+        raise InputError(f"'{path}' is text neither in UTF-8 nor in {_OLD[old]}. {_ADVICE}") from None
     example = next(line for line in split_lines(text) if _NOT_ASCII.search(line))
     logger.warning(
-        "'%s' is not valid UTF-8 and is read as Windows-1252. If this line is wrong, the file is in another encoding; "
-        "save it as UTF-8: %s",
-        path,
-        short(example, 200),
+        "'%s' is not valid UTF-8 and is read as %s. If this line is wrong, the file is in another encoding; save it "
+        "as UTF-8: %s",
+        *(path, _OLD[old], short(example, 200)),
     )
     return text
