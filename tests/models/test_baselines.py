@@ -13,8 +13,8 @@ from transformers import AutoModel, pipeline
 from mister_e_hf import Recipe, cli
 from mister_e_hf.corpora.demo import LABELS, write_demo_corpus
 from mister_e_hf.models.baselines.dialogue_rnn import DialogueRecurrence
-from mister_e_hf.models.baselines.layers import sinusoidal_positions
 from mister_e_hf.models.registry import baselines, entry
+from mister_e_hf.models.turn_transformer import sinusoidal_positions
 from mister_e_hf.models.turns import TurnLayout
 from support.model_contract import small_batch, small_config, small_model
 

@@ -104,6 +104,11 @@ class ConversationConfig(LabelledConfig):
         return ()
 
     @property
+    def capsules(self) -> tuple[str, ...]:
+        """Names of the primary capsules, in the order of `capsule_weights`; each joins its modalities with `+`."""
+        return ()
+
+    @property
     def reads_transcripts(self) -> bool:
         """Whether `forward` takes the transcripts of the turns beside their vectors."""
         return False

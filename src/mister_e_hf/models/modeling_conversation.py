@@ -25,7 +25,7 @@ from ..base.target_scale import TargetScale
 from ..hub.loading import ACCESS_OPTIONS, finish_loading, load_strictly, require_config
 from .configuration_conversation import ConversationConfig
 from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
-from .turns import RealTurns, TurnLayout
+from .turns import DialogueCache, RealTurns, TurnLayout
 
 logger = logging.get_logger(__name__)
 
@@ -51,12 +51,16 @@ class ConversationOutput(ModelOutput):
         head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without
             any.
         gate_weights (`(B, T, E)`): weights of the heads, in the order of `config.heads`; None without a gate.
+        capsule_weights (`(B, T, Kp)`):
+            share of each primary capsule in the prediction, in the order of `config.capsules`; they sum to one, or are
+            all 0 where a turn has no modality. None without capsules.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     head_logits: dict[str, torch.Tensor] | None = None
     gate_weights: torch.Tensor | None = None
+    capsule_weights: torch.Tensor | None = None
 
 
 class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
@@ -66,8 +70,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
 
     A subclass takes `<modality>_embeddings` and `<modality>_mask` of each of its modalities, `attention_mask`,
     `labels` and `num_items_in_batch` in its `forward`, by these names, and keeps a [`ModalityInput`] as
-    `<modality>_input`. With `config.reads_transcripts` it also takes `transcripts`, for each dialogue a list of
-    strings, None at padding and where a turn has no transcript.
+    `<modality>_input`, or overrides `input_of`. With `config.reads_transcripts` it also takes `transcripts`, for each
+    dialogue a list of strings, None at padding and where a turn has no transcript.
 
     With `config.task == "regression"` there is a [`TargetScale`] `target_scale`. What a head computes becomes scores
     by `in_label_unit`, and `label_loss` is the loss of both tasks.
@@ -175,6 +179,22 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         places = layout(real if weight else torch.ones_like(real))
         return RealTurns(real, weight, places, {name: places.flatten(mask) for name, mask in present.items()})
 
+    def layout_after(self, real: torch.Tensor, past: DialogueCache | None) -> TurnLayout:
+        r"""
+        The layout of the real turns (B, T) that follow those of a cache, if one is given.
+
+        Raises:
+            InputError: if the model does not stream.
+        """
+        if past is None:
+            return TurnLayout(real)
+        if not self.config.streams:
+            raise InputError(
+                "Only a causal model can take turns one by one: this one (config.causal is false) was trained to use "
+                "a dialogue's later turns, too. Train with --model.causal true, or give it whole dialogues"
+            )
+        return past.layout(real)
+
     def check_inputs(
         self,
         embeddings: Mapping[str, torch.Tensor | None],
@@ -234,13 +254,17 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
                 present[name] = ~everywhere
         return real, present
 
+    def input_of(self, modality: str) -> ModalityInput | None:
+        """The layer that standardises the vectors of a modality; None if the model does not read it."""
+        return getattr(self, f"{modality}_input", None)
+
     def modality_turns(
         self, embeddings: Mapping[str, torch.Tensor | None], present: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> dict[str, ModalityTurns]:
         """The turns of each modality that the model reads, from vectors (B, T, D) and where they are present (N,)."""
         turns = {}
         for name, vectors in embeddings.items():
-            module = getattr(self, f"{name}_input", None)
+            module = self.input_of(name)
             if module is not None:
                 rows = module.mean.expand(layout.count, -1) if vectors is None else layout.flatten(vectors)
                 turns[name] = module(rows, present[name])

@@ -104,30 +104,30 @@ class TurnLayout:
         dropout: float,
         module: nn.Module,
         slopes: torch.Tensor | None = None,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Scaled dot-product attention within each dialogue, to all its turns or, if causal, to earlier ones and itself:
         (N, A) each -> (N, A). With `slopes` (num_heads,), a score is lowered by the head's slope times the distance.
+        With `keys` (N,), only the turns where it is true are attended to, and a key and value of zeros beside them, so
+        that a turn without any gets 0.
         """
 
         def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
             return self.pad(rows).unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
-        mask = None
+        seen = None
         place = torch.arange(self.longest, device=self.index.device)
+        if keys is not None:
+            seen = self.pad(keys)[:, None, None, :]
         # Padding is at the end, which causal attention never sees; only real turns are kept.
-        if not causal and not self.is_rectangular:
-            mask = (place < self.lengths[:, None])[:, None, None, :]
-        if slopes is not None:
-            mask = _distance_bias(slopes, place, place, (place <= place[:, None]) if causal else mask)
-        attended = F.scaled_dot_product_attention(
-            heads(query),
-            heads(key),
-            heads(value),
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=causal and slopes is None,
-        )
+        elif not causal and not self.is_rectangular:
+            seen = (place < self.lengths[:, None])[:, None, None, :]
+        if causal and (slopes is not None or seen is not None):
+            earlier = place <= place[:, None]
+            seen = earlier if seen is None else seen & earlier
+        mask = seen if slopes is None else _distance_bias(slopes, place, place, seen)
+        attended = _attended(heads(query), heads(key), heads(value), mask, dropout, keys is not None, causal)
         return self.unpad(attended.transpose(1, 2).flatten(2))
 
     @property
@@ -135,6 +135,25 @@ class TurnLayout:
         if not hasattr(self, "_packing_cache"):
             self._packing_cache = self.packing()
         return self._packing_cache
+
+
+def _attended(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    with_sink: bool,
+    causal: bool,
+) -> torch.Tensor:
+    """Attention of (..., T, A) under a mask that already has what is causal; a sink is a key and a value of zeros."""
+    if with_sink:
+        assert mask is not None
+        key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+        mask = F.pad(mask, (0, 1), value=mask.dtype == torch.bool)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
+    )
 
 
 def _distance_bias(
@@ -193,7 +212,7 @@ class DialogueCache:
                 "A cache holds one dialogue, whose next turns must all be real; "
                 f"got attention_mask {attention_mask.tolist()}"
             )
-        return NextTurns(attention_mask, self._kept)
+        return NextTurns(attention_mask, self._kept, self.num_turns)
 
     def add(self, turns: "NextTurns"):
         """Make these turns part of the past."""
@@ -202,10 +221,13 @@ class DialogueCache:
 
 
 class NextTurns(TurnLayout):
-    """Turns of one dialogue after those in a [`DialogueCache`]: they see the past, and `found` is kept of them."""
+    """
+    Turns of one dialogue after the `num_past` in a [`DialogueCache`]: they see the past, and `found` is kept of them.
+    """
 
-    def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any]):
+    def __init__(self, attention_mask: torch.Tensor, past: dict[Any, Any], num_past: int):
         super().__init__(attention_mask)
+        self.position = self.position + num_past
         self.past = past
         self.found: dict[Any, Any] = {}
 
@@ -221,15 +243,19 @@ class NextTurns(TurnLayout):
         output, self.found[recurrence] = recurrence(rows, self.past.get(recurrence))
         return output
 
-    def attend(self, query, key, value, num_heads, causal, dropout, module, slopes=None):
+    def attend(self, query, key, value, num_heads, causal, dropout, module, slopes=None, keys=None):
+        kept = [key, value] if keys is None else [key, value, keys]
         if module in self.past:
-            key, value = (torch.cat(both) for both in zip(self.past[module], (key, value), strict=True))
-        self.found[module] = key, value
+            kept = [torch.cat(both) for both in zip(self.past[module], kept, strict=True)]
+        self.found[module] = tuple(kept)
+        key, value = kept[:2]
         # The last of the new turns sees everything, the one before it all but that, and so on.
         seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
+        if keys is not None:
+            seen = seen & kept[2]
         if slopes is not None:
             place = torch.arange(len(key), device=key.device)
             seen = _distance_bias(slopes, place[-len(query) :], place, seen)
         query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(0, 1) for rows in (query, key, value))
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=dropout)
+        attended = _attended(query, key, value, seen, dropout, keys is not None, causal)
         return attended.transpose(0, 1).flatten(1)

@@ -87,9 +87,8 @@ def _damages(model: ConversationPreTrainedModel, modalities: list[str]) -> Itera
         for removed in combinations(modalities, count):
             for share in SHARES:
                 yield removal_curve(removed, len(modalities)), share, _removal(removed, share)
-    deviations = {
-        name: getattr(model, f"{name}_input").std.cpu() for name in modalities if hasattr(model, f"{name}_input")
-    }
+    inputs = {name: model.input_of(name) for name in modalities}
+    deviations = {name: each.std.cpu() for name, each in inputs.items() if each is not None}
     noisy = {"noise": deviations}
     if len(modalities) > 1:
         noisy |= {f"noise in {name}": {name: deviation} for name, deviation in deviations.items()}

@@ -175,7 +175,7 @@ class DialogueTrainer(EpochTrainer):
         data: Any = self.train_dataset  # `check_dialogues` has checked it
         first = data[0]
         for name, modality in MODALITIES.items():
-            module = getattr(self.own_model, f"{name}_input", None)
+            module = self.own_model.input_of(name)
             if module is None or modality.embeddings not in first:
                 continue
             own = isinstance(data, DialogueVectors)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from ..turn_layers import TurnLinear
+from ..turn_transformer import Transformer, sinusoidal_positions
 from .configuration import MultConfig
-from .layers import Transformer, sinusoidal_positions
 from .modeling import BaselineModel
 
 

@@ -10,9 +10,9 @@ from torch import nn
 
 from ...base.modalities import IGNORE_INDEX
 from ..turn_layers import TurnLinear
+from ..turn_transformer import Transformer, sinusoidal_positions
 from ..turns import TurnLayout
 from .configuration import SdtConfig
-from .layers import Transformer, sinusoidal_positions
 from .modeling import BaselineModel
 
 

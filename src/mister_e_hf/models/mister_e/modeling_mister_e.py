@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.utils import ModelOutput
 
-from ...base.errors import InputError
 from ...base.losses import focal_terms, regression_terms
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution, TurnLinear
@@ -259,7 +258,7 @@ class MisterEModel(ConversationPreTrainedModel):
         """
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
-        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self._layout(real, past))
+        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self.layout_after(real, past))
         layout, present = turns.layout, dict(turns.present)
         if self.training and self.config.modality_dropout:
             for name, mask in present.items():
@@ -329,16 +328,6 @@ class MisterEModel(ConversationPreTrainedModel):
         names = [f"{name}_{kind}" for name in ("mixture", *self.config.heads)]
         assert output.focal_losses is not None
         return dict(zip(names, output.focal_losses, strict=True))
-
-    def _layout(self, real: torch.Tensor, past: DialogueCache | None) -> TurnLayout:
-        if past is None:
-            return TurnLayout(real)
-        if not self.config.causal:
-            raise InputError(
-                "Only a causal model can take turns one by one: this one (config.causal is false) was trained to use "
-                "a dialogue's later turns, too. Train with --model.causal true, or give it whole dialogues"
-            )
-        return past.layout(real)
 
 
 def expert_availability(

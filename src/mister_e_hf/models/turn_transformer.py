@@ -1,4 +1,4 @@
-"""Layers of the transformers among the baselines.
+"""Transformers over the turns of dialogues, pre-norm, and the positions that they need.
 
 Letters: N real turns as flat rows, H hidden width.
 """
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from ..turns import TurnLayout
+from .turns import TurnLayout
 
 
 def sinusoidal_positions(layout: TurnLayout, hidden_size: int, like: torch.Tensor) -> torch.Tensor:
@@ -23,9 +23,9 @@ def sinusoidal_positions(layout: TurnLayout, hidden_size: int, like: torch.Tenso
 class AttentionLayer(nn.Module):
     """Pre-norm attention of a stream of turns to another stream or to itself, and a feed-forward part."""
 
-    def __init__(self, hidden_size: int, num_heads: int, dropout: float):
+    def __init__(self, hidden_size: int, num_heads: int, dropout: float, causal: bool = False):
         super().__init__()
-        self.num_heads, self.attention_dropout = num_heads, dropout
+        self.num_heads, self.attention_dropout, self.causal = num_heads, dropout, causal
         self.attention_norm = nn.LayerNorm(hidden_size)
         self.query = nn.Linear(hidden_size, hidden_size)
         self.key = nn.Linear(hidden_size, hidden_size)
@@ -41,13 +41,21 @@ class AttentionLayer(nn.Module):
             nn.Dropout(dropout),
         )
 
-    def forward(self, stream: torch.Tensor, other: torch.Tensor | None, layout: TurnLayout) -> torch.Tensor:
-        """stream, other (N, H) -> (N, H)"""
-        queries = self.attention_norm(stream)
-        keys = queries if other is None else self.attention_norm(other)
-        dropout = self.attention_dropout if self.training else 0.0
+    def forward(
+        self, stream: torch.Tensor, other: torch.Tensor | None, layout: TurnLayout, keys: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """stream, other (N, H), keys (N,) as in [`TurnLayout.attend`] -> (N, H)"""
+        asking = self.attention_norm(stream)
+        asked = asking if other is None else self.attention_norm(other)
         attended = layout.attend(
-            self.query(queries), self.key(keys), self.value(keys), self.num_heads, False, dropout, self
+            self.query(asking),
+            self.key(asked),
+            self.value(asked),
+            self.num_heads,
+            self.causal,
+            self.attention_dropout if self.training else 0.0,
+            self,
+            keys=keys,
         )
         stream = stream + self.dropout(self.output(attended))
         return stream + self.feed_forward(stream)
@@ -59,15 +67,21 @@ class Transformer(nn.Module):
     width H is the configuration's `hidden_size` if none is given.
     """
 
-    def __init__(self, config, width: int | None = None):
+    def __init__(self, config, width: int | None = None, causal: bool = False):
         super().__init__()
         width = config.hidden_size if width is None else width
         self.layers = nn.ModuleList(
-            AttentionLayer(width, config.num_attention_heads, config.dropout) for _ in range(config.num_layers)
+            AttentionLayer(width, config.num_attention_heads, config.dropout, causal) for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, stream: torch.Tensor, layout: TurnLayout, other: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        stream: torch.Tensor,
+        layout: TurnLayout,
+        other: torch.Tensor | None = None,
+        keys: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         for layer in self.layers:
-            stream = layer(stream, other, layout)
+            stream = layer(stream, other, layout, keys)
         return self.norm(stream)
