@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .inference.pipeline_conversation_emotion import ConversationEmotionPipeline as ConversationEmotionPipeline
     from .media.audio import load_audio as load_audio
     from .media.video import load_frames as load_frames
+    from .models.emo_caps.configuration_emo_caps import EmoCapsConfig as EmoCapsConfig
+    from .models.emo_caps.modeling_emo_caps import EmoCapsModel as EmoCapsModel
+    from .models.emo_caps.modeling_emo_caps import EmoCapsOutput as EmoCapsOutput
     from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
     from .models.mister_e.convert_reference import convert_reference_checkpoint as convert_reference_checkpoint
     from .models.mister_e.modeling_mister_e import MisterEModel as MisterEModel
@@ -47,6 +50,9 @@ _HOME = {
     "MisterEConfig": "models.mister_e.configuration_mister_e",
     "MisterEModel": "models.mister_e.modeling_mister_e",
     "MisterEOutput": "models.mister_e.modeling_mister_e",
+    "EmoCapsConfig": "models.emo_caps.configuration_emo_caps",
+    "EmoCapsModel": "models.emo_caps.modeling_emo_caps",
+    "EmoCapsOutput": "models.emo_caps.modeling_emo_caps",
     "UtteranceEncoderConfig": "encoders.configuration_utterance_encoder",
     "UtteranceEncoder": "encoders.modeling_utterance_encoder",
     "UtteranceEncoderOutput": "encoders.modeling_utterance_encoder",

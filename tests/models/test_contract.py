@@ -30,7 +30,7 @@ def test_model(check, name, tmp_path):
 
 
 def test_models_take_the_choices_of_modalities_that_they_say():
-    one_to_three = ("logistic_regression", "bc_lstm", "dialogue_rnn", "mult")
+    one_to_three = ("emo_caps", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult")
     assert {name: len(choices(name)) for name in NAMES} == {"mister_e": 4, **dict.fromkeys(one_to_three, 7), "sdt": 1}
 
 
@@ -81,7 +81,8 @@ for folder in sys.argv[1:]:
     assert type(model).__module__.startswith("transformers_modules.")
     view = model.view(model(**stored))
     heads = {f"head {name}": logits for name, logits in (view.head_logits or {}).items()}
-    found = {"logits": view.logits, **heads, "gate_weights": view.gate_weights}
+    found = {"logits": view.logits, **heads}
+    found |= {"gate_weights": view.gate_weights, "capsule_weights": view.capsule_weights}
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
     view.loss.backward()

@@ -107,7 +107,8 @@ def outputs_of(model, batch: Batch) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         view = model.view(model(**batch))
     found = {"logits": view.logits, **{f"head {name}": logits for name, logits in (view.head_logits or {}).items()}}
-    return found | ({} if view.gate_weights is None else {"gate_weights": view.gate_weights})
+    weights = {"gate_weights": view.gate_weights, "capsule_weights": view.capsule_weights}
+    return found | {name: values for name, values in weights.items() if values is not None}
 
 
 def gradients_of(model, *batches: Batch, **options) -> dict[str, torch.Tensor]:
@@ -143,9 +144,15 @@ def view_has_the_declared_heads(name: str, folder: Path):
         assert view.gate_weights.shape == (4, 7, len(config.heads))
         weights = view.gate_weights[batch["attention_mask"]].sum(-1)
         torch.testing.assert_close(weights, torch.ones_like(weights))
+    assert (view.capsule_weights is None) == (not config.capsules)
     real = batch["attention_mask"]
-    for values in outputs_of(model, batch).values():
-        assert (values[~real] == 0).all() and values[real].any(-1).all()
+    seen = real & torch.stack([batch[MODALITIES[each].mask] for each in config.modalities]).any(0)
+    if view.capsule_weights is not None:
+        assert view.capsule_weights.shape == (4, 7, len(config.capsules))
+        torch.testing.assert_close(view.capsule_weights.sum(-1), seen.to(view.capsule_weights))
+    for key, values in outputs_of(model, batch).items():
+        answered = seen if key == "capsule_weights" else real
+        assert (values[~answered] == 0).all() and values[answered].any(-1).all()
     assert model(**{**batch, "labels": None}).loss is None
     assert set(model.loss_terms(output, batch["labels"], None)) <= set(model.loss_term_weights)
     parts = model.loss_parts(output)

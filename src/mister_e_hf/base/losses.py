@@ -79,6 +79,34 @@ def focal_terms(
     return terms
 
 
+def margin_loss(
+    lengths: torch.Tensor,
+    labels: torch.Tensor,
+    positive: float = 0.9,
+    negative: float = 0.1,
+    weight: float = 0.5,
+    class_weights: torch.Tensor | None = None,
+    num_items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    r"""
+    Margin loss of class capsules (Sabour et al. 2017, eq. 4): max(0, positive - p_true)^2 and, of each other class,
+    weight * max(0, p - negative)^2.
+
+    Args:
+        lengths (`(..., C)`): length p of each class's capsule, in [0, 1).
+        labels (`(...)`): class indices, -100 where nothing is scored.
+        class_weights (`(C,)`, *optional*), num_items: as in [`focal_loss`].
+    """
+    scored = labels != IGNORE_INDEX
+    found, target = _at_least_float32(lengths[scored]), labels[scored].unsqueeze(-1)
+    short, long = (positive - found).clamp(min=0).square(), weight * (found - negative).clamp(min=0).square()
+    true = torch.zeros_like(found, dtype=torch.bool).scatter(-1, target, True)
+    loss = torch.where(true, short, long).sum(-1)
+    if class_weights is not None:
+        loss = loss * class_weights.to(loss)[labels[scored]]
+    return loss.sum() / _divisor(num_items, scored)
+
+
 def regression_loss(
     predictions: torch.Tensor,
     labels: torch.Tensor,

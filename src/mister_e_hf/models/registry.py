@@ -277,6 +277,23 @@ _MISTER_E_ABLATIONS = {
     ),
 }
 
+_EMO_CAPS_ABLATIONS = {
+    "without_interactions": Ablation("capsules of single modalities alone", {"model.interactions": False}),
+    "dynamic_routing": Ablation("dynamic routing in place of attention", {"model.routing": "dynamic"}),
+    "one_routing_pass": Ablation("one pass of routing", {"model.num_routing": 1}),
+    "three_routing_passes": Ablation("three passes of routing", {"model.num_routing": 3}),
+    "detached_routing": Ablation("no gradient through the routing coefficients", {"model.detach_routing": True}),
+    "without_recurrence": Ablation("no recurrence over the turns", {"model.context": "none"}),
+    "recurrence_after": Ablation("the recurrence after the class capsules", {"model.context": "after"}),
+    "shallow_mapping": Ablation("mapping networks of one layer", {"model.mapping_layers": 1}),
+    "margin_loss": Ablation(
+        "margin loss and dynamic routing", {"model.loss": "margin", "model.routing": "dynamic"}, tasks=_CLASSES
+    ),
+    "huber": _MISTER_E_ABLATIONS["huber"],
+    "without_class_weights": _MISTER_E_ABLATIONS["without_class_weights"],
+    "causal": _MISTER_E_ABLATIONS["causal"],
+}
+
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]
 _COMMON: dict[str, list[Any]] = {
     "training.learning_rate": [3e-4, 5e-4, 1e-3, 2e-3],
@@ -288,6 +305,12 @@ _MISTER_E_SPACE = {
     "model.hidden_size": [96, 192],
     "model.context_dropout": _DROPOUTS,
     "model.projection_dropout": _DROPOUTS,
+}
+
+_EMO_CAPS_SPACE = {
+    **_COMMON,
+    "model.hidden_size": [64, 128],
+    "model.dropout": _DROPOUTS,
 }
 
 
@@ -316,6 +339,16 @@ _ENTRIES = {
             ".mister_e.modeling_mister_e:MisterEModel",
             search_space=_MISTER_E_SPACE,
             ablations=_MISTER_E_ABLATIONS,
+            streams=True,
+        ),
+        RegisteredModel(
+            "emo_caps",
+            "emo_caps",
+            ".emo_caps.configuration_emo_caps:EmoCapsConfig",
+            ".emo_caps.modeling_emo_caps:EmoCapsModel",
+            training={"learning_rate": 3e-4, "num_train_epochs": 25},
+            search_space=_EMO_CAPS_SPACE,
+            ablations=_EMO_CAPS_ABLATIONS,
             streams=True,
         ),
         _baseline("logistic_regression", "LogisticRegression", 1e-3),

@@ -1,0 +1,1 @@
+"""EMO-Caps: capsules and cross-modal attention, after a description."""
