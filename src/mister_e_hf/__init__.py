@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .models.mister_e.convert_reference import convert_reference_checkpoint as convert_reference_checkpoint
     from .models.mister_e.modeling_mister_e import MisterEModel as MisterEModel
     from .models.mister_e.modeling_mister_e import MisterEOutput as MisterEOutput
+    from .models.mister_e.pretraining_mister_e import MisterEForPreTraining as MisterEForPreTraining
     from .models.modeling_conversation import ConversationOutput as ConversationOutput
     from .training.dialogue_trainer import DialogueTrainer as DialogueTrainer
     from .training.dialogue_trainer import DialogueTrainingArguments as DialogueTrainingArguments
@@ -53,6 +54,7 @@ _HOME = {
     "EmoCapsConfig": "models.emo_caps.configuration_emo_caps",
     "EmoCapsModel": "models.emo_caps.modeling_emo_caps",
     "EmoCapsOutput": "models.emo_caps.modeling_emo_caps",
+    "MisterEForPreTraining": "models.mister_e.pretraining_mister_e",
     "UtteranceEncoderConfig": "encoders.configuration_utterance_encoder",
     "UtteranceEncoder": "encoders.modeling_utterance_encoder",
     "UtteranceEncoderOutput": "encoders.modeling_utterance_encoder",

@@ -28,7 +28,12 @@ def _register_config():
 
 
 def _register_model():
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING, AutoModel
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_PRETRAINING_MAPPING,
+        MODEL_MAPPING,
+        AutoModel,
+        AutoModelForPreTraining,
+    )
 
     from .encoders.configuration_utterance_encoder import UtteranceEncoderConfig
     from .encoders.modeling_utterance_encoder import UtteranceEncoder
@@ -41,6 +46,9 @@ def _register_model():
     for config, model in models.items():
         if config not in MODEL_MAPPING:
             AutoModel.register(config, model)
+    for each in registered():
+        if each.pretraining is not None and each.config_class() not in MODEL_FOR_PRETRAINING_MAPPING:
+            AutoModelForPreTraining.register(each.config_class(), each.pretraining_class())
 
 
 def _register_processor():

@@ -10,6 +10,7 @@ SHARED = (
     "base.target_scale",
     "hub.loading",
 )
+PRETRAINING = ("models.pretraining", "models.mister_e.pretraining_mister_e")
 VIDEO = ("media.video", "media.video_frames", "media.media_files")
 BACKBONES = (
     "encoders.backbones",
@@ -33,6 +34,7 @@ STAGE_1 = (
 )
 STAGE_2 = (
     *SHARED,
+    "hub.pretrained",
     "models.turns",
     "models.turn_layers",
     "models.configuration_conversation",

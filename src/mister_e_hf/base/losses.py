@@ -1,7 +1,7 @@
-"""The terms of the MiSTER-E loss (Dutta, Balaji and Ganapathy 2026), and losses of scores, as functions of tensors.
+"""The terms of the MiSTER-E loss (Dutta, Balaji and Ganapathy 2026), losses of scores, and those of pre-training.
 
-Letters: N turns, C classes, S targets, E experts, M anchors, K candidates, H width. A turn whose label is -100, or an
-entry of the scores that is NaN, is not scored.
+Letters: N turns, C classes, S targets, E experts, M anchors, K candidates, H width, D width of a vector. A turn whose
+label is -100, or an entry of the scores that is NaN, is not scored.
 Every term is a sum over turns divided by `num_items`, the number of scored turns of the whole optimizer step, so that
 micro-batches and processes add up to the undivided batch. Terms are computed in float32 or wider. Without a scored
 turn they are an exact zero that still has a gradient.
@@ -233,3 +233,61 @@ def consistency_loss(
     if divergences:
         total = total + (torch.stack(divergences).sum(0) / pairs.clamp(min=1)).sum()
     return total / _divisor(num_items, scored)
+
+
+def reconstruction_errors(reconstructed: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of each vector over its D dimensions: (N, D), (N, D) -> (N,); no gradient to the targets."""
+    return (_at_least_float32(reconstructed) - targets.detach()).square().mean(-1)
+
+
+def info_nce(
+    first: torch.Tensor, second: torch.Tensor, temperature: float = 0.1, num_items: int | None = None, **candidates
+) -> torch.Tensor:
+    r"""
+    Symmetric InfoNCE (van den Oord et al. 2018, eq. 4; both directions as in Radford et al. 2021) between two
+    modalities of the same turns; see [`info_nce_of_turns`].
+
+    Args:
+        num_items: number of turns with both modalities of the whole optimizer step; by default M.
+    """
+    rows = info_nce_of_turns(first, second, temperature, **candidates)
+    return rows.sum() / max(len(rows) if num_items is None else num_items, 1)
+
+
+def info_nce_of_turns(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    temperature: float = 0.1,
+    dialogues: torch.Tensor | None = None,
+    all_first: torch.Tensor | None = None,
+    all_second: torch.Tensor | None = None,
+    all_dialogues: torch.Tensor | None = None,
+    offset: int = 0,
+) -> torch.Tensor:
+    r"""
+    InfoNCE of each turn (M,): the cross-entropy of finding the turn's own second vector among all of them with its
+    first one, and the other way round, and their mean. A turn without negatives adds 0.
+
+    Args:
+        first (`(M, H)`), second (`(M, H)`): vectors of the same turns, scaled to unit length here.
+        temperature: tau.
+        dialogues (`(M,)`, *optional*): number of each turn's dialogue; the negatives are then turns of others alone.
+        all_first, all_second (`(K, H)`), all_dialogues (`(K,)`): those to find it among, the given ones included, when
+            other processes' turns join in; by default the given ones.
+        offset: row of the first given turn in them.
+    """
+    all_first = first if all_first is None else all_first
+    all_second = second if all_second is None else all_second
+    all_dialogues = dialogues if all_dialogues is None else all_dialogues
+    own = torch.arange(len(first), device=first.device)[:, None] + offset
+    both = torch.zeros(len(first), device=first.device)
+    for anchors, found_among in ((first, all_second), (second, all_first)):
+        with torch.autocast(first.device.type, enabled=False):
+            anchors = F.normalize(_at_least_float32(anchors), dim=-1)
+            similarity = anchors @ F.normalize(_at_least_float32(found_among), dim=-1).T / temperature  # [M, K]
+        positive = similarity.gather(1, own).squeeze(1)
+        if dialogues is not None and all_dialogues is not None:
+            neighbour = (dialogues[:, None] == all_dialogues[None, :]).scatter(1, own, False)
+            similarity = similarity.masked_fill(neighbour, -torch.inf)
+        both = both + (similarity.logsumexp(1) - positive) / 2
+    return both

@@ -41,6 +41,11 @@ class Modality:
         return f"{self.name}_mask"
 
     @property
+    def masked(self) -> str:
+        """Argument of a pre-training model's `forward`: whether the vector is hidden, to be reconstructed (B, T)."""
+        return f"{self.name}_masked"
+
+    @property
     def features(self) -> str:
         """Column of a table of vectors."""
         return f"{self.name}_features"

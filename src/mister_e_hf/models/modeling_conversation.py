@@ -4,6 +4,7 @@ Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `tur
 main one.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ..base.modalities import IGNORE_INDEX, MODALITIES, TASK
 from ..base.remote_code import CarriesCode, write_auto_code, write_code
 from ..base.target_scale import TargetScale
 from ..hub.loading import ACCESS_OPTIONS, finish_loading, load_strictly, require_config
+from ..hub.pretrained import holds_pretraining, take_pretrained, without_report
 from .configuration_conversation import ConversationConfig
 from .turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution
 from .turns import DialogueCache, RealTurns, TurnLayout
@@ -100,6 +102,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
     tags: tuple[str, ...] = ()
     checkpoint_files: tuple[str, ...] = ()
     loss_term_weights: Mapping[str, str] = {}
+    pretrains = False  # whether it is a pre-training model
+    begins_from_pretraining = False  # whether its weights, and the inputs' statistics, are those of pre-training
 
     def __init__(self, config: Any, *arguments, **kwargs):
         super().__init__(config, *arguments, **kwargs)
@@ -288,7 +292,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
 
         With `ignore_mismatched_sizes=True` and a new `id2label` or `problem_type`, for fine-tuning to classes or
         targets of your own, the heads, the gate and the scale of targets are initialized again, and one warning lists
-        them.
+        them. So it is with those that a folder of the model's pre-training ([`PretrainingModel`]) lacks.
 
         Raises:
             InputError: naming the weights that do not fit.
@@ -304,11 +308,16 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         if revision is not None:
             kwargs["revision"], hub_options["revision"] = revision, getattr(revision, "resolved", revision)
         plain: Callable[..., Any] = super().from_pretrained
+        pretrained = not cls.pretrains and holds_pretraining(pretrained_model_name_or_path, kwargs)
+        other_classes = other_classes and not pretrained
         stored = None
 
         def load(*args, **kwargs):
             nonlocal stored
-            model, info = plain(*args, **kwargs)
+            with without_report() if pretrained else contextlib.nullcontext():
+                model, info = plain(*args, **kwargs)
+            if pretrained:
+                take_pretrained(pretrained_model_name_or_path, info, cls.is_pretrained)
             if other_classes:
                 stored = cls._stored_labels(pretrained_model_name_or_path, kwargs)
                 if stored[1] != model.config.task:  # of the two tasks, only regression has a scale of targets
@@ -331,6 +340,7 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
                 f"before use, they are initialized again: {', '.join(names)}."
             )
         model.hub_options = hub_options
+        model.begins_from_pretraining = pretrained
         finish_loading(model, pretrained_model_name_or_path)
         for name, buffer in model.named_buffers():
             if name.endswith(".std") and not (buffer > 0).all():
@@ -338,6 +348,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
                     f"'{pretrained_model_name_or_path}': the standard deviations in '{name}' must be positive"
                 )
         return (model, info) if wants_info else model
+
+    @classmethod
+    def is_pretrained(cls, name: str) -> bool:
+        """Whether the model that pre-trains this one has a weight of this name, too."""
+        return not cls._depends_on_classes(name)
 
     @staticmethod
     def _depends_on_classes(name: str) -> bool:
@@ -350,9 +365,8 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
         `pipeline("conversation-emotion-recognition", model=folder, trust_remote_code=True)` needs no more.
         """
         if kwargs.get("is_main_process", True):
-            write_auto_code(save_directory, type(self), "AutoModel", self.config)
-            for file in write_code(save_directory, *(path for path in _PIPELINE_FILES if path.is_file())):
-                self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
+            vars(self.config).pop("auto_map", None)  # it may be that of the pre-training model
+            self._write_code(save_directory)
         hub = {
             name: kwargs.pop(name) for name in ("repo_id", "commit_message", "private", "revision") if name in kwargs
         }
@@ -362,6 +376,11 @@ class ConversationPreTrainedModel(CarriesCode, PreTrainedModel):
             vars(self.config).pop("custom_pipelines", None)
         if push_to_hub:
             self.push_to_hub(hub.pop("repo_id", Path(save_directory).name), token=kwargs.get("token"), **hub)
+
+    def _write_code(self, folder):
+        write_auto_code(folder, type(self), "AutoModel", self.config)
+        for file in write_code(folder, *(path for path in _PIPELINE_FILES if path.is_file())):
+            self.config.custom_pipelines = {TASK: {"impl": f"{file}.{_PIPELINE}", "pt": ["AutoModel"]}}
 
     def push_to_hub(  # type: ignore[override]  # no option that would push other files than the listed ones
         self,

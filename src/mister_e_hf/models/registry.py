@@ -13,6 +13,7 @@ from ..base.errors import InputError
 if TYPE_CHECKING:
     from .configuration_conversation import ConversationConfig
     from .modeling_conversation import ConversationPreTrainedModel
+    from .pretraining import PretrainingModel
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class RegisteredModel:
         baseline: whether it is run beside other models for comparison.
         trainer: where the class of its Trainer is. The default adds the terms that a model names; a model whose terms
             have weights of their own names a subclass, whose `arguments_class` has a field for each weight.
+        pretraining: where the class is that pre-trains it, if there is one.
     """
 
     name: str
@@ -75,12 +77,25 @@ class RegisteredModel:
     streams: bool = False
     baseline: bool = False
     trainer: str = "..training.dialogue_trainer:MisterETrainer"
+    pretraining: str | None = None
 
     def config_class(self) -> "type[ConversationConfig]":
         return _load(self.config)
 
     def model_class(self) -> "type[ConversationPreTrainedModel]":
         return _load(self.model)
+
+    def pretraining_class(self) -> "type[PretrainingModel]":
+        r"""
+        The class that pre-trains it.
+
+        Raises:
+            InputError: if there is none.
+        """
+        if self.pretraining is None:
+            others = ", ".join(each.name for each in registered() if each.pretraining)
+            raise InputError(f"Model '{self.name}' has no pre-training; models that have it: {others}")
+        return _load(self.pretraining)
 
     def trainer_class(self) -> Any:
         """A [`DialogueTrainer`], which this folder knows by name alone."""
@@ -340,6 +355,7 @@ _ENTRIES = {
             search_space=_MISTER_E_SPACE,
             ablations=_MISTER_E_ABLATIONS,
             streams=True,
+            pretraining=".mister_e.pretraining_mister_e:MisterEForPreTraining",
         ),
         RegisteredModel(
             "emo_caps",

@@ -90,11 +90,16 @@ class ContextExpert(nn.Module):
 
     def forward(self, turns: ModalityTurns, layout: TurnLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, C) and the states (N, H) that they are read off."""
+        states = self.states(turns, layout)
+        return self.head(self.dropout(states)), states
+
+    def states(self, turns: ModalityTurns, layout: TurnLayout) -> torch.Tensor:
+        """The states of the turns (N, H)."""
         states = self.skip(turns)
         if self.has_context:
             local = sum(F.relu(convolution(turns, layout)) for convolution in self.convolutions)
             states = states + layout.recur(self.gru, self.dropout(local))
-        return self.head(self.dropout(states)), states
+        return states
 
 
 def _attention(config: MisterEConfig) -> TurnAttention:
@@ -159,6 +164,14 @@ class FusionExpert(nn.Module):
         `context`: states (N, H) by modality to begin with beside the vectors. Logits (N, C), final speech and text
         states (N, H).
         """
+        speech_states, text_states = self.states(speech, text, context, layout)
+        fused = self.norm(torch.cat([text_states, speech_states], dim=-1))
+        return self.head(F.relu(self.dense(fused))), speech_states, text_states
+
+    def states(
+        self, speech: ModalityTurns, text: ModalityTurns, context: Mapping[str, torch.Tensor], layout: TurnLayout
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The final speech and text states, (N, H) each; `context` as for `forward`."""
         speech_states = self.dropout(self.speech_projection(speech) + context.get("speech", 0.0))
         text_states = self.dropout(self.text_projection(text) + context.get("text", 0.0))
         for layer in self.layers:
@@ -166,8 +179,7 @@ class FusionExpert(nn.Module):
         if self.speech_skip is not None and self.text_skip is not None:
             speech_states = speech_states + self.speech_skip(speech)
             text_states = text_states + self.text_skip(text)
-        fused = self.norm(torch.cat([text_states, speech_states], dim=-1))
-        return self.head(F.relu(self.dense(fused))), speech_states, text_states
+        return speech_states, text_states
 
 
 class ExpertGate(nn.Module):
@@ -312,6 +324,10 @@ class MisterEModel(ConversationPreTrainedModel):
             return regression_terms(logits, expert_logits, available, labels, kind, delta, num_items)
         weights = self.class_weights(logits)
         return focal_terms(logits, expert_logits, available, labels, config.focal_gamma, weights, num_items)
+
+    @classmethod
+    def is_pretrained(cls, name: str) -> bool:
+        return super().is_pretrained(name) and not name.startswith(("fusion_expert.norm.", "fusion_expert.dense."))
 
     def view(self, output: MisterEOutput) -> ConversationOutput:
         assert output.expert_logits is not None

@@ -1,0 +1,310 @@
+"""Pre-training models: what is hidden, reconstructed and compared, and the weights that fine-tuning begins from."""
+
+import logging
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
+
+from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.losses import info_nce, info_nce_of_turns
+from mister_e_hf.base.modalities import MODALITIES
+from mister_e_hf.models.registry import entry, registered
+from support.model_contract import LENGTHS, Batch, rows_of, small_batch, small_config, spread
+
+NAMES = [each.name for each in registered() if each.pretraining]
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+def pretraining_model(name: str, dtype: torch.dtype = torch.float64, **changes):
+    """In evaluation mode, with no parameter and no buffer at its neutral value."""
+    torch.manual_seed(0)
+    model = entry(name).pretraining_class()(small_config(name, **changes))
+    for parameter in model.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    for module in model.modules():
+        if hasattr(module, "set_statistics"):
+            module.set_statistics(0.3 * torch.randn_like(module.mean), 0.5 + torch.rand_like(module.std))
+    return model.to(dtype).eval()
+
+
+def masked_batch(config, **options) -> Batch:
+    """Dialogues with a third of their vectors hidden."""
+    batch = small_batch(config, **options)
+    batch.pop("labels")
+    generator = torch.Generator().manual_seed(1)
+    for name in config.modalities:
+        each = MODALITIES[name]
+        batch[each.masked] = batch[each.mask] & (torch.rand(batch[each.mask].shape, generator=generator) < 0.35)
+        assert batch[each.masked].any()
+    return batch
+
+
+# InfoNCE
+
+
+def test_identical_vectors_cannot_be_told_from_one_another():
+    for count in (1, 2, 7):
+        same = torch.ones(count, 3, dtype=torch.float64)
+        torch.testing.assert_close(info_nce(same, same), torch.tensor(math.log(count), dtype=torch.float64))
+
+
+def test_info_nce_of_orthonormal_pairs():
+    pairs = torch.eye(5, dtype=torch.float64)
+    for temperature in (0.1, 1.0):
+        expected = math.log(1 + 4 * math.exp(-1 / temperature))
+        torch.testing.assert_close(info_nce(pairs, 3 * pairs, temperature), torch.tensor(expected).double())
+
+
+def test_info_nce_is_symmetric_and_does_not_depend_on_the_order_of_turns():
+    first, second = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found, order = info_nce(first, second), torch.tensor([3, 0, 5, 1, 2, 4])
+    torch.testing.assert_close(info_nce(second, first), found)
+    torch.testing.assert_close(info_nce(first[order], second[order]), found)
+    assert info_nce(first, second, num_items=12) == found / 2
+
+
+def test_a_lone_pair_and_a_batch_without_pairs_add_nothing():
+    first, second = torch.randn(2, 1, 4, requires_grad=True)
+    assert info_nce(first, second) == 0
+    empty = info_nce(first[:0], second[:0])
+    (empty + info_nce(first, second)).backward()
+    assert empty == 0
+    # neighbours are no negatives, so that each turn is a lone pair
+    first, second = torch.randn(2, 3, 4)
+    assert (info_nce_of_turns(first, second, dialogues=torch.zeros(3)) == 0).all()
+
+
+def test_negatives_of_other_dialogues_alone():
+    first, second = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = info_nce_of_turns(first, second, dialogues=torch.tensor([7, 7, 9, 9]))
+    for turn in range(4):
+        kept = [turn, *((2, 3) if turn < 2 else (0, 1))]
+        torch.testing.assert_close(found[turn], info_nce_of_turns(first[kept], second[kept])[0])
+
+
+def test_parts_of_the_turns_add_up_when_they_are_compared_with_all():
+    first, second = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    dialogues = torch.tensor([0, 0, 1, 1, 1, 2])
+    for numbers in (None, dialogues):
+        whole = info_nce(first, second, dialogues=numbers)
+        parts = [
+            info_nce(
+                first[part],
+                second[part],
+                num_items=6,
+                dialogues=None if numbers is None else numbers[part],
+                all_first=first,
+                all_second=second,
+                all_dialogues=numbers,
+                offset=part.start,
+            )
+            for part in (slice(0, 2), slice(2, 2), slice(2, 6))
+        ]
+        torch.testing.assert_close(sum(parts), whole)
+
+
+# The models
+
+
+@every_model
+def test_hidden_vectors_are_not_read(name):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    vectors = {key: batch[MODALITIES[key].embeddings].requires_grad_() for key in model.config.modalities}
+    output = model(**batch)
+    guessed = sum(each.sum() for each in (*output.reconstructions.values(), *(output.projections or {}).values()))
+    gradients = torch.autograd.grad(guessed, list(vectors.values()))
+    for key, gradient in zip(vectors, gradients, strict=True):
+        hidden, present = batch[MODALITIES[key].masked], batch[MODALITIES[key].mask]
+        assert (gradient[hidden] == 0).all()
+        assert (gradient[present & ~hidden] != 0).any(-1).any()
+
+
+@every_model
+def test_loss_is_the_mean_error_of_the_hidden_vectors_in_standardised_space(name):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    output, total, count = model(**batch), 0.0, 0
+    for key in model.config.modalities:
+        each, layer = MODALITIES[key], dict(model.named_modules())
+        layer = next(layer[path] for path in layer if path.endswith(f"{key}_input"))
+        hidden = batch[each.masked]
+        standardised = (batch[each.embeddings][hidden] - layer.mean) / layer.std
+        errors = (output.reconstructions[key][hidden] - standardised).square().mean(-1)
+        torch.testing.assert_close(output.errors[key][hidden], errors)
+        assert (output.errors[key][~hidden] == 0).all() and (output.reconstructions[key][~hidden] == 0).all()
+        total, count = total + errors.sum(), count + len(errors)
+    torch.testing.assert_close(output.loss, total / count)
+    assert model(**batch, num_items_in_batch=2 * count).loss == output.loss / 2
+
+
+@every_model
+def test_a_decoder_that_copies_has_no_loss(name, monkeypatch):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    layers = {path.rpartition(".")[2]: each for path, each in model.named_modules() if path.endswith("_input")}
+    for key in model.config.modalities:
+        each, layer = MODALITIES[key], layers[f"{key}_input"]
+        target = (batch[each.embeddings][batch[each.masked]] - layer.mean) / layer.std
+        monkeypatch.setattr(model.pretraining.decoders[key], "forward", lambda states, rows=target: rows)
+    assert model(**batch).loss < 1e-20
+
+
+@every_model
+def test_a_hidden_vector_is_not_an_absent_one(name):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    key = model.config.modalities[0]
+    each = MODALITIES[key]
+    absent = {**batch, each.mask: batch[each.mask] & ~batch[each.masked]}
+    hidden, without = model(**batch), model(**absent)
+    other = model.config.modalities[1]
+    if hidden.projections is not None:
+        assert not torch.allclose(hidden.projections[key], without.projections[key])
+    assert (without.errors[key] == 0).all() and (without.errors[other] > 0).any()
+
+
+@every_model
+def test_padding_changes_nothing_in_pretraining(name):
+    model = pretraining_model(name)
+    batch, total = masked_batch(model.config), 10
+    expected, loss = model(**batch).reconstructions, model(**batch).loss
+    places = [[*range(total - 7, total)]] * 4
+    for content in (1e30, math.nan):
+        wide = spread(batch, places, total, content)
+        found = model(**wide)
+        torch.testing.assert_close(found.loss, loss, rtol=0, atol=1e-10)
+        for key, each in found.reconstructions.items():
+            torch.testing.assert_close(each[:, total - 7 :], expected[key], rtol=0, atol=1e-10)
+
+
+@every_model
+def test_dialogues_one_by_one_give_the_loss_of_the_batch(name):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    count = sum(int(batch[MODALITIES[key].masked].sum()) for key in model.config.modalities)
+    parts = [model(**rows_of(batch, [row], LENGTHS[row]), num_items_in_batch=count).loss for row in range(4)]
+    torch.testing.assert_close(sum(parts), model(**batch).loss)
+
+
+@every_model
+def test_every_parameter_takes_part_whatever_the_batch_holds(name):
+    model = pretraining_model(name).train()
+    empty = masked_batch(model.config)
+    empty["attention_mask"] = torch.zeros_like(empty["attention_mask"])
+    plain = masked_batch(model.config) | {each.masked: None for each in MODALITIES.values()}
+    for batch in (masked_batch(model.config), empty, plain):
+        model.zero_grad()
+        output = model(**batch)
+        loss = 0.0 if output.loss is None else output.loss
+        loss = loss + sum(each.sum() for each in (*output.errors.values(), *(output.projections or {}).values()))
+        loss.backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    assert model(**plain).loss is None
+
+
+@every_model
+def test_a_modality_that_is_given_nowhere_is_absent(name):
+    model = pretraining_model(name)
+    batch = masked_batch(model.config)
+    key = model.config.modalities[0]
+    each = MODALITIES[key]
+    nowhere = {**batch, each.mask: torch.zeros_like(batch["attention_mask"])}
+    found, expected = model(**{**nowhere, each.embeddings: None}), model(**nowhere)
+    torch.testing.assert_close(found.loss, expected.loss)
+    with pytest.raises(InputError, match=f"{each.masked} must have shape"):
+        model(**{**batch, each.masked: batch[each.masked][:, :3]})
+
+
+def test_one_modality_is_reconstructed_and_not_compared():
+    model = pretraining_model("mister_e", experts=["text"])
+    batch = masked_batch(model.config)
+    assert not model.compares and model(**batch).projections is None
+    assert model(**batch).loss > 0
+    fused = pretraining_model("mister_e", experts=["fusion"])
+    assert fused.compares and set(fused(**batch).errors) == {"speech", "text"}
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def saved(request, tmp_path) -> Path:
+    pretraining_model(request.param, torch.float32).save_pretrained(tmp_path / "pretrained")
+    return tmp_path / "pretrained"
+
+
+every_saved = pytest.mark.parametrize(("saved", "name"), [(name, name) for name in NAMES], indirect=["saved"])
+
+
+def new_weights(model) -> set[str]:
+    return {name for name in model.state_dict() if not model.is_pretrained(name)}
+
+
+@every_saved
+def test_fine_tuning_begins_from_the_pretrained_weights(saved, name, caplog):
+    pretrained = AutoModelForPreTraining.from_pretrained(saved)
+    assert type(pretrained) is entry(name).pretraining_class()
+    with caplog.at_level(logging.WARNING):
+        labels = {0: "bored", 1: "glad", 2: "calm", 3: "tense"}
+        model = AutoModel.from_pretrained(saved, id2label=labels)
+    assert type(model) is entry(name).model_class() and model.begins_from_pretraining
+    assert model.config.num_labels == 4
+    shared, own = pretrained.state_dict(), model.state_dict()
+    assert {key for key in shared if not key.startswith("pretraining.")} == set(own) - new_weights(model)
+    assert all(torch.equal(own[key], shared[key]) for key in own.keys() & shared.keys())
+    of = ("mister_e_hf", "transformers.modeling_utils")
+    listed = [record.message for record in caplog.records if record.name.startswith(of)]
+    assert len(listed) == 1 and all(key in listed[0] for key in new_weights(model))
+    assert not any(key in listed[0] for key in set(own) - new_weights(model))
+
+
+@every_saved
+def test_scores_begin_from_the_pretrained_weights(saved, name):
+    model = AutoModel.from_pretrained(saved, id2label={0: "valence"}, problem_type="regression")
+    assert (model.target_scale.std == 1).all() and (model.target_scale.mean == 0).all()
+    assert model(**small_batch(model.config, dtype=torch.float32) | {"labels": None}).logits.isfinite().all()
+
+
+@every_saved
+def test_a_fine_tuned_folder_is_a_usual_one_again(saved, name, tmp_path, caplog):
+    model = AutoModel.from_pretrained(saved)
+    model.save_pretrained(tmp_path / "tuned")
+    caplog.clear()
+    found = AutoModel.from_pretrained(tmp_path / "tuned")
+    assert not found.begins_from_pretraining and "new" not in caplog.text
+    assert "AutoModelForPreTraining" not in AutoConfig.from_pretrained(tmp_path / "tuned").auto_map
+    assert not (tmp_path / "tuned" / "pretraining.py").exists()
+    for load in (AutoModelForPreTraining, entry(name).pretraining_class()):
+        with pytest.raises(InputError, match="tuned' is not a pre-training model"):
+            load.from_pretrained(tmp_path / "tuned")
+
+
+@every_saved
+def test_other_weights_that_are_missing_still_raise(saved, name):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    lost = next(key for key in weights if key.endswith("speech_input.null_embedding"))
+    vector = weights.pop(lost)
+    save_file(weights, saved / "model.safetensors", {"format": "pt"})
+    for load in (AutoModel, AutoModelForPreTraining):
+        with pytest.raises(InputError, match=f"missing: {lost}"):
+            load.from_pretrained(saved)
+    save_file(weights | {lost: vector, "stray": vector.clone()}, saved / "model.safetensors", {"format": "pt"})
+    for load in (AutoModel, AutoModelForPreTraining):
+        with pytest.raises(InputError, match="unexpected: stray"):
+            load.from_pretrained(saved)
+
+
+@every_saved
+def test_save_and_load_give_the_same_pretraining_model(saved, name):
+    model = pretraining_model(name, torch.float32)
+    batch = masked_batch(model.config, dtype=torch.float32)
+    loaded = AutoModelForPreTraining.from_pretrained(saved).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).loss, model(**batch).loss)
