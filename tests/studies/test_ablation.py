@@ -43,6 +43,11 @@ def study(demo_folder, tmp_path_factory) -> Path:
     return out
 
 
+def test_a_new_study_records_what_it_was_asked_for(study):
+    asked = yaml.safe_load((study / "study.yaml").read_text())["asked"]["development"]
+    assert list(asked) == VARIANTS and all(0 in seeds for seeds in asked.values())
+
+
 def test_folds_score_every_development_turn_once_and_no_turn_of_test(study, demo_folder):
     corpus = recipe(demo_folder).read_corpus()
     development = {name for split in ("train", "validation") for ids in corpus[split].utterance_ids for name in ids}
@@ -103,6 +108,25 @@ def test_a_study_of_an_older_version_resumes_with_its_own_variants(study, demo_f
     assert "causal" not in yaml.safe_load((out / "study.yaml").read_text())["variants"]
     with pytest.raises(ValueError, match="Unknown variant 'causal'"):
         run(demo_folder, out, variants=["causal"])
+
+
+def test_a_study_records_what_it_was_asked_for(study, demo_folder, tmp_path):
+    out = shutil.copytree(study, tmp_path / "study")
+    for path in out.glob("development/*/seed-1"):  # another test may have asked for it
+        shutil.rmtree(path)
+    settings = yaml.safe_load((out / "study.yaml").read_text())
+    asked = {variant: [0] for variant in VARIANTS}
+    (out / "study.yaml").write_text(yaml.safe_dump(settings | {"seeds": [0], "asked": {"development": asked}}))
+    run(demo_folder, out, variants=["gate_mean"], seeds=[0])
+    assert yaml.safe_load((out / "study.yaml").read_text())["asked"] == {"development": asked}
+    shutil.copytree(out / "development/gate_mean/seed-0", out / "development/gate_mean/seed-1")
+    run(demo_folder, out, variants=["gate_mean"], seeds=[1])
+    settings = yaml.safe_load((out / "study.yaml").read_text())
+    assert settings["asked"] == {"development": asked | {"gate_mean": [0, 1]}}
+    del settings["asked"]  # as an older version leaves it
+    (out / "study.yaml").write_text(yaml.safe_dump(settings))
+    run(demo_folder, out)
+    assert "asked" not in yaml.safe_load((out / "study.yaml").read_text())
 
 
 def test_a_study_with_other_settings_is_refused(study, demo_folder):
@@ -252,4 +276,5 @@ def test_runs_know_a_model_that_the_user_registered(demo_folder, tmp_path, monke
     sections = recipe(demo_folder).baseline("own").changed({"training.num_train_epochs": 1, "model.hidden_size": 16})
     assert ablate(sections, tmp_path / "study", [0], folds=2, variants=["narrow"], report=print) == []
     write_report(tmp_path / "study")
-    assert "| Own, full |" in (tmp_path / "study" / "report.md").read_text()
+    assert "| narrow |" in (tmp_path / "study" / "report.md").read_text()
+    assert read_study(tmp_path / "study").title("full") == "Own, full"

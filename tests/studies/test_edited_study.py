@@ -159,6 +159,14 @@ CHANGES = {
         settings("study.yaml", lambda v: v["variants"].update({"../../x": v["variants"]["full"]})),
         "must be named as folders of the study, got '../../x'",
     ),
+    "runs of an unknown variant": (
+        settings("study.yaml", lambda v: v.update(asked={"final": {"other": [0]}})),
+        r"study.yaml': asked.final must hold variants with some of the seeds of the study, got other: \[0\]",
+    ),
+    "runs of another seed": (
+        settings("study.yaml", lambda v: v.update(asked={"final": {"full": [7]}})),
+        r"asked.final must hold variants .*, got full: \[7\]",
+    ),
     "no YAML": (lambda out: (out / "study.yaml").write_text("a: ["), "study.yaml' is not valid YAML"),
 }
 

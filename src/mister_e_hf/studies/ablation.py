@@ -25,7 +25,7 @@ from ..training.recipe import Recipe
 from ..training.run_folder import git_commit
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE, ROBUST
-from .study_files import check_seed_list, read_freeze
+from .study_files import check_asked, check_seed_list, read_freeze
 from .variants import Variant, variants_of
 
 logger = logging.getLogger(__name__)
@@ -70,12 +70,14 @@ def ablate(
         if name not in known:
             raise InputError(f"Unknown variant '{name}'; expected one of {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
-    if not final and all(each.kind == "split" for each in chosen):
+    if not final and not (on_folds := [each for each in chosen if each.kind != "split"]):
         names = [each.name for each in chosen]
         raise InputError(f"Another validation split has no score on folds; run {', '.join(names)} with --final")
+    chosen = chosen if final else on_folds
     for each in chosen:
         check_conversation_model(each.recipe, out)
-    _note_study(out, recipe, seeds, folds, known)
+    stage = "final" if final else "development"
+    _note_study(out, recipe, seeds, folds, known, stage, [each.name for each in chosen])
     if final:
         _freeze(out, known, seeds)
     elif has_label_leakage(recipe):
@@ -86,7 +88,7 @@ def ablate(
             name, sections, robust = f"{each.name} seed {seed}", each.recipe.to_dict(), each.name in ROBUST
             if final:
                 runs.append(Run(name, sections, seed, out / "final" / each.name / f"seed-{seed}", robust=robust))
-            elif each.kind != "split":
+            else:
                 folder = out / "development" / each.name / f"seed-{seed}"
                 runs += [
                     Run(f"{name} fold {fold}", sections, seed, folder / f"fold-{fold}", fold, folds, robust)
@@ -106,8 +108,19 @@ def _variants(out: Path, recipe: Recipe) -> dict[str, Variant]:
     return known
 
 
-def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, variants: dict[str, Variant]):
-    """Write `study.yaml`; InputError if the folder holds a study with another recipe or other folds."""
+def _note_study(
+    out: Path,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    folds: int,
+    variants: dict[str, Variant],
+    stage: str,
+    asked: list[str],
+):
+    """
+    Write `study.yaml`, with the variants that this and earlier calls ask for; InputError if the folder holds a study
+    with another recipe or other folds.
+    """
     path, corpus, pattern = out / "study.yaml", corpus_of_study(recipe, folds), recipe.corpus.group_pattern
     record = {
         "recipe_name": Path(recipe.source).stem,
@@ -122,10 +135,18 @@ def _note_study(out: Path, recipe: Recipe, seeds: Sequence[int], folds: int, var
             for each in variants.values()
         },
     }
-    earlier = check_same(path, record, "a study", "--out").get("seeds", list(seeds))
-    check_seed_list(earlier, path)
+    earlier = check_same(path, record, "a study", "--out")
+    earlier_seeds = earlier.get("seeds", list(seeds))
+    check_seed_list(earlier_seeds, path)
+    record |= {"seeds": sorted({*earlier_seeds, *seeds}), "modalities": list(corpus["train"].vectors)}
+    if not earlier or "asked" in earlier:  # a study of an older version counts as asked for everything
+        check_asked(earlier, path)
+        earlier_asked = earlier.get("asked", {})
+        own = earlier_asked.get(stage, {})
+        own |= {name: sorted({*own.get(name, []), *seeds}) for name in asked}
+        record["asked"] = earlier_asked | {stage: own}
     out.mkdir(parents=True, exist_ok=True)
-    write_yaml(path, record | {"seeds": sorted({*earlier, *seeds}), "modalities": list(corpus["train"].vectors)})
+    write_yaml(path, record)
 
 
 def _freeze(out: Path, variants: dict[str, Variant], seeds: Sequence[int]):

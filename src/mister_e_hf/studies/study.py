@@ -81,6 +81,7 @@ class Stage:
             turn has none.
         scores (`(N,)`): real-valued scores (CMU-MOSI), NaN where a turn has none; None for a corpus without scores.
         systems: the systems with a finished seed, by name; derived ones follow the full model.
+        asked: the variants that this stage was asked for, by name, each with its seeds, finished or not.
     """
 
     name: str
@@ -88,6 +89,11 @@ class Stage:
     labels: np.ndarray
     scores: np.ndarray | None
     systems: dict[str, System]
+    asked: dict[str, list[int]]
+
+    def planned_seeds(self, system: str) -> list[int]:
+        """The seeds that a system was asked for; a derived system has those of the full model."""
+        return self.asked[system if system in self.asked else FULL]
 
     def views(self) -> dict[str, np.ndarray]:
         """Labels of each set of scored turns: all and, given real-valued scores, those whose score is not zero."""

@@ -46,7 +46,37 @@ def read_settings(path: Path) -> dict[str, Any]:
             )
     for name in ("vectors", "data_fingerprints"):
         _mapping(settings.get(name) or {}, f"'{path}': {name}")
+    check_asked(settings, path)
     return settings
+
+
+def check_asked(settings: Mapping[str, Any], path: Path):
+    """Raise an InputError unless the runs that a study was asked for, if recorded, are of its variants and seeds."""
+    for stage, asked in _mapping(settings.get("asked") or {}, f"'{path}': asked").items():
+        for variant, seeds in _mapping(asked, f"'{path}': asked.{stage}").items():
+            known = variant in settings["variants"] and isinstance(seeds, list)
+            if not known or any(seed not in settings["seeds"] for seed in seeds):
+                raise InputError(
+                    f"'{path}': asked.{stage} must hold variants with some of the seeds of the study, got "
+                    f"{short(variant)}: {short(seeds)}"
+                )
+
+
+def asked_of(folder: Path, stage: str, settings: Mapping[str, Any]) -> dict[str, list[int]]:
+    """
+    The seeds that a stage of a study was asked for, by variant in the order of the study. Runs that have a folder
+    count, and studies of older versions, which did not record it, were asked for everything.
+    """
+    recorded = settings.get("asked")
+    found = {}
+    for variant, about in settings["variants"].items():
+        if stage == "development" and about["kind"] == "split":
+            continue  # another validation split does not change what is trained on folds
+        own = settings["seeds"] if recorded is None else recorded.get(stage, {}).get(variant, [])
+        runs = folder / stage / variant
+        if seeds := [seed for seed in settings["seeds"] if seed in own or (runs / f"seed-{seed}").is_dir()]:
+            found[variant] = seeds
+    return found
 
 
 def _task(targets: Any) -> str:

@@ -11,7 +11,7 @@ from ..base.yaml_files import read_yaml
 from .measures import TITLES
 from .prediction_files import Curves, head_column, heads_of, read_predictions, read_robustness
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
-from .study_files import check_digests, differences, read_frozen, read_run_results, read_settings
+from .study_files import asked_of, check_digests, differences, read_frozen, read_run_results, read_settings
 
 _TOLERANCE = 1e-5  # of a stored score: predictions are stored in single precision
 
@@ -39,10 +39,9 @@ def read_study(folder: str | Path) -> Study:
 def _read_stage(study: Study, name: str) -> Stage | None:
     """Read a stage; None if no seed of any system is finished."""
     reader, systems = _StageReader(study, name), {}
-    for variant, about in study.settings["variants"].items():
-        if name == "development" and about["kind"] == "split":
-            continue  # another validation split does not change what is trained on folds
-        system = reader.system(variant, about)
+    asked = asked_of(study.folder, name, study.settings)
+    for variant, seeds in asked.items():
+        system = reader.system(variant, seeds, study.settings["variants"][variant])
         if system is not None:
             systems[variant] = system
             if variant == FULL:
@@ -50,7 +49,7 @@ def _read_stage(study: Study, name: str) -> Stage | None:
     if reader.turns is None:
         return None
     turns = reader.turns
-    return Stage(name, turns["dialogue_id"], turns["label"], turns.get("score"), systems)
+    return Stage(name, turns["dialogue_id"], turns["label"], turns.get("score"), systems, asked)
 
 
 class _StageReader:
@@ -59,7 +58,6 @@ class _StageReader:
     def __init__(self, study: Study, stage: str):
         self.root, self.stage, self.problems = study.folder, stage, study.problems
         self.measures = study.measures
-        self.seeds = study.settings["seeds"]
         self.folds = range(study.settings["folds"]) if stage == "development" else None
         # The frozen recipes, from which the runs on test are made, are the same: `read_frozen` has checked that.
         self.recipes = {name: about["recipe"] for name, about in study.settings["variants"].items()}
@@ -67,11 +65,11 @@ class _StageReader:
         self.turns: dict[str, np.ndarray] | None = None
         self._position: dict[tuple[str, str], int] = {}
 
-    def system(self, variant: str, about: Mapping[str, Any]) -> System | None:
+    def system(self, variant: str, seeds: list[int], about: Mapping[str, Any]) -> System | None:
         if not (self.root / self.stage / variant).is_dir():
             self.problems.append(f"{self.stage}/{variant}: not run")
             return None
-        finished = [seed for seed in self.seeds if self._is_finished(variant, seed)]
+        finished = [seed for seed in seeds if self._is_finished(variant, seed)]
         if not finished:
             return None
         runs = [self._seed(variant, seed) for seed in finished]

@@ -28,7 +28,7 @@ from .regression_tables import (
 )
 from .robustness_tables import robustness_tables
 from .run_tables import cost_table, learning_table, systems_table
-from .score_tables import StageScores, ablation_table, class_table, main_table, seed_table, split_table
+from .score_tables import StageScores, class_table, further_tables, main_table, seed_table
 from .table import Table
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
@@ -106,33 +106,39 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
     measures = study.measures
     for suffix, labels in stage.views().items():
         scores = StageScores(study, stage, labels)
-        yield main_table(scores, suffix)
-        yield ablation_table(scores, suffix)
-        if stage.name == "final" and scores.names("split"):
-            yield split_table(scores, suffix)
+        if scores.names("full") or scores.names("baseline"):
+            yield main_table(scores, suffix)
+        yield from further_tables(scores, suffix)
         if everything and not suffix:
             yield from _tables_of_all_systems(scores)
     if everything:
-        full = stage.systems.get(FULL)
         if isinstance(measures, ScoreMeasures):
             yield coverage_table(measures, stage)
-            yield predicted_table(measures, stage, full)
-            yield error_table(measures, stage, full)
-        else:
-            yield confusion_table(study, stage, full)
-        if full is None or full.gate_weights is not None:
-            if isinstance(measures, ScoreMeasures):
-                yield gate_by_true_score_table(measures, stage, full)
-                yield gate_by_closest_expert_table(measures, stage, full)
-            else:
-                yield gate_by_emotion_table(study, stage, full)
-                yield gate_by_right_expert_table(stage, full)
-        if not isinstance(measures, ScoreMeasures):
-            yield from calibration_tables(stage, full)
+        if FULL in stage.asked:
+            yield from _tables_of_full(study, stage)
         yield from robustness_tables(study, stage)
-        yield learning_table(full)
+        if FULL in stage.asked:
+            yield learning_table(stage.systems.get(FULL), measures)
         yield cost_table(study, stage)
     yield systems_table(study, stage)
+
+
+def _tables_of_full(study: Study, stage: Stage) -> Iterator[Table]:
+    """Yield the tables of the full model's predictions."""
+    measures, full = study.measures, stage.systems.get(FULL)
+    has_gate = full is None or full.gate_weights is not None
+    if isinstance(measures, ScoreMeasures):
+        yield predicted_table(measures, stage, full)
+        yield error_table(measures, stage, full)
+        if has_gate:
+            yield gate_by_true_score_table(measures, stage, full)
+            yield gate_by_closest_expert_table(measures, stage, full)
+        return
+    yield confusion_table(study, stage, full)
+    if has_gate:
+        yield gate_by_emotion_table(study, stage, full)
+        yield gate_by_right_expert_table(stage, full)
+    yield from calibration_tables(stage, full)
 
 
 def _tables_of_all_systems(scores: StageScores) -> Iterator[Table]:

@@ -13,7 +13,7 @@ from ..study import Study
 from ..study_reader import read_study
 from .cells import NOTHING
 from .page import STAGE_TITLES, markdown_lines, markdown_table, method, provenance
-from .score_tables import StageScores, ablation_table, split_table
+from .score_tables import StageScores, further_tables
 from .score_tables import main_table as stage_main_table
 
 _START, _END = "<!-- main table -->", "<!-- end of the main table -->"
@@ -94,8 +94,7 @@ def _parts(studies: list[Study]) -> Iterator[str]:
     for study in studies:
         yield f"## {study.corpus}"
         for suffix, scores in _views(study):
-            splits = [split_table(scores, suffix)] if scores.names("split") and study.latest.name == "final" else []
-            for table in [ablation_table(scores, suffix), *splits]:
+            for table in further_tables(scores, suffix):
                 yield f"### {table.title}"
                 yield table.note
                 yield markdown_table(table)

@@ -24,7 +24,9 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
         system = stage.systems.get(name)
         if system and system.robustness:
             records += _curves(study, stage, system)
-    names = [name for name in ROBUST if name in study.settings["variants"]]
+    names = [name for name in ROBUST if name in stage.asked]
+    if not names:
+        return
     gap = None if records else f"no finished seed of {' or '.join(names)} has a robustness.parquet"
     yield _removal_table(study, records, gap)
     main = study.measures.main

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..measures import TITLES, ClassMeasures, ScoreMeasures
+from ..measures import TITLES, ClassMeasures, Measures, ScoreMeasures, in_per_cent
 from ..study import Stage, Study, System
 from .cells import NOTHING, Record, formatted, mean_and_range, plus_minus, seeds_cell, system_cell
 from .table import NO_FULL, Table
@@ -12,7 +12,7 @@ from .table import NO_FULL, Table
 _MAIN_SCORES = (ClassMeasures.main, ScoreMeasures.main)
 
 
-def learning_table(full: System | None) -> Table:
+def learning_table(full: System | None, measures: Measures) -> Table:
     """Losses and scores of the full model by epoch, over its runs."""
     values: dict[float, dict[str, list[float]]] = {}
     for run in [run for runs in full.results for run in runs] if full else []:
@@ -36,10 +36,11 @@ def learning_table(full: System | None) -> Table:
     }
     columns |= {_heading(kind): mean_and_range(kind) for kind in kinds}
     gap = None if records else NO_FULL if full is None else "the results.json of the full model have no history"
+    unit = TITLES[measures.main] + (" in per cent" if in_per_cent(measures.main) else " in the unit of the targets")
     return Table(
         "learning",
         "Learning curves of the full model",
-        "Mean (minimum to maximum) over seeds and folds; F1 in per cent; eval is on turns outside the training data.",
+        f"Mean (minimum to maximum) over seeds and folds; {unit}; eval is on turns outside the training data.",
         records,
         columns,
         gap,
@@ -58,7 +59,7 @@ def _heading(kind: str) -> str:
 def cost_table(study: Study, stage: Stage) -> Table:
     """Parameters, time and memory of one run of each system."""
     records = []
-    for name in study.settings["variants"]:
+    for name in stage.asked:
         runs = [run for runs in stage.systems[name].results for run in runs] if name in stage.systems else []
         record: Record = {"system": name, "runs": len(runs)}
         for field, summary in (
@@ -99,18 +100,20 @@ def systems_table(study: Study, stage: Stage) -> Table:
     """What each system is, and which of its seeds are finished."""
     records = []
     derived = [name for name, system in stage.systems.items() if system.kind == "derived"]
-    about = {name: (about["kind"], about["description"]) for name, about in study.settings["variants"].items()}
+    variants = study.settings["variants"]
+    about = {name: (variants[name]["kind"], variants[name]["description"]) for name in stage.asked}
     about |= {name: ("derived", stage.systems[name].description) for name in derived}
     for name, (kind, description) in about.items():
         seeds = stage.systems[name].seeds if name in stage.systems else []
-        lacking = [seed for seed in study.settings["seeds"] if seed not in seeds]
+        planned = stage.planned_seeds(name)
+        lacking = [seed for seed in planned if seed not in seeds]
         records.append(
             {
                 "system": name,
                 "kind": kind,
                 "description": description,
                 "seeds": len(seeds),
-                "planned_seeds": len(study.settings["seeds"]),
+                "planned_seeds": len(planned),
                 "seeds_without_a_result": ", ".join(map(str, lacking)),
             }
         )

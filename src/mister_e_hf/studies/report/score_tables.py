@@ -3,7 +3,7 @@
 Letters: S seeds, N turns, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ...evaluation.significance import (
 from ..measures import TITLES, ScoreMeasures, in_per_cent
 from ..study import FULL, Stage, Study
 from .cells import Record, defined, interval, p_value, score, seeds_cell, signed, system_cell, with_sd
-from .table import Table
+from .table import NO_FULL, Table
 
 ALPHA = 0.05
 
@@ -44,17 +44,18 @@ class StageScores:
         return in_per_cent(self.measures.main)
 
     def names(self, kind: str) -> list[str]:
-        """Systems of a kind in the order of the study, including those without a finished seed."""
+        """The systems of a kind that the stage was asked for, in the order of the study, finished or not."""
         if kind == "derived":
             return [name for name, system in self.stage.systems.items() if system.kind == kind]
-        return [name for name, about in self.study.settings["variants"].items() if about["kind"] == kind]
+        variants = self.study.settings["variants"]
+        return [name for name in self.stage.asked if variants[name]["kind"] == kind]
 
     def record(self, name: str) -> Record:
         """Scores of one system; each is None if it has no finished seed."""
         system = self.stage.systems.get(name)
         record = {"system": name, "seeds": len(system.seeds) if system else 0}
         record |= {
-            "planned_seeds": len(self.study.settings["seeds"]),
+            "planned_seeds": len(self.stage.planned_seeds(name)),
             "turns": self.turns,
             "dialogues": self.dialogues,
         }
@@ -89,18 +90,22 @@ def estimate_record(name: str, scores: SeedScores | None) -> Record:
 def main_table(scores: StageScores, suffix: str = "") -> Table:
     """The full model, its heads by themselves, and the baselines."""
     records, full = [], scores.stage.systems.get(FULL)
-    heads = f", its {full.head_noun}s" if full and len(full.heads) > 1 else ""
     for name in [*scores.names("full"), *scores.names("derived"), *scores.names("baseline")]:
         found = scores.difference(FULL, name) if name != FULL else None
         records.append(scores.record(name) | _difference_record("full_minus_system", found))
     baselines = set(scores.names("baseline"))
+    first = ["the full model"] if FULL in scores.stage.asked or not baselines else []
+    first += [f"its {full.head_noun}s"] if full and len(full.heads) > 1 else []
+    *first, last = [*first, "the baselines"] if baselines else first
+    title = f"{', '.join(first)} and {last}" if first else last
     for record in records:
         record["p"] = record["p"] if record["system"] in baselines else None
     _add_holm(records)
     return Table(
         f"main{suffix.replace(' ', '_')}",
-        f"The full model{heads} and the baselines{suffix}",
-        f"{_unit(scores)}: mean ± sample standard deviation over seeds. Holm's correction is over the baselines.",
+        title[:1].upper() + title[1:] + suffix,
+        f"{_unit(scores)}: mean ± sample standard deviation over seeds; N scored turns."
+        + (" Holm's correction is over the baselines." if baselines else ""),
         records,
         {
             "system": system_cell(scores.study),
@@ -111,8 +116,16 @@ def main_table(scores: StageScores, suffix: str = "") -> Table:
             "seeds": seeds_cell,
             "N": lambda record: f"{record['turns']:,}",
         },
-        gap=None if records else "the study has no full model and no baseline",
+        gap=None if records else "neither the full model nor a baseline was asked for",
     )
+
+
+def further_tables(scores: StageScores, suffix: str = "") -> Iterator[Table]:
+    """Yield the tables of the ablations and of other splits, as far as the stage was asked for these."""
+    if scores.names("ablation"):
+        yield ablation_table(scores, suffix)
+    if scores.names("split"):
+        yield split_table(scores, suffix)
 
 
 def ablation_table(scores: StageScores, suffix: str = "") -> Table:
@@ -129,8 +142,7 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
         f"ablations{suffix.replace(' ', '_')}",
         f"Ablations against the full model{suffix}",
         f"{_unit(scores, main_only=True)}. Holm's correction is over the rows of this table; the verdict is at an "
-        "adjusted p below 0.05."
-        + ("" if full else " The full model has no finished seed, so nothing can be compared."),
+        "adjusted p below 0.05." + ("" if full else f" {NO_FULL.capitalize()}, so nothing can be compared."),
         records,
         {
             "ablation": system_cell(scores.study),
@@ -142,7 +154,6 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
             "verdict": lambda record: record["verdict"],
             "seeds": seeds_cell,
         },
-        gap=None if records else "the study has no ablation",
     )
 
 
