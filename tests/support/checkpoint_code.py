@@ -45,6 +45,7 @@ STAGE_2 = (
 PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files")
 PIPELINE = (
     *PROCESSOR,
+    "base.part_weights",
     "inference.pipeline_conversation_emotion",
     "inference.stored_stages",
     "inference.raw_turns",

@@ -1,12 +1,12 @@
 """Predictions of a trained model on one split of a corpus: their scores, and the table that stores them.
 
-Letters: N turns of the split, C classes, S targets of a regression, E heads beside the main one. The main head is
-called `mixture`.
+Letters: N turns of the split, C classes, S targets of a regression, E heads beside the main one, K capsules. The main
+head is called `mixture`.
 """
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
 from ..base.errors import InputError
+from ..base.part_weights import CAPSULES, GATE, WEIGHT_FIELDS
 from ..vectors.dialogue_vectors import DialogueVectors
 from .binned_scores import BINS
 from .metrics import (
@@ -39,6 +40,7 @@ class View(Protocol):
     logits: np.ndarray
     head_logits: Mapping[str, np.ndarray] | None
     gate_weights: np.ndarray | None
+    capsule_weights: np.ndarray | None
 
 
 def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
@@ -47,21 +49,20 @@ def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
 
     Returns:
         logits (N, C) of the `mixture` and of each further head by its name, which in a regression are the predicted
-        scores (N, S); and `gate_weights` (N, E), if the model has a gate.
+        scores (N, S); and `gate_weights` (N, E) or `capsule_weights` (N, K), if the model has a gate or capsules.
     """
     view = cast(View, trainer.predict(data).predictions)
     real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
     found = {"mixture": view.logits[real]}
     found |= {head: logits[real] for head, logits in (view.head_logits or {}).items()}
-    if view.gate_weights is not None:
-        found["gate_weights"] = view.gate_weights[real]
-    return found
+    weights = {field: getattr(view, field) for field in WEIGHT_FIELDS}
+    return found | {field: values[real] for field, values in weights.items() if values is not None}
 
 
 def probabilities(outputs: dict[str, np.ndarray], temperature: float = 1.0) -> dict[str, np.ndarray]:
     """The output of [`predict`] with probabilities in place of logits; the temperature is that of the mixture."""
     return {
-        name: values if name == "gate_weights" else softmax(values / (temperature if name == "mixture" else 1.0))
+        name: values if name in WEIGHT_FIELDS else softmax(values / (temperature if name == "mixture" else 1.0))
         for name, values in outputs.items()
     }
 
@@ -95,7 +96,7 @@ def score(
         with classes has real-valued scores (CMU-MOSI), each head is also scored without the turns whose score is zero
         or missing, as `... without zeros`.
     """
-    heads = {name: values for name, values in predictions.items() if name != "gate_weights"}
+    heads = {name: values for name, values in predictions.items() if name not in WEIGHT_FIELDS}
     dialogues = np.repeat(np.arange(len(data)), data.lengths)
     if data.task == "regression":
         return _score_regression(heads, labels_of(data), dialogues, label_names, bins, data.name)
@@ -146,10 +147,13 @@ def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
     }
 
 
-def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str]) -> pa.Table:
+def prediction_table(
+    predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str], capsules: Sequence[str] = ()
+) -> pa.Table:
     """
     A row per turn of the split: its ids, its label, and the predictions of every head. In a regression `label`,
-    `prediction` and `<head>_prediction` are lists of S scores, null where a turn has none.
+    `prediction` and `<head>_prediction` are lists of S scores, null where a turn has none. `gate_weights` are lists in
+    the order of the heads, `capsule_weights` numbers by name of the `capsules`.
     """
     labels = labels_of(data)
     columns = {
@@ -160,18 +164,30 @@ def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, 
     if data.task == "regression":
         columns["label"] = _lists(labels)
         for name, values in predictions.items():
-            named = {"mixture": "prediction", "gate_weights": name}.get(name, f"{name}_prediction")
-            columns[named] = values.tolist() if name == "gate_weights" else _lists(values)
-        return pa.table(columns)
+            if name not in WEIGHT_FIELDS:
+                columns["prediction" if name == "mixture" else f"{name}_prediction"] = _lists(values)
+        return pa.table(columns | _weights(predictions, capsules))
     columns["label"] = [id2label.get(int(label)) for label in labels]
     columns["prediction"] = [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()]
     columns["probabilities"] = predictions["mixture"].tolist()
     if data.scores is not None:
         columns["score"] = pa.array(data.scores, from_pandas=True)
     for name, values in predictions.items():
-        if name != "mixture":
-            columns[name if name == "gate_weights" else f"{name}_probabilities"] = values.tolist()
-    return pa.table(columns)
+        if name != "mixture" and name not in WEIGHT_FIELDS:
+            columns[f"{name}_probabilities"] = values.tolist()
+    return pa.table(columns | _weights(predictions, capsules))
+
+
+def _weights(predictions: Mapping[str, np.ndarray], capsules: Sequence[str]) -> dict[str, Any]:
+    """The columns of the weights that a model gives its parts."""
+    columns: dict[str, Any] = {}
+    if GATE.field in predictions:
+        columns[GATE.field] = predictions[GATE.field].tolist()
+    if CAPSULES.field in predictions:
+        columns[CAPSULES.field] = [
+            dict(zip(capsules, row, strict=True)) for row in predictions[CAPSULES.field].tolist()
+        ]
+    return columns
 
 
 def _lists(scores: np.ndarray) -> pa.ListArray:

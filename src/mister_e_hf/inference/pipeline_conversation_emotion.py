@@ -16,6 +16,7 @@ from transformers import Pipeline
 
 from ..base.errors import InputError
 from ..base.modalities import MODALITIES
+from ..base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.turns import DialogueCache
@@ -58,9 +59,10 @@ class ConversationEmotionPipeline(Pipeline):
         for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
         the probabilities of the classes, highest first; `experts`, the same from each further head of the model
         (MiSTER-E's experts, SDT's students), None where its modality is absent; `gate`, the weight of each, exactly 0
-        there; `text`, if it was transcribed. A model without further heads has no `experts`, one without a gate no
-        `gate`. A model that predicts scores (regression) gives the name of its first target as `label` and its value
-        as `score`, all targets in their own units as `scores` and for each head as `experts`, and
+        there; `capsules`, the share of each capsule in the prediction (EMO-Caps); `text`, if it was transcribed. A
+        model without further heads has no `experts`, one without a gate no `gate`, one without capsules no
+        `capsules`. A model that predicts scores (regression) gives the name of its first target as `label` and its
+        value as `score`, all targets in their own units as `scores` and for each head as `experts`, and
         `"task": "regression"`; none of them is a probability.
 
     Raises:
@@ -215,7 +217,8 @@ class ConversationEmotionPipeline(Pipeline):
             f"{longest[0].dialogue} has {len(longest)} turns, which", "split it into shorter dialogues"
         ):
             output = self.model.view(self.model(**inputs, attention_mask=real.to(self.device)))
-            scores = {"logits": output.logits, "gate_weights": output.gate_weights}
+            # the code of an older checkpoint has no weights of capsules
+            scores = {name: getattr(output, name, None) for name in ("logits", *WEIGHT_FIELDS)}
             found = {name: values.double().cpu() for name, values in scores.items() if values is not None}
             heads = {name: values.double().cpu() for name, values in (output.head_logits or {}).items()}
         rows = torch.zeros(real.shape, dtype=torch.long)  # where each turn's vectors are
@@ -269,7 +272,7 @@ class ConversationEmotionPipeline(Pipeline):
     def postprocess(  # type: ignore[override]
         self, model_outputs: dict[str, Any], top_k: int | None = None
     ) -> list[dict[str, Any]]:
-        config, gate_weights = self.model.config, model_outputs.get("gate_weights")
+        config = self.model.config
         is_regression = config.task == "regression"
         values, by_head = model_outputs["logits"], model_outputs["head_logits"]
         if not is_regression:
@@ -285,18 +288,22 @@ class ConversationEmotionPipeline(Pipeline):
         for number, turn in enumerate(model_outputs["turns"]):
             ranked = scores(values[number], top_k)
             label = next(iter(ranked))
-            weights = {}
-            if gate_weights is not None:
-                weights = dict(zip(config.heads, gate_weights[number].tolist(), strict=True))
+            weights = {
+                kind.answer: dict(
+                    zip(getattr(config, kind.parts), model_outputs[kind.field][number].tolist(), strict=True)
+                )
+                for kind in PART_WEIGHTS
+                if kind.field in model_outputs
+            }
+            gate = weights.get(GATE.answer, {})
             present = model_outputs["present"]
-            absent = [name for name in present if not present[name][number] and weights.get(name) == 0]
+            absent = [name for name in present if not present[name][number] and gate.get(name) == 0]
             one: dict[str, Any] = {"label": label, "score": ranked[label], "scores": ranked}
             if by_head:
                 one["experts"] = {
                     name: None if name in absent else scores(rows[number], top_k) for name, rows in by_head.items()
                 }
-            if weights:
-                one["gate"] = weights
+            one |= weights
             if turn.transcribed:
                 one["text"] = turn.text
             if is_regression:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
+from ..base.part_weights import PART_WEIGHTS
 from ..media.text_files import read_text, split_lines
 
 _NEEDED = ("label", "score", "scores")
@@ -13,7 +14,7 @@ _TASKS = ("classification", "regression")
 _LATEST = 1e10  # seconds; times in seconds since 1970 are smaller
 _LARGEST = 1e30  # predicted score, in size
 _ROUNDING = 1e-6
-_PANELS = 20  # experts of a gate, or targets
+_PANELS = 20  # experts of a gate, capsules, or targets
 _HOW = "expected the lines of mister-e predict --out FILE.jsonl"
 
 
@@ -80,14 +81,18 @@ def check_turn(turn: Any, where: str):
     share = (0.0, 1 + _ROUNDING)
     limits = (-_LARGEST, _LARGEST) if task == "regression" else share
     _check_number(turn["score"], limits, "score", where)
-    for field in ("scores", "gate") if "gate" in turn else ("scores",):
+    weights = [weight for weight in PART_WEIGHTS if weight.answer in turn]
+    for field in ("scores", *(weight.answer for weight in weights)):
         given = turn[field]
         if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
             raise InputError(f"{where}: {field} must hold numbers by name, got {short(repr(given), 60)}")
         for name, value in given.items():
             _check_number(value, limits if field == "scores" else share, f"{field} of {short(repr(name), 60)}", where)
-    if len(turn.get("gate", ())) > _PANELS:
-        raise InputError(f"{where}: gate names {len(turn['gate'])} experts; at most {_PANELS} can be plotted")
+    for weight in weights:
+        if (count := len(turn[weight.answer])) > _PANELS:
+            raise InputError(
+                f"{where}: {weight.answer} names {count} {weight.part}s; at most {_PANELS} can be plotted"
+            )
     if task == "regression" and len(turn["scores"]) > _PANELS:
         raise InputError(f"{where}: scores names {len(turn['scores'])} targets; at most {_PANELS} can be plotted")
     times = {name: turn[name] for name in ("start", "end") if turn.get(name) is not None}
@@ -99,12 +104,13 @@ def check_turn(turn: Any, where: str):
 
 def check_alike(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
     """
-    Check that all turns of a dialogue have a gate over the same heads, and all scores of the same targets or none;
-    `where` names a turn by its number.
+    Check that all turns of a dialogue have weights of the same heads and capsules, and all scores of the same targets
+    or none; `where` names a turn by its number.
     """
 
-    named = {
+    named: dict[str, Callable[[Mapping[str, Any]], Any]] = {
         "gate names": lambda turn: turn.get("gate", ()),
+        "capsules are": lambda turn: turn.get("capsules", ()),
         "scores are of": lambda turn: turn["scores"] if turn.get("task") == "regression" else (),
     }
     for what, names_of in named.items():

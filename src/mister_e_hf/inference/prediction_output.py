@@ -1,14 +1,17 @@
 """Write predicted turns as CSV, TSV, Parquet or JSON lines, or as a table for a terminal."""
 
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import write_atomically
+from ..base.part_weights import PART_WEIGHTS
 from ..base.plain_text import display_width, for_csv, for_terminal
 
 FIELDS = {"dialogue": "string", "turn": "int64", "start": "float64", "end": "float64"}
@@ -40,7 +43,8 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     Write predicted turns to a file, whole or not at all.
 
     JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label and
-    score, and under the name of each class its probability, empty if `top_k` left it out, or of each target its score.
+    score; under the name of each class its probability, empty if `top_k` left it out, or of each target its score; and
+    the model's [`weight_columns`].
 
     Args:
         lines: from [`predict_dialogues`].
@@ -55,6 +59,10 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
         OSError: naming the file, if it cannot be written.
     """
     write, count = _WRITERS[check_format(path)], 0
+    lines = iter(lines)
+    first = list(itertools.islice(lines, 1))
+    lines = itertools.chain(first, lines)
+    weights = [name for turn in first for name in weight_columns(turn)]
 
     def counted() -> Iterator[Mapping[str, Any]]:
         nonlocal count
@@ -62,8 +70,17 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
             count += 1
             yield line
 
-    write_atomically(path, lambda partial: write(counted(), list(labels), partial))
+    write_atomically(path, lambda partial: write(counted(), _Columns(list(labels), weights), partial))
     return count
+
+
+def weight_columns(turn: Mapping[str, Any]) -> dict[str, float]:
+    """The weights of a turn's result by the names of their columns: `"gate weight of speech"`."""
+    return {
+        f"{kind.title} of {part}": weight
+        for kind in PART_WEIGHTS
+        for part, weight in turn.get(kind.answer, {}).items()
+    }
 
 
 def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
@@ -116,53 +133,63 @@ def _truncated(text: str, room: int) -> str:
     return f"{text}…"
 
 
-def _write_json_lines(lines: Lines, labels: list[str], path: Path):
+def _write_json_lines(lines: Lines, columns: "_Columns", path: Path):
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for line in lines:
             file.write(json_line(line) + "\n")
 
 
-def _write_delimited(delimiter: str) -> Callable[[Lines, list[str], Path], None]:
-    def write(lines: Lines, labels: list[str], path: Path):
+def _write_delimited(delimiter: str) -> "_Writer":
+    def write(lines: Lines, columns: _Columns, path: Path):
         with path.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-            table.writerow(map(for_csv, _columns(labels)))
+            table.writerow(map(for_csv, columns.names))
             for line in lines:
-                table.writerow("" if cell is None else for_csv(cell) for cell in _cells(line, labels))
+                table.writerow("" if cell is None else for_csv(cell) for cell in columns.cells(line))
 
     return write
 
 
-def _write_parquet(lines: Lines, labels: list[str], path: Path):
+def _write_parquet(lines: Lines, columns: "_Columns", path: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = [*FIELDS.values(), *["float64"] * len(labels)]
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in zip(_columns(labels), kinds, strict=True)])
+    schema = pa.schema([(name, pa.type_for_alias(FIELDS.get(name, "float64"))) for name in columns.names])
     with pq.ParquetWriter(path, schema) as table:
         rows: list[list[Any]] = []
 
         def write():
-            columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-            arrays = [pa.array(column, kind.type) for column, kind in zip(columns, schema, strict=True)]
+            values = zip(*rows, strict=True) if rows else [()] * len(schema)
+            arrays = [pa.array(column, kind.type) for column, kind in zip(values, schema, strict=True)]
             table.write_table(pa.Table.from_arrays(arrays, schema=schema))
             rows.clear()
 
         for line in lines:
-            rows.append(_cells(line, labels))
+            rows.append(columns.cells(line))
             if len(rows) == _AT_ONCE:
                 write()
         write()
 
 
-def _columns(labels: list[str]) -> list[str]:
-    return [*FIELDS, *(f"{label} (class)" if label in FIELDS else label for label in labels)]
+@dataclass
+class _Columns:
+    """The columns of a table: the fields of a turn, the classes or targets, and the weights."""
+
+    labels: list[str]
+    weights: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        labels = (f"{label} (class)" if label in (*FIELDS, *self.weights) else label for label in self.labels)
+        return [*FIELDS, *labels, *self.weights]
+
+    def cells(self, line: Mapping[str, Any]) -> list[Any]:
+        weights = weight_columns(line)
+        scores = [line["scores"].get(label) for label in self.labels]
+        return [*(line.get(name) for name in FIELDS), *scores, *(weights.get(name) for name in self.weights)]
 
 
-def _cells(line: Mapping[str, Any], labels: list[str]) -> list[Any]:
-    return [line.get(name) for name in FIELDS] + [line["scores"].get(label) for label in labels]
-
-
-_WRITERS: dict[str, Callable[[Lines, list[str], Path], None]]
+_Writer = Callable[[Lines, _Columns, Path], None]
+_WRITERS: dict[str, _Writer]
 _WRITERS = {".jsonl": _write_json_lines, ".json": _write_json_lines, ".ndjson": _write_json_lines}
 _WRITERS |= {".csv": _write_delimited(","), ".tsv": _write_delimited("\t"), ".parquet": _write_parquet}

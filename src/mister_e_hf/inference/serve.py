@@ -15,10 +15,12 @@ from transformers import logging, pipeline
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.modalities import TASK
+from ..base.part_weights import PART_WEIGHTS
 from ..media.subtitles import SUBTITLES
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .page_turns import COLUMNS, KEPT, for_page, name_recordings, page_turns, subtitle_rows, table_rows
 from .predict import content_of
+from .prediction_output import weight_columns
 from .stored_stages import load_model
 from .timeline import timeline_figure
 
@@ -302,12 +304,12 @@ def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None
     figure = timeline_figure(timed, first=1)
     figure.savefig(file, format="png")
     picture = base64.b64encode(file.getvalue()).decode()
-    gate = " and of the gate weights" if "gate" in found[0] else ""
+    weights = "".join(f" and of the {kind.title}s" for kind in PART_WEIGHTS if kind.answer in found[0])
     shown = "Lines of the turns' scores" if "task" in found[0] else "Bars of the turns' emotions"
     return (
         '<div class="mister-e-scroll" tabindex="0" role="region" '
         f'aria-label="Plot of the {_predicted(found)}; the table below has the same content">'
-        f'<img alt="{shown}{gate}" src="data:image/png;base64,{picture}"></div>'
+        f'<img alt="{shown}{weights}" src="data:image/png;base64,{picture}"></div>'
     )
 
 
@@ -316,17 +318,14 @@ def _predicted(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(found: Sequence[dict[str, Any]], rows: Sequence[Sequence[str]]) -> str:
-    heads = list(found[0].get("gate", ()))
+    weights = weight_columns(found[0])
     targets = list(found[0]["scores"]) if "task" in found[0] else []
     shown = targets or ("emotion", "probability")
-    header = "".join(
-        f'<th scope="col">{html.escape(name)}</th>'
-        for name in ("turn", "words", *shown, *(f"gate weight of {head}" for head in heads))
-    )
+    header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("turn", "words", *shown, *weights))
     body = ""
     for number, (one, row) in enumerate(zip(found, rows, strict=True), start=1):
         values = [f"{one['scores'][target]:.2f}" for target in targets] or [one["label"], f"{one['score']:.2f}"]
-        cells = (row[0], *values, *(f"{one['gate'][head]:.2f}" for head in heads))
+        cells = (row[0], *values, *(f"{weight_columns(one)[name]:.2f}" for name in weights))
         body += (
             f'<tr><th scope="row">{number}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
         )

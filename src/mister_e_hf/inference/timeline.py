@@ -1,5 +1,6 @@
 """
-Plot of a dialogue: the emotion or scores of each turn over time, and the gate's weights below if the model has a gate.
+Plot of a dialogue: the emotion or scores of each turn over time, and below them the weights of the model's heads or
+capsules, if it has any.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.files import check_output, write_atomically
+from ..base.part_weights import PART_WEIGHTS
 from ..base.plain_text import display_width, for_plot
 from .predicted_turns import check_alike, check_turn, read_predictions
 
@@ -30,9 +32,11 @@ _EXPECTED = {
     "#E69F00": "excited excitement exc",
     "#56B4E9": "surprise surprised sur calm peaceful 惊讶 惊奇",
 }
-_LIGHTEST, _DARKEST = 0.85, 0.25  # greys of the heads in the order of the gate
+_LIGHTEST, _DARKEST = 0.85, 0.25  # greys of heads or capsules in their order
 _INCHES, _DPI = 11.0, 150
-_MAIN_INCHES, _TARGET_INCHES, _GATE_INCHES, _FRAME_INCHES = 2.7, 1.4, 0.9, 0.8  # heights of panels, and around them
+_MAIN_INCHES, _TARGET_INCHES, _FRAME_INCHES = 2.7, 1.4, 0.8  # heights of panels, and around them
+_WEIGHTS_INCHES, _NAME_INCHES = 0.9, 0.19  # least height of a panel of weights, and that of a name beside it
+_GREYS = 4  # largest number of heads or capsules that greys alone tell apart
 _OUTLINED = 200  # largest number of turns whose bars have an outline
 _CHARACTER, _LINE = 0.085, 0.13  # width and height of a letter in inches
 _LETTERS, _NAMES = 30, 40  # longest label, and largest number of labels in the legend
@@ -70,11 +74,11 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     numbers = [turn.get("turn", number) for number, turn in enumerate(turns, first)]
     starts = [turn["start"] if timed else number - 0.5 for number, turn in zip(numbers, turns, strict=True)]
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
-    heads = list(turns[0].get("gate", ()))
+    weights = [kind for kind in PART_WEIGHTS if turns[0].get(kind.answer)]
     targets = list(turns[0]["scores"]) if turns[0].get("task") == "regression" else []
-    main = _MAIN_INCHES if heads else _MAIN_INCHES + _GATE_INCHES
+    main = _MAIN_INCHES if weights else _MAIN_INCHES + _WEIGHTS_INCHES
     heights = [_TARGET_INCHES] * len(targets) if len(targets) > 1 else [main]
-    heights += [_GATE_INCHES] * bool(heads)
+    heights += [max(_WEIGHTS_INCHES, _NAME_INCHES * len(turns[0][kind.answer])) for kind in weights]
     figure = PlotFigure(figsize=(_INCHES, sum(heights) + _FRAME_INCHES), dpi=_DPI, layout="constrained")
     panels = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0])
     outline = "white" if len(turns) <= _OUTLINED else "none"
@@ -83,10 +87,9 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     if not targets:
         _plot_emotions(figure, panels[0], turns, starts, widths, outline)
     panels[-1].set_xlabel("time, seconds" if timed else "turn")
-    if heads:
-        _plot_gate(
-            panels[-1], {head: [turn["gate"][head] for turn in turns] for head in heads}, starts, widths, outline
-        )
+    for axes, kind in zip(panels[len(heights) - len(weights) :], weights, strict=True):
+        by_part = {part: [turn[kind.answer][part] for turn in turns] for part in turns[0][kind.answer]}
+        _plot_weights(axes, kind.title, by_part, starts, widths, outline)
     for text in figure.findobj(Text):
         text.set_usetex(False)  # whatever matplotlib's settings are
     return figure
@@ -151,24 +154,30 @@ def _plot_scores(axes: "Axes", target: str, values: list[float], starts: list[fl
     axes.set_ylabel(for_plot(target, _LETTERS))
 
 
-def _plot_gate(
-    axes: "Axes", weights: Mapping[str, list[float]], starts: list[float], widths: list[float], outline: str
+def _plot_weights(
+    axes: "Axes",
+    title: str,
+    weights: Mapping[str, list[float]],
+    starts: list[float],
+    widths: list[float],
+    outline: str,
 ):
-    """Plot the weights of each head at each turn, stacked."""
+    """Plot the weights of each head or capsule at each turn, stacked."""
     from matplotlib.patches import Patch
 
     step = (_LIGHTEST - _DARKEST) / max(1, len(weights) - 1)
-    greys = {head: f"{_LIGHTEST - step * number:g}" for number, head in enumerate(weights)}
+    styles: list[dict[str, Any]] = [{"facecolor": f"{_LIGHTEST - step * number:g}"} for number in range(len(weights))]
+    if len(weights) > _GREYS:
+        styles = [style | {"hatch": _HATCHES[number % len(_HATCHES)]} for number, style in enumerate(styles)]
     below = [0.0] * len(starts)
-    for head, heights in weights.items():
-        style: dict[str, Any] = {"align": "edge", "color": greys[head], "edgecolor": outline, "linewidth": 0.5}
-        axes.bar(starts, heights, widths, bottom=below, **style)
+    for style, heights in zip(styles, weights.values(), strict=True):
+        axes.bar(starts, heights, widths, bottom=below, align="edge", edgecolor=outline, linewidth=0.5, **style)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set_ylim(0, 1)
-    axes.set_ylabel("gate weight")
-    patches = [Patch(color=grey) for grey in greys.values()]
-    legend = axes.legend(patches, ["-"] * len(greys), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _name(legend, [for_plot(head, _LETTERS) for head in greys])
+    axes.set_ylabel(title)
+    patches = [Patch(edgecolor="white", **style) for style in styles]
+    legend = axes.legend(patches, ["-"] * len(patches), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _name(legend, [for_plot(part, _LETTERS) for part in weights])
 
 
 def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | None = None) -> tuple[Path, str, int]:

@@ -121,11 +121,12 @@ def run_on_fold(recipe: Recipe, run: Run):
 def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], fingerprints: dict[str, str]):
     trainer, facts = train_model(recipe, recipe.training_arguments(run.folder, run.seed), **fold)
     _, data = fold.values()
-    id2label = trainer.own_model.config.id2label
+    config = trainer.own_model.config
+    id2label = config.id2label
     assert id2label is not None
     outputs = predict(trainer, data)
     predictions = outputs if recipe.regression else probabilities(outputs)
-    write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, id2label))
+    write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, id2label, config.capsules))
     _write_robustness(run, trainer, data)
     results = {"seed": run.seed, "fold": run.fold, **facts, "data_fingerprints": fingerprints}
     results["held out"] = score(predictions, data, list(id2label.values()), bins=recipe.corpus.score_bins)

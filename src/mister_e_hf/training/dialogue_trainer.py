@@ -17,6 +17,7 @@ from ..base import progress
 from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
 from ..base.modalities import IGNORE_INDEX, MODALITIES
+from ..base.part_weights import WEIGHT_FIELDS
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..evaluation.regression import REGRESSION_SCORES
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
@@ -277,7 +278,8 @@ class DialogueTrainer(EpochTrainer):
                 loss, output = self.compute_loss(model, inputs, return_outputs=True)
                 loss = loss.detach().mean()
         view = self.own_model.view(output)
-        view = ConversationOutput(logits=view.logits, head_logits=view.head_logits, gate_weights=view.gate_weights)
+        weights = {field: getattr(view, field) for field in WEIGHT_FIELDS}
+        view = ConversationOutput(logits=view.logits, head_logits=view.head_logits, **weights)
         if labels is not None and self._is_regression:
             labels = as_bits(labels)
         return loss, None if prediction_loss_only else view, labels

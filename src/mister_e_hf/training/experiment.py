@@ -105,7 +105,7 @@ def _run(
     tables = []
     for split, output in outputs.items():
         results[split] = score(output, corpus[split], names, bins=recipe.corpus.score_bins)
-        tables.append(prediction_table(output, corpus[split], config.id2label))
+        tables.append(prediction_table(output, corpus[split], config.id2label, config.capsules))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         results["digests"] = digests(output_dir)
