@@ -32,6 +32,7 @@ from ..base.modalities import MODALITIES
 from ..base.plain_text import count_of, for_terminal
 from ..corpora.schema import SPLITS as SPLITS
 from .dialogue_datasets import mean_and_deviation
+from .named_columns import places_of, speech_names
 from .tables import TurnColumns
 from .targets import as_targets
 
@@ -46,11 +47,12 @@ class VectorColumn:
 
     Args:
         chunks: the tensors, which follow one another.
-        files: the file that each of them is mapped from; reading from one that has changed since raises `InputError`.
+        files: the file that each of them is mapped from, None for one in memory; reading from a file that has changed
+            since raises `InputError`.
     """
 
-    def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile] = ()):
-        self.chunks, self.files = chunks, files
+    def __init__(self, chunks: list[torch.Tensor], files: Sequence[OpenedFile | None] = ()):
+        self.chunks, self.files = chunks, list(files) or [None] * len(chunks)
         self.starts = np.cumsum([0, *map(len, chunks)])
 
     def __len__(self) -> int:
@@ -69,8 +71,8 @@ class VectorColumn:
         parts, chunk = [], int(np.searchsorted(self.starts, start, side="right")) - 1
         while start < stop:
             first = int(self.starts[chunk])
-            if self.files:
-                self.files[chunk].check()
+            if (file := self.files[chunk]) is not None:
+                file.check()
             part = self.chunks[chunk][start - first : stop - first]
             parts.append(part)
             start, chunk = start + len(part), chunk + 1
@@ -80,6 +82,10 @@ class VectorColumn:
         """Yield the rows in blocks of bounded size, each with the number of its first row."""
         for start in range(0, len(self), _CHECK_ROWS):
             yield start, self.rows(start, min(start + _CHECK_ROWS, len(self)))
+
+    def picked(self, places: Sequence[int]) -> "VectorColumn":
+        """Some of the D columns, in this order, copied into memory."""
+        return VectorColumn([block[:, list(places)] for _, block in self.blocks()])
 
 
 class DialogueVectors(torch.utils.data.Dataset):
@@ -103,6 +109,9 @@ class DialogueVectors(torch.utils.data.Dataset):
         targets (`list[str]` or `dict[str, str]`, *optional*):
             the S columns of numbers that a regression predicts, or the column by the name of each target. Null and NaN
             mean that a turn has no value.
+        speech_columns (`list[str]`, *optional*):
+            the columns of the speech vectors to keep, in this order, by the names that the table states (see
+            [`~mister_e_hf.vectors.named_columns`]).
 
     Raises:
         InputError: naming dialogue and field, if the table does not have this form.
@@ -118,6 +127,7 @@ class DialogueVectors(torch.utils.data.Dataset):
         name: str = "train",
         *,
         targets: Mapping[str, str] | Sequence[str] | None = None,
+        speech_columns: Sequence[str] | None = None,
     ):
         turns = TurnColumns(table, name)
         self.targets = None if targets is None else as_targets(targets, label2id)
@@ -159,6 +169,10 @@ class DialogueVectors(torch.utils.data.Dataset):
                 present &= given
             if modality in self.vectors:
                 self.present[modality] = present
+        if speech_columns is not None and "speech" in self.vectors:
+            speech = self.vectors["speech"]
+            stated = speech_names(table.schema, name)
+            self.vectors["speech"] = speech.picked(places_of(speech_columns, stated, speech.width, name))
         if not self.vectors:
             raise InputError(
                 f"{name}: no vectors. Expected at least one of the columns {feature_columns()} in the table, or "

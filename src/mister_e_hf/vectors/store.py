@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import datasets
 import pyarrow as pa
@@ -21,20 +22,24 @@ from ..base.modalities import MODALITIES
 from ..corpora.hub_datasets import load_from_hub
 from .corpus_labels import corpus_labels
 from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
+from .named_columns import check_speech_columns, speech_names, stated_in_all, warn_without_speech
 from .turn_fields import class_names, is_list, is_text, named, with_turn_columns
 
+Source = str | Path | Mapping[str, datasets.Dataset]
+Table = tuple[pa.Table, dict[str, VectorColumn]]  # of one split, and the vectors beside it by modality
 # The columns of a Parquet file that hold the bytes and paths of a turn's media.
 _MEDIA = re.compile(rf"utterances\.\w+\.\w+\.({'|'.join(each.content for each in MODALITIES.values())})\.")
 
 
 def read_corpus(
-    source: str | Path | Mapping[str, datasets.Dataset],
+    source: Source,
     label2id: Mapping[str, int] | None = None,
     label_column: str = "labels",
     score_column: str | None = None,
     splits: tuple[str, ...] = SPLITS,
     *,
     targets: Mapping[str, str] | Sequence[str] | None = None,
+    speech_columns: Sequence[str] | None = None,
 ) -> dict[str, DialogueVectors]:
     r"""
     Read the splits of a corpus of vectors.
@@ -46,30 +51,100 @@ def read_corpus(
             the corpus names ([`~mister_e_hf.vectors.corpus_labels.corpus_labels`]), if its label column holds names.
         splits: the splits to read; each must exist.
         targets: the columns that a regression predicts, see [`DialogueVectors`].
+        speech_columns: the columns of the speech vectors to keep, see [`DialogueVectors`]. A corpus that does not name
+            the columns of its speech vectors counts as one without speech, with a warning.
 
     Raises:
         FileNotFoundError: if the folder or a split is missing.
-        InputError: naming dialogue and field, if a table does not have this form, or a dialogue appears twice.
+        InputError: naming dialogue and field, if a table does not have this form, a dialogue appears twice, or the
+            speech vectors have no column of a wanted name.
     """
-    given: dict[str, tuple[pa.Table, dict[str, VectorColumn] | None]] = {}
-    if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
-        given = {split: _read_folder(Path(source).expanduser(), split) for split in splits}
-    else:
-        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
-        for split in splits:
-            if split not in dataset:
-                raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(dataset)}")
-            table = dataset[split].with_format("arrow")[:]
-            table = table.replace_schema_metadata(dataset[split].features.arrow_schema.metadata)
-            given[split] = _with_label_names(table, dataset[split].features, label_column, split), None
+    given = read_tables(source, splits, named=speech_columns is not None)
+    if not _is_folder(source):
+        for split, (table, beside) in given.items():
+            given[split] = _with_label_names(table, label_column, split), beside
+    if speech_columns is not None:
+        check_speech_columns(speech_columns)
+        given = without_unnamed_speech(source, given)
     if targets is None and label2id is None and all(_names_labels(table, label_column) for table, _ in given.values()):
         label2id = {label: index for index, label in enumerate(corpus_labels(source, label_column))}
     corpus = {
-        split: DialogueVectors(table, label2id, label_column, score_column, vectors, split, targets=targets)
+        split: DialogueVectors(
+            table, label2id, label_column, score_column, vectors, split, targets=targets, speech_columns=speech_columns
+        )
         for split, (table, vectors) in given.items()
     }
-    _check_unique_dialogues(corpus)
+    check_unique_dialogues(corpus)
     return corpus
+
+
+def read_tables(source: Source, splits: Sequence[str], named: bool = False) -> dict[str, Table]:
+    r"""
+    The table of each split of a corpus of vectors, and the vectors beside it by modality.
+
+    Args:
+        source, splits: as in [`read_corpus`].
+        named: whether the names of the speech vectors' columns are needed.
+
+    Raises:
+        FileNotFoundError: if the folder or a split is missing.
+        InputError: if a file cannot be read, or the names are needed and the shards of a split state different ones.
+    """
+    if _is_folder(source):
+        return {split: _read_folder(Path(cast(str, source)).expanduser(), split, named) for split in splits}
+    dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+    given: dict[str, Table] = {}
+    for split in splits:
+        if split not in dataset:
+            raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(dataset)}")
+        table = dataset[split].with_format("arrow")[:]
+        given[split] = table.replace_schema_metadata(dataset[split].features.arrow_schema.metadata), {}
+    return given
+
+
+def dialogue_ids(source: Source) -> dict[str, list[str]]:
+    """The ids of all dialogues of a corpus, by split."""
+    if not _is_folder(source):
+        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+        return {split: list(map(str, data["dialogue_id"][:])) for split, data in dataset.items()}
+    folder, found = Path(cast(str, source)).expanduser(), dict[str, list[str]]()
+    for split in SPLITS:
+        for path in [*folder.glob(f"{split}.parquet"), *sorted(folder.glob(f"{split}-*-of-*.parquet"))]:
+            with reading(path, "a Parquet table"):
+                ids = pq.read_table(path, columns=["dialogue_id"])["dialogue_id"].to_pylist()
+            found[split] = found.get(split, []) + list(map(str, ids))
+    return found
+
+
+def _is_folder(source: Source) -> bool:
+    return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+
+
+def without_unnamed_speech(source: Source, given: dict[str, Table]) -> dict[str, Table]:
+    """
+    The tables without their speech vectors if they do not name the columns by which [`read_corpus`] is to pick them.
+    """
+    where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
+    field = MODALITIES["speech"].features
+    with_speech = {
+        split: table for split, (table, beside) in given.items() if field in table.column_names or "speech" in beside
+    }
+    if not with_speech or stated_in_all({split: table.schema for split, table in with_speech.items()}, where):
+        return given
+    warn_without_speech(f"{where} does not name the columns of its speech vectors")
+    return without_speech(given)
+
+
+def without_speech(given: dict[str, Table]) -> dict[str, Table]:
+    """The tables of a corpus without their speech vectors."""
+    field = MODALITIES["speech"].features
+    return {
+        split: (
+            table.drop_columns([field]) if field in table.column_names else table,
+            {modality: column for modality, column in beside.items() if modality != "speech"},
+        )
+        for split, (table, beside) in given.items()
+    }
 
 
 def _names_labels(table: pa.Table, label_column: str) -> bool:
@@ -82,12 +157,12 @@ def _names_labels(table: pa.Table, label_column: str) -> bool:
     return is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
-def holds_vectors(source: str | Path | Mapping[str, datasets.Dataset]) -> bool:
+def holds_vectors(source: Source) -> bool:
     """Whether a source of [`read_corpus`] holds vectors, rather than audio and transcripts alone."""
     return bool(vector_modalities(source))
 
 
-def vector_modalities(source: str | Path | Mapping[str, datasets.Dataset]) -> list[str]:
+def vector_modalities(source: Source) -> list[str]:
     """The modalities whose vectors a source of [`read_corpus`] holds; none in a corpus of dialogues."""
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
@@ -99,7 +174,7 @@ def vector_modalities(source: str | Path | Mapping[str, datasets.Dataset]) -> li
     return [modality for modality, names in MODALITIES.items() if names.features in found]
 
 
-def vector_width(source: str | Path | Mapping[str, datasets.Dataset], modality: str) -> int | None:
+def vector_width(source: Source, modality: str) -> int | None:
     """Width of the vectors of a modality in a source of [`read_corpus`]; None without any."""
     field = MODALITIES[modality].features
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
@@ -141,9 +216,9 @@ def _columns(path: Path) -> set[str]:
         return set(pq.read_schema(path).names)
 
 
-def _with_label_names(table: pa.Table, features, label_column: str, split: str) -> pa.Table:
+def _with_label_names(table: pa.Table, label_column: str, split: str) -> pa.Table:
     """Replace `ClassLabel` integers by their names: the order of its classes may differ from the model's."""
-    names = getattr(getattr(features.get(label_column), "feature", None), "names", None)
+    names = class_names(table.schema, label_column) if label_column in table.column_names else None
     if names is None:
         return table
     labels = [named(turns or [], names, f"{split}: '{label_column}'") for turns in table[label_column].to_pylist()]
@@ -151,7 +226,7 @@ def _with_label_names(table: pa.Table, features, label_column: str, split: str) 
     return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
 
 
-def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorColumn]]:
+def _read_folder(folder: Path, split: str, named: bool) -> Table:
     """The table of a split and the vectors beside it, by modality."""
 
     def files(ending: str) -> list[Path]:
@@ -181,6 +256,8 @@ def _read_folder(folder: Path, split: str) -> tuple[pa.Table, dict[str, VectorCo
     for modality, parts in chunks.items():
         check_vectors(f"'{folder}'", f"{modality}_features of split {split}", parts)
     read = [_read_table(path) for path in tables]
+    if named and any(speech_names(table.schema, split) != speech_names(read[0].schema, split) for table in read):
+        raise InputError(f"'{folder}': the shards of {split} name the columns of their speech vectors differently")
     with reading(folder, f"a corpus whose shards '{split}-*.parquet' have the same columns"):
         table = pa.concat_tables(read)
     return table, {modality: VectorColumn(parts, opened[modality]) for modality, parts in chunks.items()}
@@ -198,7 +275,8 @@ def _read_table(path: Path) -> pa.Table:
     return table
 
 
-def _check_unique_dialogues(corpus: dict[str, DialogueVectors]):
+def check_unique_dialogues(corpus: Mapping[str, DialogueVectors]):
+    """Raise an `InputError` if a dialogue appears twice in the splits of a corpus."""
     seen: dict[str, str] = {}
     for split, data in corpus.items():
         for dialogue in data.dialogue_ids:
@@ -239,7 +317,7 @@ def write_vectors(folder: str | Path, split: str, table: pa.Table, **features: t
         vectors={name.removesuffix("_features"): VectorColumn([tensor]) for name, tensor in features.items()},
         name=split,
     )
-    _check_unique_dialogues({split: data})
+    check_unique_dialogues({split: data})
     vectors, rows = folder / f"{split}.safetensors", folder / f"{split}.parquet"
     partial = folder / f"{split}.partial"
     rows.unlink(missing_ok=True)
