@@ -16,7 +16,8 @@ from mister_e_hf.encoders.embedding import RECORD
 from mister_e_hf.models import registry
 from mister_e_hf.models.registry import entry
 from mister_e_hf.studies.ablation import ablate
-from mister_e_hf.studies.report.page import method, write_report
+from mister_e_hf.studies.report.method import method
+from mister_e_hf.studies.report.page import write_report
 from mister_e_hf.studies.study import LABEL_LEAKAGE
 from mister_e_hf.studies.study_reader import read_study
 from support.demo_recipe import DEMO, SHORT

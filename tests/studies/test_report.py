@@ -14,9 +14,11 @@ pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 from mister_e_hf import cli  # noqa: E402
 from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error  # noqa: E402
 from mister_e_hf.studies.report.figures import table_figures  # noqa: E402
-from mister_e_hf.studies.report.page import method, report_sections, stage_tables, write_report  # noqa: E402
+from mister_e_hf.studies.report.method import method  # noqa: E402
+from mister_e_hf.studies.report.page import write_report  # noqa: E402
 from mister_e_hf.studies.report.results_page import main_table, main_table_in, write_results  # noqa: E402
 from mister_e_hf.studies.report.score_tables import StageScores, ablation_table  # noqa: E402
+from mister_e_hf.studies.report.sections import report_sections, stage_tables  # noqa: E402
 from mister_e_hf.studies.study_reader import read_study  # noqa: E402
 from support.small_study import CURVES, fail, remove, rewrite, write_study  # noqa: E402
 

@@ -15,9 +15,10 @@ pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 from mister_e_hf.base.errors import InputError  # noqa: E402
 from mister_e_hf.evaluation.regression import regression_scores  # noqa: E402
 from mister_e_hf.studies.report.figures import table_figures  # noqa: E402
-from mister_e_hf.studies.report.page import report_sections, stage_tables, write_report  # noqa: E402
+from mister_e_hf.studies.report.page import write_report  # noqa: E402
 from mister_e_hf.studies.report.regression_tables import round_edges  # noqa: E402
 from mister_e_hf.studies.report.results_page import main_table, write_results  # noqa: E402
+from mister_e_hf.studies.report.sections import report_sections, stage_tables  # noqa: E402
 from mister_e_hf.studies.study_reader import read_study  # noqa: E402
 from support.small_study import CURVES, fail, rewrite, write_study  # noqa: E402
 

@@ -17,7 +17,9 @@ from mister_e_hf.models.registry import baselines  # noqa: E402
 from mister_e_hf.studies.ablation import ablate  # noqa: E402
 from mister_e_hf.studies.measures import ScoreMeasures  # noqa: E402
 from mister_e_hf.studies.prediction_files import read_robustness  # noqa: E402
-from mister_e_hf.studies.report.page import provenance, report_sections, write_report  # noqa: E402
+from mister_e_hf.studies.report.method import provenance  # noqa: E402
+from mister_e_hf.studies.report.page import write_report  # noqa: E402
+from mister_e_hf.studies.report.sections import report_sections  # noqa: E402
 from mister_e_hf.studies.robustness import CUT_SHARES, NOISE_LEVELS, SHARES, robustness_table  # noqa: E402
 from mister_e_hf.studies.runs import Run, run_on_fold  # noqa: E402
 from mister_e_hf.studies.search import format_trials, search  # noqa: E402

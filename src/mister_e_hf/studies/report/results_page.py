@@ -12,9 +12,11 @@ from ..measures import TITLES
 from ..study import Study
 from ..study_reader import read_study
 from .cells import NOTHING
-from .page import STAGE_TITLES, markdown_lines, markdown_table, method, provenance
+from .method import method, provenance
+from .page import markdown_lines, markdown_table
 from .score_tables import StageScores, further_tables
 from .score_tables import main_table as stage_main_table
+from .sections import STAGE_TITLES
 
 _START, _END = "<!-- main table -->", "<!-- end of the main table -->"
 
