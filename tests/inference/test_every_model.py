@@ -1,5 +1,6 @@
 """The pipeline, its files, plot, web app, doctor and push work for every registered model, with heads or none."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import pipeline
 
 from mister_e_hf import cli
 from mister_e_hf.base.modalities import MODALITIES, TASK
+from mister_e_hf.base.part_weights import PART_WEIGHTS
 from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents, save_checkpoint
 from mister_e_hf.inference.doctor import examine
 from mister_e_hf.inference.serve import emotions
@@ -41,6 +43,12 @@ def test_pipeline_answers_with_the_model_s_heads(name, tmp_path, text_encoder):
             assert turn["label"] in LABELS.values() and abs(sum(turn["scores"].values()) - 1) < 1e-6
             assert list(turn.get("experts", ())) == list(config.heads)
             assert list(turn.get("gate", config.heads)) == list(config.heads)
+            assert list(turn.get("capsules", ())) == list(config.capsules)
+    if config.capsules:  # the model reads text alone here, as far as the turns have any
+        (said, silent, _), _ = found
+        assert said["capsules"] == {"speech": 0, "text": 1, "speech+text": 0} and set(silent["capsules"].values()) == {
+            0
+        }
     assert f"heads={list(config.heads)!r}" in repr(erc)
 
 
@@ -87,9 +95,21 @@ def test_predict_plot_serve_and_doctor(name, tmp_path, text_encoder, capsys):
     lines = [json.loads(line) for line in (tmp_path / "call.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == ["so well", "grr"]
     assert cli.main(["plot", str(tmp_path / "call.jsonl")]) == 0 and (tmp_path / "call.png").is_file()
-    assert len(timeline_figure(lines).axes) == (2 if "gate" in lines[0] else 1)
+    weights = [kind for kind in PART_WEIGHTS if kind.answer in lines[0]]
+    assert [axes.get_ylabel() for axes in timeline_figure(lines).axes] == [
+        "probability",
+        *(kind.title for kind in weights),
+    ]
     rows, answer = emotions(pipeline(TASK, model=folder), [["so well", "", "", ""]], [])
-    assert rows[0][0] == "so well" and ("gate weight" in answer) == ("gate" in lines[0])
+    assert rows[0][0] == "so well"
+    for kind in PART_WEIGHTS:
+        assert (f" and of the {kind.title}s" in answer) == (kind in weights)
+        for part in lines[0].get(kind.answer, ()):
+            assert f'<th scope="col">{kind.title} of {part}</th>' in answer
+    with (tmp_path / "call.csv").open(newline="") as file:
+        for row, line in zip(csv.DictReader(file), lines, strict=True):
+            found = {name: float(cell) for name, cell in row.items() if " weight of " in name}
+            assert found == {f"{kind.title} of {part}": w for kind in weights for part, w in line[kind.answer].items()}
     findings = list(examine(folder))
     assert all(good for good, _ in findings), findings
 

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import subprocess
@@ -42,6 +43,22 @@ def test_every_turn_has_a_bar_a_colour_and_a_word():
     assert [text.get_text() for text in gate.get_legend().get_texts()] == ["speech", "text", "fusion"]
     tops = [patch.get_y() + patch.get_height() for patch in gate.patches]
     assert max(tops) == pytest.approx(1.0)
+
+
+def test_capsules_have_a_panel_below_whose_names_fit():
+    seven = ["speech", "text", "visual", "speech+text", "speech+visual", "text+visual", "speech+text+visual"]
+    turns = [turn | {"capsules": dict.fromkeys(seven, 1 / 7)} for turn in dialogue(6)]
+    turns[2]["capsules"] = dict.fromkeys(seven, 0.0)  # a turn without any modality
+    figure = timeline_figure(turns)
+    figure.savefig(io.BytesIO())
+    _, gate, capsules = figure.axes
+    assert (gate.get_ylabel(), capsules.get_ylabel()) == ("gate weight", "capsule weight")
+    assert [text.get_text() for text in capsules.get_legend().get_texts()] == seven
+    assert len({(patch.get_facecolor(), patch.get_hatch()) for patch in capsules.patches}) == 7
+    frame, page = capsules.get_legend().get_window_extent(), figure.bbox
+    assert frame.y0 >= page.y0 and frame.x1 <= page.x1 and not frame.overlaps(gate.get_legend().get_window_extent())
+    heights = [sum(patch.get_height() for patch in capsules.patches[turn::6]) for turn in range(6)]
+    assert heights == pytest.approx([1, 1, 0, 1, 1, 1])
 
 
 def test_without_times_the_axis_counts_turns():
@@ -133,6 +150,8 @@ WRONG = {
     "gate empty": ({"gate": {}}, "gate must hold numbers by name"),
     "gate of infinity": ({"gate": {"speech": float("inf")}}, "gate of 'speech' must be a number"),
     "gate of other experts": ({"gate": {"other": 1}}, "gate names other, but in the dialogue's first turn fusion, "),
+    "capsules null": ({"capsules": None}, "capsules must hold numbers by name, got None"),
+    "capsules in one turn": ({"capsules": {"text": 1}}, "capsules are text, but in the dialogue's first turn nothing"),
     "a thousand experts": ({"gate": {f"e{n}": 0 for n in range(1000)}}, "gate names 1000 experts"),
     "times of words": ({"start": "0", "end": "1"}, "start must be a number"),
     "no length": ({"start": 1.0, "end": 1.0}, "start 1 s must be before end 1 s"),

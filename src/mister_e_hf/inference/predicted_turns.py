@@ -117,7 +117,7 @@ def check_alike(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str])
         expected = set(names_of(turns[0]))
         for number, turn in enumerate(turns):
             if (names := set(names_of(turn))) != expected:
-                given, first = (short(", ".join(sorted(each)), 60) or "nothing" for each in (names, expected))
+                given, first = (short(", ".join(sorted(each)) or "nothing", 60) for each in (names, expected))
                 raise InputError(f"{where(number)}: {what} {given}, but in the dialogue's first turn {first}")
 
 
