@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.media.audio import AudioError, load_audio
 from mister_e_hf.media.video import VideoError, has_picture, has_sound, load_frames
 from support.small_videos import RATE, clip, number_of, numbered, plain, write_clip
 
@@ -109,6 +110,37 @@ def test_picture_that_ends_before_the_sound():
     assert number_of(load_frames(video)[-1]) == 46  # the whole picture
     with pytest.raises(VideoError, match=r"has no picture after 2.00 s"):
         load_frames(video, 3.0, 4.0)
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+def test_sound_that_ends_before_the_picture(container):
+    file = io.BytesIO()
+    sound = (0.3 * np.sin(np.arange(RATE // 2) / 9)).astype(np.float32)
+    write_clip(file, [numbered(number) for number in range(50)], container=container, sound=sound)
+    assert len(load_frames(file.getvalue(), 1.0, 2.0)) == 8
+    with pytest.raises(AudioError, match=r"^the audio of call ends at 0.5\d s, but the requested part at 2 s"):
+        load_audio(file.getvalue(), start=0.0, end=2.0, name="call")
+    said = r"^the audio of call lasts 0.5\d s; the requested part starts" if container == "mp4" else "call holds no"
+    with pytest.raises(AudioError, match=said):
+        load_audio(file.getvalue(), start=1.0, end=2.0, name="call")
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_mpeg_ts_that_ends_within_a_packet_is_reported(caplog, camera):
+    """Such a file does not state its length, so that what is lost cannot be counted."""
+    file = io.BytesIO()
+    sound = (0.3 * np.sin(np.arange(4 * RATE) / 9)).astype(np.float32)
+    options = {"container": {"mpegts_m2ts_mode": "1"}} if camera else {}
+    write_clip(file, [numbered(number) for number in range(100)], container="mpegts", sound=sound, options=options)
+    whole = file.getvalue()
+    load_audio(whole), load_frames(whole)
+    assert not caplog.records
+    cut = whole[: len(whole) * 6 // 10 // 192 // 188 * 192 * 188 + 50]
+    assert len(load_audio(cut, name=f"sound {camera}")) < 3 * RATE
+    load_frames(cut, name=f"picture {camera}")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{name} {camera} ends within a packet of MPEG-TS; it may be cut off" for name in ("sound", "picture")
+    ]
 
 
 def noise(count: int, **settings) -> bytes:

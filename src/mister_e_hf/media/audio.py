@@ -8,9 +8,7 @@ and number of channels of the file.
 """
 
 import contextlib
-import functools
 import io
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,9 +19,7 @@ import soxr
 from ..base.errors import short
 from .audio_layout import NO_END, examine, rest_behind, says_length, text_at_the_start, without_tags
 from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
-from .media_files import opened
-
-logger = logging.getLogger(__name__)
+from .media_files import opened, remark
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 600.0
@@ -106,11 +102,6 @@ def encode_flac(samples: np.ndarray) -> bytes:
 def _check_rate(rate: int, label: str):
     if not _RATES[0] <= rate <= _RATES[1]:
         raise AudioError(f"{label} has a sampling rate of {rate} Hz; expected {_RATES[0]} to {_RATES[1]}")
-
-
-@functools.lru_cache(1024)  # a recording is read once for each of its turns
-def _remark(text: str):
-    logger.warning("%s", text)
 
 
 # Blocks: (rate, samples (S, channels) of the stretch), one after another.
@@ -265,7 +256,7 @@ def _judge(layout, label: str):
     if layout.problem:
         raise AudioError(f"{label} {layout.problem}")
     if layout.remark:
-        _remark(f"{label} {layout.remark}")
+        remark(f"{label} {layout.remark}")
 
 
 def _container_blocks(
@@ -301,7 +292,7 @@ def _container_blocks(
             raise AudioError(f"{label} has no audio track")
         track = container.streams.best("audio") or tracks[0]  # as players do: the track marked as default
         if len(tracks) > 1:
-            _remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
+            remark(f"{label} has {len(tracks)} audio tracks; number {tracks.index(track) + 1} is read")
         if track.codec_context is None:
             raise AudioError(f"{label} has audio of a codec that PyAV does not know")
         # Times count from the beginning of the whole; the audio track may begin later than the picture.
@@ -311,8 +302,10 @@ def _container_blocks(
             length = float(((track.start_time or 0) + track.duration) * track.time_base) - origin
         if length is not None and min(to_second, length) - from_second > max_seconds:
             raise AudioError(too_long(label, min(to_second, length) - from_second, max_seconds))
+        of_a_film = any(av.stream.Disposition.attached_pic not in one.disposition for one in container.streams.video)
+        whose = f"the audio of {label}" if of_a_film else label  # the picture may last longer
         if length is not None and from_second >= length:
-            raise AudioError(f"{label} lasts {length:.2f} s; the requested part starts at {from_second:g} s")
+            raise AudioError(f"{whose} lasts {length:.2f} s; the requested part starts at {from_second:g} s")
         rate = reached = None
         for time, rate_now, block in _decoded(av, container, track, origin, from_second, label):
             if rate is None:
@@ -329,7 +322,7 @@ def _container_blocks(
                     "files stood one after another. Split them"
                 )
             if reached is not None and at - reached > _TOLERANCE * rate and position < min(at, stop):
-                _remark(f"{label} has no audio from {reached / rate:.2f} s to {at / rate:.2f} s; silence is put there")
+                remark(f"{label} has no audio from {reached / rate:.2f} s to {at / rate:.2f} s; silence is put there")
             reached = at + len(block)
             if min(at, stop) - position > MAX_SECONDS * rate:
                 raise AudioError(f"{label} has no audio from {position / rate:.2f} s to {min(at, stop) / rate:.2f} s")
@@ -343,10 +336,12 @@ def _container_blocks(
                 yield rate, block
             if position >= stop:
                 return
-        if rate is None or reached is None or length is None:
+        if rate is None or reached is None:
             return
-        if reached / rate < min(to_second, length) - _TOLERANCE:
+        if length is not None and reached / rate < min(to_second, length) - _TOLERANCE:
             raise AudioError(f"{label} is cut off: it holds {reached / rate:.2f} s of {length:.2f} s")
+        if end is not None and reached / rate < end - _TOLERANCE:
+            raise AudioError(f"{whose} ends at {reached / rate:.2f} s, but the requested part at {end:g} s")
 
 
 # Takes the module, too: an import outside `try` would make it a requirement of the code that goes to the Hub.

@@ -1,7 +1,9 @@
 """Open what is given as audio or video: the path of a file, its content, or a file object."""
 
 import contextlib
+import functools
 import io
+import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +13,9 @@ from typing import Any, BinaryIO
 
 from ..base.errors import InputError, short
 
+logger = logging.getLogger(__name__)
+
+_PACKETS = ((0, 188), (4, 192))  # of MPEG-TS and of cameras' M2TS: where the byte G is, and their width
 _IN_MEMORY = 1 << 26  # bytes of a file object that cannot seek, beyond which they are kept on disk
 
 
@@ -58,6 +63,8 @@ def opened(source: Any, name: str | None, kind: str, error_type: type[InputError
             raise error_type(f"{label} cannot be opened: {reason}") from error
         if size == 0:
             raise error_type(f"{label} is empty (0 bytes)")
+        if _ends_within_a_packet(file, size):
+            remark(f"{label} ends within a packet of MPEG-TS; it may be cut off")
         yield file, label
 
 
@@ -70,3 +77,16 @@ def _seekable(source: Any, label: str, stack: contextlib.ExitStack, error_type: 
         return copy  # type: ignore[return-value]  # typeshed gives it every method of a binary file, but not the name
     stack.callback(source.seek, source.tell())
     return source
+
+
+def _ends_within_a_packet(file: BinaryIO, size: int) -> bool:
+    """Whether a file of MPEG-TS does; such files do not state their length."""
+    start = file.read(4 * 192)
+    file.seek(0)
+    return any(start[place::width][:4] == b"GGGG" and size % width for place, width in _PACKETS)
+
+
+@functools.lru_cache(1024)  # a recording is read once for each of its turns
+def remark(text: str):
+    """Warn about a file, once."""
+    logger.warning("%s", text)
