@@ -13,6 +13,7 @@ from mister_e_hf import CmuMosi, DialogueFolder, Meld, load_audio
 from mister_e_hf.corpora.dialogues import corpus_fingerprint, load_dialogues
 from mister_e_hf.corpora.publishing import _check_media_are_inside
 from mister_e_hf.corpora.store import write_corpus
+from mister_e_hf.corpora.turn_media import TurnMedia
 from mister_e_hf.media.video import VideoError, encode_clip, has_sound, load_frames
 from support.corpus_contract import build_corpus, turns, warnings
 from support.small_corpora import LABELS, noise, write_calls, write_meld, write_mosi
@@ -121,6 +122,20 @@ def test_parquet_tables_may_hold_video(tmp_path):
     datasets.Dataset.from_dict(data, features=features).to_parquet(tmp_path / "own" / "train.parquet")
     (turn,) = turns(read(tmp_path / "own", tmp_path)).values()
     assert turn["video"] == content and turn["audio"] is None
+
+
+def test_a_turn_opens_its_clip_once_for_the_picture_and_once_for_the_sound(folder, monkeypatch):
+    import av
+
+    opened, real = [], av.open
+    monkeypatch.setattr(
+        av, "open", lambda file, *args, **settings: opened.append(file) or real(file, *args, **settings)
+    )
+    media = TurnMedia("own", "error", "error", 600.0)
+    for name, openings, duration in (("long.mp4", 2, 2.0), ("mute.mp4", 1, 0.4)):
+        opened.clear()
+        turn = media.fields({"utterance_id": "u", "start": None, "end": None}, {"video": folder / name})
+        assert (len(opened), turn["duration"]) == (openings, pytest.approx(duration, abs=0.1))
 
 
 # Video that cannot be used

@@ -1,8 +1,9 @@
 """Read audio and check video of every turn while a corpus is built; count and name what cannot be used."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ class TurnMedia:
         self.policy = {"audio": bad_audio, "video": bad_video}
         self.without: dict[str, list[str]] = {"audio": [], "video": []}
         self.long: list[str] = []
-        self.sounding: dict[Path, bool] = {}  # by file, which may hold many turns
 
     def check_files(self, utterances: Iterable[dict[str, Any]]):
         """Raise an error if files are missing that must be there; all are counted before any is read."""
@@ -65,12 +65,10 @@ class TurnMedia:
         """
         found: dict[str, Any] = {"audio": None, "video": None, "duration": None}
         sound, picture = utterance.get("audio"), utterance.get("video")
-        if picture is not None:
-            self._read("video", turn, found, sources.stored_audio(picture))
-            if sound is None and self._has_sound(picture):
-                sound = picture
+        if picture is not None and self._check_video(turn, found, sources.stored_audio(picture)) and sound is None:
+            sound = picture
         if sound is not None:
-            self._read("audio", turn, found, sources.stored_audio(sound))
+            self._check_audio(turn, found, sources.stored_audio(sound))
         return found
 
     def report(self):
@@ -86,44 +84,37 @@ class TurnMedia:
                 "%s: %d turns last more than %g s: %s", self.title, len(self.long), _LONG_SECONDS, some_of(self.long)
             )
 
-    def _read(self, content: str, turn: dict[str, Any], found: dict[str, Any], stored: dict[str, Any]):
+    def _check_video(self, turn: dict[str, Any], found: dict[str, Any], stored: dict[str, Any]) -> bool:
+        """Decode one frame, in the middle of the turn; returns whether the file has sound, too."""
+        has_sound = False
+        with self._counting("video", turn), video.open_video(stored, stored["path"]) as file:
+            has_sound = file.has_sound
+            file.frames(turn["start"], turn["end"], 1)
+            end = file.picture_seconds() if turn["end"] is None else turn["end"]
+            found |= {"video": stored, "duration": end - (turn["start"] or 0.0)}
+        return has_sound
+
+    def _check_audio(self, turn: dict[str, Any], found: dict[str, Any], stored: dict[str, Any]):
+        with self._counting("audio", turn):
+            samples = audio.load_audio(
+                stored, start=turn["start"], end=turn["end"], max_seconds=self.max_seconds, name=stored["path"]
+            )
+            duration = len(samples) / audio.SAMPLING_RATE
+            if duration > _LONG_SECONDS:
+                self.long.append(f"{turn['utterance_id']} ({duration:.0f} s)")
+            found |= {"audio": stored, "duration": duration}
+
+    @contextlib.contextmanager
+    def _counting(self, content: str, turn: dict[str, Any]) -> Iterator[None]:
+        """Let what cannot be used raise an error that names the turn, or count it."""
         try:
-            duration = (self._seconds_of_audio if content == "audio" else _seconds_of_video)(stored, turn)
+            yield
         except _ERRORS[content] as error:
             if self.policy[content] == "error":
                 raise _ERRORS[content](
                     f"{self.title}, turn {turn['utterance_id']}: {str(error).removesuffix('.')}. {_way_out(content)}"
                 ) from error
             self.without[content].append(str(error))
-        else:
-            found |= {content: stored, "duration": duration}
-
-    def _has_sound(self, source: Any) -> bool:
-        if is_path(source) and source in self.sounding:
-            return self.sounding[source]
-        try:
-            found = video.has_sound(sources.stored_audio(source))
-        except video.VideoError:  # reported with the turn's video
-            found = False
-        if is_path(source):
-            self.sounding[source] = found
-        return found
-
-    def _seconds_of_audio(self, stored: dict[str, Any], turn: dict[str, Any]) -> float:
-        samples = audio.load_audio(
-            stored, start=turn["start"], end=turn["end"], max_seconds=self.max_seconds, name=stored["path"]
-        )
-        duration = len(samples) / audio.SAMPLING_RATE
-        if duration > _LONG_SECONDS:
-            self.long.append(f"{turn['utterance_id']} ({duration:.0f} s)")
-        return duration
-
-
-def _seconds_of_video(stored: dict[str, Any], turn: dict[str, Any]) -> float:
-    """Decode one frame, in the middle of the turn."""
-    video.load_frames(stored, turn["start"], turn["end"], 1, stored["path"])
-    end = video.picture_seconds(stored, stored["path"]) if turn["end"] is None else turn["end"]
-    return end - (turn["start"] or 0.0)
 
 
 def _way_out(content: str) -> str:

@@ -6,6 +6,7 @@ Frames are found by seeking, so neither time nor memory depend on how long the f
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from numbers import Real
@@ -70,12 +71,8 @@ def load_frames(
         InputError: if the arguments are not valid, or PyAV is not installed.
     """
     _check_arguments(start, end, num_frames)
-    with _container(video, name) as (av, container, label):
-        try:
-            frames = FramesOfTrack(av, container, _picture(av, container, label))
-            return frames.at_centres(start, end, num_frames)
-        except UnusableVideoError as error:
-            raise VideoError(f"{label} {error}") from error
+    with open_video(video, name) as opened_video:
+        return opened_video.frames(start, end, num_frames)
 
 
 def encode_clip(video: Any, start: float | None = None, end: float | None = None, name: str | None = None) -> bytes:
@@ -89,14 +86,9 @@ def encode_clip(video: Any, start: float | None = None, end: float | None = None
     Raises:
         VideoError: as [`load_frames`].
     """
-    _check_arguments(start, end, 1)
-    with _container(video, name) as (av, container, label):
-        try:
-            frames = FramesOfTrack(av, container, _picture(av, container, label))
-            begin, until = start or 0.0, frames.length() if end is None else end
-            return write_h264(av, frames.between(begin, until), begin, until)
-        except UnusableVideoError as error:
-            raise VideoError(f"{label} {error}") from error
+    _check_arguments(start, end)
+    with open_video(video, name) as opened_video:
+        return opened_video.clip(start, end)
 
 
 def has_picture(video: Any, name: str | None = None) -> bool:
@@ -106,22 +98,8 @@ def has_picture(video: Any, name: str | None = None) -> bool:
     Raises:
         VideoError: if it is missing, empty, or not a media file.
     """
-    with _container(video, name) as (av, container, _):
-        return bool(_picture_tracks(av, container))
-
-
-def picture_seconds(video: Any, name: str | None = None) -> float:
-    r"""
-    Where the picture of a video ends, in seconds from the beginning of the file, as the file says.
-
-    Raises:
-        VideoError: as [`load_frames`].
-    """
-    with _container(video, name) as (av, container, label):
-        try:
-            return FramesOfTrack(av, container, _picture(av, container, label)).length()
-        except UnusableVideoError as error:
-            raise VideoError(f"{label} {error}") from error
+    with open_video(video, name) as opened_video:
+        return opened_video.has_picture
 
 
 def has_sound(video: Any, name: str | None = None) -> bool:
@@ -131,11 +109,71 @@ def has_sound(video: Any, name: str | None = None) -> bool:
     Raises:
         VideoError: if it is missing, empty, or not a media file.
     """
-    with _container(video, name) as (_, container, _):
-        return bool(container.streams.audio)
+    with open_video(video, name) as opened_video:
+        return opened_video.has_sound
 
 
-def _check_arguments(start: float | None, end: float | None, num_frames: int):
+class OpenVideo:
+    r"""
+    A media file while it is open, for several questions about it ([`open_video`]). Its methods raise what
+    [`load_frames`] does.
+
+    Args:
+        av: the module, which is optional.
+        container: the opened file.
+        label: what messages call it.
+    """
+
+    def __init__(self, av: Any, container: Any, label: str):
+        self._av, self._container, self._label = av, container, label
+
+    @property
+    def has_sound(self) -> bool:
+        return bool(self._container.streams.audio)
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether it has a picture that moves, rather than none or a cover alone."""
+        return bool(self._picture_tracks())
+
+    def frames(self, start: float | None, end: float | None, num_frames: int) -> np.ndarray:
+        """As [`load_frames`]; the arguments must be valid."""
+        with self._naming():
+            return self._frames.at_centres(start, end, num_frames)
+
+    def clip(self, start: float | None, end: float | None) -> bytes:
+        """As [`encode_clip`]; the arguments must be valid."""
+        with self._naming():
+            begin, until = start or 0.0, self._frames.length() if end is None else end
+            return write_h264(self._av, self._frames.between(begin, until), begin, until)
+
+    def picture_seconds(self) -> float:
+        """Where the picture ends, in seconds from the beginning of the file, as the file says."""
+        with self._naming():
+            return self._frames.length()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except UnusableVideoError as error:
+            raise VideoError(f"{self._label} {error}") from error
+
+    @functools.cached_property
+    def _frames(self) -> FramesOfTrack:
+        tracks = self._picture_tracks()
+        if not tracks:
+            cover = " but a cover picture" if self._container.streams.video else ""
+            raise UnusableVideoError(f"has no picture{cover}")
+        best = self._container.streams.best("video")  # as players do: the track marked as default
+        return FramesOfTrack(self._av, self._container, best if best in tracks else tracks[0])
+
+    def _picture_tracks(self) -> list[Any]:
+        cover = self._av.stream.Disposition.attached_pic
+        return [track for track in self._container.streams.video if cover not in track.disposition]
+
+
+def _check_arguments(start: float | None, end: float | None, num_frames: int = 1):
     for given in (start, end):
         if given is not None and (not isinstance(given, Real) or isinstance(given, bool)):
             raise InputError(f"start and end must be numbers of seconds, got {short(repr(given), 80)}")
@@ -167,8 +205,16 @@ def _resolve(video: Any, name: str | None) -> tuple[Any, str | None]:
 
 
 @contextlib.contextmanager
-def _container(video: Any, name: str | None) -> Iterator[tuple[Any, Any, str]]:
-    """Yield PyAV, the opened container and what messages call the file."""
+def open_video(video: Any, name: str | None = None) -> Iterator[OpenVideo]:
+    r"""
+    Open a media file once for several questions about it.
+
+    Args:
+        video, name: as in [`load_frames`].
+
+    Raises:
+        VideoError: if it is missing, empty, or not a media file.
+    """
     video, name = _resolve(video, name)
     try:
         import av
@@ -186,25 +232,4 @@ def _container(video: Any, name: str | None) -> Iterator[tuple[Any, Any, str]]:
             raise VideoError(f"{label} is damaged, or not a video that PyAV can read: {short(error)}") from error
         if set(container.format.name.split(",")) & _NOT_VIDEO:
             raise VideoError(f"{label} is not a video: FFmpeg takes it for '{container.format.name}'")
-        yield av, container, label
-
-
-def _picture_tracks(av: Any, container: Any) -> list[Any]:
-    cover = av.stream.Disposition.attached_pic
-    return [track for track in container.streams.video if cover not in track.disposition]
-
-
-def _picture(av: Any, container: Any, label: str) -> Any:
-    tracks = _picture_tracks(av, container)
-    if not tracks:
-        cover = " but a cover picture" if container.streams.video else ""
-        raise VideoError(f"{label} has no picture{cover}")
-    best = container.streams.best("video")  # as players do: the track marked as default
-    track = best if best in tracks else tracks[0]
-    if container.format.name == "asf" and track.codec_context.name == "h264":
-        # FFmpeg gives such frames the times of others.
-        raise VideoError(
-            f"{label} holds H.264 in a WMV (ASF) file, whose frames have unreliable times. Convert it to MP4 (ffmpeg "
-            "-i FILE -c copy FILE.mp4)"
-        )
-    return track
+        yield OpenVideo(av, container, label)

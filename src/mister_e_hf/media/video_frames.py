@@ -51,6 +51,12 @@ class FramesOfTrack:
                 f"has frames of {decoder.width} x {decoder.height} pixels; at most {MAX_PIXELS:,} are taken"
             )
         kind = container.format.name
+        if kind == "asf" and decoder.name == "h264":
+            # FFmpeg gives such frames the times of others.
+            raise UnusableVideoError(
+                "holds H.264 in a WMV (ASF) file, whose frames have unreliable times. Convert it to MP4 (ffmpeg -i "
+                "FILE -c copy FILE.mp4)"
+            )
         self.counts_frames = kind == "avi"  # whose packets have a number instead of a time
         self.seeks = kind != "mpeg"  # whose times are wrong after a seek, as is the length it states
         self.ends_count_from_zero = kind.startswith(("matroska", "flv"))
