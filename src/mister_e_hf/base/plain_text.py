@@ -45,6 +45,11 @@ def for_csv(value: object) -> object:
     return f"'{value}" if runs else value
 
 
+def from_csv(cell: str) -> str:
+    """What [`for_csv`] wrote as this cell."""
+    return cell[1:] if cell.startswith("'") and for_csv(cell[1:]) == cell else cell
+
+
 def some_of(names: Sequence[str], separator: str = ", ", most: int = 10) -> str:
     """The first names of many, and how many more there are."""
     more = len(names) - most

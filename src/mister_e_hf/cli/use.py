@@ -28,7 +28,8 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
     predict.add_argument(
         "input",
         help="audio or video file; transcript (.txt) with one turn per line; or table, subtitle file or folder of "
-        "turns, as for `corpus folder` (a table need not number its turns)",
+        "turns, as for `corpus folder` (a table need not number its turns); or a corpus folder of vectors or of "
+        "dialogues, or one of its Parquet tables",
     )
     predict.add_argument(
         "--segments",
@@ -46,8 +47,8 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
     predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
     predict.set_defaults(run=_predict)
     plot = commands.add_parser("plot", parents=[shared], help="plot the emotions or scores of one dialogue")
-    plot.add_argument("lines", help="JSON lines written by `predict`")
-    plot.add_argument("--out", help="image file, .png, .svg or .pdf (default: the name of the lines with .png)")
+    plot.add_argument("lines", help="file written by `predict`, or the predictions.parquet of a run")
+    plot.add_argument("--out", help="image file, .png, .svg or .pdf (default: the name of that file with .png)")
     plot.add_argument("--dialogue", help="dialogue to plot (default: the first)")
     plot.set_defaults(run=_plot)
     serve = commands.add_parser("serve", parents=[checkpoint], help="start a local web app")

@@ -5,12 +5,14 @@ import re
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..base import progress
 from ..base.errors import InputError, short
+from ..base.modalities import MODALITIES, TASK
 from ..media.subtitles import SUBTITLES, read_subtitles
 from ..media.text_files import read_text, split_lines, text_of_name
+from .dialogue_turns import DialogueTurns
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +30,13 @@ def predict_dialogues(
     **options: Any,
 ) -> tuple[list[str], Generator[dict[str, Any], None, None]]:
     r"""
-    Predict the emotions or scores of the turns of one recording, of a transcript with a turn in each line, or of every
-    dialogue of a folder or table that [`DialogueFolder`] reads. A table without `dialogue_id` is one dialogue, and one
-    without `order` is in the order of its rows.
+    Predict the emotions or scores of the turns of one recording, of a transcript with a turn in each line, of every
+    dialogue of a folder or table that [`DialogueFolder`] reads, or of a finished corpus of vectors or of dialogues. A
+    table without `dialogue_id` is one dialogue, and one without `order` is in the order of its rows.
 
     Args:
         source: an audio or video file with its turns in `segments` or in a subtitle file of the same name; a `.txt`
-            file; or a folder, table or subtitle file.
+            file; a folder, table or subtitle file; or a corpus folder, or one of its Parquet tables.
         model: checkpoint folder or id on the Hub.
         segments: SRT or WebVTT file with the turns of the recording.
         columns: names of the table's columns, by field.
@@ -44,7 +46,8 @@ def predict_dialogues(
 
     Returns:
         the classes or targets of the model, and an iterator over the turns in order: dictionaries with `dialogue`,
-        `turn`, `start`, `end` and `text` if known, and the pipeline's result. Closing it removes its temporary files.
+        `split` if the source has several, `turn`, `start`, `end` and `text` if known, and the pipeline's result.
+        Closing it removes its temporary files.
 
     Raises:
         FileNotFoundError: if the source does not exist.
@@ -57,25 +60,33 @@ def predict_dialogues(
     # before anything heavy is imported
     from transformers import pipeline
 
-    from ..base.modalities import TASK
+    from ..models.modeling_conversation import ConversationPreTrainedModel
+    from .corpus_turns import finished_corpus, turns_of_dialogues, turns_of_vectors
     from .stored_stages import has_encoder, load_model
 
     if device is not None:
         check_device(device)
     options = {name: value for name, value in options.items() if value is not None}
     hub = {} if revision is None else {"revision": revision}
-    loaded = load_model(str(model), **hub)
-    if not any(has_encoder(str(model), modality, **hub) for modality in loaded.config.modalities):
+    loaded = cast(ConversationPreTrainedModel, load_model(str(model), **hub))
+    corpus = finished_corpus(source) if segments is None else None
+    of_vectors = corpus is not None and corpus.of_vectors
+    if of_vectors and (options.get("transcriber") or columns):
+        given = "--columns" if columns else "--transcriber"
+        raise InputError(f"{given} is for turns with audio or text, and '{source}' holds vectors")
+    if not of_vectors and not any(has_encoder(str(model), name, **hub) for name in loaded.config.modalities):
         raise InputError(
-            f"'{model}' has no encoders, so it takes vectors, which are not read here: give them to the pipeline in "
-            "Python, as fields such as text_embedding of each turn"
+            f"'{model}' has no encoders, so it takes vectors: a corpus folder or Parquet table with the columns "
+            f"{' and '.join(MODALITIES[name].features for name in loaded.config.modalities)}. '{source}' has none"
         )
     options |= {"device": device, "trust_remote_code": False}
     erc = pipeline(TASK, model=loaded, **options)  # type: ignore[call-overload]  # tasks of transformers alone
+    reads_video = "visual" in loaded.config.modalities
     if segments is not None:
-        dialogues = _recording(source, segments, "visual" in loaded.config.modalities)
+        dialogues = _recording(source, segments, reads_video)
+    elif corpus is not None:
+        dialogues = turns_of_vectors(corpus, loaded.config) if of_vectors else turns_of_dialogues(corpus)
     else:
-        reads_video = "visual" in loaded.config.modalities
         dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns, reads_video)
     labels = loaded.config.id2label
     assert labels is not None  # a conversation model has classes
@@ -169,19 +180,30 @@ def check_device(device: str):
         raise InputError(f"--device '{device}': this machine has {', '.join(known)}")
 
 
-def _predicted(erc, dialogues: Iterator[tuple[str, list[dict[str, Any]]]]) -> Generator[dict[str, Any], None, None]:
+def _predicted(erc, dialogues: Iterator[DialogueTurns]) -> Generator[dict[str, Any], None, None]:
+    to_warn = "visual" not in erc.model.config.modalities
     with progress.bar("predicting", None, "vectors") as bar:
         erc._encoders.on_vectors = bar.update
-        for name, turns in dialogues:
+        for name, turns, texts, split in dialogues:
+            if to_warn and any(turn.get("video") is not None for turn in turns):
+                logger.warning(
+                    "The model does not read video: the pictures of the column `video` are not used, only its audio "
+                    "where a turn has no other"
+                )
+                to_warn = False
             found = erc({"dialogue_id": name, "utterances": turns})
+            place = {"dialogue": name} if split is None else {"dialogue": name, "split": split}
             for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
-                known = {field: turn[field] for field in ("start", "end", "text") if turn.get(field) is not None}
-                yield {"dialogue": name, "turn": number, **known, **answer}
+                known = {field: turn.get(field) for field in ("start", "end", "text")}
+                known |= {} if texts is None else {"text": texts[number]}
+                known = {field: value for field, value in known.items() if value is not None}
+                yield {**place, "turn": number, **known, **answer}
 
 
-def _recording(source: Path, segments: Path, reads_video: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _recording(source: Path, segments: Path, reads_video: bool) -> Iterator[DialogueTurns]:
     content = content_of(source, reads_video)
-    yield text_of_name(source.name), [{content: str(source)} | cue for cue in read_subtitles(segments)]
+    turns = [{content: str(source)} | cue for cue in read_subtitles(segments)]
+    yield DialogueTurns(text_of_name(source.name), turns)
 
 
 def content_of(recording: str | Path, reads_video: bool) -> str:
@@ -198,7 +220,7 @@ def _is_transcript(source: Path) -> bool:
     return source.is_file() and source.suffix.lower() == ".txt"
 
 
-def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _transcript(source: Path) -> Iterator[DialogueTurns]:
     lines = [line.strip() for line in split_lines(read_text(source)) if line.strip()]
     if not lines:
         raise InputError(f"'{source}' has no turns; expected one in each line")
@@ -211,12 +233,10 @@ def _transcript(source: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             short(", ".join(names), 100),
         )
         lines = [found[2] for found in spoken if found]
-    yield text_of_name(source.stem), [{"text": line} for line in lines]
+    yield DialogueTurns(text_of_name(source.stem), [{"text": line} for line in lines])
 
 
-def _tables(
-    source: Path, columns: dict[str, str] | None, reads_video: bool
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def _tables(source: Path, columns: dict[str, str] | None, reads_video: bool) -> Iterator[DialogueTurns]:
     from ..corpora.dialogue_folder import DialogueFolder  # needs datasets; a recording does not
 
     with tempfile.TemporaryDirectory() as cache:
@@ -227,10 +247,11 @@ def _tables(
             in_row_order=True,
             cache_dir=cache,
         )
-        for dialogues in builder.read(Path(builder.config.data_dir)).values():
-            for dialogue in dialogues:
-                turns = dialogue["utterances"]
-                yield dialogue["dialogue_id"], [turn | _media(turn, reads_video) for turn in turns]
+        read = {split: found for split, found in builder.read(Path(builder.config.data_dir)).items() if found}
+        for split, found in read.items():
+            for dialogue in found:
+                turns = [turn | _media(turn, reads_video) for turn in dialogue["utterances"]]
+                yield DialogueTurns(dialogue["dialogue_id"], turns, split=split if len(read) > 1 else None)
 
 
 def _media(turn: dict[str, Any], reads_video: bool) -> dict[str, Any]:

@@ -1,13 +1,14 @@
-"""Read and check the lines that `mister-e predict` writes."""
+"""Read and check the turns that `mister-e predict` writes."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
 from ..base.part_weights import PART_WEIGHTS
 from ..media.text_files import read_text, split_lines
+from .predicted_tables import TABLES, table_turns
 
 _NEEDED = ("label", "score", "scores")
 _TASKS = ("classification", "regression")
@@ -15,12 +16,13 @@ _LATEST = 1e10  # seconds; times in seconds since 1970 are smaller
 _LARGEST = 1e30  # predicted score, in size
 _ROUNDING = 1e-6
 _PANELS = 20  # experts of a gate, capsules, or targets
-_HOW = "expected the lines of mister-e predict --out FILE.jsonl"
+_HOW = "expected the lines of mister-e predict --out FILE.jsonl, or a table (.csv, .tsv, .parquet)"
 
 
 def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     r"""
-    Read the turns of JSON lines by dialogue, in order.
+    Read the predicted turns of a file by dialogue, in order: JSON lines, or a table by its ending (`.csv`, `.tsv`,
+    `.parquet`), the `predictions.parquet` of a run included.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -30,37 +32,44 @@ def read_predictions(path: str | Path) -> dict[str, list[dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"'{path}' not found; write it with mister-e predict --out")
     dialogues: dict[str, dict[int, dict[str, Any]]] = {}
-    lines: dict[tuple[str, int], int] = {}
+    places: dict[tuple[str, int], str] = {}
+    for place, given in table_turns(path) if path.suffix.lower() in TABLES else _lines(path):
+        where = f"'{path}', {place}"
+        name, number = _place(given, where)
+        check_turn(given, where)
+        if (name, number) in places:
+            raise InputError(
+                f"{where}: turn {number} of dialogue '{short(name, 60)}' also appears in {places[name, number]}"
+            )
+        places[name, number] = place
+        dialogues.setdefault(name, {})[number] = given
+    if not dialogues:
+        raise InputError(f"'{path}' is empty")
+    found = {name: [turns[number] for number in sorted(turns)] for name, turns in dialogues.items()}
+    for name, turns in found.items():
+
+        def place_of(number: int, name: str = name) -> str:
+            return f"'{path}', {places[name, found[name][number]['turn']]}"
+
+        check_alike(turns, place_of)
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The values of JSON lines, each with its place for messages."""
     for number, line in enumerate(split_lines(read_text(path)), start=1):
         if not line.strip():
             continue
         where = f"'{path}', line {number}"
         try:
-            turn = json.loads(line, object_pairs_hook=_once)
+            given = json.loads(line, object_pairs_hook=_once)
         except json.JSONDecodeError as error:
             raise InputError(f"{where} is not valid JSON from column {error.colno}; {_HOW}") from error
         except RecursionError as error:
             raise InputError(f"{where} is nested too deeply; {_HOW}") from error
         except ValueError as error:  # a field appears twice, or a number has too many digits
             raise InputError(f"{where}: {short(error, 100)}; {_HOW}") from error
-        name, place = _place(turn, where)
-        check_turn(turn, where)
-        if (name, place) in lines:
-            raise InputError(
-                f"{where}: turn {place} of dialogue '{short(name, 60)}' also appears in line {lines[name, place]}"
-            )
-        lines[name, place] = number
-        dialogues.setdefault(name, {})[place] = turn
-    if not dialogues:
-        raise InputError(f"'{path}' is empty")
-    found = {name: [turns[place] for place in sorted(turns)] for name, turns in dialogues.items()}
-    for name, turns in found.items():
-
-        def line_of(number: int, name: str = name) -> str:
-            return f"'{path}', line {lines[name, found[name][number]['turn']]}"
-
-        check_alike(turns, line_of)
-    return found
+        yield f"line {number}", given
 
 
 def check_turn(turn: Any, where: str):

@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from ..base.files import write_atomically
 from ..base.part_weights import PART_WEIGHTS
 from ..base.plain_text import display_width, for_csv, for_terminal
 
-FIELDS = {"dialogue": "string", "turn": "int64", "start": "float64", "end": "float64"}
+# The columns of a table beside those of the classes or targets; `split` is left out where a source has one alone.
+FIELDS = {"dialogue": "string", "split": "string", "turn": "int64", "start": "float64", "end": "float64"}
 FIELDS |= {"text": "string", "label": "string", "score": "float64"}
 
 _AT_ONCE = 10_000  # rows of a Parquet row group
@@ -42,9 +43,9 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     r"""
     Write predicted turns to a file, whole or not at all.
 
-    JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, turn, start, end, text, label and
-    score; under the name of each class its probability, empty if `top_k` left it out, or of each target its score; and
-    the model's [`weight_columns`].
+    JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, split if the source has several,
+    turn, start, end, text, label and score; under the name of each class its probability, empty if `top_k` left it
+    out, or of each target its score; and the model's [`weight_columns`].
 
     Args:
         lines: from [`predict_dialogues`].
@@ -63,6 +64,7 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     first = list(itertools.islice(lines, 1))
     lines = itertools.chain(first, lines)
     weights = [name for turn in first for name in weight_columns(turn)]
+    fields = [name for name in FIELDS if name != "split" or any(name in turn for turn in first)]
 
     def counted() -> Iterator[Mapping[str, Any]]:
         nonlocal count
@@ -70,7 +72,7 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
             count += 1
             yield line
 
-    write_atomically(path, lambda partial: write(counted(), _Columns(list(labels), weights), partial))
+    write_atomically(path, lambda partial: write(counted(), _Columns(fields, list(labels), weights), partial))
     return count
 
 
@@ -112,7 +114,8 @@ def turn_table(turns: Sequence[Mapping[str, Any]], width: int = 80) -> str:
         rows.append([str(turn["turn"]), *(times if timed else ()), *found, text])
     widths = [max(display_width(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
     room = max(_NARROWEST, width - sum(widths) - 2 * len(widths))
-    lines = [f"dialogue {for_terminal(turns[0]['dialogue'])}"]
+    split = f" of {for_terminal(turns[0]['split'])}" if "split" in turns[0] else ""
+    lines = [f"dialogue {for_terminal(turns[0]['dialogue'])}{split}"]
     names = () if targets else (len(widths) - 2,)  # the column of emotions is aligned on the left
     for *cells, text in rows:
         spaces = [" " * (size - display_width(cell)) for cell, size in zip(cells, widths, strict=True)]
@@ -171,22 +174,28 @@ def _write_parquet(lines: Lines, columns: "_Columns", path: Path):
         write()
 
 
+def class_column(label: str, weights: Container[str] = ()) -> str:
+    """The column of a class or target, beside the columns of weights."""
+    return f"{label} (class)" if label in FIELDS or label in weights else label
+
+
 @dataclass
 class _Columns:
     """The columns of a table: the fields of a turn, the classes or targets, and the weights."""
 
+    fields: list[str]
     labels: list[str]
     weights: list[str]
 
     @property
     def names(self) -> list[str]:
-        labels = (f"{label} (class)" if label in (*FIELDS, *self.weights) else label for label in self.labels)
-        return [*FIELDS, *labels, *self.weights]
+        labels = (class_column(label, self.weights) for label in self.labels)
+        return [*self.fields, *labels, *self.weights]
 
     def cells(self, line: Mapping[str, Any]) -> list[Any]:
         weights = weight_columns(line)
         scores = [line["scores"].get(label) for label in self.labels]
-        return [*(line.get(name) for name in FIELDS), *scores, *(weights.get(name) for name in self.weights)]
+        return [*(line.get(name) for name in self.fields), *scores, *(weights.get(name) for name in self.weights)]
 
 
 _Writer = Callable[[Lines, _Columns, Path], None]

@@ -182,10 +182,10 @@ def _plot_weights(
 
 def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | None = None) -> tuple[Path, str, int]:
     r"""
-    Plot one dialogue of the JSON lines that `mister-e predict` writes.
+    Plot one dialogue of a file that `mister-e predict` writes, or of the `predictions.parquet` of a run.
 
     Args:
-        path: the file.
+        path: the file; its suffix is its format.
         out: the plot; its suffix (png, svg, pdf) is its format. By default the name of the file with `.png`.
         dialogue: the dialogue to plot; by default the first.
 
