@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .training.dialogue_trainer import DialogueTrainingArguments as DialogueTrainingArguments
     from .training.dialogue_trainer import MisterETrainer as MisterETrainer
     from .training.dialogue_trainer import MisterETrainingArguments as MisterETrainingArguments
+    from .training.pretraining_trainer import PretrainingArguments as PretrainingArguments
+    from .training.pretraining_trainer import PretrainingTrainer as PretrainingTrainer
     from .training.recipe import Recipe as Recipe
     from .vectors.collator import DialogueCollator as DialogueCollator
     from .vectors.dialogue_vectors import DialogueVectors as DialogueVectors
@@ -70,6 +72,8 @@ _HOME = {
     "DialogueTrainer": "training.dialogue_trainer",
     "DialogueTrainingArguments": "training.dialogue_trainer",
     "MisterETrainer": "training.dialogue_trainer",
+    "PretrainingArguments": "training.pretraining_trainer",
+    "PretrainingTrainer": "training.pretraining_trainer",
     "MisterETrainingArguments": "training.dialogue_trainer",
     "EmotionMetrics": "evaluation.emotion_metrics",
     "ScoreMetrics": "evaluation.score_metrics",

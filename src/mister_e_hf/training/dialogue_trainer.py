@@ -1,39 +1,35 @@
 """Trainer of conversation models."""
 
 import copy
-from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import ModelOutput
 
-from ..base import progress
 from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
-from ..base.modalities import IGNORE_INDEX, MODALITIES
+from ..base.modalities import IGNORE_INDEX
 from ..base.part_weights import WEIGHT_FIELDS
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..evaluation.regression import REGRESSION_SCORES
-from ..hub.checkpoint import push_checkpoint, save_checkpoint
 from ..models.configuration_conversation import ConversationConfig
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
-from ..models.modeling_conversation import ConversationOutput, ConversationPreTrainedModel
+from ..models.modeling_conversation import ConversationOutput
 from ..vectors.collator import DialogueCollator
-from ..vectors.dialogue_datasets import check_dialogues, dataset_statistics, target_statistics
-from ..vectors.dialogue_vectors import DialogueVectors
-from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
+from ..vectors.dialogue_datasets import check_dialogues, target_statistics
+from .epoch_trainer import check_metric
+from .gathering import gather_rows
 from .score_labels import as_bits, as_countable, epoch_scores, from_bits, with_scores
 from .threads import few_threads
+from .vector_trainer import VectorTrainer, VectorTrainingArguments
 
 
 @dataclass
-class DialogueTrainingArguments(EpochTrainingArguments):
+class DialogueTrainingArguments(VectorTrainingArguments):
     r"""
     [`~transformers.TrainingArguments`] with the defaults of conversation models: evaluate and save each epoch, keep
     the best epoch by validation weighted F1, or by mean absolute error of a model of scores, batches of like length.
@@ -41,18 +37,12 @@ class DialogueTrainingArguments(EpochTrainingArguments):
     Args:
         standardize (`bool`, defaults to `True`):
             before the first step, fit the model's mean and standard deviation of each vector dimension, and of each
-            target of a regression, on the training turns.
+            target of a regression, on the training turns. A model that begins from pre-training keeps those of its
+            inputs.
     """
 
-    standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
     learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate."})
     num_train_epochs: float = field(default=100, metadata={"help": "Number of epochs."})
-
-    def __post_init__(self):
-        for name in ("activation_checkpointing", "gradient_checkpointing"):
-            if getattr(self, name, None):
-                raise InputError(f"{name} is for encoders only; set it in an encoder's section training")
-        super().__post_init__()
 
 
 @dataclass
@@ -88,7 +78,7 @@ def check_training(config: ConversationConfig, arguments: DialogueTrainingArgume
         check_metric(arguments, (*scores, *(f"{head}_{of_head}" for head in config.heads)))
 
 
-class DialogueTrainer(EpochTrainer):
+class DialogueTrainer(VectorTrainer):
     r"""
     [`~transformers.Trainer`] for conversation models: adds the model's own loss terms with their weights, logs every
     term by name, and writes checkpoints that appear whole or not at all. A model is given the vectors of the
@@ -135,22 +125,11 @@ class DialogueTrainer(EpochTrainer):
         reads_transcripts = model is not None and model.config.reads_transcripts
         kwargs.setdefault("data_collator", DialogueCollator(transcripts=reads_transcripts))
         super().__init__(model=model, args=args, **kwargs)
-        self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
         config = self.own_model.config
         self._is_regression = config.task == "regression"
-        self._unread = [name for name in MODALITIES if name not in config.modalities]
         if self._is_regression and (compute := self.score_metrics if own_metrics else self.compute_metrics):
             self.compute_metrics = lambda prediction: compute(with_scores(prediction))
         check_training(config, self.args, own_metrics)
-
-    @property
-    def own_model(self) -> ConversationPreTrainedModel:
-        """The model without what the Trainer wraps around it."""
-        return self.accelerator.unwrap_model(self.model)
-
-    @property
-    def title(self) -> str:
-        return f"{self.own_model.title}, seed {self.args.seed}"
 
     # Data
 
@@ -165,7 +144,7 @@ class DialogueTrainer(EpochTrainer):
         check_dialogues(self.train_dataset, "train_dataset", self.own_model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
             check_dialogues(self.eval_dataset, "eval_dataset", self.own_model.config)
-        self._say_what_is_not_read()
+        self.say_what_is_not_read(self.train_dataset)
         if self.args.standardize and not checkpoint:
             self._standardize()
         with few_threads(self.own_model, self.args.device):
@@ -173,31 +152,11 @@ class DialogueTrainer(EpochTrainer):
             return super()._train(checkpoint, **kwargs)
 
     def _standardize(self):
-        data: Any = self.train_dataset  # `check_dialogues` has checked it
-        first = data[0]
-        for name, modality in MODALITIES.items():
-            module = self.own_model.input_of(name)
-            if module is None or modality.embeddings not in first:
-                continue
-            own = isinstance(data, DialogueVectors)
-            found = data.statistics(name) if own else dataset_statistics(data, name)
-            if found is None:
-                raise InputError(f"train_dataset: no turn has {name}, so its vectors cannot be standardised")
-            module.set_statistics(*found)
+        # The weights of pre-training were trained with its statistics.
+        if not self.own_model.begins_from_pretraining:
+            self.standardize_inputs(self.train_dataset)
         if self._is_regression:
-            self.own_model.target_scale.set_statistics(*target_statistics(data))
-
-    def _say_what_is_not_read(self):
-        data: Any = self.train_dataset
-        first = data[0]
-        unread = [name for name in self._unread if MODALITIES[name].embeddings in first]
-        if unread and self.is_world_process_zero():
-            progress.line(f"{self.title}: the model does not read the dialogues' {' and '.join(unread)} vectors")
-
-    def _prepare_inputs(self, inputs):
-        """As the Trainer's, without the modalities that the model does not read."""
-        left_out = {field for name in self._unread for field in (MODALITIES[name].embeddings, MODALITIES[name].mask)}
-        return super()._prepare_inputs({name: values for name, values in inputs.items() if name not in left_out})
+            self.own_model.target_scale.set_statistics(*target_statistics(self.train_dataset))
 
     # Loss
 
@@ -216,7 +175,7 @@ class DialogueTrainer(EpochTrainer):
             terms = self.loss_terms(outputs, inputs["labels"], num_items_in_batch)
             loss = loss + sum(self._weight_of(name) * value for name, value in terms.items())
             self.watch(model=outputs["loss"], **terms, loss=loss)
-            self._note_terms(self.own_model.loss_parts(outputs) | terms)
+            self.note_terms(self.own_model.loss_parts(outputs) | terms)
             # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
             loss = loss * processes
         return (loss, outputs) if return_outputs else loss
@@ -237,26 +196,6 @@ class DialogueTrainer(EpochTrainer):
         if not hasattr(self.args, name):
             raise InputError(f"The loss term '{term}' needs {name}, a field that {type(self.args).__name__} lacks")
         return getattr(self.args, name)
-
-    @torch.no_grad()
-    def _note_terms(self, terms: dict[str, torch.Tensor]):
-        if not self._term_sums:  # the first batch since the last log, or since training resumed
-            self._steps_at_last_log = self.state.global_step
-        for name, value in terms.items():
-            self._term_sums[f"{name}_loss"] += value.detach()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
-        if "loss" in logs and self._term_sums:
-            steps = max(self.state.global_step - self._steps_at_last_log, 1)
-            names = sorted(self._term_sums)
-            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
-            self._term_sums.clear()
-        super().log(logs, start_time)
-
-    _steps_at_last_log = 0
 
     # Evaluation
 
@@ -304,35 +243,6 @@ class DialogueTrainer(EpochTrainer):
         names = [labels[index] for index in range(len(labels))]
         return epoch_scores(prediction.predictions, prediction.label_ids, names, chosen)
 
-    # The Hub
-
-    @property
-    def _folder(self) -> Path:
-        assert self.args.output_dir is not None  # the arguments set it
-        return Path(self.args.output_dir)
-
-    def push_to_hub(  # type: ignore[override]  # returns the repository's id, as a push of a model does
-        self, commit_message: str | None = "End of training", token: str | None = None, **kwargs
-    ) -> str:
-        """Write the checkpoint folder and push the files on its list: no optimizer state and no pickle."""
-        if not self.is_world_process_zero():
-            return ""
-        save_checkpoint(self._folder, self.accelerator.unwrap_model(self.model))
-        return self.push_folder(commit_message, token, kwargs.get("revision"))
-
-    def push_folder(
-        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
-    ) -> str:
-        """Push the checkpoint folder as it is to the repository of the arguments; returns the repository's id."""
-        return push_checkpoint(
-            self._folder,
-            self.args.hub_model_id or self._folder.absolute().name,
-            commit_message=commit_message,
-            token=token or self.args.hub_token,
-            private=self.args.hub_private_repo,
-            revision=revision or self.args.hub_revision,
-        )
-
 
 class MisterETrainer(DialogueTrainer):
     r"""
@@ -363,35 +273,12 @@ class MisterETrainer(DialogueTrainer):
         options = {"temperature": self.args.contrastive_temperature, "num_items": num_items}
         if self.accelerator.num_processes == 1:
             return contrastive_loss(states, state_labels, **options)
-        counts = self.accelerator.gather(torch.tensor([len(states)], device=states.device)).tolist()
-        longest = max(*counts, 1)
-        padded = states.new_zeros(longest, states.shape[1]).index_copy(
-            0, torch.arange(len(states), device=states.device), states
-        )
-        all_states = _GatherWithGradient.apply(padded)
-        padded_labels = torch.nn.functional.pad(state_labels, (0, longest - len(states)), value=IGNORE_INDEX)
-        all_labels = self.accelerator.gather(padded_labels).split(longest)
+        all_states, all_labels, offset = gather_rows(self.accelerator, states, state_labels)
         return contrastive_loss(
             states,
             state_labels,
-            candidates=torch.cat([part[:count] for part, count in zip(all_states, counts, strict=True)]),
-            candidate_labels=torch.cat([part[:count] for part, count in zip(all_labels, counts, strict=True)]),
-            anchor_offset=sum(counts[: self.accelerator.process_index]),
+            candidates=all_states,
+            candidate_labels=all_labels,
+            anchor_offset=offset,
             **options,
         )
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    """Gather rows (M, H) to (processes, M, H) with their gradient, which `Accelerator.gather` would lose."""
-
-    @staticmethod
-    def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
-        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, rows.contiguous())
-        return torch.stack(gathered)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]

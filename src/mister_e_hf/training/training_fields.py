@@ -60,6 +60,10 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
     "contrastive_temperature": Number(0, 1e6, above=True),
     "consistency_weight": Number(0, 1e6),
     "standardize": _FLAG,
+    "reconstruction_weight": Number(0, 1e6),
+    "negatives": Choice(("batch", "dialogue")),
+    "mask_rate": Number(0, 0.9, above=True),
+    "mask_span": Number(1, 1000, whole=True),
     "early_stopping_patience": _COUNT,
     "head_learning_rate": Number(0, above=True, also=(None,)),
     # the length of a run

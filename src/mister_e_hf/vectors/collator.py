@@ -16,7 +16,7 @@ def batch_fields() -> dict[str, float | bool | int]:
     padded with NaN.
     """
     embeddings = {each.embeddings: 0.0 for each in MODALITIES.values()}
-    masks = {each.mask: False for each in MODALITIES.values()}
+    masks = {name: False for each in MODALITIES.values() for name in (each.mask, each.masked)}
     return {**embeddings, **masks, "labels": IGNORE_INDEX}
 
 
@@ -58,10 +58,11 @@ class DialogueCollator:
     Put dialogues of different lengths into one batch, padded at the end.
 
     Takes the items of [`DialogueVectors`], or dictionaries of the same fields as lists or arrays: `speech_embeddings`
-    (T, Ds), `text_embeddings` (T, Dt), `visual_embeddings` (T, Dv) or some of them, and optionally a mask (T,) of each
-    such as `speech_mask`, and `labels`: class indices (T,), or scores (T, S) for a regression. Other fields are
-    ignored. Returns the arguments of a model: embeddings in float32, `attention_mask` (B, T), each given mask, and the
-    labels (B, T), -100 in padding, or (B, T, S) in float32, NaN in padding.
+    (T, Ds), `text_embeddings` (T, Dt), `visual_embeddings` (T, Dv) or some of them, and optionally masks (T,) of each
+    such as `speech_mask` and, for pre-training, `speech_masked`, and `labels`: class indices (T,), or scores (T, S)
+    for a regression. Other fields are ignored. Returns the arguments of a model: embeddings in float32,
+    `attention_mask` (B, T), each given mask, and the labels (B, T), -100 in padding, or (B, T, S) in float32, NaN in
+    padding.
 
     Args:
         transcripts: whether to return the `transcripts` of the turns as well, for a model that reads them: a list of T

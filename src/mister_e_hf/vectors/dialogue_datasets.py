@@ -20,7 +20,7 @@ Blocks = Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]
 _BLOCK_ROWS = 65536
 
 
-def check_dialogues(dataset: Any, name: str, config: Any):
+def check_dialogues(dataset: Any, name: str, config: Any, labelled: bool = True):
     r"""
     Check that a model of this configuration can be trained on this dataset.
 
@@ -28,6 +28,7 @@ def check_dialogues(dataset: Any, name: str, config: Any):
         dataset: what is given to the trainer.
         name: name of the dataset in messages.
         config (`ConversationConfig`): configuration of the model.
+        labelled: whether it is trained with labels and transcripts, rather than with vectors alone.
 
     Raises:
         InputError: if it has no length and index, is empty, or its first item has no labels or those of another task,
@@ -52,6 +53,20 @@ def check_dialogues(dataset: Any, name: str, config: Any):
             raise InputError(
                 f"{name}: the field '{field}' of its items is not read; rename it to '{known[near[0]]}', or drop it"
             )
+    if labelled:
+        _check_labelled(item, name, config)
+    for modality, width in config.widths.items():
+        each = MODALITIES[modality]
+        if width is not None and each.embeddings in item:
+            found = field_of(item, each.embeddings, f"{name}: its first dialogue").shape[1:]
+            if len(found) == 1 and found[0] != width:
+                raise InputError(
+                    f"{name}: '{each.embeddings}' have width {found[0]}, but the model expects {each.width} = {width}"
+                )
+
+
+def _check_labelled(item: dict, name: str, config: Any):
+    """Check the labels of a dialogue, and its transcripts if the model reads them."""
     if "labels" not in item:
         raise InputError(
             f"{name}: no labels, its items have the fields {', '.join(map(str, item))}. Add 'labels', "
@@ -67,14 +82,6 @@ def check_dialogues(dataset: Any, name: str, config: Any):
             f"{name}: no transcripts, which the model reads; its items have the fields {', '.join(map(str, item))}. "
             "Add 'transcripts', a string per turn; read_corpus takes them from the column 'texts'"
         )
-    for modality, width in config.widths.items():
-        each = MODALITIES[modality]
-        if width is not None and each.embeddings in item:
-            found = field_of(item, each.embeddings, f"{name}: its first dialogue").shape[1:]
-            if len(found) == 1 and found[0] != width:
-                raise InputError(
-                    f"{name}: '{each.embeddings}' have width {found[0]}, but the model expects {each.width} = {width}"
-                )
 
 
 def _check_labels(labels: torch.Tensor, name: str, config: Any):

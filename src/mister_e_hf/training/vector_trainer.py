@@ -1,0 +1,142 @@
+"""What the trainers of models of vectors share: their inputs, statistics, log of loss terms and pushes."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..base import progress
+from ..base.errors import InputError
+from ..base.modalities import MODALITIES
+from ..hub.checkpoint import push_checkpoint, save_checkpoint
+from ..models.modeling_conversation import ConversationPreTrainedModel
+from ..vectors.dialogue_datasets import dataset_statistics
+from ..vectors.dialogue_vectors import DialogueVectors
+from .epoch_trainer import EpochTrainer, EpochTrainingArguments
+
+
+@dataclass
+class VectorTrainingArguments(EpochTrainingArguments):
+    r"""
+    [`~transformers.TrainingArguments`] of models of vectors.
+
+    Args:
+        standardize (`bool`, defaults to `True`):
+            before the first step, fit the model's mean and standard deviation of each vector dimension on the
+            training turns.
+    """
+
+    standardize: bool = field(default=True, metadata={"help": "Fit the model's input mean and deviation on train."})
+
+    def __post_init__(self):
+        for name in ("activation_checkpointing", "gradient_checkpointing"):
+            if getattr(self, name, None):
+                raise InputError(f"{name} is for encoders only; set it in an encoder's section training")
+        super().__post_init__()
+
+
+class VectorTrainer(EpochTrainer):
+    """Base class of the trainers of models that read vectors: [`ConversationPreTrainedModel`]."""
+
+    def __init__(self, *arguments, **kwargs):
+        super().__init__(*arguments, **kwargs)
+        self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        self._unread = [name for name in MODALITIES if name not in self.own_model.config.modalities]
+
+    @property
+    def own_model(self) -> ConversationPreTrainedModel:
+        """The model without what the Trainer wraps around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    @property
+    def title(self) -> str:
+        return f"{self.own_model.title}, seed {self.args.seed}"
+
+    # Data
+
+    def standardize_inputs(self, data: Any):
+        """
+        Fit the model's mean and standard deviation of each vector dimension.
+
+        Args:
+            data: a dataset that [`check_dialogues`] has checked.
+
+        Raises:
+            InputError: if no turn has a modality that the model reads and the dialogues hold.
+        """
+        first = data[0]
+        for name, modality in MODALITIES.items():
+            module = self.own_model.input_of(name)
+            if module is None or modality.embeddings not in first:
+                continue
+            own = isinstance(data, DialogueVectors)
+            found = data.statistics(name) if own else dataset_statistics(data, name)
+            if found is None:
+                raise InputError(f"train_dataset: no turn has {name}, so its vectors cannot be standardised")
+            module.set_statistics(*found)
+
+    def say_what_is_not_read(self, data: Any):
+        """Report the modalities of these dialogues that the model does not read."""
+        first = data[0]
+        unread = [name for name in self._unread if MODALITIES[name].embeddings in first]
+        if unread and self.is_world_process_zero():
+            progress.line(f"{self.title}: the model does not read the dialogues' {' and '.join(unread)} vectors")
+
+    def _prepare_inputs(self, inputs):
+        """As the Trainer's, without the modalities that the model does not read."""
+        left_out = {field for name in self._unread for field in (MODALITIES[name].embeddings, MODALITIES[name].mask)}
+        return super()._prepare_inputs({name: values for name, values in inputs.items() if name not in left_out})
+
+    # The log
+
+    @torch.no_grad()
+    def note_terms(self, terms: dict[str, torch.Tensor]):
+        """Remember terms of the loss of a training batch, by name, for the log."""
+        if not self._term_sums:  # the first batch since the last log, or since training resumed
+            self._steps_at_last_log = self.state.global_step
+        for name, value in terms.items():
+            self._term_sums[f"{name}_loss"] += value.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
+        if "loss" in logs and self._term_sums:
+            steps = max(self.state.global_step - self._steps_at_last_log, 1)
+            names = sorted(self._term_sums)
+            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
+            sums = self.accelerator.reduce(sums, reduction="sum")
+            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
+            self._term_sums.clear()
+        super().log(logs, start_time)
+
+    _steps_at_last_log = 0
+
+    # The Hub
+
+    @property
+    def _folder(self) -> Path:
+        assert self.args.output_dir is not None  # the arguments set it
+        return Path(self.args.output_dir)
+
+    def push_to_hub(  # type: ignore[override]  # returns the repository's id, as a push of a model does
+        self, commit_message: str | None = "End of training", token: str | None = None, **kwargs
+    ) -> str:
+        """Write the checkpoint folder and push the files on its list: no optimizer state and no pickle."""
+        if not self.is_world_process_zero():
+            return ""
+        save_checkpoint(self._folder, self.accelerator.unwrap_model(self.model))
+        return self.push_folder(commit_message, token, kwargs.get("revision"))
+
+    def push_folder(
+        self, commit_message: str | None = None, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Push the checkpoint folder as it is to the repository of the arguments; returns the repository's id."""
+        return push_checkpoint(
+            self._folder,
+            self.args.hub_model_id or self._folder.absolute().name,
+            commit_message=commit_message,
+            token=token or self.args.hub_token,
+            private=self.args.hub_private_repo,
+            revision=revision or self.args.hub_revision,
+        )
