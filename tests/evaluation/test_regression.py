@@ -94,6 +94,20 @@ def test_constant_labels_have_no_correlation():
     assert found["undefined"][1] == "ccc of sentiment is undefined: its labels and predictions are one constant"
 
 
+@pytest.mark.parametrize("offset", [1e6, -3e7, 1e9])
+def test_only_constant_values_have_no_correlation_however_far_apart_both_are(offset):
+    """Labels far from zero and predictions near zero, or the other way round: sums about one value lose all digits."""
+    labels, predictions, _ = random_scores(200, digits=6)
+    near = regression_scores(labels, predictions, ["s"])["corr"]
+    for one, other in ((labels + offset, predictions), (labels, predictions + offset)):
+        found = regression_scores(one, other, ["s"])
+        assert "undefined" not in found
+        assert found["corr"] == pytest.approx(near, rel=1e-5)
+        assert found["mae"] == pytest.approx(abs(offset), rel=1e-3)
+        assert abs(found["ccc"]) < 1e-9
+    assert regression_scores(labels, np.full_like(labels, offset + 0.1), ["s"])["corr"] is None
+
+
 def test_nearly_constant_predictions_have_a_correlation():
     labels, predictions, _ = random_scores(100, digits=6)
     tiny = predictions * 1e-4 + 0.5

@@ -121,7 +121,7 @@ def test_draws_in_which_a_score_is_undefined_are_left_out():
 @pytest.mark.timeout(60)
 def test_a_study_is_compared_in_seconds():
     """25 systems, 5 seeds, 1,152 dialogues, three targets."""
-    sums = np.random.default_rng(0).random(size=(5, 1152, 3, 7))
+    sums = np.random.default_rng(0).random(size=(5, 1152, 3, 8))
     full = resampled_regression_scores(sums)["mae"]
     for _ in range(24):
         difference(resampled_regression_scores(sums)["mae"], full)

@@ -6,6 +6,7 @@ draw of dialogues, and of every seed.
 Letters: N turns, S targets, n dialogues, R bootstrap draws, K sums.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ from .metrics import SCORES
 # The scalars that every regression has; BINS adds more for one target.
 REGRESSION_SCORES = ("mae", "corr", "ccc")
 _LESS_IS_BETTER = {"mae", "expected_calibration_error"}
-_MOMENTS = 7  # sums per turn and target, see _moments
-# A variance below this share of the mean square is rounding: the values are constant.
+_MOMENTS = 8  # sums per turn and target, see _moments
+# A variance below this share of the mean square about the median is rounding: the values are constant.
 _ROUNDING = 1e-12
 
 
@@ -92,10 +93,20 @@ def sums_by_dialogue(
 
 
 def _moments(labels: np.ndarray, predictions: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """What each turn adds to the sums of moments, (..., N, S, 7)."""
-    centre = np.nanmean(labels, axis=0)  # moments about a value in their middle lose no digits
-    y, p = np.where(given, labels - centre, 0.0), np.where(given, predictions - centre, 0.0)
-    return np.stack([given.astype(np.float64), y, p, y * y, p * p, y * p, np.abs(p - y)], axis=-1)
+    """
+    What each turn adds to the sums of moments, (..., N, S, 8). Labels and predictions are taken about their own
+    medians, since moments about a distant value lose digits: of nearly constant values all of them.
+    """
+    d = np.where(given, predictions - labels, 0.0)
+    y, p = (np.where(given, values - _medians(values), 0.0) for values in (labels, predictions))
+    return np.stack([given.astype(np.float64), y, p, y * y, p * p, y * p, np.abs(d), d], axis=-1)
+
+
+def _medians(values: np.ndarray) -> np.ndarray:
+    """The median of each target, (..., 1, S); NaN where none is given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of targets without a value
+        return np.nanmedian(values, axis=-2, keepdims=True)
 
 
 def scores_from_sums(sums: np.ndarray, bins: str | None = None) -> dict[str, np.ndarray]:
@@ -115,22 +126,23 @@ def scores_from_sums(sums: np.ndarray, bins: str | None = None) -> dict[str, np.
     Returns:
         scores (..., S); NaN where one is undefined: without a turn, or of values that are constant.
     """
-    count, y, p, yy, pp, yp, distance = np.moveaxis(sums[..., :_MOMENTS], -1, 0)
+    count, y, p, yy, pp, yp, distance, d = np.moveaxis(sums[..., :_MOMENTS], -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean_y, mean_p = y / count, p / count
         variance_y, variance_p = _variance(yy / count, mean_y), _variance(pp / count, mean_p)
+        bias = d / count
         constant = (variance_y == 0) | (variance_p == 0)
         covariance = np.where(constant, 0.0, yp / count - mean_y * mean_p)
         deviations = np.sqrt(variance_y) * np.sqrt(variance_p)
         scores = {
             "mae": distance / count,
             "corr": np.where(constant, np.nan, covariance / deviations).clip(-1, 1),
-            "ccc": 2 * covariance / (variance_y + variance_p + (mean_y - mean_p) ** 2),
+            "ccc": 2 * covariance / (variance_y + variance_p + bias**2),
         }
         if bins is not None:
             scores |= binned_scores(sums[..., _MOMENTS:], count, bins)
         if bins == "sims":
-            squares = (pp - 2 * yp + yy) / count
+            squares = variance_y + variance_p - 2 * covariance + bias**2
             scores["r2"] = np.where(variance_y == 0, np.nan, 1 - squares / variance_y)
     return {name: scores[name] for name in score_names(bins)}
 
