@@ -143,13 +143,17 @@ def test_the_page_is_accessible(page):
 
 def test_all_formats_have_the_same_numbers(out, page):
     stored = json.loads((out / "report.json").read_text())
-    in_markdown = iter(markdown_rows((out / "report.md").read_text()))
+    markdown = (out / "report.md").read_text()
+    in_markdown = iter(markdown_rows(markdown))
     for section in report_sections(read_study(out)):
         assert list(stored["stages"][section.stage]) == [table.name for table in section.tables]
         for table in section.tables:
             expected = [list(table.columns), *table.cells()]
             assert page.rows[f"{section.stage}-{table.name}"] == expected
-            assert next(in_markdown) == expected
+            if table.long and len(table.records) > 30:
+                assert f"Its {len(table.records)} rows are in `tables/{section.stage}-{table.name}.csv`" in markdown
+            else:
+                assert next(in_markdown) == expected
             assert stored["stages"][section.stage][table.name]["records"] == table.records
             with (out / "tables" / f"{section.stage}-{table.name}.csv").open(newline="") as file:
                 rows = list(csv.DictReader(file))

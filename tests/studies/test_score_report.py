@@ -131,6 +131,20 @@ def test_predicted_and_error_tables_count_every_scored_turn(out):
         distance = np.abs(stage.systems["full"].predictions[..., place] - stage.labels[:, place])
         mean = sum(row["turns"] * row["mae"] for row in errors) / turns
         assert mean == pytest.approx(np.nanmean(distance))
+        first, last = errors[0], errors[-1]
+        is_first = stage.labels[:, place] < first["true_to"]
+        own = stage.systems["full"].predictions[:, is_first, place]
+        assert first["predicted_median"] == pytest.approx(np.median(own))
+        share = np.mean((own >= first["predicted_low"]) & (own <= first["predicted_high"]))
+        assert share == pytest.approx(0.8, abs=0.1) and first["predicted_high"] < last["predicted_low"]
+
+
+def test_long_tables_are_named_in_markdown_and_complete_in_the_page(out):
+    text, records = (out / "report.md").read_text(), tables_of(out)["predicted"].records
+    assert f"Its {len(records)} rows are in `tables/final-predicted.csv` and in `report.html`." in text
+    assert max(len(part.splitlines()) for part in text.split("\n\n")) <= 32
+    with (out / "tables/final-predicted.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == len(records)
 
 
 def test_gate_weights_sum_to_one_in_every_group(out):
@@ -243,7 +257,10 @@ def test_a_study_without_its_full_model_has_gaps(small):
         fail(path, "no memory")
     write_report(small)
     missing = json.loads((small / "report.json").read_text())["missing"]
-    for title in ("Predicted against true scores of the full model", "Error of the full model by true score"):
+    for title in (
+        "Predicted against true scores of the full model",
+        "Predictions and error of the full model by true score",
+    ):
         assert f"Development: {title}: the full model has no finished seed" in missing
 
 

@@ -16,6 +16,7 @@ from .method import method, provenance
 from .sections import Section, report_sections
 from .table import Table
 
+_LONGEST = 30  # rows of a table that is collapsed in the page, for it to be in Markdown
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
@@ -87,13 +88,20 @@ def _markdown_parts(study: Study, sections: list[Section]) -> Iterator[str]:
         for table in section.tables:
             yield f"### {table.title}"
             yield table.note
-            yield markdown_table(table)
+            yield _rows_elsewhere(section, table) or markdown_table(table)
     yield "## How the scores were computed"
     yield from method(study)
     yield "\n".join(f"- {heading}: {text}" for heading, text in provenance(study).items())
     yield "## What is missing"
     gaps = [gap for section in sections for gap in section.gaps]
     yield "\n".join(f"- {line}" for line in [*gaps, *study.problems]) or "Nothing."
+
+
+def _rows_elsewhere(section: Section, table: Table) -> str | None:
+    """Where a table is that is too long to be read in Markdown; None if it is not."""
+    if not table.long or len(table.records) <= _LONGEST:
+        return None
+    return f"Its {len(table.records):,} rows are in `tables/{section.stage}-{table.name}.csv` and in `report.html`."
 
 
 def _as_json(study: Study, sections: list[Section]) -> dict[str, Any]:

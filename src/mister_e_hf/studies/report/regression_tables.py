@@ -117,37 +117,46 @@ def predicted_table(measures: ScoreMeasures, stage: Stage, full: System | None) 
 
 
 def error_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> Table:
-    """Error of the full model by the true score."""
+    """Predictions of the full model and their errors, by the true score."""
     records: list[Record] = []
     for place, target, edges, row in _true_parts(measures, stage, _CELLS) if full else ():
         assert full is not None
-        errors = full.predictions[..., place] - stage.labels[:, place]  # [S, N]
+        predictions = full.predictions[..., place]  # [S, N]
+        errors = predictions - stage.labels[:, place]
         for part in range(len(edges) - 1):
             if (turns := row == part).any():
+                low, median, high = np.quantile(predictions[:, turns], [0.1, 0.5, 0.9]).tolist()
                 records.append(
                     {
                         "target": target,
                         "true_from": edges[part],
                         "true_to": edges[part + 1],
                         "turns": int(turns.sum()),
+                        "predicted_median": median,
+                        "predicted_low": low,
+                        "predicted_high": high,
                         "mae": float(np.abs(errors[:, turns]).mean()),
                         "mean_error": float(errors[:, turns].mean()),
                     }
                 )
     return Table(
         "error_by_true_score",
-        "Error of the full model by true score",
-        "Mean over turns and seeds. The mean error is positive where predictions are too high.",
+        "Predictions and error of the full model by true score",
+        "Over turns and seeds: the median of the predictions and what the middle 80 % of them are, the mean absolute "
+        "error, and the mean error, which is positive where predictions are too high.",
         records,
         {
             "target": lambda record: record["target"],
             "true": lambda record: _range(record["true_from"], record["true_to"]),
             "turns": lambda record: f"{record['turns']:,}",
+            "predicted": _number("predicted_median"),
+            "80 % of predictions": lambda record: " to ".join(
+                formatted(record[f"predicted_{end}"], "{:.3f}") for end in ("low", "high")
+            ),
             "MAE": _number("mae"),
             "mean error": lambda record: formatted(record["mean_error"], "{:+.3f}"),
         },
         gap=None if full else NO_FULL,
-        long=True,
     )
 
 
