@@ -6,6 +6,7 @@ import yaml
 
 from mister_e_hf import MisterEModel, Recipe
 from mister_e_hf.models.registry import baselines, entry
+from mister_e_hf.training.recipe_baselines import kept_values
 from support.small_recipes import SECTIONS, changed_corpus, recipe, write
 
 BASELINES = [each.name for each in baselines()]
@@ -114,3 +115,15 @@ def test_mistakes_in_a_baseline_raise():
         recipe("--baselines.sdt.model.dropout", "2").baseline("sdt").model_config()
     with pytest.raises(ValueError, match="'erc_mult' has no context_num_layers; write a recipe"):
         recipe("--context_num_layers", "2", "--model_type", "erc_mult")
+
+
+def test_options_that_baselines_do_not_follow_are_named():
+    words = ["--num_train_epochs", "3", "--training.weight_decay=0.5", "--model.hidden_size", "32"]
+    made = recipe_of_baselines(*words)
+    (sentence,) = kept_values(made, words, ["bc_lstm", "mult"])  # mult's own number of epochs is the same
+    assert sentence == (
+        "num_train_epochs 3 is for MiSTER-E alone; the baselines keep their own: bc_lstm 25 "
+        "(--baselines.bc_lstm.training.num_train_epochs 3 changes one)"
+    )
+    words += ["--baselines.bc_lstm.training.num_train_epochs", "3"]
+    assert not list(kept_values(recipe_of_baselines(*words), words, ["bc_lstm", "mult"]))

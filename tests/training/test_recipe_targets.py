@@ -5,7 +5,8 @@ import pytest
 import torch
 import yaml
 
-from mister_e_hf import DialogueCollator, Recipe, cli
+from mister_e_hf import DialogueCollator, MisterEConfig, Recipe, cli
+from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import registered
 from mister_e_hf.training.preflight import check_run
 from support.small_recipes import write
@@ -187,3 +188,16 @@ def test_init_without_classes_names_the_columns_of_scores(scores, tmp_path, monk
     error = capsys.readouterr().err
     assert "no turn with a label" in error and "--targets: valence, activation" in error
     assert not (tmp_path / "mine.yaml").exists()
+
+
+def test_a_gamma_of_the_loss_of_classes_is_refused(scores):
+    with pytest.raises(InputError, match="section 'model': focal_gamma is for classes, .* leave it out, got 5"):
+        score_recipe(scores, "--model.focal_gamma", "5").model_config()
+    made = Recipe(SECTIONS | {"text_encoder": {"backbone": "org/text", "focal_gamma": 1.0}})
+    made.override(["--corpus", str(scores)])
+    with pytest.raises(InputError, match="section 'text_encoder': focal_gamma is for classes"):
+        made.model_config()
+    # What recipes of both tasks share still trains on scores.
+    own = Recipe.load("own-small", ["--corpus", str(scores), "--corpus.targets", "valence"])
+    assert own.model_config().task == "regression"
+    assert MisterEConfig(problem_type="regression", focal_gamma=5.0).focal_gamma == 5  # as older checkpoints may have

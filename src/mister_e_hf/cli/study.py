@@ -1,6 +1,7 @@
 """The commands `mister-e search`, `ablate` and `report`."""
 
 import argparse
+import logging
 
 from ..base.chatter import hide_unnamed_bars
 from ..base.progress import line
@@ -54,12 +55,24 @@ def add_study_commands(commands: argparse._SubParsersAction, shared: argparse.Ar
     report.set_defaults(run=_report)
 
 
+def _warn_of_own_training(recipe, words: list[str], chosen: list[str] | None, prefix: str):
+    """Report options that the baselines of a study do not follow."""
+    from ..models.registry import baselines, entry_of
+    from ..training.recipe_baselines import kept_values
+
+    own = entry_of(recipe.model_type).name
+    names = [each.name for each in baselines() if each.name != own]
+    for sentence in kept_values(recipe, words, [name for name in names if not chosen or prefix + name in chosen]):
+        logging.getLogger(__name__).warning("%s", sentence)
+
+
 def _search(arguments: argparse.Namespace):
     from ..studies.search import failed_trials, format_trials, search
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.overrides)
+    _warn_of_own_training(recipe, arguments.overrides, arguments.systems, "")
     names = ("out", "trials", "systems", "folds", "jobs")
     scored = search(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
     print_result(f"{format_trials(scored)}\nin {arguments.out}", trials=scored, folder=arguments.out)
@@ -69,10 +82,12 @@ def _search(arguments: argparse.Namespace):
 
 def _ablate(arguments: argparse.Namespace):
     from ..studies.ablation import ablate
+    from ..studies.study import BASELINE
     from ..training.recipe import Recipe
 
     hide_unnamed_bars()
     recipe = Recipe.load(arguments.recipe, arguments.overrides)
+    _warn_of_own_training(recipe, arguments.overrides, arguments.variants, BASELINE)
     names = ("out", "seeds", "folds", "variants", "final", "jobs")
     failed = ablate(recipe, **{name: getattr(arguments, name) for name in names}, report=line)
     print_result(f"in {arguments.out}; next: mister-e report {arguments.out}", folder=arguments.out, failed=failed)

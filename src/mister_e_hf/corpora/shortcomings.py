@@ -16,7 +16,10 @@ _CONSEQUENCE = {
 
 
 def target_shortcomings(
-    targets: Mapping[str, Mapping[str, Mapping[str, Any]]], turns: Mapping[str, int], dialogues: Mapping[str, int]
+    targets: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    turns: Mapping[str, int],
+    dialogues: Mapping[str, int],
+    chooses_epoch: bool = True,
 ) -> Iterator[str]:
     r"""
     Yield a sentence for each shortage of data of a regression.
@@ -25,6 +28,7 @@ def target_shortcomings(
         targets: by split and target, the `turns` that have it and their standard deviation `sd`.
         turns: those with any of the targets, by split.
         dialogues: by split.
+        chooses_epoch: whether the epoch is chosen on validation.
     """
     for split in (split for split in _CONSEQUENCE if split in targets):
         for name, facts in targets[split].items():
@@ -32,7 +36,7 @@ def target_shortcomings(
                 yield f"{split} has no turn with a score of {name}."
             elif not facts["sd"]:
                 yield f"{split} has one score of {name} at all turns: its correlation is undefined."
-    if 0 < turns.get("validation", 0) < FEWEST_TURNS:
+    if chooses_epoch and 0 < turns.get("validation", 0) < FEWEST_TURNS:
         yield (
             f"validation has {count_of(turns['validation'], 'labelled turn')}: too few to choose an epoch with "
             "confidence."
@@ -40,7 +44,9 @@ def target_shortcomings(
     yield from _few_dialogues(dialogues)
 
 
-def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int]) -> Iterator[str]:
+def shortcomings(
+    classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[str, int], chooses_epoch: bool = True
+) -> Iterator[str]:
     r"""
     Yield a sentence for each shortage of data that makes the scores less meaningful than they look.
 
@@ -48,6 +54,7 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
     Args:
         classes: labelled turns of each class, by split.
         dialogues: by split.
+        chooses_epoch: whether the epoch is chosen on validation.
 
     Yields:
         a sentence each; nothing for a corpus without any label.
@@ -60,12 +67,15 @@ def shortcomings(classes: Mapping[str, Mapping[str, int]], dialogues: Mapping[st
             yield f"{split} has no labelled turn."
         elif absent := [name for name, count in counts.items() if not count]:
             more = f" and {len(absent) - _NAMED:,} others" if len(absent) > _NAMED else ""
-            yield f"{split} has no turn of {', '.join(absent[:_NAMED])}{more}: {_CONSEQUENCE[split]}."
+            last = split == "validation" and not chooses_epoch
+            consequence = "its scores are without it" if last else _CONSEQUENCE[split]
+            yield f"{split} has no turn of {', '.join(absent[:_NAMED])}{more}: {consequence}."
     turns = sum(classes.get("validation", {}).values())
     if 0 < turns < FEWEST_TURNS:
+        choice = "too few to choose an epoch with confidence, and " if chooses_epoch else ""
         yield (
-            f"validation has {count_of(turns, 'labelled turn')}: too few to choose an epoch with confidence, and no "
-            f"temperature is fitted to fewer than {FEWEST_TURNS}, so probabilities stay as the model gives them."
+            f"validation has {count_of(turns, 'labelled turn')}: {choice}no temperature is fitted to fewer than "
+            f"{FEWEST_TURNS}, so probabilities stay as the model gives them."
         )
     yield from _few_dialogues(dialogues)
 

@@ -22,6 +22,7 @@ from ..base.records import check_same
 from ..base.yaml_files import read_yaml
 from ..training.preflight import check_conversation_model, check_seeds
 from ..training.recipe import Recipe
+from ..training.recipe_widths import take_widths
 from ..training.run_folder import git_commit
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE, ROBUST
@@ -65,6 +66,8 @@ def ablate(
     check_counts(folds=folds, jobs=jobs)
     check_seeds(seeds)
     out = check_output_folder(out, [recipe.corpus.path])
+    for sentence in take_widths(recipe):
+        report(sentence)
     known = _variants(out, recipe)
     for name in variants or ():
         if name not in known:

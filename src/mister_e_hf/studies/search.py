@@ -18,6 +18,7 @@ from ..base.errors import InputError, reading, short
 from ..base.files import check_output_folder, write_json, write_yaml
 from ..base.records import check_same
 from ..training.recipe import Recipe
+from ..training.recipe_widths import take_widths
 from .measures import Measures, in_per_cent, measures_of
 from .prediction_files import read_predictions
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
@@ -57,6 +58,8 @@ def search(
     """
     check_counts(trials=trials, folds=folds, jobs=jobs)
     out = check_output_folder(out, [recipe.corpus.path])
+    for sentence in take_widths(recipe):
+        report(sentence)
     known = compared_systems(recipe)
     for name in systems or ():
         if name not in known:

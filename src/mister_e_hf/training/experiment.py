@@ -36,6 +36,7 @@ from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .preflight import check_seeds
 from .recipe import Recipe
+from .recipe_widths import take_widths
 from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ def _run(
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
     _check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
-    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names)
+    chooses = arguments.load_best_model_at_end
+    results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)
     output_dir, model = trainer.output_dir, trainer.own_model
     config, names = model.config, list(model.config.id2label.values())
     outputs = {split: predict(trainer, corpus[split]) for split in ("validation", "test")}
@@ -138,9 +140,12 @@ def _calibrate(
 
 def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     """The corpus of the recipe, with a warning for each of its shortcomings."""
+    for sentence in take_widths(recipe):
+        report(sentence)
     corpus = recipe.read_corpus()
     if PartialState().is_main_process:
-        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names)["shortcomings"]:
+        chooses = bool(recipe.value("training.load_best_model_at_end"))
+        for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)["shortcomings"]:
             logger.warning("%s", sentence)
     return corpus
 

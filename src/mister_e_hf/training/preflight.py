@@ -23,6 +23,7 @@ from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
 from .recipe import Recipe
+from .recipe_widths import take_widths
 from .run_folder import read_results
 
 
@@ -66,6 +67,8 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     recipe.training_arguments(output_dir, seeds[0])  # first: it starts the process group, if there is one
     found = vector_modalities(recipe.corpus_path())
     if found:
+        for sentence in take_widths(recipe):
+            progress.line(sentence)
         _leave_out(recipe, [name for name in MODALITIES if name not in found], "the corpus has no vectors of")
         check_conversation_model(recipe, output_dir)
         return Plan(recipe, [])

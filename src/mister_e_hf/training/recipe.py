@@ -20,7 +20,6 @@ from ..models.configuration_conversation import ConversationConfig
 from ..models.registry import baselines, default_model_type, entry_of
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
-from ..vectors.store import vector_width
 from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .recipe_baselines import sections_of_baseline
@@ -33,11 +32,13 @@ from .recipe_sections import (
     EncoderSettings,
     absent_modality,
     baseline_sections,
+    check_focal_gamma,
     encoder_sections,
     model_fields,
     training_defaults,
     training_fields,
 )
+from .recipe_widths import find_widths
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
 
@@ -264,7 +265,9 @@ class Recipe:
         recipe nor the model's defaults state becomes that of the corpus or of the encoder.
         """
         names = dict(enumerate(self.corpus.names))
-        self._find_widths()
+        if self.regression:
+            check_focal_gamma(self.sections, self.model_type, self.source)
+        find_widths(self)
         fields = dict(self.sections["model"])
         fields.pop("model_type", None)
         if self.regression:
@@ -273,19 +276,6 @@ class Recipe:
             return entry_of(self.model_type).config_class()(id2label=names, **fields)
         except Exception as error:  # the checks of a configuration raise errors of several kinds
             raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
-
-    def _find_widths(self):
-        section, defaults = self.sections["model"], entry_of(self.model_type).config_class()
-        for name in section.get("modalities") or ():
-            modality = MODALITIES.get(name)
-            if modality is None or modality.width in section or getattr(defaults, modality.width, 0) is not None:
-                continue
-            path = self.sections["corpus"].get("path")
-            width = vector_width(path, name) if path else None
-            if width is None and self.sections.get(modality.encoder):
-                width = self.encoder(name).config(self.label2id).embedding_dim
-            if width is not None:
-                section[modality.width] = width
 
     def model(self) -> PreTrainedModel:
         """A new model with this configuration."""

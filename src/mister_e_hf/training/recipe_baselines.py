@@ -1,14 +1,39 @@
 """The sections of the recipe of a baseline, made of those of another model on the same corpus."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..base.modalities import MODALITIES
 from ..models.registry import entry, entry_of, registered
 from .recipe_sections import training_fields
 
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
 # Fields of a model that do not depend on its architecture, beside the widths of its input.
 _OF_THE_CORPUS = ("feature_clip", "class_weights", "regression_loss", "huber_delta")
+
+
+def kept_values(recipe: "Recipe", words: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    r"""
+    Yield a sentence for each field of training on the command line that some baselines do not follow, since their
+    training sets it.
+
+    Args:
+        recipe: the recipe with the command line applied.
+        words: the command line.
+        names: the baselines that are compared.
+    """
+    fields = {word[2:].partition("=")[0].removeprefix("training.") for word in words if word.startswith("--")}
+    for field in sorted(fields & set(recipe.sections["training"])):
+        value = recipe.sections["training"][field]
+        own = {name: recipe.baseline(name).sections["training"].get(field, value) for name in names}
+        if kept := {name: each for name, each in own.items() if each != value}:
+            yield (
+                f"{field} {value} is for {recipe.title()} alone; the baselines keep their own: "
+                f"{', '.join(f'{name} {each}' for name, each in kept.items())} "
+                f"(--baselines.{next(iter(kept))}.training.{field} {value} changes one)"
+            )
 
 
 def sections_of_baseline(name: str, sections: Mapping[str, dict[str, Any]], model_type: str) -> dict[str, Any]:

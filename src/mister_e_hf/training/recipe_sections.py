@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,6 +75,21 @@ def absent_modality(model_type: str, field: str) -> str | None:
     """The end of a message about the width of a modality that a registered model does not read; None otherwise."""
     name = next((name for name, modality in MODALITIES.items() if modality.width == field), None)
     return name and f": {entry_of(model_type).config_class().does_not_take(name)}"
+
+
+def check_focal_gamma(sections: Mapping[str, Mapping[str, Any]], model_type: str, source: str):
+    """
+    Raise InputError if a recipe of scores sets a gamma of the loss of classes, which has no effect there. 0 and the
+    default, which recipes of both tasks share, do not count as set.
+    """
+    configs = {modality.encoder: UtteranceEncoderConfig for modality in MODALITIES.values()}
+    for section, config in ({"model": entry_of(model_type).config_class()} | configs).items():
+        given = sections.get(section, {}).get("focal_gamma", 0)
+        if given not in (0, getattr(config, "focal_gamma", 0)):
+            raise InputError(
+                f"{source}: section '{section}': focal_gamma is for classes, and corpus.targets are scores; leave it "
+                f"out, got {given}"
+            )
 
 
 def encoder_sections() -> dict[str, dict[str, Any]]:

@@ -13,7 +13,10 @@ from .dialogue_vectors import DialogueVectors
 
 
 def corpus_facts(
-    path: str | Path | None, splits: Mapping[str, DialogueVectors], label_names: list[str]
+    path: str | Path | None,
+    splits: Mapping[str, DialogueVectors],
+    label_names: list[str],
+    chooses_epoch: bool = True,
 ) -> dict[str, Any]:
     r"""
     Facts of a corpus for a run's results.
@@ -22,6 +25,7 @@ def corpus_facts(
         path: path of the corpus: a folder or the id of a Hub dataset; None if it was never on disk.
         splits: the splits of the corpus.
         label_names: label names in the order of the class indices, or the names of a regression's targets.
+        chooses_epoch: whether the run chooses an epoch on validation, rather than keep the last.
 
     Returns:
         `stated`, what the corpus's tables say of their origin; by split `dialogues` and `labelled_turns`;
@@ -43,11 +47,11 @@ def corpus_facts(
             split: 0 if data.labels is None else int((~np.isnan(data.labels)).any(1).sum())
             for split, data in splits.items()
         }
-        facts["shortcomings"] = list(target_shortcomings(targets, facts["labelled_turns"], dialogues))
+        facts["shortcomings"] = list(target_shortcomings(targets, facts["labelled_turns"], dialogues, chooses_epoch))
         return facts | {"targets": targets}
     classes = class_counts(splits, label_names)
     facts["labelled_turns"] = {split: sum(counts.values()) for split, counts in classes.items()}
-    facts["shortcomings"] = list(shortcomings(classes, dialogues))
+    facts["shortcomings"] = list(shortcomings(classes, dialogues, chooses_epoch))
     return facts
 
 

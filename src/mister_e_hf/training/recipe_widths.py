@@ -1,0 +1,50 @@
+"""Widths of a model's input that the recipe does not state, or states for the vectors of its own encoders."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ..base.modalities import MODALITIES
+from ..models.registry import entry_of
+from ..vectors.store import vector_modalities, vector_width
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+
+def find_widths(recipe: "Recipe"):
+    """Set each width that neither recipe nor model states to that of the corpus or of the encoder."""
+    section, defaults = recipe.sections["model"], entry_of(recipe.model_type).config_class()
+    for name in section.get("modalities") or ():
+        modality = MODALITIES.get(name)
+        if modality is None or modality.width in section or getattr(defaults, modality.width, 0) is not None:
+            continue
+        path = recipe.sections["corpus"].get("path")
+        width = vector_width(path, name) if path else None
+        if width is None and recipe.sections.get(modality.encoder):
+            width = recipe.encoder(name).config(recipe.label2id).embedding_dim
+        if width is not None:
+            section[modality.width] = width
+
+
+def take_widths(recipe: "Recipe") -> Iterator[str]:
+    r"""
+    Take the widths of a corpus of vectors for the modalities whose encoder the recipe names: the widths that it states
+    are then those of what its own encoders would make. A recipe that states which vectors it is for (`corpus.vectors`)
+    keeps its widths, so that other vectors are refused.
+
+    Args:
+        recipe: changed in place; it must name a corpus.
+
+    Yields:
+        a sentence for each width that changed.
+    """
+    path, stated = recipe.corpus_path(), recipe.sections["corpus"].get("vectors") or {}
+    takes = recipe.model_config().takes()
+    for name in vector_modalities(path):
+        modality = MODALITIES[name]
+        if name in stated or name not in takes or not recipe.sections.get(modality.encoder):
+            continue
+        width, before = vector_width(path, name), recipe.value(f"model.{modality.width}")
+        if width is not None and width != before:
+            recipe.set(f"model.{modality.width}", width)
+            yield f"{modality.width} is {width}, the width of the vectors of the corpus (the recipe's is {before})"
