@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .models.emo_caps.configuration_emo_caps import EmoCapsConfig as EmoCapsConfig
     from .models.emo_caps.modeling_emo_caps import EmoCapsModel as EmoCapsModel
     from .models.emo_caps.modeling_emo_caps import EmoCapsOutput as EmoCapsOutput
+    from .models.emo_caps.pretraining_emo_caps import EmoCapsForPreTraining as EmoCapsForPreTraining
     from .models.mister_e.configuration_mister_e import MisterEConfig as MisterEConfig
     from .models.mister_e.convert_reference import convert_reference_checkpoint as convert_reference_checkpoint
     from .models.mister_e.modeling_mister_e import MisterEModel as MisterEModel
@@ -55,6 +56,7 @@ _HOME = {
     "MisterEOutput": "models.mister_e.modeling_mister_e",
     "EmoCapsConfig": "models.emo_caps.configuration_emo_caps",
     "EmoCapsModel": "models.emo_caps.modeling_emo_caps",
+    "EmoCapsForPreTraining": "models.emo_caps.pretraining_emo_caps",
     "EmoCapsOutput": "models.emo_caps.modeling_emo_caps",
     "MisterEForPreTraining": "models.mister_e.pretraining_mister_e",
     "UtteranceEncoderConfig": "encoders.configuration_utterance_encoder",

@@ -365,6 +365,7 @@ _ENTRIES = {
             training={"learning_rate": 3e-4, "num_train_epochs": 25},
             search_space=_EMO_CAPS_SPACE,
             ablations=_EMO_CAPS_ABLATIONS,
+            pretraining=".emo_caps.pretraining_emo_caps:EmoCapsForPreTraining",
             streams=True,
         ),
         _baseline("logistic_regression", "LogisticRegression", 1e-3),

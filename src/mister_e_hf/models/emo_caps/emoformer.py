@@ -81,15 +81,19 @@ class EmoCapsBackbone(nn.Module):
 
     def __init__(self, config: EmoCapsConfig):
         super().__init__()
-        self.modalities = tuple(config.modalities)
-        for name in self.modalities:
+        names = config.modalities
+        for name in names:
             setattr(self, f"{name}_input", ModalityInput(config.width(name), config.feature_clip))
-        for name in self.modalities:
-            setattr(self, f"{name}_emoformer", Emoformer(config, config.width(name)))
+        self.emoformers = nn.ModuleDict({name: Emoformer(config, config.width(name)) for name in names})
+        self.pairs = tuple(permutations(names, 2)) if config.interactions else ()
         # X_to_Y: Y asks and X answers
-        for name, other in permutations(self.modalities if config.interactions else (), 2):
-            setattr(self, f"{other}_to_{name}", Transformer(config, causal=config.causal))
-        self.has_interactions = config.interactions
+        self.crossings = nn.ModuleDict(
+            {f"{other}_to_{name}": Transformer(config, causal=config.causal) for name, other in self.pairs}
+        )
+
+    def input_of(self, modality: str) -> ModalityInput | None:
+        """The layer that standardises the vectors of a modality; None if they are not read."""
+        return getattr(self, f"{modality}_input", None)
 
     def forward(
         self, turns: Mapping[str, ModalityTurns], present: Mapping[str, torch.Tensor], layout: TurnLayout
@@ -99,12 +103,11 @@ class EmoCapsBackbone(nn.Module):
         attended to.
         """
         states = EmoCapsStates({}, {}, {}, {})
-        for name in self.modalities:
-            states.sentence[name], states.context[name], states.emotion[name] = getattr(self, f"{name}_emoformer")(
-                turns[name], present[name], layout
-            )
-        for name, other in permutations(self.modalities if self.has_interactions else (), 2):
-            states.crossed[name, other] = getattr(self, f"{other}_to_{name}")(
+        for name, emoformer in self.emoformers.items():
+            found = emoformer(turns[name], present[name], layout)
+            states.sentence[name], states.context[name], states.emotion[name] = found
+        for name, other in self.pairs:
+            states.crossed[name, other] = self.crossings[f"{other}_to_{name}"](
                 states.context[name], layout, states.context[other], present[other]
             )
         return states

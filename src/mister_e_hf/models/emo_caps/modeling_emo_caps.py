@@ -81,7 +81,11 @@ class EmoCapsModel(ConversationPreTrainedModel):
         self.post_init()
 
     def input_of(self, modality: str) -> ModalityInput | None:
-        return getattr(self.backbone, f"{modality}_input", None)
+        return self.backbone.input_of(modality)
+
+    @classmethod
+    def is_pretrained(cls, name: str) -> bool:
+        return name.startswith("backbone.")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
