@@ -202,7 +202,7 @@ MISTAKES = {
     "baselines, seed": ("baselines: {sdt: {training: {seed: 1}}}\n", "training.seed does not belong in a recipe"),
     "baselines, unknown type": (
         "model: {model_type: bert}\n",
-        "'model_type' must be one of 'mister_e', 'erc_logistic_regression",
+        "'model_type' must be one of 'mister_e', '",
     ),
     "baselines, field of another type": (
         "model: {model_type: erc_bc_lstm, gate: mean}\n",

@@ -31,6 +31,7 @@ from .recipe_sections import (
     SECTIONS,
     EncoderSettings,
     absent_modality,
+    advice_without_backbone,
     baseline_sections,
     check_focal_gamma,
     encoder_sections,
@@ -368,7 +369,10 @@ class Recipe:
         """The section of the encoder of one modality."""
         section = MODALITIES[modality].encoder
         if not self.sections.get(section, {}).get("backbone"):
-            raise InputError(f"{self.source}: no {section}.backbone, so no encoder of {modality} can be trained")
+            raise InputError(
+                f"{self.source}: no {section}.backbone, so no encoder of {modality} can be trained. "
+                f"{advice_without_backbone(self.source, section)}"
+            )
         return EncoderSettings(
             self.source,
             modality,

@@ -2,6 +2,9 @@
 Write a recipe for a corpus: with its labels or scores, its modalities, and the widths of its vectors if it holds any.
 """
 
+import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from ..base.files import write_text
 from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import load_dialogues
+from ..corpora.schema import UNLABELLED
 from ..encoders.utterances import Utterances
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import SPLITS
@@ -23,8 +27,15 @@ from .recipe import Recipe
 from .recipe_fields import nearest
 from .recipe_files import find_recipe
 
+logger = logging.getLogger(__name__)
+
 # The recipes that sizes and rates are taken from; the second one for a corpus with video, which MiSTER-E cannot read.
 BASES = ("own-small", "own-video")
+MULTILINGUAL = {
+    "speech": "openai/whisper-tiny",
+    "text": "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+}
+_LETTERS = 5000  # of the transcripts that tell the script
 
 
 def init_recipe(
@@ -68,6 +79,8 @@ def init_recipe(
     sections["corpus"] = {"path": str(corpus), **stated}
     recipe = Recipe(sections, str(path))
     recipe.leave_out([name for name in MODALITIES if name not in widths])
+    if None in widths.values() and (script := foreign_script(corpus)):
+        logger.warning("%s", _advice_on_language(recipe, script))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, _header(path, widths) + yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True))
     return path, recipe
@@ -92,11 +105,15 @@ def _settings(corpus: str | Path, targets: list[str]) -> CorpusSettings:
             raise InputError(f"'{corpus}' has no column '{name}' with a number per turn{nearest(name, columns)}")
     if targets:
         return CorpusSettings(targets=targets)
+    hint = f". To predict scores, name their columns with --targets: {', '.join(columns)}" if columns else ""
     try:
-        return CorpusSettings(labels=corpus_labels(corpus))
+        labels = corpus_labels(corpus)
     except InputError as error:
-        hint = f". To predict scores, name their columns with --targets: {', '.join(columns)}" if columns else ""
-        raise InputError(f"{error}{hint}") from error
+        own = f"(mister-e train own-small --corpus {corpus} --corpus.labels NAME NAME ...)"
+        raise InputError(f"{error}{hint}".replace("(--corpus.labels)", own)) from error
+    if labels == UNLABELLED:
+        raise InputError(f"'{corpus}' has no turn with a label{hint}")
+    return CorpusSettings(labels=labels)
 
 
 def _widths(corpus: str | Path, settings: CorpusSettings) -> dict[str, int | None]:
@@ -129,6 +146,29 @@ def _widths(corpus: str | Path, settings: CorpusSettings) -> dict[str, int | Non
     }  # what its encoder is trained and chosen on
 
 
+def foreign_script(corpus: str | Path) -> str | None:
+    """The script of most letters of the transcripts of train, such as "CJK", if it is not Latin; None otherwise."""
+    counts: Counter[str] = Counter()
+    for table in load_dialogues(corpus)["train"].with_format("arrow").select_columns("utterances").iter(batch_size=50):
+        for chunk in table["utterances"].chunks:
+            for text in chunk.flatten().field("text").drop_null().to_pylist():
+                counts.update(unicodedata.name(each, "").split(" ")[0] for each in text if each.isalpha())
+        if counts.total() > _LETTERS:
+            break
+    return None if 2 * counts["LATIN"] >= counts.total() else counts.most_common(1)[0][0]
+
+
+def _advice_on_language(recipe: Recipe, script: str) -> str:
+    named = {modality.name: modality.encoder for modality in MODALITIES.values() if modality.name in MULTILINGUAL}
+    fields = [
+        f"{section}.backbone {MULTILINGUAL[name]}" for name, section in named.items() if recipe.sections.get(section)
+    ]
+    return (
+        f"the transcripts are mostly written in {script.capitalize() if script != 'CJK' else script} characters, and "
+        f"the encoders are English; change in the recipe, for example: {', '.join(fields)}"
+    )
+
+
 def _check_labelled(split: str, turns: int):
     if not turns:
         raise InputError(
@@ -141,8 +181,8 @@ def _header(path: Path, widths: dict[str, int | None]) -> str:
     lines = [f"mister-e train {path}"]
     if encoders:
         lines += [
-            "The encoders are small and English; for other languages take, for example, openai/whisper-tiny and",
-            "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2.",
+            f"The encoders are small and English; for other languages take, for example, {MULTILINGUAL['speech']} and",
+            f"{MULTILINGUAL['text']}.",
         ]
     if "visual" in widths:
         lines.append("The model is MulT, since MiSTER-E does not read video.")

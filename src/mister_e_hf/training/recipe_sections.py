@@ -92,6 +92,14 @@ def check_focal_gamma(sections: Mapping[str, Mapping[str, Any]], model_type: str
             )
 
 
+def advice_without_backbone(source: str, section: str) -> str:
+    """What to do with a recipe that names no backbone: those of the demos get theirs from a script."""
+    scripts = {"demo-video": "python scripts/demo.py runs/demo-video --video", "demo-recordings": "make demo"}
+    script = scripts.get(Path(source).stem)
+    made = f"The backbones of this recipe are made by `{script}`. " if script else ""
+    return f"{made}Name one (--{section}.backbone), or take a recipe that does: own-small, or own-video with video"
+
+
 def encoder_sections() -> dict[str, dict[str, Any]]:
     """Fields of the sections of encoders, by the section's name."""
     return {

@@ -218,9 +218,11 @@ class TurnColumns:
         numbers = [name for name, kind in kinds.items() if is_list(kind) and is_number(kind.value_type)]
         near = difflib.get_close_matches(column, numbers, 1)
         suggestion = f"did you mean '{near[0]}'? The" if near else "the"
+        other = near[0] if near else "labels" if "labels" in numbers else next(iter(numbers), None)
+        example = f"; to predict one under this name: --corpus.targets '{{{column}: {other}}}'" if other else ""
         raise InputError(
             f"{self.name}: the table has no column '{column}', which targets name; {suggestion} columns of "
-            f"numbers are {numbers}"
+            f"numbers are {numbers}{example}"
         )
 
     def transcripts(self) -> list[list[str | None]] | None:
