@@ -344,7 +344,8 @@ def test_stored_scores_of_another_kind_are_not_equal():
 
 
 def test_a_base_model_of_this_machine_is_not_pushed_unnamed(whole):
-    with pytest.raises(InputError, match=r"text_encoder/ is a local folder.*--base_model text="):
+    message = r"text_encoder/ is a local folder.*--base_model text=.*--text_encoder\.save_backbone true"
+    with pytest.raises(InputError, match=message):
         pushed_contents(whole / "c")
     contents = pushed_contents(whole / "c", {"text": "org/tiny"})
     texts = {name: text if isinstance(text, bytes) else text.read_bytes() for name, text in contents.items()}

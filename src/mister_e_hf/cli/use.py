@@ -188,7 +188,14 @@ def _evaluate(arguments: argparse.Namespace):
 
 
 def _push(arguments: argparse.Namespace):
-    from ..hub.checkpoint import card_claims, check_repository, checkpoint_files, push_checkpoint, pushed_contents
+    from ..hub.checkpoint import (
+        card_claims,
+        check_repository,
+        checkpoint_files,
+        push_checkpoint,
+        pushed_contents,
+        weights_elsewhere,
+    )
     from ..inference.stored_stages import load_model
 
     base_models = dict(parse_pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
@@ -203,6 +210,12 @@ def _push(arguments: argparse.Namespace):
         contents = pushed_contents(arguments.folder, base_models)
         claims = card_claims(contents)
         print_result("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
+        if elsewhere := weights_elsewhere(contents):
+            lines = [
+                f"not pushed: the weights of the backbone of {name}/; users get those of '{backbone}' from the Hub"
+                for name, backbone in elsewhere.items()
+            ]
+            print_result("\n".join(lines), not_pushed=elsewhere)
         said = [f"  {name.replace('_', ' ')}: {_listed(value) or 'none'}" for name, value in claims.items()]
         print_result(
             "\n".join(["the card says:", *said]) if claims else "the folder has no card (README.md)", card=claims

@@ -173,8 +173,9 @@ def load_stored_backbone(
     except (OSError, InputError) as error:
         raise OSError(
             f"The encoder '{encoder}' was trained on the backbone '{config.backbone}' (revision "
-            f"{config.backbone_revision}), which could not be loaded: {error}. Make it available, pass its place as "
-            "backbone=..., or save the encoder with save_backbone=True."
+            f"{config.backbone_revision}), which could not be loaded: {error}. Restore it, write its new place as "
+            f"`backbone` into '{encoder}/config.json' (in Python, from_pretrained(..., backbone=...)), or train again "
+            f"with --{config.modality}_encoder.save_backbone true (save_backbone=True), which stores its weights."
         ) from error
     kind = kind_of(config.modality, stored.model_type)
     if kind.sizes(backbone.config) != kind.sizes(stored):

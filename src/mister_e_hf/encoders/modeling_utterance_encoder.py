@@ -352,7 +352,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         if not config.holds_backbone:
             options = {name: kwargs[name] for name in (*WEIGHT_OPTIONS, *_ACCESS_OPTIONS) if name in kwargs}
             options = {name: value for name, value in options.items() if name != "torch_dtype"} | {"dtype": dtype}
-            backbone = load_stored_backbone(pretrained_model_name_or_path, config, options)
+            place = "/".join(map(str, filter(None, (pretrained_model_name_or_path, kwargs.get("subfolder")))))
+            backbone = load_stored_backbone(place, config, options)
             kwargs.pop("quantization_config", None)
         # The backbone's own weights are those before LoRA, whether they are in this checkpoint or not.
         model: UtteranceEncoder

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
@@ -36,6 +36,8 @@ PUSHED_FILES = [
     "results.json",
     "confusion.png",
 ]
+_SOURCES = ("path", "backbone", "pretrained")  # fields of a recipe that hold a folder, or an id on the Hub
+_PATHS = (PurePosixPath, PureWindowsPath)
 # What a model may declare: nothing that is loaded by running it.
 _SAFE_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 # Files of an encoder. Its code is stored once, beside stage 2's, where transformers looks for remote code.
@@ -226,8 +228,8 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
         if local and given is None and config.get("tuning") != "full" and not config.get("save_backbone"):
             raise InputError(
                 f"The base model of {name}/ is a local folder, '{backbone}', which nobody else can load. Name the "
-                f"same model on the Hub with --base_model {modality}=ORGANISATION/NAME, or save the encoder with "
-                "save_backbone=True."
+                f"same model on the Hub with --base_model {modality}=ORGANISATION/NAME, or train with "
+                f"--{name}.save_backbone true, which stores its weights in the checkpoint."
             )
         if local or given is not None:
             public = given or Path(str(backbone)).name
@@ -240,9 +242,7 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
                 contents[adapter] = _json(read_json(paths[adapter]) | {"base_model_name_or_path": public})
             if isinstance(recipe.get(name), dict) and "backbone" in recipe[name]:
                 recipe[name] |= {"backbone": public, "backbone_revision": None}
-    corpus = recipe.get("corpus")
-    if isinstance(corpus, dict) and isinstance(corpus.get("path"), str) and is_local(corpus["path"]):
-        corpus["path"] = Path(corpus["path"]).name
+    recipe = _without_local_paths(recipe)
     if recipe != stored:
         contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
     if base_models and "README.md" in paths:
@@ -253,6 +253,37 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
         data.base_model = sorted({*map(str, named), *base_models.values()})
         contents["README.md"] = str(card).encode()
     return contents
+
+
+def weights_elsewhere(contents: Mapping[str, Path | bytes]) -> dict[str, str]:
+    """The encoders among [`pushed_contents`] without the weights of their backbone, and the backbone's Hub id."""
+    found = {}
+    for name in _encoder_folders().values():
+        if (content := contents.get(f"{name}/config.json")) is not None:
+            config = json.loads(content) if isinstance(content, bytes) else read_json(content)
+            if config.get("tuning") != "full" and not config.get("save_backbone"):
+                found[name] = str(config.get("backbone"))
+    return found
+
+
+def _without_local_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that names the folders of this machine by their last part alone."""
+
+    def shortened(value: Any, is_source: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {key: shortened(each, key in _SOURCES) for key, each in value.items()}
+        if isinstance(value, list):
+            return [shortened(each, is_source) for each in value]
+        is_path = isinstance(value, str) and (
+            value.startswith(("~", "./", "../")) or any(kind(value).is_absolute() for kind in _PATHS)
+        )
+        return (
+            PureWindowsPath(value).name
+            if is_path or (is_source and isinstance(value, str) and is_local(value))
+            else value
+        )
+
+    return {name: shortened(section) for name, section in recipe.items()}
 
 
 def _json(value: dict[str, Any]) -> bytes:

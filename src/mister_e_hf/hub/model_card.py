@@ -10,6 +10,7 @@ from ..base.modalities import MODALITIES
 from ..base.plain_text import for_markdown, for_terminal
 from ..corpora.licences import CorpusOfRun, corpus_of_run
 from .card_results import results_metadata, results_section
+from .loading import is_local
 
 REPOSITORY = "REPOSITORY"  # replaced by the repository's id when the folder is pushed
 
@@ -99,7 +100,7 @@ def _heads(config: Any) -> str:
 
 def _base_models(recipe: dict, encoders: Sequence[str]) -> list[str] | None:
     names = [recipe.get(MODALITIES[name].encoder, {}).get("backbone") for name in encoders]
-    return [name for name in names if name and not Path(name).exists()] or None
+    return [name for name in names if name and not is_local(name)] or None
 
 
 def _use(config: Any, encoders: Sequence[str]) -> str:
@@ -141,10 +142,10 @@ def _call(config: Any) -> str:
 
 def _encoder_use(modality: str, recipe: dict) -> str:
     name, contents = MODALITIES[modality].encoder, MODALITIES[modality].noun
-    backbone = Path(recipe.get(name, {}).get("backbone", "a pretrained model"))
+    backbone = recipe.get(name, {}).get("backbone") or "a pretrained model"
     return (
         f"The vectors of {modality} are made with `{name}/`, fine-tuned from "
-        f"{for_markdown(backbone.name if backbone.is_dir() else backbone)}:\n\n"
+        f"{for_markdown(Path(backbone).name if is_local(backbone) else backbone)}:\n\n"
         "```python\nfrom mister_e_hf import MisterEProcessor, UtteranceEncoder\n\n"
         f'encoder = UtteranceEncoder.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
         f'processor = MisterEProcessor.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
