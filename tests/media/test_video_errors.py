@@ -203,7 +203,7 @@ def test_frames_that_are_too_large_raise():
     video = clip(3, container="mov", codec="qtrle")
     place = video.index(b"rle ") + 28  # width and height of the sample description
     large = video[:place] + (60_000).to_bytes(2, "big") + (60_000).to_bytes(2, "big") + video[place + 4 :]
-    with pytest.raises(VideoError, match="60000 x 60000 pixels; at most 35,389,440 are taken|is damaged"):
+    with pytest.raises(VideoError, match="has frames of more than 35,389,440 pixels"):
         load_frames(large)
 
 

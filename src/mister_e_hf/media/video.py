@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Iterator, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -232,4 +232,14 @@ def open_video(video: Any, name: str | None = None) -> Iterator[OpenVideo]:
             raise VideoError(f"{label} is damaged, or not a video that PyAV can read: {short(error)}") from error
         if set(container.format.name.split(",")) & _NOT_VIDEO:
             raise VideoError(f"{label} is not a video: FFmpeg takes it for '{container.format.name}'")
+        if container.format.name == "webp_pipe" and _is_animated(file):
+            raise VideoError(f"{label} is an animated WebP, which FFmpeg does not read; convert it to GIF or MP4")
         yield OpenVideo(av, container, label)
+
+
+def _is_animated(webp: BinaryIO) -> bool:
+    place = webp.tell()
+    webp.seek(12)
+    header = webp.read(9)
+    webp.seek(place)
+    return header.startswith(b"VP8X") and bool(header[8] & 2)

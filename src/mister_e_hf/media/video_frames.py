@@ -224,6 +224,10 @@ class FramesOfTrack:
                         last = self._time_of_frame(frame, last)
                         yield last, frame
             except self.av.FFmpegError as error:
+                if not self.track.codec_context.width:  # FFmpeg takes back the size of frames that it refuses
+                    raise UnusableVideoError(
+                        f"has frames of more than {MAX_PIXELS:,} pixels, or does not say their size"
+                    ) from error
                 raise _DamagedError(f"is damaged{_after(last)}: {short(error.strerror)}") from error
             held = None if held else held
 
@@ -307,7 +311,8 @@ def write_h264(av: Any, pictures: Iterator[tuple[float, np.ndarray]], start: flo
         while time < end:
             following, next_picture = next(pictures, (end, picture))
             if track is None:
-                track = container.add_stream("libx264", rate=30, options={"crf": "18"})
+                # Frames that are stored before earlier ones would make the file say that it ends too early.
+                track = container.add_stream("libx264", rate=30, options={"crf": "18", "bf": "0"})
                 track.height, track.width = (max(2, size // 2 * 2) for size in picture.shape[:2])
                 track.pix_fmt, track.codec_context.time_base = "yuv420p", base
                 track.codec_context.thread_count = 1
