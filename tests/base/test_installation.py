@@ -131,3 +131,10 @@ def test_pre_commit_runs_the_ruff_of_the_project():
         "ruff-check",
         "ruff-format",
     ]
+
+
+def test_a_missing_extra_is_optional(monkeypatch):
+    version_of = installation.version_of
+    monkeypatch.setattr(installation, "version_of", lambda name: None if name == "gradio" else version_of(name))
+    found = [(good, text) for good, text in installation.examine_installation() if "gradio" in text]
+    assert len(found) == 1 and found[0][0] and found[0][1].startswith("without gradio, which is optional (for ")

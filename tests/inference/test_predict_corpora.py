@@ -13,6 +13,7 @@ import torch
 from mister_e_hf import cli, read_corpus
 from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.hub.checkpoint import save_checkpoint
+from mister_e_hf.inference.doctor import examine
 from mister_e_hf.models.registry import registered
 from mister_e_hf.vectors.store import write_vectors
 from support.model_contract import small_config, small_model
@@ -174,3 +175,19 @@ def test_a_column_of_video_that_is_not_read_is_named(whole, tmp_path, predict, c
         "The model does not read video: the pictures of the column `video` are not used, only its audio where a turn "
         "has no other"
     ]
+
+
+@pytest.mark.parametrize("command", [("evaluate",), ("predict", "turns.csv", "--model")])
+def test_a_folder_of_several_seeds_names_them(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("turns.csv").write_text("text\nso\n")
+    for seed in range(2):
+        save_checkpoint(f"runs/seed-{seed}", small_model("mult", torch.float32))
+    assert cli.main([*command, "runs"]) == 2
+    assert "'runs' holds the runs of several seeds, seed-0, seed-1; pass one of them" in capsys.readouterr().err
+
+
+def test_the_doctor_says_whether_there_are_encoders(whole, tmp_path):
+    save_checkpoint(tmp_path / "model", small_model("mult", torch.float32))
+    for folder, held in ((tmp_path / "model", "bytes without encoders"), (whole, "bytes with encoders")):
+        assert any(text.endswith(held) for _, text in examine(folder))

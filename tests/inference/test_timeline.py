@@ -225,3 +225,13 @@ def test_without_matplotlib_it_says_what_to_install():
     )
     call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "pip install matplotlib" in call.stderr
+
+
+@pytest.mark.parametrize("values", [[0.4, 0.5, 0.45], [-2.0, -1.5, -1.9], [-1.0, 0.5, 2.0], [0.0, 0.0, 0.0]])
+def test_scores_are_plotted_from_zero_over_whole_turns(values):
+    turns = [{"label": "s", "score": value, "scores": {"s": value}, "task": "regression"} for value in values]
+    (axes,) = timeline_figure(turns).axes
+    low, high = axes.get_ylim()
+    assert low <= min(0, *values) and high >= max(0, *values) and low < 0 < high
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_gid() != "scores"] == [[0, 0]]
+    assert all(tick == round(tick) for tick in axes.get_xticks())

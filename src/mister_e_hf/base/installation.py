@@ -132,7 +132,8 @@ def examine_installation() -> Iterator[tuple[bool, str]]:
         else:
             yield True, f"{name} {version_of(name)}{_transformers_remark(name)}"
     for name, use in _EXTRAS.items():
-        yield True, f"{name} {version_of(name) or 'is not installed'} (for {use})"
+        version = version_of(name)
+        yield True, f"{name} {version} (for {use})" if version else f"without {name}, which is optional (for {use})"
 
 
 def _transformers_remark(name: str) -> str:

@@ -32,10 +32,9 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
         return
     config: Any = model.config
     heads = f", heads {', '.join(config.heads)}" if config.heads else ""
-    yield (
-        True,
-        f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes with encoders",
-    )
+    encoders = any((folder / modality.encoder).is_dir() for modality in MODALITIES.values())
+    held = "with encoders" if encoders else "without encoders"
+    yield True, f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes {held}"
     predicted = "scores of" if config.task == "regression" else "labels"
     yield True, f"{predicted} {', '.join(config.id2label.values())}"
     yield from _try_out(model)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from ..base import progress
 from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES, TASK
+from ..base.plain_text import some_of
 from ..media.subtitles import SUBTITLES, read_subtitles
 from ..media.text_files import read_text, split_lines, text_of_name
 from .dialogue_turns import DialogueTurns
@@ -145,6 +146,11 @@ def check_model(model: str | Path, revision: str | None = None):
         if revision is not None:
             raise InputError(f"--revision is of a model on the Hub, and '{model}' is a folder")
         if not (path / "config.json").is_file():
+            if seeds := sorted(each.parent.name for each in path.glob("seed-*/config.json")):
+                raise InputError(
+                    f"'{model}' holds the runs of several seeds, {some_of(seeds)}; pass one of them, such as "
+                    f"'{path / seeds[0]}'. Their mean and standard deviation are in its summary.json"
+                )
             raise InputError(f"'{model}' is not a checkpoint: it has no config.json")
         return
     if path.exists():

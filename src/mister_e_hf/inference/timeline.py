@@ -61,6 +61,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     """
     try:
         from matplotlib.text import Text
+        from matplotlib.ticker import MaxNLocator
 
         from ..base.fonts import PlotFigure
     except ImportError:
@@ -87,6 +88,8 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     if not targets:
         _plot_emotions(figure, panels[0], turns, starts, widths, outline)
     panels[-1].set_xlabel("time, seconds" if timed else "turn")
+    if not timed:
+        panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes, kind in zip(panels[len(heights) - len(weights) :], weights, strict=True):
         by_part = {part: [turn[kind.answer][part] for turn in turns] for part in turns[0][kind.answer]}
         _plot_weights(axes, kind.title, by_part, starts, widths, outline)
@@ -148,8 +151,8 @@ def _plot_scores(axes: "Axes", target: str, values: list[float], starts: list[fl
     axes.plot(centres, [value for *_, value in turns], color=colour, linewidth=1, alpha=0.6, gid="scores")
     ends = [start + width for start, width, _ in turns]
     axes.hlines([value for *_, value in turns], [start for start, *_ in turns], ends, color=colour, linewidth=3)
-    if min(values) < 0 < max(values):
-        axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+    # From zero, which is where a score changes its sign: a narrow range would look like a large change.
+    axes.axhline(0, color="#999999", linewidth=0.8, zorder=0)
     axes.margins(x=0.01, y=0.1)
     axes.set_ylabel(for_plot(target, _LETTERS))
 
