@@ -104,3 +104,10 @@ def test_recipes_of_the_demo_name_what_makes_their_backbones(tmp_path, name, mad
     with pytest.raises(InputError, match="no speech_encoder.backbone, .* trained. Name one") as raised:
         Recipe.load(other).encoder("speech")
     assert "made by" not in str(raised.value)
+
+
+def test_a_recipe_of_the_demo_on_another_corpus_names_the_script(tmp_path, capsys):
+    corpus = write_corpus(tmp_path, ["Hello", "Well"])
+    words = ["--corpus", str(corpus), "--output_dir", str(tmp_path / "run")]
+    assert cli.main(["train", "demo-video", *words]) == 2
+    assert "made by `python scripts/demo.py runs/demo-video --video`" in capsys.readouterr().err

@@ -73,6 +73,9 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
         check_conversation_model(recipe, output_dir)
         return Plan(recipe, [])
     corpus = load_dialogues(recipe.corpus_path())
+    named = named_encoders(recipe)
+    if named and not any(recipe.sections[MODALITIES[name].encoder].get("backbone") for name in named):
+        recipe.encoder(named[0])  # raises: the recipes of the demos are not for other corpora
     modalities, lacking = _keep_encoders(recipe, corpus)
     if not modalities:
         raise InputError(
