@@ -18,6 +18,12 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
     init.add_argument(
         "--targets", nargs="+", metavar="COLUMN", help="columns of scores to predict (default: the corpus's classes)"
     )
+    init.add_argument(
+        "--speech_columns",
+        nargs="+",
+        metavar="NAME",
+        help="columns of the corpus's speech vectors to keep, by name (default: all)",
+    )
     init.set_defaults(run=_init)
     common = argparse.ArgumentParser(add_help=False, parents=[shared])
     common.add_argument(
@@ -86,7 +92,7 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
 def _init(arguments: argparse.Namespace):
     from ..training.recipe_init import described, init_recipe
 
-    path, recipe = init_recipe(arguments.corpus, arguments.out, arguments.targets)
+    path, recipe = init_recipe(arguments.corpus, arguments.out, arguments.targets, arguments.speech_columns)
     found = described(recipe)
     lines = [f"{name:7} {', '.join(each) if isinstance(each, list) else each}" for name, each in found.items()]
     print_result("\n".join([*lines, f"in {path}; next: mister-e train {path}"]), **found, recipe=str(path))

@@ -1,6 +1,7 @@
 """Load datasets from the Hub."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +23,14 @@ def load_from_hub(name: str) -> "datasets.DatasetDict":
         raise FileNotFoundError(
             f"'{name}' is neither a folder here nor a dataset that could be loaded from the Hub: {error}"
         ) from error
+
+
+def tables_on_hub(name: str) -> list[Path]:
+    """The Parquet tables of a dataset on the Hub, in the cache; raises FileNotFoundError if they cannot be loaded."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(name, repo_type="dataset", allow_patterns="*.parquet")
+        return list(Path(folder).rglob("*.parquet"))
+    except Exception as error:
+        raise FileNotFoundError(f"The tables of '{name}' could not be loaded from the Hub: {error}") from error

@@ -182,9 +182,15 @@ def read_turn(given: Mapping[str, Any], name: str, dialogue: str) -> Turn:
     return turn
 
 
-def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
+def read_vector(given: Any, width: int, name: str, columns: Sequence[str] | None = None) -> torch.Tensor:
     r"""
     Read a vector (width,) in float32.
+
+    Args:
+        given: the vector.
+        width: the width that the model expects.
+        name: what to call the vector in messages.
+        columns: what the numbers of the vector are, if the model states it.
 
     Raises:
         InputError: for another shape, or numbers that are not finite or too large to compute with.
@@ -193,7 +199,8 @@ def read_vector(given: Any, width: int, name: str) -> torch.Tensor:
     if array.dtype.kind not in "fiu":
         raise InputError(f"{name} must be a vector of {width} numbers, got {given!r:.80}")
     if array.shape != (width,):
-        raise InputError(f"{name} must have shape ({width},), got {array.shape}")
+        named = f": {short(', '.join(columns))}" if columns else ""
+        raise InputError(f"{name} must have shape ({width},){named}, got {array.shape}")
     if not np.isfinite(array).all():
         raise InputError(f"{name} holds NaN or infinity")
     with np.errstate(over="ignore"):

@@ -107,8 +107,9 @@ class TurnEncoders:
         vectors, present = {}, {}
         for name, width in config.widths.items():
             field = MODALITIES[name].embedding
+            columns = config.speech_columns if name == "speech" else None
             read = {
-                number: read_vector(turn.vectors[name], width, f"{turn.name}: {field}")
+                number: read_vector(turn.vectors[name], width, f"{turn.name}: {field}", columns)
                 for number, turn in enumerate(turns)
                 if name in turn.vectors
             }

@@ -20,8 +20,8 @@ class ChosenModalitiesConfig(ConversationConfig):
         speech_embedding_dim (`int`, defaults to 2048): width Ds of an utterance's speech vector.
         text_embedding_dim (`int`, defaults to 2048): width Dt of an utterance's text vector.
         modalities (`list[str]`, defaults to `["speech", "text"]`): which vectors are read, always in this order.
-        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, problem_type, id2label,
-        label2id: see [`ConversationConfig`].
+        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, speech_columns,
+        problem_type, id2label, label2id: see [`ConversationConfig`].
     """
 
     speech_embedding_dim: int = 2048

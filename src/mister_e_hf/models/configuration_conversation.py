@@ -7,7 +7,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 
 from ..base.configuration_labelled import LabelledConfig
-from ..base.errors import InputError
+from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES
 
 
@@ -28,6 +28,9 @@ class ConversationConfig(LabelledConfig):
             weight of each label's turns in the loss, by label name; a label left out weighs 1.
         regression_loss (`str`, defaults to `"l1"`): loss of scores, `"l1"` or `"huber"`.
         huber_delta (`float`, defaults to 1.0): error from which Huber's loss is linear, in the labels' unit.
+        speech_columns (`list[str]`, *optional*):
+            names of the columns of the speech vectors, if they were picked by name from those of a corpus; the
+            evaluation and prediction of corpora pick the same ones.
         problem_type (`str`, *optional*):
             `"regression"` for a model that predicts scores; its `logits` are then the scores, in the labels' unit.
         id2label, label2id: names of the classes, or of the targets, by index and back; giving one fills in the other.
@@ -38,6 +41,7 @@ class ConversationConfig(LabelledConfig):
     class_weights: dict[str, float | int] | None = None
     regression_loss: Literal["l1", "huber"] = "l1"
     huber_delta: float | int = 1.0
+    speech_columns: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         for name, modality in MODALITIES.items():
@@ -130,6 +134,16 @@ class ConversationConfig(LabelledConfig):
         # "mixture" is the main head's name in results and tables.
         if "mixture" in self.heads or len(set(self.heads)) != len(self.heads):
             raise InputError(f"heads must have different names, none of them 'mixture', got {list(self.heads)}")
+
+    def validate_speech_columns(self):
+        if self.speech_columns is None:
+            return
+        width = self.widths.get("speech")
+        if len(set(self.speech_columns)) != len(self.speech_columns) or len(self.speech_columns) != width:
+            raise InputError(
+                f"speech_columns must name each column of the speech vectors once; speech_embedding_dim is {width}, "
+                f"got {len(self.speech_columns)} names: {short(', '.join(self.speech_columns))}"
+            )
 
     def validate_shared_ranges(self):
         self.check_temperature("calibration_temperature")

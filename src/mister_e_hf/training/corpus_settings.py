@@ -10,6 +10,7 @@ from ..base.errors import InputError, short
 from ..models.configuration_conversation import ConversationConfig
 from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.folds import validation_by_group
+from ..vectors.named_columns import check_speech_columns
 from ..vectors.store import read_corpus
 
 
@@ -34,6 +35,8 @@ class CorpusSettings:
             mapping from the name of each target to its column.
         score_bins: `"mosi"` (scores from -3 to 3) or `"sims"` (from -1 to 1) adds the accuracies over bins of the
             score that are published for these corpora; for one target.
+        speech_columns: the columns of the speech vectors to keep, by the names that the corpus's tables state, in this
+            order; by default all. A corpus whose tables name no columns counts as one without speech.
     """
 
     path: str | None = None
@@ -46,6 +49,7 @@ class CorpusSettings:
     validation_group: str | None = None
     targets: list[str] | dict[str, str] | None = None
     score_bins: Literal["mosi", "sims"] | None = None
+    speech_columns: list[str] | None = None
 
     @property
     def target_columns(self) -> dict[str, str]:
@@ -60,17 +64,24 @@ class CorpusSettings:
         return list(self.target_columns) or self.labels
 
     def columns(self) -> dict[str, Any]:
-        """What [`~mister_e_hf.vectors.store.read_corpus`] reads as labels: its arguments."""
+        """What [`~mister_e_hf.vectors.store.read_corpus`] reads as labels and speech vectors: its arguments."""
         if self.targets is not None:
-            return {"targets": self.target_columns}
-        label2id = {label: index for index, label in enumerate(self.labels)}
-        return {"label2id": label2id, "label_column": self.label_column, "score_column": self.score_column}
+            return {"targets": self.target_columns, "speech_columns": self.speech_columns}
+        return {
+            "label2id": self._label2id(),
+            "label_column": self.label_column,
+            "score_column": self.score_column,
+            "speech_columns": self.speech_columns,
+        }
+
+    def _label2id(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self.labels)}
 
     def turn_labels(self) -> dict[str, Any]:
         """What [`~mister_e_hf.encoders.utterances.Utterances`] reads as labels: its arguments."""
         if self.targets is not None:
             return {"targets": self.target_columns}
-        return {"label2id": self.columns()["label2id"]}
+        return {"label2id": self._label2id()}
 
     def read(self, path: str, config: ConversationConfig, title: str) -> dict[str, DialogueVectors]:
         """Read the splits of the corpus, and check them against the configuration of a model, `title`."""
@@ -109,7 +120,7 @@ class CorpusSettings:
 
     def check(self, source: str):
         """
-        Check labels or targets, and patterns.
+        Check labels or targets, names of columns, and patterns.
 
         Raises:
             InputError: naming the recipe and the field.
@@ -123,6 +134,8 @@ class CorpusSettings:
                     f"{source}: corpus.score_bins are bins of a score that is predicted; name it in corpus.targets, "
                     "or remove score_bins"
                 )
+        if self.speech_columns is not None:
+            check_speech_columns(self.speech_columns, f"{source}: corpus.speech_columns")
         try:
             re.compile(self.group_pattern or "")
         except re.error as error:

@@ -84,7 +84,11 @@ def evaluate_checkpoint(
 
         def read(folder: str | Path) -> DialogueVectors:
             targets = _target_columns(model, config, settings, folder) if regression else None
-            return read_corpus(folder, config.label2id, splits=(split,), targets=targets, **columns)[split]
+            picked = config.speech_columns
+            found = read_corpus(
+                folder, config.label2id, splits=(split,), targets=targets, speech_columns=picked, **columns
+            )
+            return found[split]
 
         if corpus is None and not Path(source).expanduser().exists():
             source = _found_again(model, source, lambda folder: read(folder).fingerprint() == fingerprint) or source

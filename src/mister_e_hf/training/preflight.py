@@ -65,13 +65,21 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     check_output_folder(output_dir, [recipe.corpus_path()])
     recipe = Recipe(recipe.to_dict(), recipe.source)
     recipe.training_arguments(output_dir, seeds[0])  # first: it starts the process group, if there is one
-    found = vector_modalities(recipe.corpus_path())
+    columns = recipe.corpus.speech_columns
+    found = vector_modalities(recipe.corpus_path(), columns)
     if found:
         for sentence in take_widths(recipe):
             progress.line(sentence)
         _leave_out(recipe, [name for name in MODALITIES if name not in found], "the corpus has no vectors of")
         check_conversation_model(recipe, output_dir)
         return Plan(recipe, [])
+    if columns is not None:
+        only = vector_modalities(recipe.corpus_path())
+        holds = "no vectors but those of speech, without such names" if only else "audio and transcripts, not vectors"
+        raise InputError(
+            f"{recipe.source}: corpus.speech_columns picks columns of speech vectors by name, and the corpus holds "
+            f"{holds}. Remove it (--corpus.speech_columns null)"
+        )
     corpus = load_dialogues(recipe.corpus_path())
     named = named_encoders(recipe)
     if named and not any(recipe.sections[MODALITIES[name].encoder].get("backbone") for name in named):

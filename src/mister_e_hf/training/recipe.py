@@ -39,7 +39,7 @@ from .recipe_sections import (
     training_defaults,
     training_fields,
 )
-from .recipe_widths import find_widths
+from .recipe_widths import find_widths, picked_columns, take_picked_width
 from .training_fields import check_field
 from .utterance_trainer import UtteranceTrainingArguments
 
@@ -273,6 +273,8 @@ class Recipe:
         fields.pop("model_type", None)
         if self.regression:
             fields["problem_type"] = REGRESSION
+        if columns := picked_columns(self):
+            fields["speech_columns"] = columns
         try:
             return entry_of(self.model_type).config_class()(id2label=names, **fields)
         except Exception as error:  # the checks of a configuration raise errors of several kinds
@@ -299,6 +301,7 @@ class Recipe:
         Raises:
             InputError: if the name is unknown.
         """
+        take_picked_width(self)
         sections = sections_of_baseline(name, self.sections, self.model_type)
         return Recipe(sections, f"{self.source}, baseline {name}")
 

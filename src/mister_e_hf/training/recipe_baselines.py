@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 # Fields of a model that do not depend on its architecture, beside the widths of its input.
-_OF_THE_CORPUS = ("feature_clip", "class_weights", "regression_loss", "huber_delta")
+_OF_ANY_MODEL = ("feature_clip", "class_weights", "regression_loss", "huber_delta")
 
 
 def kept_values(recipe: "Recipe", words: Sequence[str], names: Sequence[str]) -> Iterator[str]:
@@ -50,7 +50,7 @@ def sections_of_baseline(name: str, sections: Mapping[str, dict[str, Any]], mode
     """
     other = entry(name)
     model, training = ({**sections.get(f"baselines.{name}.{part}", {})} for part in ("model", "training"))
-    shared = {*(modality.width for modality in MODALITIES.values()), *_OF_THE_CORPUS}
+    shared = {*(modality.width for modality in MODALITIES.values()), *_OF_ANY_MODEL}
     shared &= set(other.config_class().own_fields())
     given = {field: value for field, value in sections["model"].items() if field in shared}
     # A width that this recipe leaves out is the default of its model, which the other's may not be.

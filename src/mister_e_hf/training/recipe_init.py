@@ -20,6 +20,7 @@ from ..corpora.schema import UNLABELLED
 from ..encoders.utterances import Utterances
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import SPLITS
+from ..vectors.named_columns import check_speech_columns
 from ..vectors.score_columns import score_columns
 from ..vectors.store import holds_vectors, read_corpus
 from .corpus_settings import CorpusSettings
@@ -39,7 +40,10 @@ _LETTERS = 5000  # of the transcripts that tell the script
 
 
 def init_recipe(
-    corpus: str | Path, out: str | Path | None = None, targets: Sequence[str] | None = None
+    corpus: str | Path,
+    out: str | Path | None = None,
+    targets: Sequence[str] | None = None,
+    speech_columns: Sequence[str] | None = None,
 ) -> tuple[Path, Recipe]:
     r"""
     Write a recipe that trains on a corpus.
@@ -48,6 +52,7 @@ def init_recipe(
         corpus: a corpus folder, of dialogues or of vectors, or the id of a Hub dataset.
         out: the YAML file to write; by default the name of the corpus with `.yaml`, in the current folder.
         targets: columns of scores to predict in place of the corpus's classes.
+        speech_columns: names of the columns of the corpus's speech vectors to keep; by default all.
 
     Returns:
         the file and the recipe.
@@ -62,6 +67,9 @@ def init_recipe(
         raise FileExistsError(f"'{path}' exists and is not overwritten; choose another --out, or remove it")
     _check_is_corpus(corpus)
     settings = _settings(corpus, list(targets or ()))
+    if speech_columns is not None:
+        check_speech_columns(speech_columns)
+        settings.speech_columns = list(speech_columns)
     widths = _widths(corpus, settings)
     sections = read_yaml(find_recipe(BASES["visual" in widths]))
     for name, modality in MODALITIES.items():
@@ -76,6 +84,8 @@ def init_recipe(
         for section in sections.values():
             section.pop("focal_gamma", None)  # of the loss of classes
     stated = {"targets": settings.targets} if settings.targets else {"labels": settings.labels}
+    if settings.speech_columns is not None:
+        stated["speech_columns"] = settings.speech_columns
     sections["corpus"] = {"path": str(corpus), **stated}
     recipe = Recipe(sections, str(path))
     recipe.leave_out([name for name in MODALITIES if name not in widths])
@@ -126,6 +136,8 @@ def _widths(corpus: str | Path, settings: CorpusSettings) -> dict[str, int | Non
             _check_labelled(split, settings.labelled_turns(data))
         train = splits["train"]
         return {name: train.vectors[name].width for name in train.vectors if train.present[name].any()}
+    if settings.speech_columns is not None:
+        raise InputError(f"speech_columns pick columns of speech vectors by name, and '{corpus}' holds none")
     dialogues = load_dialogues(corpus)
     if missing := [split for split in SPLITS if split not in dialogues]:
         raise InputError(

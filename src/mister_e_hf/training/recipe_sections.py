@@ -14,7 +14,7 @@ from ..base.modalities import MODALITIES
 from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..models.registry import baselines, entry_of, registered
+from ..models.registry import RegisteredModel, baselines, entry_of, registered
 from .utterance_trainer import UtteranceTrainingArguments
 
 # A recipe is the same for all of its runs, and is stored and pushed with each.
@@ -25,6 +25,7 @@ NOT_IN_A_RECIPE = {
     "hub_token": "set HF_TOKEN in the environment, or log in",
 }
 SECTIONS = ("model", "corpus", "training")
+_OF_THE_CORPUS = {"speech_columns"}  # fields of a model's configuration that the section `corpus` sets
 REGRESSION = "regression"  # the `problem_type` of a configuration; without it the task is classification
 # Fields of stage 1 are always named in full: --text_encoder.tuning full --text_encoder.training.learning_rate 1e-4.
 _PROCESSOR_FIELDS = {
@@ -68,7 +69,13 @@ def training_defaults(model_type: str, regression: bool) -> dict[str, Any]:
 def model_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of a registered model's section."""
     types = tuple(each.model_type for each in registered())
-    return {"model_type": Literal[types], **entry_of(model_type).config_class().own_fields()}
+    return {"model_type": Literal[types], **_own_fields(entry_of(model_type))}
+
+
+def _own_fields(model: RegisteredModel) -> dict[str, Any]:
+    """Name and type of the fields of a model's configuration that a recipe may state in its section."""
+    own = model.config_class().own_fields()
+    return {name: hint for name, hint in own.items() if name not in _OF_THE_CORPUS}
 
 
 def absent_modality(model_type: str, field: str) -> str | None:
@@ -115,7 +122,7 @@ def baseline_sections() -> dict[str, dict[str, Any]]:
         f"baselines.{each.name}.{part}": fields
         for each in baselines()
         for part, fields in (
-            ("model", each.config_class().own_fields()),
+            ("model", _own_fields(each)),
             ("training", training_fields(each.model_type)),
         )
     }

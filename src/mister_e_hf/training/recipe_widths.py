@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..base.errors import InputError
 from ..base.modalities import MODALITIES
 from ..models.registry import entry_of
 from ..vectors.store import vector_modalities, vector_width
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def find_widths(recipe: "Recipe"):
     """Set each width that neither recipe nor model states to that of the corpus or of the encoder."""
+    take_picked_width(recipe)
     section, defaults = recipe.sections["model"], entry_of(recipe.model_type).config_class()
     for name in section.get("modalities") or ():
         modality = MODALITIES.get(name)
@@ -24,6 +26,28 @@ def find_widths(recipe: "Recipe"):
             width = recipe.encoder(name).config(recipe.label2id).embedding_dim
         if width is not None:
             section[modality.width] = width
+
+
+def picked_columns(recipe: "Recipe") -> list[str] | None:
+    """The columns of speech vectors that the section `corpus` names; None if all are kept, or the model reads none."""
+    takes = entry_of(recipe.model_type).config_class().takes()
+    return recipe.sections["corpus"].get("speech_columns") if "speech" in takes else None
+
+
+def take_picked_width(recipe: "Recipe"):
+    """
+    Set the width of the speech vectors to the number of columns that the section `corpus` names; raises `InputError`
+    if the recipe states another one.
+    """
+    if (columns := picked_columns(recipe)) is None:
+        return
+    width, count = MODALITIES["speech"].width, len(columns)
+    given = recipe.sections["model"].setdefault(width, count)
+    if given != count:
+        raise InputError(
+            f"{recipe.source}: corpus.speech_columns names {count} columns, but model.{width} is {given}; leave it "
+            f"out, or set it to {count} (--model.{width} {count})"
+        )
 
 
 def take_widths(recipe: "Recipe") -> Iterator[str]:
@@ -39,12 +63,13 @@ def take_widths(recipe: "Recipe") -> Iterator[str]:
         a sentence for each width that changed.
     """
     path, stated = recipe.corpus_path(), recipe.sections["corpus"].get("vectors") or {}
-    takes = recipe.model_config().takes()
-    for name in vector_modalities(path):
+    takes, columns = entry_of(recipe.model_type).config_class().takes(), picked_columns(recipe)
+    widths = {name: vector_width(path, name) for name in vector_modalities(path)}
+    for name, width in (widths if columns is None else widths | {"speech": len(columns)}).items():
         modality = MODALITIES[name]
         if name in stated or name not in takes or not recipe.sections.get(modality.encoder):
             continue
-        width, before = vector_width(path, name), recipe.value(f"model.{modality.width}")
+        before = recipe.value(f"model.{modality.width}")
         if width is not None and width != before:
             recipe.set(f"model.{modality.width}", width)
             yield f"{modality.width} is {width}, the width of the vectors of the corpus (the recipe's is {before})"

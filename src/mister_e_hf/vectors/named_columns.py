@@ -56,6 +56,11 @@ def speech_names(schema: pa.Schema, where: str) -> list[str] | None:
     return names or None
 
 
+def stating(names: Sequence[str] | None) -> dict[bytes, bytes]:
+    """The metadata of a table that states these names; empty for None."""
+    return {} if names is None else {METADATA_KEY: json.dumps({NAMES: list(names)}).encode()}
+
+
 def places_of(wanted: Sequence[str], names: Sequence[str] | None, width: int, where: str) -> list[int]:
     r"""
     The place of each wanted column in the speech vectors of a table.

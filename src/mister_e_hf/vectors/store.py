@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from ..base.errors import InputError, reading
 from ..base.files import OpenedFile
 from ..base.modalities import MODALITIES
-from ..corpora.hub_datasets import load_from_hub
+from ..corpora.hub_datasets import load_from_hub, tables_on_hub
 from .corpus_labels import corpus_labels
 from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
-from .named_columns import check_speech_columns, speech_names, stated_in_all, warn_without_speech
+from .named_columns import check_speech_columns, speech_names, stated_in_all, stating, warn_without_speech
 from .turn_fields import class_names, is_list, is_text, named, with_turn_columns
 
 Source = str | Path | Mapping[str, datasets.Dataset]
@@ -93,12 +93,14 @@ def read_tables(source: Source, splits: Sequence[str], named: bool = False) -> d
     if _is_folder(source):
         return {split: _read_folder(Path(cast(str, source)).expanduser(), split, named) for split in splits}
     dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+    names = stated_speech_names(source) if named else None
     given: dict[str, Table] = {}
     for split in splits:
         if split not in dataset:
             raise FileNotFoundError(f"The dataset has no split '{split}'; it has {list(dataset)}")
         table = dataset[split].with_format("arrow")[:]
-        given[split] = table.replace_schema_metadata(dataset[split].features.arrow_schema.metadata), {}
+        metadata = dataset[split].features.arrow_schema.metadata | stating(names)
+        given[split] = table.replace_schema_metadata(metadata), {}
     return given
 
 
@@ -162,8 +164,11 @@ def holds_vectors(source: Source) -> bool:
     return bool(vector_modalities(source))
 
 
-def vector_modalities(source: Source) -> list[str]:
-    """The modalities whose vectors a source of [`read_corpus`] holds; none in a corpus of dialogues."""
+def vector_modalities(source: Source, speech_columns: Sequence[str] | None = None) -> list[str]:
+    """
+    The modalities whose vectors a source of [`read_corpus`] holds; none in a corpus of dialogues. With columns to pick
+    speech is among them only if the tables name the columns of their speech vectors.
+    """
     if isinstance(source, str | Path) and Path(source).expanduser().is_dir():
         folder = Path(source).expanduser()
         columns: set[str] = set().union(*map(_columns, folder.glob("*.parquet")))
@@ -171,7 +176,23 @@ def vector_modalities(source: Source) -> list[str]:
     else:
         dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
         found = {name for data in dataset.values() for name in data.column_names}
-    return [modality for modality, names in MODALITIES.items() if names.features in found]
+    modalities = [modality for modality, names in MODALITIES.items() if names.features in found]
+    if "speech" in modalities and speech_columns is not None and stated_speech_names(source) is None:
+        modalities.remove("speech")
+    return modalities
+
+
+def stated_speech_names(source: Source) -> list[str] | None:
+    """The names of the columns of a corpus's speech vectors; None if its tables state none."""
+    if isinstance(source, Mapping):
+        return None  # datasets drops the metadata
+    paths = Path(source).expanduser().glob("*.parquet") if _is_folder(source) else tables_on_hub(str(source))
+    for path in sorted(paths):
+        with reading(path, "a Parquet table"):
+            schema = pq.read_schema(path)
+        if (names := speech_names(schema, f"'{path}'")) is not None:
+            return names
+    return None
 
 
 def vector_width(source: Source, modality: str) -> int | None:

@@ -47,8 +47,8 @@ class EmoCapsConfig(ChosenModalitiesConfig):
         num_anchors (`int`, defaults to 7):
             capsules of each target of a regression, at scores spread evenly from -3 to 3 standard deviations.
         causal (`bool`, defaults to `False`): make turn t depend on turns up to t alone.
-        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, problem_type, id2label,
-        label2id: see [`ConversationConfig`].
+        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, speech_columns,
+        problem_type, id2label, label2id: see [`ConversationConfig`].
     """
 
     model_type = "emo_caps"

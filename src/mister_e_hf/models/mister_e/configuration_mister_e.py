@@ -55,8 +55,8 @@ class MisterEConfig(ConversationConfig):
         modality_dropout (`float`, defaults to 0.0):
             in training, the probability with which each modality of each turn is taken away, independently.
         focal_gamma (`float`, defaults to 3.0): gamma of the focal loss (Lin et al. 2017); 0 is cross-entropy.
-        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, problem_type, id2label,
-        label2id: see [`ConversationConfig`].
+        feature_clip, calibration_temperature, class_weights, regression_loss, huber_delta, speech_columns,
+        problem_type, id2label, label2id: see [`ConversationConfig`].
     """
 
     model_type = "mister_e"
