@@ -1,9 +1,9 @@
-"""Predictions under missing modalities, noise and truncated context.
+"""Predictions under missing modalities or capsules, noise and truncated context.
 
 Letters: T turns of a dialogue, N turns of a split.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import torch
 
 from ..base.modalities import MODALITIES
 from ..evaluation.predictions import predict
+from ..models.emo_caps.modeling_emo_caps import EmoCapsModel
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..training.dialogue_trainer import DialogueTrainer
 from ..vectors.dialogue_vectors import DialogueVectors
@@ -20,6 +21,7 @@ from ..vectors.dialogue_vectors import DialogueVectors
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISE_LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0)
 CUT_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8)
+WITHOUT_CAPSULES = "without the "  # how the names of rows of removed capsules begin
 CUT_OFF = -1  # in place of a predicted class; predicted scores are null there
 
 Item = dict[str, Any]  # a dialogue: fields with one entry per turn
@@ -35,7 +37,8 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
     removed`, ... (from a share of the turns, with the transcripts if the model reads them); `noise` in all vectors
     and, for a model of several modalities, `noise in speech`, ... (Gaussian, on each dimension; the level is its
     standard deviation, in standard deviations of the training vectors); and `start cut` (a share of each dialogue's
-    first turns is cut off).
+    first turns is cut off). Of a model with capsules there are also rows of [`capsule_groups`], such as `without the
+    capsule speech+text`, of level 1.
 
     Args:
         trainer: trainer with the trained model.
@@ -60,6 +63,10 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
             damaged = _Damaged(data, damage, torch.Generator().manual_seed(seed + draw))
             predictions = _predictions(trainer, cast(DialogueVectors, damaged), damaged.kept)
             rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions})
+    for group, names in capsule_groups(model.config.capsules).items():
+        with cast(EmoCapsModel, model).without_capsules(names):
+            predictions = _predictions(trainer, data, np.ones(data.num_turns, dtype=bool))
+        rows.append({"curve": WITHOUT_CAPSULES + group, "level": 1.0, "draw": 0, "predictions": predictions})
     return pa.Table.from_pylist(rows)
 
 
@@ -72,6 +79,24 @@ def _predictions(trainer: DialogueTrainer, data: DialogueVectors, kept: np.ndarr
     found = np.full(len(kept), CUT_OFF)
     found[kept] = predicted.argmax(-1)
     return found.tolist()
+
+
+def capsule_groups(capsules: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """
+    The capsules whose removal is measured, by what they are called: each alone, all that read a modality, all of one
+    and all of several modalities. No two groups are equal, and none has every capsule.
+    """
+    members = {name: name.split("+") for name in capsules}
+    found: dict[str, tuple[str, ...]] = {f"capsule {name}": (name,) for name in capsules}
+    for modality in dict.fromkeys(modality for each in members.values() for modality in each):
+        found[f"capsules with {modality}"] = tuple(name for name in capsules if modality in members[name])
+    found["capsules of one modality"] = tuple(name for name in capsules if len(members[name]) == 1)
+    found["capsules of several modalities"] = tuple(name for name in capsules if len(members[name]) > 1)
+    names: dict[tuple[str, ...], str] = {}
+    for group, chosen in found.items():
+        if 0 < len(chosen) < len(capsules):
+            names.setdefault(chosen, group)
+    return {group: chosen for chosen, group in names.items()}
 
 
 def removal_curve(modalities: tuple[str, ...], of: int) -> str:

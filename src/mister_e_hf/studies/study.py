@@ -1,6 +1,7 @@
 """An ablation study in memory: systems, and their predictions of the same turns in the same order.
 
-Letters: S seeds, N turns, C classes, K targets, E heads of a model beside its main one, D repetitions.
+Letters: S seeds, N turns, C classes, K targets, E heads of a model beside its main one, P parts of a model, D
+repetitions.
 """
 
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..base.part_weights import GATE, PartWeights
 from ..evaluation.metrics import scored_turns
 from ..models.registry import default_model_type, entry, entry_of, registered
 from .measures import Measures, measures_of
@@ -47,6 +49,7 @@ class System:
         results: for each seed, `results.json` of each of its folds; in the final stage of its single run.
         robustness: predictions (S', D, N) or (S', D, N, K) by curve and level; -1 or NaN where the turn was cut off.
         robustness_seeds: positions in `seeds` of the S' seeds with these predictions.
+        capsule_weights: share of each capsule in the predictions (S, N), by name; empty without capsules.
     """
 
     name: str
@@ -61,11 +64,20 @@ class System:
     results: list[list[dict[str, Any]]] = field(default_factory=list)
     robustness: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
     robustness_seeds: list[int] = field(default_factory=list)
+    capsule_weights: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def head_noun(self) -> str:
         """What a head is called: "expert" in a model with a gate, else "head"."""
         return "head" if self.gate_weights is None else "expert"
+
+    def weights_of(self, kind: PartWeights) -> tuple[list[str], np.ndarray] | None:
+        """The names of these parts and their weights (S, N, P); None for a model without at least two of them."""
+        if kind is GATE:
+            return None if self.gate_weights is None else (list(self.heads), self.gate_weights)
+        if len(self.capsule_weights) < 2:
+            return None
+        return list(self.capsule_weights), np.stack([*self.capsule_weights.values()], -1)
 
 
 @dataclass

@@ -16,12 +16,13 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...base.fonts import PlotFigure
+from ...base.part_weights import CAPSULES, GATE, PartWeights
 from ...base.plain_text import for_plot
 from ...evaluation.confusion_figure import confusion_figure
 from ..measures import TITLES, in_per_cent
 from .cells import Record
-from .gate_tables import GATE_FIELDS
 from .table import Table
+from .weight_tables import WEIGHT_TABLE_FIELDS, WEIGHT_TABLES
 
 _SIZE = (4.8, 3.4)
 _LINES = [
@@ -31,7 +32,7 @@ _LINES = [
     (":", "D", "0.5"),
     ((0, (5, 1, 1, 1, 1, 1)), "v", "0.3"),
 ]
-_BARS = [("0.92", ""), ("0.75", "///"), ("0.45", ".."), ("0.6", "xx"), ("0.3", "")]
+_BARS = [("0.92", ""), ("0.75", "///"), ("0.45", ".."), ("0.6", "xx"), ("0.3", ""), ("0.85", "---"), ("0.7", "\\\\\\")]
 _OF_HEAD = re.compile(r"eval_(.+)_(?:weighted_f1|mae)")
 _AXES = {
     "both removed": "share of turns without speech and text",
@@ -63,8 +64,9 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
         for target in dict.fromkeys(record["target"] for record in table.records):
             records = [record for record in table.records if record["target"] == target]
             yield f"{target}: error by true score, at the middle of each range.", _error(records, target)
-    elif table.name.startswith("gate_by_"):
-        yield f"{table.title}: mean weight of each expert.", _gate(table.records)
+    elif table.name.startswith(WEIGHT_TABLES):
+        kind = GATE if table.name.startswith("gate") else CAPSULES
+        yield f"{table.title}: mean weight of each {kind.part}.", _weights(table.records, kind)
     elif table.name == "reliability":
         yield (
             "Accuracy by confidence; perfectly calibrated probabilities are on the diagonal.",
@@ -160,14 +162,14 @@ def _error(records: list[Record], target: str) -> Figure:
     return figure
 
 
-def _gate(records: list[Record]) -> Figure:
-    figure, axes = _axes("mean gate weight", "")
+def _weights(records: list[Record], kind: PartWeights) -> Figure:
+    figure, axes = _axes(f"mean {kind.title}", "")
     figure.set_figheight(1.3 + 0.34 * len(records))
     places, left = np.arange(len(records)), np.zeros(len(records))
-    heads = [name for name in records[0] if name not in GATE_FIELDS]
-    for head, (grey, hatch) in zip(heads, itertools.cycle(_BARS), strict=False):
-        weights = np.array([record[head] for record in records])
-        axes.barh(places, weights, left=left, color=grey, hatch=hatch, edgecolor="black", linewidth=0.6, label=head)
+    parts = [name for name in records[0] if name not in WEIGHT_TABLE_FIELDS]
+    for part, (grey, hatch) in zip(parts, itertools.cycle(_BARS), strict=False):
+        weights = np.array([record[part] for record in records])
+        axes.barh(places, weights, left=left, color=grey, hatch=hatch, edgecolor="black", linewidth=0.6, label=part)
         left += weights
     axes.set_yticks(places, [record["group"] for record in records])
     axes.invert_yaxis()

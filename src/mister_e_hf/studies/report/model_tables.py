@@ -1,4 +1,4 @@
-"""The tables of the full model's predicted classes: confusions, gate and calibration.
+"""The tables of the full model's predicted classes: confusions and calibration.
 
 Letters: S seeds, N turns, C classes.
 """
@@ -12,7 +12,6 @@ from ...evaluation.metrics import CALIBRATION_BINS, IGNORE_INDEX, expected_calib
 from ...evaluation.significance import confusion_by_dialogue
 from ..study import Stage, Study, System
 from .cells import Record, score, with_sd
-from .gate_tables import by_head, gate_table
 from .table import NO_FULL, Table
 
 
@@ -42,45 +41,6 @@ def confusion_table(study: Study, stage: Stage, full: System | None) -> Table:
         gap=None if full else NO_FULL,
         long=True,
     )
-
-
-def gate_by_emotion_table(study: Study, stage: Stage, full: System | None) -> Table:
-    """Mean gate weights of the turns of each true emotion."""
-    records = []
-    if full and full.gate_weights is not None:
-        for number, label in enumerate(study.measures.names):
-            turns = stage.labels == number
-            if turns.any():
-                weights = full.gate_weights[:, turns].mean((0, 1), dtype=np.float64)
-                records.append({"group": label, "turns": float(turns.sum())} | by_head(full, weights))
-    return gate_table("gate_by_emotion", "Gate weights by true emotion", "emotion", records, full)
-
-
-def gate_by_right_expert_table(stage: Stage, full: System | None) -> Table:
-    """Mean gate weights of the turns at which the same experts are right."""
-    records = []
-    if full and full.gate_weights is not None:
-        heads = list(full.heads)
-        scored = stage.labels != IGNORE_INDEX
-        right = np.stack([values.argmax(-1) == stage.labels for values in full.heads.values()], -1)
-        mixture = full.predictions == stage.labels
-        for pattern in sorted(
-            np.ndindex(*[2] * len(heads)), key=lambda pattern: (sum(pattern), [-part for part in pattern])
-        ):
-            group = (right == pattern).all(-1) & scored  # [S, N]
-            if group.any():
-                names = [name for name, part in zip(heads, pattern, strict=True) if part]
-                weights = full.gate_weights[group].mean(0, dtype=np.float64)
-                record: Record = {"group": _right(names, len(heads)), "turns": group.sum() / len(full.seeds)}
-                records.append(record | by_head(full, weights) | {"mixture_right": float(mixture[group].mean())})
-    return gate_table("gate_by_right_expert", "Gate weights by which expert is right", "right", records, full)
-
-
-def _right(names: list[str], heads: int) -> str:
-    """The experts that are right, in words."""
-    if heads > 2 and len(names) == heads:
-        return "all three" if heads == 3 else "all"
-    return " and ".join(names) or "none"
 
 
 def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:

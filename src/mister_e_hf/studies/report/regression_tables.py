@@ -1,6 +1,6 @@
-"""The tables of a study of scores: targets, what is predicted at which true value, and the gate by true value.
+"""The tables of a study of scores: targets, and what is predicted at which true value.
 
-Letters: S seeds, N turns, K targets, E heads.
+Letters: S seeds, N turns, K targets.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,11 +10,10 @@ import numpy as np
 from ..measures import TITLES, ScoreMeasures, in_per_cent
 from ..study import Stage, System
 from .cells import Record, formatted, interval, system_cell, with_sd
-from .gate_tables import by_head, gate_table
 from .score_tables import StageScores, estimate_record
 from .table import NO_FULL, Table
 
-_CELLS, _GROUPS = 10, 6  # about how many parts of a target's range are shown, of predictions and of gate weights
+_CELLS = 10  # about how many parts of a target's range are shown
 
 
 def coverage_table(measures: ScoreMeasures, stage: Stage) -> Table:
@@ -80,7 +79,7 @@ def bins_table(scores: StageScores) -> Table:
 def predicted_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> Table:
     """How many turns with which true score got which prediction, a cell of a grid each, pooled over seeds."""
     records: list[Record] = []
-    for place, target, edges, row in _true_parts(measures, stage, _CELLS) if full else ():
+    for place, target, edges, row in true_parts(measures, stage, _CELLS) if full else ():
         assert full is not None
         has_score = row >= 0
         column = _part(full.predictions[:, has_score, place], edges)
@@ -106,8 +105,8 @@ def predicted_table(measures: ScoreMeasures, stage: Stage, full: System | None) 
         records,
         {
             "target": lambda record: record["target"],
-            "true": lambda record: _range(record["true_from"], record["true_to"]),
-            "predicted": lambda record: _range(record["predicted_from"], record["predicted_to"]),
+            "true": lambda record: range_name(record["true_from"], record["true_to"]),
+            "predicted": lambda record: range_name(record["predicted_from"], record["predicted_to"]),
             "turns": lambda record: f"{record['turns']:,}",
             "share": lambda record: f"{100 * record['share']:.1f} %",
         },
@@ -119,7 +118,7 @@ def predicted_table(measures: ScoreMeasures, stage: Stage, full: System | None) 
 def error_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> Table:
     """Predictions of the full model and their errors, by the true score."""
     records: list[Record] = []
-    for place, target, edges, row in _true_parts(measures, stage, _CELLS) if full else ():
+    for place, target, edges, row in true_parts(measures, stage, _CELLS) if full else ():
         assert full is not None
         predictions = full.predictions[..., place]  # [S, N]
         errors = predictions - stage.labels[:, place]
@@ -147,7 +146,7 @@ def error_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> T
         records,
         {
             "target": lambda record: record["target"],
-            "true": lambda record: _range(record["true_from"], record["true_to"]),
+            "true": lambda record: range_name(record["true_from"], record["true_to"]),
             "turns": lambda record: f"{record['turns']:,}",
             "predicted": _number("predicted_median"),
             "80 % of predictions": lambda record: " to ".join(
@@ -160,45 +159,7 @@ def error_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> T
     )
 
 
-def gate_by_true_score_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> Table:
-    """Mean gate weights by the true score of each target."""
-    records: list[Record] = []
-    for _, target, edges, row in _true_parts(measures, stage, _GROUPS) if full else ():
-        assert full is not None and full.gate_weights is not None
-        for part in range(len(edges) - 1):
-            if (turns := row == part).any():
-                weights = full.gate_weights[:, turns].mean((0, 1), dtype=np.float64)
-                group = f"{target}, {_range(edges[part], edges[part + 1])}"
-                records.append({"group": group, "turns": float(turns.sum())} | by_head(full, weights))
-    return gate_table("gate_by_true_score", "Gate weights by true score", "true score", records, full)
-
-
-def gate_by_closest_expert_table(measures: ScoreMeasures, stage: Stage, full: System | None) -> Table:
-    """Mean gate weights of the turns at which the same expert is closest to the true scores."""
-    records: list[Record] = []
-    if full and full.gate_weights is not None:
-        scored = measures.scored(stage.labels)
-        labels = stage.labels[scored]
-        errors = np.stack([_error(values[:, scored], labels) for values in full.heads.values()])  # [E, S, N]
-        closest, mixture = errors.argmin(0), _error(full.predictions[:, scored], labels)
-        weights = full.gate_weights[:, scored]
-        for place, head in enumerate(full.heads):
-            if (group := closest == place).any():
-                record: Record = {"group": head, "turns": group.sum() / len(full.seeds)}
-                record |= by_head(full, weights[group].mean(0, dtype=np.float64))
-                records.append(record | {"mixture_error": float(mixture[group].mean())})
-    name, title = "gate_by_closest_expert", "Gate weights by which expert is closest"
-    return gate_table(name, title, "closest", records, full)
-
-
-def _error(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Absolute error of each turn (S, N), averaged over the targets that it has scores of."""
-    return np.nanmean(np.abs(predictions - labels), axis=-1)
-
-
-def _true_parts(
-    measures: ScoreMeasures, stage: Stage, parts: int
-) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+def true_parts(measures: ScoreMeasures, stage: Stage, parts: int) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
     """Yield the place and name of each target, the edges of parts of its range, and each turn's part, -1 for none."""
     for place, target in enumerate(measures.names):
         values = stage.labels[:, place]
@@ -228,5 +189,6 @@ def round_edges(values: np.ndarray, parts: int) -> np.ndarray:
     raise AssertionError("a step of twenty units is more than twice the least one")
 
 
-def _range(low: float, high: float) -> str:
+def range_name(low: float, high: float) -> str:
+    """A part of a target's range in words."""
     return f"{low:g} to {high:g}".replace("-", "−")

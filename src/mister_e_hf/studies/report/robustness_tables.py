@@ -1,4 +1,4 @@
-"""The tables of predictions on damaged input: missing modalities, noise, truncated context.
+"""The tables of predictions on damaged input or without capsules: missing modalities, noise, truncated context.
 
 Letters: S seeds, D draws, N turns.
 """
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...evaluation.significance import estimate
+from ...evaluation.significance import SeedScores, difference, estimate
 from ..measures import TITLES, in_per_cent
+from ..robustness import WITHOUT_CAPSULES, capsule_groups
 from ..study import ROBUST, Stage, Study, System
-from .cells import Record, defined, interval, score, system_cell
+from .cells import Record, defined, interval, score, signed, system_cell
+from .score_tables import estimate_record
 from .table import Table
 
 _LAST_CURVES = ("both removed", "all removed", "noise", "start cut")
@@ -18,12 +20,17 @@ _CURVE_DRAWS = 1000  # fewer than for tests, since a curve has many points
 
 
 def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
-    """Yield the score of each set of removed modalities, a row each, and that of every curve, level and system."""
+    """
+    Yield the score of each set of removed modalities, a row each, that of every curve, level and system, and that
+    without capsules.
+    """
     records: list[Record] = []
+    without: list[Record] = []
     for name in ROBUST:
         system = stage.systems.get(name)
         if system and system.robustness:
             records += _curves(study, stage, system)
+            without += _without_capsules(study, stage, system)
     names = [name for name in ROBUST if name in stage.asked]
     if not names:
         return
@@ -49,6 +56,55 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
         gap=gap,
         long=True,
     )
+    if without:
+        yield _capsule_table(study, without)
+
+
+def _capsule_table(study: Study, records: list[Record]) -> Table:
+    """One row for each group of removed capsules and system."""
+    main = study.measures.main
+    per_cent = in_per_cent(main)
+    return Table(
+        "removed_capsules",
+        f"{_title(main)} without capsules",
+        f"{_unit(main)}, mean over seeds, with 95 % intervals over dialogues and seeds. The activations of these "
+        "capsules of the trained model are 0; the others are as they were. The difference is to the whole model.",
+        records,
+        {
+            "without": lambda record: record["without"],
+            "system": system_cell(study),
+            TITLES[main]: score(main, per_cent),
+            "95 % interval": interval(main, per_cent),
+            "difference": signed("difference", per_cent),
+            "95 % interval of it": interval("difference", per_cent, "+"),
+        },
+    )
+
+
+def _without_capsules(study: Study, stage: Stage, system: System) -> Iterator[Record]:
+    """Yield the records of one system without each group of capsules."""
+    measures, main = study.measures, study.measures.main
+
+    def of(predictions: np.ndarray) -> SeedScores:
+        return measures.resampled(stage.labels, predictions, stage.dialogues, draws=_CURVE_DRAWS)[main]
+
+    found = {
+        curve.removeprefix(WITHOUT_CAPSULES): predictions
+        for (curve, _), predictions in system.robustness.items()
+        if curve.startswith(WITHOUT_CAPSULES)
+    }
+    whole = of(system.predictions[system.robustness_seeds, None])
+    for group in (group for group in capsule_groups(list(system.capsule_weights)) if group in found):
+        own = of(found[group])
+        change = difference(own, whole)
+        yield {
+            "without": group,
+            "system": system.name,
+            **estimate_record(main, own),
+            "difference": defined(change.mean),
+            "difference_low": defined(change.low),
+            "difference_high": defined(change.high),
+        }
 
 
 def _removal_table(study: Study, curves: list[Record], gap: str | None) -> Table:
@@ -96,9 +152,14 @@ def _place(curve: str) -> tuple[int, int, str]:
 def _curves(study: Study, stage: Stage, system: System) -> Iterator[Record]:
     """Yield the records of one system's robustness curves; level 0 is the unchanged input."""
     measures, main = study.measures, study.measures.main
-    curves = sorted({curve for curve, _ in system.robustness}, key=_place)
+    damaged = {
+        point: predictions
+        for point, predictions in system.robustness.items()
+        if not point[0].startswith(WITHOUT_CAPSULES)
+    }
+    curves = sorted({curve for curve, _ in damaged}, key=_place)
     unchanged = system.predictions[system.robustness_seeds, None]
-    found = {(curve, 0.0): unchanged for curve in curves} | system.robustness
+    found = {(curve, 0.0): unchanged for curve in curves} | damaged
     for curve, level in sorted(found, key=lambda point: (curves.index(point[0]), point[1])):
         predictions = found[curve, level]
 

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from ..measures import ScoreMeasures
 from ..study import FULL, Stage, Study
-from .model_tables import calibration_tables, confusion_table, gate_by_emotion_table, gate_by_right_expert_table
+from .model_tables import calibration_tables, confusion_table
 from .regression_tables import (
     bins_table,
     coverage_table,
     error_table,
-    gate_by_closest_expert_table,
-    gate_by_true_score_table,
     predicted_table,
     target_table,
 )
@@ -19,6 +17,7 @@ from .robustness_tables import robustness_tables
 from .run_tables import cost_table, learning_table, systems_table
 from .score_tables import StageScores, class_table, further_tables, main_table, seed_table
 from .table import Table
+from .weight_tables import weight_tables
 
 STAGE_TITLES = {"final": "Test", "development": "Development"}
 
@@ -70,18 +69,13 @@ def stage_tables(study: Study, stage: Stage, everything: bool = True) -> Iterato
 def _tables_of_full(study: Study, stage: Stage) -> Iterator[Table]:
     """Yield the tables of the full model's predictions."""
     measures, full = study.measures, stage.systems.get(FULL)
-    has_gate = full is None or full.gate_weights is not None
     if isinstance(measures, ScoreMeasures):
         yield predicted_table(measures, stage, full)
         yield error_table(measures, stage, full)
-        if has_gate:
-            yield gate_by_true_score_table(measures, stage, full)
-            yield gate_by_closest_expert_table(measures, stage, full)
+        yield from weight_tables(measures, stage, full)
         return
     yield confusion_table(study, stage, full)
-    if has_gate:
-        yield gate_by_emotion_table(study, stage, full)
-        yield gate_by_right_expert_table(stage, full)
+    yield from weight_tables(measures, stage, full)
     yield from calibration_tables(stage, full)
 
 
