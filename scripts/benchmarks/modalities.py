@@ -1,7 +1,8 @@
-"""Compare training steps of models with two and with three modalities, and with those of another commit.
+"""Compare training steps of models with two and three modalities, with another commit, and with one another.
 
     git worktree add /tmp/before fab2a68
     python scripts/benchmarks/modalities.py --before /tmp/before/src
+    python scripts/benchmarks/modalities.py --side_by_side 128   models of this hidden size beside one another
     python scripts/benchmarks/modalities.py --quick              tiny sizes: that it runs, not what it measures
 
 Every contestant is a process of its own, which takes one step when it is asked; they take turns, so that a slow moment
@@ -22,14 +23,15 @@ from typing import Any
 HERE = Path(__file__).parent
 OURS = HERE.parents[1] / "src"
 TWO, THREE = ("speech", "text"), ("speech", "text", "visual")
-COMPARED = ("mister_e", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult", "sdt")
+COMPARED = ("mister_e", "emo_caps", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult", "sdt")
+ONLY_TWO = ("mister_e", "sdt")  # which read speech and text alone
 
 
 class Contestant:
     """A process that trains one model, with the package of one source folder."""
 
-    def __init__(self, source: Path, model: str, modalities: tuple[str, ...], width: int):
-        settings = json.dumps({"model": model, "modalities": modalities, "width": width})
+    def __init__(self, source: Path, model: str, modalities: tuple[str, ...], width: int, hidden_size: int = 0):
+        settings = json.dumps({"model": model, "modalities": modalities, "width": width, "hidden_size": hidden_size})
         environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, __file__, "--worker", settings]
         pipe = subprocess.PIPE
@@ -69,6 +71,11 @@ def work(settings: dict[str, Any]):
         fields["hidden_size"] = 192
     elif "visual" in modalities:
         fields["modalities"] = modalities
+    if hidden_size := settings["hidden_size"]:
+        fields["hidden_size"] = hidden_size
+        if settings["model"] == "mister_e":  # as many layers as the others have, as wide
+            fields |= {"attention_dim": hidden_size, "num_attention_heads": 4}
+            fields |= {"context_num_layers": 1, "fusion_num_layers": 1}
     model = kind.model_class()(kind.config_class()(id2label=dict(enumerate("abcdefg")), **fields)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     lengths = json.loads((HERE / "dialogue_lengths.json").read_text(encoding="utf-8"))["meld"]
@@ -123,10 +130,26 @@ def measure(contestants: dict[str, Contestant], rounds: int) -> dict[str, Any]:
     return found
 
 
+def _print_row(model: str, contestant: str, row: dict[str, Any]):
+    cells = [
+        f"{row[part][kind] * (1e3 if part == 'seconds' else 1):.{2 if part == 'seconds' else 3}f}"
+        for kind in ("train", "predict")
+        for part in ("seconds", "ratio")
+    ]
+    print(
+        f"{model:<20}  {contestant:<16}  {cells[0]:>8}  {cells[1]}  {cells[2]:>10}  {cells[3]}  "
+        f"{row['peak_bytes'] / 2**20:,.0f} MiB",
+        flush=True,
+    )
+
+
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--before", type=Path, help="folder src of another commit, to compare two modalities with")
     parser.add_argument("--models", nargs="+", choices=COMPARED, default=list(COMPARED), help="models to measure")
+    parser.add_argument(
+        "--side_by_side", type=int, metavar="H", help="hidden size of all models; ratios are to the first of --models"
+    )
     parser.add_argument("--rounds", type=int, default=60, help="steps of each contestant; the median is reported")
     parser.add_argument("--width", type=int, default=768, help="width of every modality's vectors")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, 2 steps")
@@ -139,23 +162,22 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     rounds, width = (2, 8) if options.quick else (options.rounds, options.width)
     results: dict[str, Any] = {}
     print("model                 contestant        train ms  ratio  predict ms  ratio  peak memory")
-    for model in options.models:
+    if size := options.side_by_side:
+        for number, modalities in {"two": TWO, "three": THREE}.items():
+            of = [model for model in options.models if modalities is TWO or model not in ONLY_TWO]
+            of = [model for model in of if model != "logistic_regression"]  # which has no hidden size
+            found = measure({model: Contestant(OURS, model, modalities, width, size) for model in of}, rounds)
+            for model, row in found.items():
+                results.setdefault(model, {})[number] = row
+                _print_row(model, number, row)
+    for model in () if size else options.models:
         contestants = {"before, two": Contestant(options.before, model, TWO, width)} if options.before else {}
         contestants["two"] = Contestant(OURS, model, TWO, width)
-        if model not in ("mister_e", "sdt"):  # which read speech and text alone
+        if model not in ONLY_TWO:
             contestants["three"] = Contestant(OURS, model, THREE, width)
         results[model] = measure(contestants, rounds)
         for name, row in results[model].items():
-            cells = [
-                f"{row[part][kind] * (1e3 if part == 'seconds' else 1):.{2 if part == 'seconds' else 3}f}"
-                for kind in ("train", "predict")
-                for part in ("seconds", "ratio")
-            ]
-            print(
-                f"{model:<20}  {name:<16}  {cells[0]:>8}  {cells[1]}  {cells[2]:>10}  {cells[3]}  "
-                f"{row['peak_bytes'] / 2**20:,.0f} MiB",
-                flush=True,
-            )
+            _print_row(model, name, row)
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results

@@ -27,3 +27,13 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
     assert list(numbers["bc_lstm"]) == ["before, two", "two", "three"]
     for row in numbers["bc_lstm"].values():
         assert row["ratio"]["train"] > 0 and row["seconds"]["predict"] > 0 and row["peak_bytes"] > 0
+
+
+def test_models_of_one_hidden_size_are_compared(tmp_path):
+    numbers = run("modalities.py", tmp_path, "--models", "mult", "mister_e", "emo_caps", "--side_by_side", "8")
+    assert {name: list(rows) for name, rows in numbers.items()} == {
+        "mult": ["two", "three"],
+        "mister_e": ["two"],
+        "emo_caps": ["two", "three"],
+    }
+    assert numbers["mult"]["three"]["ratio"]["train"] == 1 and numbers["emo_caps"]["three"]["ratio"]["train"] > 0
