@@ -38,6 +38,7 @@ STAGE_2 = (
     "models.turns",
     "models.turn_layers",
     "models.configuration_conversation",
+    "models.stored_models",
     "models.modeling_conversation",
     "models.mister_e.configuration_mister_e",
     "models.mister_e.modeling_mister_e",

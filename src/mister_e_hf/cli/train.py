@@ -62,6 +62,25 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
         help="number of CPU threads (default: OMP_NUM_THREADS, else one for a small model of stage 2)",
     )
     train.set_defaults(run=_train)
+    pretrain = commands.add_parser(
+        "pretrain",
+        parents=[common],
+        epilog="Any other --field VALUE overrides the section pretraining of the recipe, e.g. --mask_rate 0.3, or "
+        "another section by its name, e.g. --model.hidden_size 128. Then: mister-e train RECIPE --pretrained FOLDER",
+        help="pre-train the model of a recipe on dialogues whose labels are not read (resumes)",
+    )
+    pretrain.add_argument(
+        "--corpus", nargs="+", metavar="CORPUS", help="corpora of vectors, one or several (default: the recipe's)"
+    )
+    pretrain.add_argument(
+        "--splits",
+        nargs="+",
+        default=["train"],
+        choices=["train", "validation", "test"],
+        help="splits to train on (default: train; validation then chooses the epoch)",
+    )
+    pretrain.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    pretrain.set_defaults(run=_pretrain)
     encoder = commands.add_parser("train_encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
     encoder.add_argument("--modality", choices=list(MODALITIES), required=True, help="modality of the encoder")
     encoder.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
@@ -135,6 +154,23 @@ def _dry_run(recipe, folder, seeds: list[int]):
 
     costs = dry_run(recipe, folder, seeds)
     print_result_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
+
+
+def _pretrain(arguments: argparse.Namespace):
+    from ..training.pretraining import pretrain
+    from ..training.recipe_sections import PRETRAINING
+
+    def in_full(word: str) -> str:
+        name = word.removeprefix("--").partition("=")[0]
+        own = word.startswith("--") and name in PRETRAINING["pretraining"]
+        return f"--pretraining.{word.removeprefix('--')}" if own else word
+
+    arguments.overrides = list(map(in_full, arguments.overrides))
+    recipe, folder = _recipe(arguments)
+    results = pretrain(recipe, folder, arguments.corpus, arguments.splits, arguments.seed)
+    scores = results["validation"] or {"loss (training)": results["history"][-1]["loss"]}
+    lines = [f"{name.replace('_', ' '):28} {value:.4f}" for name, value in scores.items()]
+    print_result_once("\n".join([*lines, f"in {folder}"]), **results, folder=str(folder))
 
 
 def _train_encoder(arguments: argparse.Namespace):

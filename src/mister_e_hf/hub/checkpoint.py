@@ -22,6 +22,7 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from .loading import check_weight_files, is_local, read_json
 from .model_card import REPOSITORY, model_card
+from .pretraining_card import pretraining_card
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +88,10 @@ def save_checkpoint(
     if recipe is not None:
         (unfinished / "training.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     has_plot = (folder / "confusion.png").is_file()
-    card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_plot)
+    if getattr(model, "pretrains", False):
+        card = pretraining_card(model, recipe or {}, results or {})
+    else:
+        card = model_card(model, recipe or {}, results or {}, list(encoders or ()), has_plot)
     (unfinished / "README.md").write_text(str(card), encoding="utf-8")
     for modality, source in (encoders or {}).items():
         _copy_encoder(Path(source), unfinished, MODALITIES[modality].encoder)

@@ -62,7 +62,7 @@ def model_card(
         "## Data": _data(corpus, results),
         "## Results": results_section(results)
         + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_plot else ""),
-        "## Training": _training(recipe, results),
+        "## Training": training_facts(recipe, results),
         "## Limits and fair use": f"{'Scores' if config.task == 'regression' else 'Emotions'} are what annotators "
         "agreed on, not what people feel. The results hold for dialogues like those it was trained on, in their "
         "language and culture. It must not be used to judge people, "
@@ -163,7 +163,7 @@ def _data(corpus: CorpusOfRun, results: dict) -> str:
     return " ".join(lines)
 
 
-def _training(recipe: dict, results: dict) -> str:
+def training_facts(recipe: dict, results: dict) -> str:
     lines = ["The recipe is in `training.yaml`." if recipe else "No recipe was recorded."]
     if results.get("versions"):
         versions = ", ".join(for_markdown(f"{name} {version}") for name, version in results["versions"].items())

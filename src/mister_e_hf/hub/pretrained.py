@@ -2,9 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+from torch import nn
 from transformers.utils import logging
 
 from ..base.errors import InputError
@@ -27,20 +29,22 @@ def holds_pretraining(name: str | os.PathLike, options: Mapping[str, Any]) -> bo
     return is_pretraining(require_config(name, options))
 
 
-def check_has_heads(name: str | os.PathLike, config: Any, use: str):
-    r"""
-    Args:
-        name: folder, or id on the Hub.
-        config: its configuration.
-        use: what it is to be used for, such as `"predicts nothing"`.
-
-    Raises:
-        InputError: if it is a pre-training model, whose heads would be random.
-    """
-    if is_pretraining({"architectures": getattr(config, "architectures", None)}):
+def check_has_heads(config: Mapping[str, Any]):
+    """Raise an `InputError` if the content of a `config.json` is a pre-training model's, which cannot predict."""
+    if is_pretraining(config):
         raise InputError(
-            f"'{name}' is a pre-training model, which {use}: it has no heads. Fine-tune it first: mister-e train "
-            f"RECIPE --pretrained {name}"
+            "it is a pre-training model, which predicts nothing: it has no heads. Fine-tune it with mister-e train "
+            "RECIPE --pretrained FOLDER"
+        )
+
+
+def check_heads_are_trained(model: nn.Module):
+    """Raise an `InputError` if the heads of a model are as they were made when it was loaded from pre-training."""
+    new = getattr(model, "new_head", None)
+    if new is not None and torch.equal(model.get_parameter(new[0]).detach().cpu(), new[1]):
+        raise InputError(
+            f"The heads of this {type(model).__name__} are new: it was loaded from a pre-training model and is not "
+            "trained since. Fine-tune it first"
         )
 
 
@@ -56,20 +60,25 @@ def without_report() -> Iterator[None]:
         reporter.setLevel(level)
 
 
-def take_pretrained(name: str | os.PathLike, info: dict[str, Any], is_shared: Callable[[str], bool]):
+def take_pretrained(model: Any, name: str | os.PathLike, info: dict[str, Any]):
     r"""
-    Take out of transformers' loading info what a pre-training model lacks and what it alone has, and list the former
-    in one warning.
+    Take out of transformers' loading info what a pre-training model lacks, what it alone has and what this model
+    leaves out, and list it in one warning.
 
     Args:
-        name: folder, or id on the Hub, of a pre-training model.
-        info: the loading info of the model that begins from it.
-        is_shared: whether both models have a weight of this name.
+        model: a [`ConversationPreTrainedModel`] that begins from it.
+        name: folder, or id on the Hub, of the pre-training model.
+        info: the loading info of `model`.
     """
-    new = {key for key in info["missing_keys"] if not is_shared(key)}
-    info["missing_keys"] = set(info["missing_keys"]) - new
-    info["unexpected_keys"] = {key for key in info["unexpected_keys"] if not key.startswith(OWN_WEIGHTS)}
+    new = sorted(key for key in info["missing_keys"] if not model.is_pretrained(key))
+    unused = {key for key in info["unexpected_keys"] if key.partition(".")[0] in model.left_out_parts()}
+    info["missing_keys"] = set(info["missing_keys"]) - {*new}
+    info["unexpected_keys"] = {key for key in set(info["unexpected_keys"]) - unused if not key.startswith(OWN_WEIGHTS)}
+    parts = ", ".join(sorted({key.partition(".")[0] for key in unused}))
     logger.warning(
         f"'{name}' is a pre-training model without heads. Train these weights before use, they are new: "
-        f"{', '.join(sorted(new))}."
+        f"{', '.join(new)}." + (f" The model leaves out {parts}." if parts else "")
     )
+    heads = [key for key, _ in model.named_parameters() if key in new and key.endswith("bias")]
+    if heads:
+        model.new_head = heads[-1], model.get_parameter(heads[-1]).detach().cpu().clone()

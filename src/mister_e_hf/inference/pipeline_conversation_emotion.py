@@ -19,6 +19,7 @@ from ..base.modalities import MODALITIES
 from ..base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..hub.pretrained import check_heads_are_trained
 from ..models.turns import DialogueCache
 from .raw_turns import Turn, check_dialogues, is_dialogue, read_dialogue, read_turn, split_slice
 from .turn_vectors import TurnEncoders, explain_out_of_memory
@@ -91,6 +92,7 @@ class ConversationEmotionPipeline(Pipeline):
             raise InputError(
                 f"The pipeline takes a conversation model; a model of type '{model.config.model_type}' is not one"
             )
+        check_heads_are_trained(model)
         super().__init__(model, *args, **kwargs)
         self._encoders = TurnEncoders(model, encoders, transcriber)
         self.model.eval()

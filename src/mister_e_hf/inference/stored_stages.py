@@ -10,6 +10,7 @@ from ..base.modalities import MODALITIES
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..hub.loading import find_file, require_config
+from ..hub.pretrained import check_has_heads
 from ..models.configuration_conversation import ConversationConfig
 
 STAGE_1 = "mister_e_utterance_encoder"
@@ -38,6 +39,7 @@ def _check_kind(config: dict[str, Any]):
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
+    check_has_heads(config)
     if kind == STAGE_1:
         raise InputError("it is an encoder of stage 1; pass the folder above it, or load it with UtteranceEncoder")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING

@@ -122,6 +122,17 @@ class ConversationConfig(LabelledConfig):
         """Whether the model can take the turns of a dialogue one by one."""
         return False
 
+    @classmethod
+    def head_fields(cls) -> frozenset[str]:
+        """The fields that may differ between pre-training and fine-tuning: of heads, losses and dropout."""
+        dropouts = (name for name in cls.own_fields() if name.endswith("dropout"))
+        return frozenset({"calibration_temperature", "class_weights", "regression_loss", "huber_delta", *dropouts})
+
+    def differs_from(self, pretrained: "ConversationConfig") -> list[str]:
+        """The fields that keep a model of this configuration from beginning from a pre-trained one."""
+        names = [name for name in self.own_fields() if name not in self.head_fields()]
+        return [name for name in names if getattr(self, name) != getattr(pretrained, name)]
+
     def check_training(self, arguments: Any):
         r"""
         Check the weights of the loss terms in the arguments of a training.

@@ -35,6 +35,7 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .preflight import check_seeds
+from .pretrained_start import weights_of
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
@@ -75,6 +76,7 @@ def run_experiment(
     corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}
     record = {"recipe": recipe.to_dict(), "seed": seed, "data_fingerprints": fingerprints}
+    record |= weights_of(recipe.sections["training"].get("pretrained"))
     return run_once(
         f"{recipe.title()}, seed {seed}",
         output_dir,
@@ -92,7 +94,7 @@ def _run(
     encoders: Mapping[str, Path] | None,
 ) -> dict[str, Any]:
     trainer, facts = train_model(recipe, arguments, corpus["train"], corpus["validation"])
-    _check_unchanged(corpus, fingerprints)
+    check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
     chooses = arguments.load_best_model_at_end
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)
@@ -150,7 +152,7 @@ def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     return corpus
 
 
-def _check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
+def check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
     """
     Check that the vectors are those of the start: they are mapped from files, which may have been written to
     meanwhile.

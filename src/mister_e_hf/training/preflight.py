@@ -22,6 +22,7 @@ from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
+from .pretrained_start import check_pretrained
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import read_results
@@ -173,6 +174,7 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
         check_training(config, arguments)
     except InputError as error:
         raise InputError(f"{recipe.source}: section 'training': {error}") from error
+    check_pretrained(config, recipe.sections["training"].get("pretrained"))
     with torch.device("meta"):
         needed = 4 * sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
     there = _memory()

@@ -4,6 +4,7 @@ Letters: B dialogues, T turns, M turns of the batch with both modalities of a pa
 """
 
 import itertools
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,9 +135,12 @@ class PretrainingTrainer(VectorTrainer):
         self.say_what_is_not_read(data)
         if self.args.standardize and not checkpoint:
             self.standardize_inputs(data)
+        start = time.perf_counter()
         with few_threads(self.own_model, self.args.device):
             self.threads = torch.get_num_threads()
-            return super()._train(checkpoint, **kwargs)
+            found = super()._train(checkpoint, **kwargs)
+        self.seconds = time.perf_counter() - start
+        return found
 
     def evaluation_loop(self, *arguments, **kwargs):
         with few_threads(self.own_model, self.args.device):

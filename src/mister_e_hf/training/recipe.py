@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..base.errors import InputError, short, unwrapped
 from ..base.modalities import MODALITIES
@@ -22,26 +22,29 @@ from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
 from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
+from .pretrained_start import new_model
 from .recipe_baselines import sections_of_baseline
 from .recipe_fields import as_typed, fits, nearest, read_word, type_name
 from .recipe_files import find_recipe
 from .recipe_sections import (
     NOT_IN_A_RECIPE,
+    PRETRAINING,
     REGRESSION,
     SECTIONS,
     EncoderSettings,
     absent_modality,
     advice_without_backbone,
+    arguments_of,
     baseline_sections,
     check_focal_gamma,
     encoder_sections,
     model_fields,
     training_defaults,
     training_fields,
+    training_values,
 )
 from .recipe_widths import find_widths, picked_columns, take_picked_width
 from .training_fields import check_field
-from .utterance_trainer import UtteranceTrainingArguments
 
 
 class Recipe:
@@ -53,8 +56,8 @@ class Recipe:
             (of [`CorpusSettings`]) and `training` (of [`MisterETrainingArguments`], or of the model's own Trainer);
             for stage 1 a section per modality such as `text_encoder` (fields of [`UtteranceEncoderConfig`] and
             [`MisterEProcessor`], `dtype`, `folds` for cross-fitted vectors, and a section `training` of
-            [`UtteranceTrainingArguments`]); and `baselines`, sections `model` and `training` by a baseline's name,
-            for what differs from [`Recipe.baseline`].
+            [`UtteranceTrainingArguments`]); `pretraining` (of [`PretrainingArguments`]); and `baselines`, sections
+            `model` and `training` by a baseline's name, for what differs from [`Recipe.baseline`].
         source: name of the recipe in messages.
 
     Raises:
@@ -110,7 +113,7 @@ class Recipe:
         """Name and type of the fields of each section; those of `model` depend on its type."""
         model = model_fields(self.model_type)
         stage_2 = {"model": model, "corpus": CORPUS_FIELDS, "training": training_fields(self.model_type)}
-        return stage_2 | encoder_sections() | baseline_sections()
+        return stage_2 | PRETRAINING | encoder_sections() | baseline_sections()
 
     @property
     def model_type(self) -> str:
@@ -158,8 +161,9 @@ class Recipe:
                 "makes the task regression; without it the classes of corpus.labels are predicted"
             )
         section, field = self._place(name)
-        if section.rpartition(".")[2] == "training" and field in NOT_IN_A_RECIPE:
-            raise InputError(f"{self.source}: training.{field} does not belong in a recipe: {NOT_IN_A_RECIPE[field]}")
+        arguments = arguments_of(section, self.model_type)
+        if arguments is not None and field in NOT_IN_A_RECIPE:
+            raise InputError(f"{self.source}: {section}.{field} does not belong in a recipe: {NOT_IN_A_RECIPE[field]}")
         hint = self.fields()[section][field]
         choices = [value, list(words)] if len(words) > 1 else [value, *words, *([[value], [*words]] if words else [])]
         fitting = [typed for choice in choices if fits(typed := as_typed(choice, hint), hint)]
@@ -169,10 +173,7 @@ class Recipe:
                 f"{self.source}: section '{section}': '{field}' must be {type_name(hint)}, got "
                 f"{short(repr(value))}{quotes}"
             )
-        if section.rpartition(".")[2] == "training":
-            arguments = (
-                UtteranceTrainingArguments if section in encoder_sections() else self.trainer_class.arguments_class
-            )
+        if arguments is not None:
             try:
                 check_field(field, fitting[0], arguments)
             except InputError as error:
@@ -281,8 +282,8 @@ class Recipe:
             raise InputError(f"{self.source}: section 'model': {unwrapped(error)}") from error
 
     def model(self) -> PreTrainedModel:
-        """A new model with this configuration."""
-        return AutoModel.from_config(self.model_config())
+        """A new model with this configuration, which begins from pre-training if training.pretrained names one."""
+        return new_model(self.model_config(), self.sections["training"].get("pretrained"))
 
     def title(self) -> str:
         """Name of the model, for reports."""
@@ -313,7 +314,7 @@ class Recipe:
         if section == "model":
             return getattr(self.model_config(), field)
         return training_defaults(self.model_type, self.regression).get(
-            field, getattr(self.trainer_class.arguments_class, field)
+            field, getattr(self.trainer_class.arguments_class, field, None)
         )
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
@@ -331,7 +332,7 @@ class Recipe:
     def training_arguments(self, output_dir: str | Path, seed: int) -> DialogueTrainingArguments:
         """The arguments of the Trainer of stage 2."""
         try:
-            fields = training_defaults(self.model_type, self.regression) | self.sections["training"]
+            fields = training_values(self.model_type, self.regression, self.sections["training"])
             return self.trainer_class.arguments_class(**fields, output_dir=str(output_dir), seed=seed)
         except Exception as error:  # transformers' own checks raise errors of several kinds
             raise InputError(f"{self.source}: section 'training': {short(error)}") from error

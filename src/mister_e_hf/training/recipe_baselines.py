@@ -65,7 +65,7 @@ def sections_of_baseline(name: str, sections: Mapping[str, dict[str, Any]], mode
     model = given | model
     # One model is pushed, and terms of another model's loss are not among this one's.
     known = training_fields(other.model_type)
-    kept = {field for field in known if not field.startswith(("hub_", "push_"))}
+    kept = {field for field in known if not field.startswith(("hub_", "push_")) and field != "pretrained"}
     own = {field: value for field, value in sections["training"].items() if field in kept}
     terms = set(other.model_class().loss_term_weights.values())
     weights = [weight for each in registered() for weight in each.model_class().loss_term_weights.values()]

@@ -15,6 +15,7 @@ from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.registry import RegisteredModel, baselines, entry_of, registered
+from .pretraining_trainer import PretrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 
 # A recipe is the same for all of its runs, and is stored and pushed with each.
@@ -50,10 +51,34 @@ _ENCODER_TRAINING_FIELDS = {
 }
 
 
+# Fields of the section pretraining, which are always named in full, too.
+PRETRAINING = {
+    "pretraining": {field.name: field.type for field in dataclasses.fields(PretrainingArguments) if field.init}
+}
+
+
 def training_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of the section training, of a registered model."""
     arguments = entry_of(model_type).trainer_class().arguments_class
-    return {field.name: field.type for field in dataclasses.fields(arguments) if field.init}
+    return {field.name: field.type for field in dataclasses.fields(arguments) if field.init} | {
+        "pretrained": str | None
+    }
+
+
+def training_values(model_type: str, regression: bool, section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the section training says of the Trainer's arguments, with the defaults that the task sets."""
+    given = {name: value for name, value in section.items() if name != "pretrained"}
+    return training_defaults(model_type, regression) | given
+
+
+def arguments_of(section: str, model_type: str) -> Any:
+    """The class of the training arguments that a section holds the fields of; None if it is another section."""
+    if section in PRETRAINING:
+        return PretrainingArguments
+    if section.rpartition(".")[2] != "training":
+        return None
+    encoder = section in encoder_sections()
+    return UtteranceTrainingArguments if encoder else entry_of(model_type).trainer_class().arguments_class
 
 
 def training_defaults(model_type: str, regression: bool) -> dict[str, Any]:

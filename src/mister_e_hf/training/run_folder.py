@@ -73,7 +73,12 @@ def run_once(
 
 
 def headline(scores: dict[str, Any]) -> str:
-    """The score that a line of progress shows: the mean absolute error of a regression, else weighted F1."""
+    """
+    The score that a line of progress shows: the mean absolute error of a regression, the loss of pre-training, else
+    weighted F1.
+    """
+    if "reconstruction_loss" in scores:
+        return f"loss {scores['loss']:.4f}"
     if "mae" in scores:
         return f"MAE {scores['mae']:.4f}"
     return f"weighted F1 {100 * scores['weighted_f1']:.2f}"

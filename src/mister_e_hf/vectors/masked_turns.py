@@ -14,7 +14,6 @@ from torch.utils.data import Dataset, Sampler, Subset
 
 from ..base.modalities import MODALITIES
 from .collator import field_of
-from .dialogue_datasets import dialogue_lengths
 
 
 def draw_masks(
@@ -94,7 +93,9 @@ class MaskedDialogues(Dataset):
     @property
     def lengths(self) -> np.ndarray:
         """Number of turns of each dialogue (n,)."""
-        return dialogue_lengths(self.dataset)
+        if getattr(self.dataset, "lengths", None) is not None:
+            return np.asarray(self.dataset.lengths)
+        return np.array([len(next(iter(self[number].values()))) for number in range(len(self))])
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -116,6 +116,16 @@ class MisterEConfig(ConversationConfig):
     def streams(self) -> bool:
         return self.causal
 
+    @classmethod
+    def head_fields(cls) -> frozenset[str]:
+        return super().head_fields() | {"gate", "gate_hidden_size", "gate_temperature", "focal_gamma"}
+
+    def differs_from(self, pretrained: ConversationConfig) -> list[str]:
+        found = super().differs_from(pretrained)
+        # Experts that were pre-trained may be left out.
+        fewer = isinstance(pretrained, MisterEConfig) and set(self.experts) <= set(pretrained.experts)
+        return [name for name in found if name != "experts" or not fewer]
+
     def check_training(self, arguments: Any):
         for name in ("contrastive_weight", "consistency_weight") if self.task == "regression" else ():
             if weight := getattr(arguments, name, 0.0):

@@ -7,7 +7,7 @@ Letters: B dialogues, T turns, N real turns of the batch (as flat rows, see `tur
 H hidden, A attention width, C classes, S targets, E experts in the order speech, text, fusion.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from ...base.losses import focal_terms, regression_terms
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution, TurnLinear
 from ..turns import DialogueCache, NextTurns, TurnLayout
-from .configuration_mister_e import MisterEConfig
+from .configuration_mister_e import EXPERTS, MisterEConfig
 
 # Old name of the base class.
 MisterEPreTrainedModel = ConversationPreTrainedModel
@@ -328,6 +328,10 @@ class MisterEModel(ConversationPreTrainedModel):
     @classmethod
     def is_pretrained(cls, name: str) -> bool:
         return super().is_pretrained(name) and not name.startswith(("fusion_expert.norm.", "fusion_expert.dense."))
+
+    def left_out_parts(self) -> Collection[str]:
+        parts = {*(f"{name}_expert" for name in EXPERTS), "speech_input", "text_input"}
+        return parts - {name for name, _ in self.named_children()}
 
     def view(self, output: MisterEOutput) -> ConversationOutput:
         assert output.expert_logits is not None

@@ -1,0 +1,231 @@
+"""Pre-train the model of a recipe, without labels, on the dialogues of one corpus or several."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from ..base.errors import InputError, short, unwrapped
+from ..base.files import check_output_folder, sync_folder, write_json, writing
+from ..corpora.licences import published_of_name
+from ..hub.checkpoint import save_checkpoint
+from ..models.configuration_conversation import ConversationConfig
+from ..models.registry import entry_of
+from ..vectors.corpus_facts import corpus_facts
+from ..vectors.dialogue_vectors import SPLITS, DialogueVectors
+from ..vectors.pooled import read_pooled
+from ..vectors.store import dialogue_ids
+from .experiment import check_unchanged
+from .preflight import check_seeds
+from .pretraining_trainer import PretrainingArguments, PretrainingTrainer
+from .recipe import Recipe
+from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
+
+logger = logging.getLogger(__name__)
+
+_VALIDATION = "validation"
+
+
+def pretrain(
+    recipe: Recipe,
+    output_dir: str | Path,
+    corpora: Sequence[str] | None = None,
+    splits: Sequence[str] = ("train",),
+    seed: int = 0,
+) -> dict[str, Any]:
+    r"""
+    Pre-train the model of a recipe on corpora of vectors. No label is read. The epoch is chosen by the loss on the
+    dialogues of validation, which are not trained on.
+
+    Writes a checkpoint folder without heads and `results.json` to `output_dir`. A finished run is skipped; an
+    interrupted one resumes from its last complete checkpoint.
+
+    Args:
+        recipe: its sections `model` and `pretraining` and `corpus.speech_columns` count.
+        output_dir: folder of this run alone.
+        corpora: folders or Hub ids; by default the corpus of the recipe.
+        splits: what is trained on. Test dialogues are trained on only if named here, with a warning.
+        seed: seed of the initial weights, dropout, masks and the order of dialogues.
+
+    Returns:
+        the content of `results.json`.
+
+    Raises:
+        InputError: if `output_dir` holds another run, the corpora do not fit one another or the model, or the model
+            has no pre-training.
+    """
+    output_dir = Path(output_dir)
+    corpora = list(corpora or [recipe.corpus_path()])
+    check_seeds([seed])
+    check_output_folder(output_dir, corpora)
+    kind = entry_of(recipe.model_type)
+    kind.pretraining_class()  # or there is none
+    arguments = pretraining_arguments(recipe, output_dir, seed)  # starts the process group, if there is one
+    data = read_dialogues(recipe, corpora, splits)
+    config = pretraining_config(recipe, data["train"])
+    if _VALIDATION not in data and arguments.eval_strategy != "no":
+        arguments = pretraining_arguments(
+            recipe, output_dir, seed, eval_strategy="no", load_best_model_at_end=False, early_stopping_patience=None
+        )
+    fingerprints = {name: each.fingerprint() for name, each in data.items()}
+    record = {"recipe": _sections(recipe), "corpora": corpora, "splits": list(splits), "seed": seed}
+
+    def run() -> dict[str, Any]:
+        set_seed(seed)
+        model = kind.pretraining_class()(config)
+        trainer = PretrainingTrainer(model, arguments, train_dataset=data["train"], eval_dataset=data.get(_VALIDATION))
+        resumed = trainer.resume()
+        check_unchanged(data, fingerprints)
+        results = {"seed": seed, **_facts(trainer, resumed is not None), "data_fingerprints": fingerprints}
+        results |= {"corpora": [_named(corpus) for corpus in corpora], "data": _counts(data, splits)}
+        results[_VALIDATION] = scores_of(trainer) if _VALIDATION in data else None
+        if trainer.is_world_process_zero():
+            with writing(output_dir):
+                save_checkpoint(output_dir, trainer.own_model, _stored(recipe, arguments), results)
+                sync_folder(output_dir)
+            write_json(output_dir / "results.json", results)
+            if arguments.push_to_hub:
+                trainer.push_folder()
+        trainer.accelerator.wait_for_everyone()
+        return results
+
+    return run_once(
+        f"{kind.title}, pre-training, seed {seed}",
+        output_dir,
+        record | {"data_fingerprints": fingerprints},
+        run,
+        lambda results: results[_VALIDATION] or {"loss": results["history"][-1]["loss"], "reconstruction_loss": None},
+    )
+
+
+def pretraining_arguments(recipe: Recipe, output_dir: str | Path, seed: int, **changes: Any) -> PretrainingArguments:
+    """The arguments of pre-training: the section `pretraining` of a recipe, with some fields changed."""
+    try:
+        fields = recipe.sections.get("pretraining", {}) | changes
+        return PretrainingArguments(**fields, output_dir=str(output_dir), seed=seed)
+    except Exception as error:  # transformers' own checks raise errors of several kinds
+        raise InputError(f"{recipe.source}: section 'pretraining': {short(error)}") from error
+
+
+def read_dialogues(recipe: Recipe, corpora: Sequence[str], splits: Sequence[str]) -> dict[str, DialogueVectors]:
+    """
+    The dialogues that are trained on as `train`, and those of validation, if there are any that are not trained on.
+    """
+    if unknown := [split for split in splits if split not in SPLITS]:
+        raise InputError(f"Unknown split '{unknown[0]}'; expected some of {', '.join(SPLITS)}")
+    columns = recipe.sections["corpus"].get("speech_columns")
+    data = {"train": read_pooled(corpora, splits, columns)}
+    if PartialState().is_main_process and "test" in splits:
+        logger.warning(
+            "Test dialogues are trained on: scores of fine-tuned models on them will not be those of unknown "
+            "dialogues. The card says so."
+        )
+    held_out = [corpus for corpus in corpora if _VALIDATION in dialogue_ids(corpus)]
+    if _VALIDATION in splits or not held_out:
+        if PartialState().is_main_process:
+            why = "validation is trained on" if held_out else "no corpus has dialogues of validation"
+            logger.warning("The last epoch is kept, since %s", why)
+        return data
+    data[_VALIDATION] = read_pooled(held_out, (_VALIDATION,), columns)
+    if both := sorted({*data["train"].dialogue_ids} & {*data[_VALIDATION].dialogue_ids}):
+        raise InputError(f"dialogue_id: dialogue '{both[0]}' is in {_VALIDATION}, too; each must appear once")
+    return data
+
+
+def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationConfig:
+    r"""
+    The configuration of a recipe's model, without the labels. A width that the recipe does not state is that of the
+    vectors.
+
+    Raises:
+        InputError: naming the field, if the vectors do not fit the model.
+    """
+    kind = entry_of(recipe.model_type).config_class()
+    of_labels = ("model_type", "class_weights")
+    fields = {name: value for name, value in recipe.sections["model"].items() if name not in of_labels}
+    for name in kind.takes():
+        width = f"{name}_embedding_dim"
+        if name in data.vectors and width not in fields and (name in _read(kind, fields)):
+            fields[width] = data.vectors[name].width
+    try:
+        config = kind(**fields)
+    except Exception as error:  # the checks of a configuration raise errors of several kinds
+        raise InputError(f"{recipe.source}: section 'model': {unwrapped(error)}") from error
+    data.check(config.widths)
+    for name in config.modalities:
+        if name not in data.present or not data.present[name].any():
+            field = next(iter(config.without([name])), None)
+            hint = f"leave it out of {field}" if field else "leave it out of model.modalities, or add a corpus with it"
+            raise InputError(f"No turn of the corpora has {name}, so nothing can be learned from it; {hint}")
+    return config
+
+
+def _read(kind: type[ConversationConfig], fields: dict[str, Any]) -> Sequence[str]:
+    """The modalities that a model reads, or may read."""
+    if "modalities" in kind.own_fields():
+        return fields.get("modalities") or getattr(kind, "modalities", None) or ("speech", "text")
+    return kind.takes()
+
+
+def scores_of(trainer: PretrainingTrainer) -> dict[str, float]:
+    """The metrics on the dialogues of validation."""
+    found = trainer.evaluate()
+    names = [name for name in found if name.startswith("eval_") and name.endswith(("loss", "chance"))]
+    return {name.removeprefix("eval_"): found[name] for name in names}
+
+
+def _facts(trainer: PretrainingTrainer, resumed: bool) -> dict[str, Any]:
+    return {
+        "best_epoch": best_epoch(trainer),
+        "epochs": trainer.state.epoch,
+        "training_seconds": None if resumed else round(trainer.seconds, 1),
+        "peak_memory_bytes": peak_memory(),
+        "threads": trainer.threads,
+        "parameters": trainer.own_model.num_parameters(),
+        "history": learning_history(trainer),
+        **provenance(trainer.args.device),
+    }
+
+
+def _named(corpus: str) -> dict[str, Any]:
+    """Name and licence of a corpus for the card; of a folder without its path."""
+    stated = corpus_facts(corpus, {}, [])["stated"]
+    name = stated.get("name") or Path(corpus).name
+    known = published_of_name(name)
+    return {"name": name, "license": stated.get("license") or (known.license if known else None)}
+
+
+def _counts(data: dict[str, DialogueVectors], splits: Sequence[str]) -> dict[str, Any]:
+    roles = {"train": ("training", list(splits)), _VALIDATION: (_VALIDATION, [_VALIDATION])}
+    return {
+        roles[name][0]: {"splits": roles[name][1], "dialogues": len(each), "turns": each.num_turns}
+        for name, each in data.items()
+    }
+
+
+def _sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe that pre-training reads."""
+    columns = recipe.sections["corpus"].get("speech_columns")
+    return {
+        "model": dict(recipe.sections["model"]),
+        "corpus": {} if columns is None else {"speech_columns": columns},
+        "pretraining": dict(recipe.sections.get("pretraining", {})),
+    }
+
+
+def _stored(recipe: Recipe, arguments: PretrainingArguments) -> dict[str, dict[str, Any]]:
+    """The recipe as it is stored with the weights: what was left at its default is written out."""
+    own = (
+        "mask_rate",
+        "mask_span",
+        "reconstruction_weight",
+        "contrastive_weight",
+        "contrastive_temperature",
+        "negatives",
+    )
+    sections = _sections(recipe)
+    sections["pretraining"] = {name: getattr(arguments, name) for name in own} | sections["pretraining"]
+    return sections
