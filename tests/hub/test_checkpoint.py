@@ -75,7 +75,7 @@ def test_checkpoint_folder_holds_weights_code_recipe_and_card(tmp_path):
     results = {result.metric_type: result for result in card.data.eval_results}
     assert results["weighted_f1"].metric_value == 0.5
     assert results["weighted_f1"].dataset_split == "test"
-    assert "| mixture | 50.00 | 25.00 | 7 |" in card.text
+    assert "| model | 50.00 | 25.00 | 7 |" in card.text
     assert results["weighted_f1"].metric_config == "seed 1"
     assert "EU AI Act" in card.text and "@article" in card.text
 

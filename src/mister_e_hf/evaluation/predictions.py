@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
 from ..base.errors import InputError
+from ..base.head_names import head_titles
 from ..base.part_weights import CAPSULES, GATE, WEIGHT_FIELDS
 from ..vectors.dialogue_vectors import DialogueVectors
 from .binned_scores import BINS
@@ -255,8 +256,9 @@ def format_results(summary: dict, split: str = "test") -> str:
     A table of the scores of a split: mean ± standard deviation over seeds. Weighted and macro F1 in per cent for
     classes; for a regression error and correlations, and accuracies in per cent if the scores were put into bins.
     """
-    blocks = dict(summary[split])
-    for name, block in summary[split].items():
+    titles = head_titles(summary[split])
+    blocks = {titles[name]: block for name, block in summary[split].items()}
+    for name, block in list(blocks.items()):
         targets = block.get("by_target", {})
         if len(targets) > 1:
             blocks |= {f"{name}, {target}": values for target, values in targets.items()}

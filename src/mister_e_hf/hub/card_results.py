@@ -2,6 +2,7 @@
 
 from huggingface_hub import EvalResult
 
+from ..base.head_names import head_titles
 from ..base.plain_text import for_markdown, for_terminal
 from ..corpora.licences import CUSTOM, CorpusOfRun
 
@@ -73,19 +74,21 @@ def results_section(results: dict) -> str:
 def _class_tables(blocks: dict) -> list[str]:
     """F1 of each head, then of each class."""
     lines = ["| test | weighted F1 | macro F1 | utterances |", "|---|---|---|---|"]
+    titles = head_titles(blocks)
     for name, block in blocks.items():
         cells = [_with_interval(block, metric) for metric in ("weighted_f1", "macro_f1")]
-        lines.append(f"| {for_markdown(name)} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
-    return lines + (_classes(blocks["mixture"]) if "f1_per_class" in blocks["mixture"] else [])
+        lines.append(f"| {for_markdown(titles[name])} | {cells[0]} | {cells[1]} | {block['num_utterances']} |")
+    return lines + (_classes(blocks["mixture"], titles["mixture"]) if "f1_per_class" in blocks["mixture"] else [])
 
 
 def _score_tables(blocks: dict) -> list[str]:
     """Errors and correlations of each head, accuracies where the corpus has them, and errors of each target."""
     mixture, targets = blocks["mixture"], blocks["mixture"]["by_target"]
     found = {name: title for name, title in _SCORE_METRICS.items() if name in mixture}
-    lines = _table("test", found, blocks, 1, 3)
+    titled = {head_titles(blocks)[name]: block for name, block in blocks.items()}
+    lines = _table("test", found, titled, 1, 3)
     if binned := {name: title for name, title in _BINNED_METRICS.items() if name in mixture}:
-        lines += ["", "In per cent:", "", *_table("test", binned, blocks, 100, 2)]
+        lines += ["", "In per cent:", "", *_table("test", binned, titled, 100, 2)]
     if len(targets) > 1:
         intervals = mixture.get("intervals", {}).get("by_target", {})
         rows = {name: {**block, "intervals": intervals.get(name, {})} for name, block in targets.items()}
@@ -112,11 +115,11 @@ def _epoch(results: dict) -> str:
     return f" epoch {results['best_epoch']:g} of {epochs}, chosen on validation;"
 
 
-def _classes(mixture: dict) -> list[str]:
+def _classes(mixture: dict, title: str) -> list[str]:
     """F1 of each class, a dash if no turn has it, and its number of turns."""
     names = list(mixture["f1_per_class"])
     turns = [sum(row) for row in mixture["confusion"]] if "confusion" in mixture else [None] * len(names)
-    lines = ["", "| class | F1 of the mixture | turns |", "|---|---|---|"]
+    lines = ["", f"| class | F1 of the {title} | turns |", "|---|---|---|"]
     for name, count in zip(names, turns, strict=True):
         value = mixture["f1_per_class"][name]
         score = "–" if value is None or count == 0 else f"{100 * value:.2f}"
