@@ -65,7 +65,7 @@ def turns_of_vectors(corpus: FinishedCorpus, config: ConversationConfig) -> Iter
             of another width, or reads none of those that the corpus has.
     """
     folder = corpus.source if corpus.source.is_dir() else corpus.source.parent
-    read = read_corpus(folder, {}, splits=tuple(corpus.splits))
+    read = read_corpus(folder, {}, splits=tuple(corpus.splits), speech_columns=config.speech_columns)
     for data in read.values():
         data.check(config.widths)
         if not set(data.vectors) & set(config.modalities):
