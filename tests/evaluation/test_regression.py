@@ -80,18 +80,18 @@ def test_constant_predictions_have_no_correlation(value):
     found = sentiment([0.3, -1.2, 2.0], [value] * 3)
     assert found["corr"] is None
     assert found["by_target"]["sentiment"]["corr"] is None
-    assert found["undefined"] == ["corr of sentiment is undefined: its predictions are constant"]
+    assert found["undefined"] == ["Corr of sentiment is undefined: its predictions are constant"]
     assert found["ccc"] == 0
     assert found["mae"] == pytest.approx(np.abs(np.array([0.3, -1.2, 2.0]) - value).mean())
 
 
 def test_constant_labels_have_no_correlation():
     assert sentiment([0.1] * 3, [0.3, 0.2, 0.7])["undefined"] == [
-        "corr of sentiment is undefined: its labels are constant"
+        "Corr of sentiment is undefined: its labels are constant"
     ]
     found = sentiment([0.1] * 3, [0.1] * 3)
     assert (found["mae"], found["corr"], found["ccc"]) == (0, None, None)
-    assert found["undefined"][1] == "ccc of sentiment is undefined: its labels and predictions are one constant"
+    assert found["undefined"][1] == "CCC of sentiment is undefined: its labels and predictions are one constant"
 
 
 @pytest.mark.parametrize("offset", [1e6, -3e7, 1e9])
@@ -155,7 +155,7 @@ def test_without_a_score_other_than_zero_there_is_nothing_non_zero():
     assert found["acc2_non0"] is None
     assert found["f1_non0"] is None
     assert found["acc2_has0"] == 0.5
-    assert found["undefined"][1] == "acc2_non0 of sentiment is undefined: its labels are all 0"
+    assert found["undefined"][1] == "Acc-2 without zeros of sentiment is undefined: its labels are all 0"
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -211,7 +211,7 @@ def test_weak_scores_by_hand():
     assert found["acc2"] == pytest.approx(2 / 4)
     strong = sentiment([-0.5, 0.6], [-0.1, 0.1], "sims")
     assert strong["acc2_weak"] is None
-    assert strong["undefined"] == ["acc2_weak of sentiment is undefined: no label is within ±0.4"]
+    assert strong["undefined"] == ["Acc-2 weak of sentiment is undefined: no label is within ±0.4"]
 
 
 def test_labels_and_predictions_are_clipped_to_one():
@@ -277,7 +277,7 @@ def test_one_undefined_target_leaves_the_mean_undefined():
     assert found["corr"] is None
     assert found["by_target"]["a"]["corr"] is not None
     assert found["mae"] is not None
-    assert found["undefined"] == ["corr of b is undefined: its predictions are constant"]
+    assert found["undefined"] == ["Corr of b is undefined: its predictions are constant"]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_an_undefined_score_is_none_and_logged(caplog):
         scores = score(constant, split(), NAMES)
     assert scores["mixture"]["corr"] is None
     assert scores["mixture"]["intervals"]["corr"] is None
-    assert "test: corr of valence is undefined: its predictions are constant" in caplog.text
+    assert "test: Corr of valence is undefined: its predictions are constant" in caplog.text
 
 
 def test_table_of_predictions(tmp_path):
@@ -145,11 +145,17 @@ def test_results_as_a_table():
     assert len({len(line) for line in lines}) == 1
 
 
+def test_a_model_with_one_head_has_no_mixture_in_the_table():
+    summary = summarize([{"mixture": score(predicted(2, 0), split(), NAMES)["mixture"]}])
+    lines = format_results({"test": summary}).splitlines()
+    assert [line[:26].strip() for line in lines[1:]] == ["model", "model, valence", "model, arousal"]
+
+
 @pytest.mark.parametrize(
     ("bins", "headings"),
     [
-        ("mosi", "MAE Corr Acc-7 Acc-2 has0 F1 has0 Acc-2 non0 F1 non0"),
-        ("sims", "MAE Corr Acc-2 F1 Acc-3 Acc-5 Acc-2 weak R2"),
+        ("mosi", "MAE Corr Acc-7 Acc-2 with zeros F1 with zeros Acc-2 without zeros F1 without zeros"),
+        ("sims", "MAE Corr Acc-2 F1 Acc-3 Acc-5 Acc-2 weak R²"),
     ],
 )
 def test_results_with_bins_as_a_table(bins, headings):

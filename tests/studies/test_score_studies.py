@@ -141,8 +141,8 @@ def test_a_search_prefers_less_error(recipe, tmp_path):
     found = search(recipe, tmp_path / "search", 2, **options)
     first, second = found["logistic_regression"]
     assert first["mae"] <= second["mae"]
-    line = format_trials(found).splitlines()[0]
-    assert f"{first['mae']:.4f}" in line
+    unit, line, *_ = format_trials(found).splitlines()
+    assert unit.startswith("MAE of all held-out turns, less is better") and f"{first['mae']:.4f}" in line
     assert json.loads((tmp_path / "search/search.json").read_text()) == found
     tables = [
         pq.read_table(tmp_path / f"search/logistic_regression/trial-{first['trial']}/fold-{fold}/predictions.parquet")

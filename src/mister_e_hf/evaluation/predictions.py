@@ -17,6 +17,7 @@ from transformers import Trainer
 from ..base.errors import InputError
 from ..base.head_names import head_titles
 from ..base.part_weights import CAPSULES, GATE, WEIGHT_FIELDS
+from ..base.score_names import in_per_cent, score_title
 from ..vectors.dialogue_vectors import DialogueVectors
 from .binned_scores import BINS
 from .metrics import (
@@ -228,26 +229,12 @@ def _summary(blocks: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# The scores of a table of results: heading, digits after the point, and whether it is a share, given in per cent.
-_CLASSES = {"weighted_f1": ("weighted F1", 2, True), "macro_f1": ("macro F1", 2, True)}
-_REGRESSION = {"mae": ("MAE", 3, False), "corr": ("Corr", 3, False)}
+# The scores of a table of results.
+_CLASSES = ("weighted_f1", "macro_f1")
 _REGRESSION_BY_BINS = {
-    None: {"ccc": ("CCC", 3, False)},
-    "mosi": {
-        "acc7": ("Acc-7", 2, True),
-        "acc2_has0": ("Acc-2 has0", 2, True),
-        "f1_has0": ("F1 has0", 2, True),
-        "acc2_non0": ("Acc-2 non0", 2, True),
-        "f1_non0": ("F1 non0", 2, True),
-    },
-    "sims": {
-        "acc2": ("Acc-2", 2, True),
-        "f1": ("F1", 2, True),
-        "acc3": ("Acc-3", 2, True),
-        "acc5": ("Acc-5", 2, True),
-        "acc2_weak": ("Acc-2 weak", 2, True),
-        "r2": ("R2", 3, False),
-    },
+    None: ("mae", "corr", "ccc"),
+    "mosi": ("mae", "corr", "acc7", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0"),
+    "sims": ("mae", "corr", "acc2", "f1", "acc3", "acc5", "acc2_weak", "r2"),
 }
 
 
@@ -264,24 +251,24 @@ def format_results(summary: dict, split: str = "test") -> str:
             blocks |= {f"{name}, {target}": values for target, values in targets.items()}
     columns = _result_columns(next(iter(blocks.values())))
     width = max(26, *map(len, blocks))
-    lines = ["".join([f"{split:{width}}", *(f" {heading:>16}" for heading, _, _ in columns.values()), f" {'N':>6}"])]
+    headings = {metric: f" {score_title(metric):>16}" for metric in columns}
+    lines = ["".join([f"{split:{width}}", *headings.values(), f" {'N':>6}"])]
     for name, block in blocks.items():
-        cells = [_cell(block[metric], digits, share) for metric, (_, digits, share) in columns.items()]
-        lines.append(
-            "".join([f"{name:{width}}", *(f" {cell:>16}" for cell in cells), f" {block['num_utterances']:>6}"])
-        )
+        cells = [f" {_cell(metric, block[metric]):>{len(heading) - 1}}" for metric, heading in headings.items()]
+        lines.append("".join([f"{name:{width}}", *cells, f" {block['num_utterances']:>6}"]))
     return "\n".join(lines)
 
 
-def _result_columns(block: Mapping[str, Any]) -> dict[str, tuple[str, int, bool]]:
+def _result_columns(block: Mapping[str, Any]) -> tuple[str, ...]:
     if "weighted_f1" in block:
         return _CLASSES
     bins = next((bins for bins, names in BINS.items() if set(names) <= set(block)), None)
-    return _REGRESSION | _REGRESSION_BY_BINS[bins]
+    return _REGRESSION_BY_BINS[bins]
 
 
-def _cell(score: Mapping[str, float | None], digits: int, share: bool) -> str:
-    mean, spread, factor = score["mean"], score["sd"], 100 if share else 1
+def _cell(metric: str, score: Mapping[str, float | None]) -> str:
+    mean, spread = score["mean"], score["sd"]
+    factor, digits = (100, 2) if in_per_cent(metric) else (1, 3)
     if mean is None:
         return "undefined"
     return f"{factor * mean:.{digits}f}" + ("" if spread is None else f" ± {factor * spread:.{digits}f}")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError, short
+from ..base.score_names import score_title
 from .binned_scores import BINS, SIMS_RANGE, binned_counts, binned_scores
 from .metrics import SCORES
 
@@ -186,7 +187,7 @@ def regression_scores(
         for place, target in enumerate(target_names)
     }
     undefined = [
-        f"{score} of {target} is undefined: {reason}"
+        f"{score_title(score)} of {target} is undefined: {reason}"
         for place, target in enumerate(target_names)
         for score, reason in _reasons(labels[given[:, place], place], predictions[given[:, place], place], bins)
         if result["by_target"][target][score] is None

@@ -4,28 +4,13 @@ from huggingface_hub import EvalResult
 
 from ..base.head_names import head_titles
 from ..base.plain_text import for_markdown, for_terminal
+from ..base.score_names import SCORE_NAMES, capitalized
 from ..corpora.licences import CUSTOM, CorpusOfRun
 
-# Titles of the scores in results.json.
-_CLASS_METRICS = {"weighted_f1": "Weighted F1", "macro_f1": "Macro F1", "accuracy": "Accuracy"}
-_SCORE_METRICS = {
-    "mae": "Mean absolute error",
-    "corr": "Pearson correlation",
-    "ccc": "Concordance correlation",
-    "r2": "R²",
-}
-_BINNED_METRICS = {
-    "acc7": "Acc-7",
-    "acc5": "Acc-5",
-    "acc3": "Acc-3",
-    "acc2_has0": "Acc-2 with zeros",
-    "f1_has0": "F1 with zeros",
-    "acc2_non0": "Acc-2 without zeros",
-    "f1_non0": "F1 without zeros",
-    "acc2": "Acc-2",
-    "f1": "F1",
-    "acc2_weak": "Acc-2 of weak sentiment",
-}
+# The scores in results.json that a card shows.
+_CLASS_METRICS = ("weighted_f1", "macro_f1", "accuracy")
+_SCORE_METRICS = ("mae", "corr", "ccc", "r2")
+_BINNED_METRICS = ("acc7", "acc5", "acc3", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc2", "f1", "acc2_weak")
 _TYPES = {"corr": "pearsonr"}  # where leaderboards call them otherwise
 
 
@@ -34,7 +19,7 @@ def results_metadata(task: str, corpus: CorpusOfRun, results: dict) -> list[Eval
     test = results.get("test", {}).get("mixture")
     if not test:
         return None
-    metrics = _SCORE_METRICS | _BINNED_METRICS if "by_target" in test else _CLASS_METRICS
+    metrics = (*_SCORE_METRICS, *_BINNED_METRICS) if "by_target" in test else _CLASS_METRICS
     return [
         EvalResult(
             task_type=task,
@@ -44,11 +29,11 @@ def results_metadata(task: str, corpus: CorpusOfRun, results: dict) -> list[Eval
             dataset_name=for_terminal(corpus.test_set),
             dataset_split="test",
             metric_type=_TYPES.get(name, name),
-            metric_name=title,
+            metric_name=capitalized(SCORE_NAMES[name].full),
             metric_value=test[name],
             metric_config=f"seed {results['seed']}",
         )
-        for name, title in metrics.items()
+        for name in metrics
         if test.get(name) is not None
     ]
 
@@ -84,10 +69,10 @@ def _class_tables(blocks: dict) -> list[str]:
 def _score_tables(blocks: dict) -> list[str]:
     """Errors and correlations of each head, accuracies where the corpus has them, and errors of each target."""
     mixture, targets = blocks["mixture"], blocks["mixture"]["by_target"]
-    found = {name: title for name, title in _SCORE_METRICS.items() if name in mixture}
+    found = [name for name in _SCORE_METRICS if name in mixture]
     titled = {head_titles(blocks)[name]: block for name, block in blocks.items()}
     lines = _table("test", found, titled, 1, 3)
-    if binned := {name: title for name, title in _BINNED_METRICS.items() if name in mixture}:
+    if binned := [name for name in _BINNED_METRICS if name in mixture]:
         lines += ["", "In per cent:", "", *_table("test", binned, titled, 100, 2)]
     if len(targets) > 1:
         intervals = mixture.get("intervals", {}).get("by_target", {})
@@ -98,8 +83,9 @@ def _score_tables(blocks: dict) -> list[str]:
     return lines
 
 
-def _table(rows_are: str, metrics: dict[str, str], blocks: dict, scale: float, digits: int) -> list[str]:
-    lines = [f"| {rows_are} | {' | '.join(metrics.values())} | utterances |", "|---" * (len(metrics) + 2) + "|"]
+def _table(rows_are: str, metrics: list[str], blocks: dict, scale: float, digits: int) -> list[str]:
+    titles = [capitalized(SCORE_NAMES[name].full) for name in metrics]
+    lines = [f"| {rows_are} | {' | '.join(titles)} | utterances |", "|---" * (len(metrics) + 2) + "|"]
     for name, block in blocks.items():
         cells = [_with_interval(block, metric, scale, digits) for metric in metrics]
         lines.append(f"| {for_markdown(name)} | {' | '.join(cells)} | {block['num_utterances']} |")

@@ -19,30 +19,6 @@ from ..evaluation.significance import (
     resampled_scores,
 )
 
-TITLES = {
-    "weighted_f1": "weighted F1",
-    "macro_f1": "macro F1",
-    "mae": "MAE",
-    "corr": "Corr",
-    "ccc": "CCC",
-    "acc2": "Acc-2",
-    "acc3": "Acc-3",
-    "acc5": "Acc-5",
-    "acc7": "Acc-7",
-    "acc2_has0": "Acc-2 with zeros",
-    "acc2_non0": "Acc-2 without zeros",
-    "acc2_weak": "Acc-2, weak",
-    "f1": "F1",
-    "f1_has0": "F1 with zeros",
-    "f1_non0": "F1 without zeros",
-    "r2": "R²",
-}
-
-
-def in_per_cent(score: str) -> bool:
-    """Whether tables show a score in per cent: accuracies and F1, but neither errors nor correlations."""
-    return score.removeprefix("eval_").startswith("acc") or "f1" in score
-
 
 @dataclass(frozen=True)
 class ClassMeasures:

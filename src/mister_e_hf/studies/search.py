@@ -17,9 +17,10 @@ import numpy as np
 from ..base.errors import InputError, reading, short
 from ..base.files import check_output_folder, write_json, write_yaml
 from ..base.records import check_same
+from ..base.score_names import capitalized, in_per_cent, score_title
 from ..training.recipe import Recipe
 from ..training.recipe_widths import take_widths
-from .measures import Measures, in_per_cent, measures_of
+from .measures import Measures, measures_of
 from .prediction_files import read_predictions
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import LABEL_LEAKAGE
@@ -154,14 +155,15 @@ def _score(runs: list[Run], measures: Measures) -> float | None:
 
 
 def format_trials(scored: dict[str, list[dict[str, Any]]]) -> str:
-    """Format a line per trial, the best of each system first: weighted F1 in per cent, or MAE."""
-    lines = []
+    """Format a line per trial, the best of each system first, below the name of the score."""
+    main = next(name for trials in scored.values() for trial in trials for name in set(trial) - {"trial", "settings"})
+    unit = " in per cent" if in_per_cent(main) else ", less is better"
+    lines = [f"{capitalized(score_title(main))} of all held-out turns{unit}; the best of each system first"]
     for name, trials in scored.items():
         for trial in trials:
             settings = (
                 ", ".join(f"{field} {value}" for field, value in trial["settings"].items()) or "the recipe's own"
             )
-            (main,) = set(trial) - {"trial", "settings"}
             if trial[main] is None:
                 score = "failed"
             else:

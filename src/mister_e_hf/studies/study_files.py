@@ -13,6 +13,11 @@ from ..base.yaml_files import read_yaml
 
 def read_settings(path: Path) -> dict[str, Any]:
     """Read and check `study.yaml`."""
+    if (path.parent / "search.yaml").is_file() and not path.is_file():
+        raise InputError(
+            f"'{path.parent}' holds a search, of which there is no report: every trial and its score is in "
+            f"'{path.parent / 'search.json'}'; a report is of an ablation study, `mister-e ablate`"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"'{path.parent}' is not a study: it has no study.yaml")
     settings = _mapping(read_yaml(path), f"'{path}'")

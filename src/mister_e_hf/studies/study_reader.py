@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import InputError, short
+from ..base.score_names import score_title
 from ..base.yaml_files import read_yaml
-from .measures import TITLES
 from .prediction_files import Curves, capsules_of, head_column, heads_of, read_predictions, read_robustness
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
 from .study_files import asked_of, check_digests, differences, read_frozen, read_run_results, read_settings
@@ -173,7 +173,7 @@ class _StageReader:
         found = self.measures.observed(table["label"], table["prediction"])
         if not isinstance(stored[main], float | int) or abs(stored[main] - found) > _TOLERANCE:
             raise InputError(
-                f"'{path}' records the {TITLES[main]} {short(stored[main])}, but the predictions beside it have "
+                f"'{path}' records the {score_title(main)} {short(stored[main])}, but the predictions beside it have "
                 f"{found:.4f}: one of the two files was edited, swapped or copied"
             )
 

@@ -1,14 +1,10 @@
 """Report each epoch of a training in one line, in place of the dictionaries of transformers."""
 
-import re
-
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ..base import progress
-
-_PERCENT = re.compile("weighted_f1|macro_f1|acc|f1")  # how the names of scores begin that are shown in per cent
-_CAPITALS = re.compile(r"\b(f1|mae|ccc)\b")
+from ..base.score_names import in_per_cent, score_title
 
 
 class EpochLines(TrainerCallback):
@@ -68,9 +64,8 @@ class EpochLines(TrainerCallback):
         name = (name or "weighted_f1").removeprefix("eval_")
         if f"eval_{name}" in metrics:
             value = float(metrics[f"eval_{name}"])
-            shown = f"{100 * value:.2f}" if _PERCENT.match(name) else f"{value:.4g}"
-            words = _CAPITALS.sub(lambda found: found[0].upper(), name.replace("_", " "))
-            parts.append(f"validation {words} {shown}")
+            shown = f"{100 * value:.2f}" if in_per_cent(name) else f"{value:.4g}"
+            parts.append(f"validation {score_title(name)} {shown}")
         elif "eval_loss" in metrics:
             parts.append(f"validation loss {float(metrics['eval_loss']):.4g}")
         epoch = f"epoch {self._number(state.epoch)} of {self._number(state.num_train_epochs)}"

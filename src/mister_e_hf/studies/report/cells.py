@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..measures import in_per_cent
+from ...base.score_names import in_per_cent
 from ..study import Study
 
 NOTHING = "–"

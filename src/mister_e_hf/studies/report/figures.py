@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from ...base.fonts import PlotFigure
 from ...base.part_weights import CAPSULES, GATE, PartWeights
 from ...base.plain_text import for_plot
+from ...base.score_names import SCORE_NAMES, in_per_cent, score_title
 from ...evaluation.confusion_figure import confusion_figure
-from ..measures import TITLES, in_per_cent
 from .cells import Record
 from .table import Table
 from .weight_tables import WEIGHT_TABLE_FIELDS, WEIGHT_TABLES
@@ -76,18 +76,18 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
         for curve in dict.fromkeys(record["curve"] for record in table.records):
             records = [record for record in table.records if record["curve"] == curve]
             yield (
-                f"{curve.capitalize()}: {TITLES[_main(records[0])]} with 95 % intervals.",
+                f"{curve.capitalize()}: {score_title(_main(records[0]))} with 95 % intervals.",
                 _robustness(records, curve),
             )
     elif table.name == "learning":
         losses = {"loss": "train, all terms", "eval_loss": "held out, the model's own loss"}
         heads = [found for name in table.records[0] if (found := _OF_HEAD.fullmatch(name))]
-        main = next((name for name in TITLES if f"eval_{name}" in table.records[0]), "weighted_f1")
+        main = next((name for name in SCORE_NAMES if f"eval_{name}" in table.records[0]), "weighted_f1")
         scores = {f"eval_{main}": "full model"}
         scores |= {found[0]: found[1].replace("_", " ") for found in heads}
         for caption, kinds, unit in (
             ("Loss by epoch: mean and range over runs.", losses, "loss"),
-            (f"Held-out {TITLES[main]} by epoch: mean and range over runs.", scores, _with_unit(main)),
+            (f"Held-out {score_title(main)} by epoch: mean and range over runs.", scores, _with_unit(main)),
         ):
             shown = {kind: name for kind, name in kinds.items() if kind in table.records[0]}
             if shown:
@@ -128,11 +128,11 @@ def _legend(figure: Figure, columns: int = 2):
 
 def _main(record: Record) -> str:
     """The score that the records of a curve hold."""
-    return next(name for name in TITLES if name in record)
+    return next(name for name in SCORE_NAMES if name in record)
 
 
 def _with_unit(score: str) -> str:
-    return TITLES[score] + (", per cent" if in_per_cent(score) else "")
+    return score_title(score) + (", per cent" if in_per_cent(score) else "")
 
 
 def _predicted(records: list[Record], target: str) -> Figure:

@@ -1,8 +1,9 @@
 """The part of a report that says how its scores were computed, and from what."""
 
 from ...base.modalities import MODALITIES
+from ...base.score_names import score_title
 from ...evaluation.significance import DRAWS
-from ..measures import TITLES, ScoreMeasures
+from ..measures import ScoreMeasures
 from ..study import LABEL_LEAKAGE, Study
 from .sections import STAGE_TITLES
 
@@ -17,7 +18,7 @@ def method(study: Study) -> list[str]:
             f"Development: train and validation together are split into {settings['folds']} folds by "
             f"{settings.get('fold_by', 'dialogue')}. Each seed ({seeds}) is trained once per fold without it and then "
             "predicts it, so that every turn is predicted once by a model that was not trained on its dialogue; a "
-            "seed's score is that of all these predictions together. Settings were chosen on these folds, so the "
+            "seed's score is that of all these predictions together. If settings were chosen on these folds, the "
             "scores are slightly optimistic, and p-values on them are descriptive only. "
             + (f"{LABEL_LEAKAGE} " if settings.get("vectors_knew_labels") else "")
             + (
@@ -28,7 +29,7 @@ def method(study: Study) -> list[str]:
         )
     if "final" in study.stages:
         chosen = _any_result(study, "final", "best_epoch")
-        best = f"The epoch with the best {TITLES[study.measures.main]} on validation is used. "
+        best = f"The epoch with the best {score_title(study.measures.main)} on validation is used. "
         epoch = best if chosen else "The last epoch is used. "
         frozen = (
             f"Every variant was frozen on {study.frozen['date']}, before a run of the study scored test."
@@ -48,7 +49,7 @@ def method(study: Study) -> list[str]:
         "narrow.",
         "With k the smaller of the numbers of draws with a difference ≤ 0 and ≥ 0 out of R, p = min(1, 2 (1 + k) / "
         "(1 + R)), two-sided. Holm's correction (1979) is over the ablations and over the baselines separately. The "
-        f"tests are of {TITLES[study.measures.main]}. Two systems are compared over the seeds that both have.",
+        f"tests are of {score_title(study.measures.main)}. Two systems are compared over the seeds that both have.",
     ]
     if isinstance(study.measures, ScoreMeasures):
         paragraphs.append(

@@ -61,7 +61,7 @@ def calibration_tables(stage: Stage, full: System | None) -> Iterator[Table]:
         "calibration",
         "Expected calibration error of the full model",
         f"In per cent, {CALIBRATION_BINS} bins of equal mass: mean ± sample standard deviation over seeds."
-        + (" The temperature of these runs is unknown." if len(errors) == 1 else ""),
+        + (" The runs record no temperature that was fitted to them." if len(errors) == 1 else ""),
         errors,
         {"probabilities": lambda record: record["probabilities"], "ECE": with_sd("ece")},
         gap,

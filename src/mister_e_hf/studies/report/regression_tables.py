@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..measures import TITLES, ScoreMeasures, in_per_cent
+from ...base.score_names import in_per_cent, score_title
+from ..measures import ScoreMeasures
 from ..study import Stage, System
 from .cells import Record, formatted, interval, system_cell, with_sd
 from .score_tables import StageScores, estimate_record
@@ -55,8 +56,8 @@ def target_table(scores: StageScores) -> Table:
         "system": system_cell(scores.study),
     }
     for metric in scores.measures.shown:
-        columns[TITLES[metric]] = with_sd(metric, in_per_cent(metric))
-        columns[f"95 % interval, {TITLES[metric]}"] = interval(metric, in_per_cent(metric))
+        columns[score_title(metric)] = with_sd(metric, in_per_cent(metric))
+        columns[f"95 % interval, {score_title(metric)}"] = interval(metric, in_per_cent(metric))
     return Table("targets", "Scores by target", "Mean ± sample standard deviation over seeds.", records, columns)
 
 
@@ -65,7 +66,7 @@ def bins_table(scores: StageScores) -> Table:
     assert isinstance(scores.measures, ScoreMeasures)
     binned = scores.measures.binned
     columns: dict[str, Callable[[Record], str]] = {"system": system_cell(scores.study)}
-    columns |= {TITLES[metric]: with_sd(metric, in_per_cent(metric)) for metric in binned}
+    columns |= {score_title(metric): with_sd(metric, in_per_cent(metric)) for metric in binned}
     return Table(
         "bins",
         f"Scores in the bins of {scores.measures.bins.upper() if scores.measures.bins else ''}",

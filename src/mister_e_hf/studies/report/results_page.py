@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ...base.errors import InputError
 from ...base.files import check_output, write_atomically
+from ...base.score_names import score_title
 from ...corpora.licences import published_of_name
-from ..measures import TITLES
 from ..study import Study
 from ..study_reader import read_study
 from .cells import NOTHING
@@ -54,7 +54,7 @@ def main_table(studies: list[Study]) -> str:
     rows: dict[str, dict[int, str]] = {}
     for study in studies:
         stage = "" if study.latest.name == "final" else f", {STAGE_TITLES[study.latest.name].lower()}"
-        title = TITLES[study.measures.main]
+        title = score_title(study.measures.main)
         unit = "" if study.measures.task == "classification" else f", {title}"
         for suffix, scores in _views(study):
             columns.append(f"{study.corpus}{stage}{suffix}{unit}")

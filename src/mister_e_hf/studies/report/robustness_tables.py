@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...base.score_names import capitalized, in_per_cent, score_title
 from ...evaluation.significance import SeedScores, difference, estimate
-from ..measures import TITLES, in_per_cent
 from ..robustness import WITHOUT_CAPSULES, capsule_groups
 from ..study import ROBUST, Stage, Study, System
 from .cells import Record, defined, interval, score, signed, system_cell
@@ -39,8 +39,9 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
     main = study.measures.main
     yield Table(
         "robustness",
-        f"{_title(main)} on damaged input",
-        f"{_unit(main)}, mean over seeds and draws, with 95 % intervals over dialogues and seeds. Level: share of the "
+        f"{capitalized(score_title(main))} on damaged input",
+        f"{_unit(main)}, mean over seeds and draws, with 95 % intervals over dialogues and seeds "
+        f"({_CURVE_DRAWS:,} bootstrap draws). Level: share of the "
         "turns that lose the modality; standard deviations of the noise; share of a dialogue's first turns that are "
         "cut off. Where turns are cut off, the remaining ones are scored, and the last column gives the same turns' "
         "score with nothing cut off.",
@@ -49,7 +50,7 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
             "curve": lambda record: record["curve"],
             "level": lambda record: f"{record['level']:g}",
             "system": system_cell(study),
-            TITLES[main]: score(main, in_per_cent(main)),
+            score_title(main): score(main, in_per_cent(main)),
             "95 % interval": interval(main, in_per_cent(main)),
             "nothing cut off": score("uncut", in_per_cent(main)),
         },
@@ -66,14 +67,14 @@ def _capsule_table(study: Study, records: list[Record]) -> Table:
     per_cent = in_per_cent(main)
     return Table(
         "removed_capsules",
-        f"{_title(main)} without capsules",
+        f"{capitalized(score_title(main))} without capsules",
         f"{_unit(main)}, mean over seeds, with 95 % intervals over dialogues and seeds. The activations of these "
         "capsules of the trained model are 0; the others are as they were. The difference is to the whole model.",
         records,
         {
             "without": lambda record: record["without"],
             "system": system_cell(study),
-            TITLES[main]: score(main, per_cent),
+            score_title(main): score(main, per_cent),
             "95 % interval": interval(main, per_cent),
             "difference": signed("difference", per_cent),
             "95 % interval of it": interval("difference", per_cent, "+"),
@@ -124,16 +125,12 @@ def _removal_table(study: Study, curves: list[Record], gap: str | None) -> Table
     columns |= {f"{100 * share:g} %": score(f"{share:g}", in_per_cent(main)) for share in shares}
     return Table(
         "removed_modalities",
-        f"{_title(main)} without modalities",
+        f"{capitalized(score_title(main))} without modalities",
         f"{_unit(main)}, by the share of the turns that lose these modalities, mean over seeds and draws.",
         list(rows.values()),
         columns,
         gap=gap or (None if rows else "the runs have no curve of removed modalities"),
     )
-
-
-def _title(main: str) -> str:
-    return TITLES[main][0].upper() + TITLES[main][1:]
 
 
 def _unit(main: str) -> str:

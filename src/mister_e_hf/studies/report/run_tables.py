@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..measures import TITLES, ClassMeasures, Measures, ScoreMeasures, in_per_cent
+from ...base.score_names import in_per_cent, score_title
+from ..measures import ClassMeasures, Measures, ScoreMeasures
 from ..study import Stage, Study, System
 from .cells import NOTHING, Record, formatted, mean_and_range, plus_minus, seeds_cell, system_cell
 from .table import NO_FULL, Table
@@ -34,9 +35,11 @@ def learning_table(full: System | None, measures: Measures) -> Table:
         "epoch": lambda record: f"{record['epoch']:g}",
         "runs": lambda record: str(record["runs"]),
     }
-    columns |= {_heading(kind): mean_and_range(kind) for kind in kinds}
+    columns |= {score_title(kind): mean_and_range(kind) for kind in kinds}
     gap = None if records else NO_FULL if full is None else "the results.json of the full model have no history"
-    unit = TITLES[measures.main] + (" in per cent" if in_per_cent(measures.main) else " in the unit of the targets")
+    unit = score_title(measures.main) + (
+        " in per cent" if in_per_cent(measures.main) else " in the unit of the targets"
+    )
     return Table(
         "learning",
         "Learning curves of the full model",
@@ -46,14 +49,6 @@ def learning_table(full: System | None, measures: Measures) -> Table:
         gap,
         long=True,
     )
-
-
-def _heading(kind: str) -> str:
-    """A name of a learning curve in words: `eval_speech_mae` becomes "eval speech MAE"."""
-    for name in _MAIN_SCORES:
-        if kind.endswith(name):
-            return kind.removesuffix(name).replace("_", " ") + TITLES[name]
-    return kind.replace("_", " ")
 
 
 def cost_table(study: Study, stage: Stage) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from ...base.score_names import in_per_cent, score_title
 from ...evaluation.metrics import scores_from_confusion
 from ...evaluation.significance import (
     Difference,
@@ -18,7 +19,7 @@ from ...evaluation.significance import (
     holm,
     of_seeds,
 )
-from ..measures import TITLES, ScoreMeasures, in_per_cent
+from ..measures import ScoreMeasures
 from ..study import FULL, Stage, Study
 from .cells import Record, defined, interval, p_value, score, seeds_cell, signed, system_cell, with_sd
 from .table import NO_FULL, Table
@@ -146,7 +147,7 @@ def ablation_table(scores: StageScores, suffix: str = "") -> Table:
         records,
         {
             "ablation": system_cell(scores.study),
-            TITLES[scores.measures.main]: with_sd(scores.measures.main, scores.per_cent),
+            score_title(scores.measures.main): with_sd(scores.measures.main, scores.per_cent),
             "ablation − full": signed("system_minus_full", scores.per_cent),
             "95 % interval of it": interval("system_minus_full", scores.per_cent, "+"),
             "p": p_value("p"),
@@ -224,7 +225,7 @@ def seed_table(scores: StageScores) -> Table:
         f"{_unit(scores)}.",
         records,
         {"system": system_cell(scores.study), "seed": lambda record: str(record["seed"])}
-        | {TITLES[metric]: score(metric, in_per_cent(metric)) for metric in shown},
+        | {score_title(metric): score(metric, in_per_cent(metric)) for metric in shown},
         long=True,
     )
 
@@ -241,8 +242,8 @@ def _unit(scores: StageScores, main_only: bool = False) -> str:
 def _score_columns(scores: StageScores) -> dict[str, Callable[[Record], str]]:
     """The main score with its interval, and the others."""
     main, *others = scores.measures.shown
-    columns = {TITLES[main]: with_sd(main, scores.per_cent), "95 % interval": interval(main, scores.per_cent)}
-    return columns | {TITLES[metric]: with_sd(metric, in_per_cent(metric)) for metric in others}
+    columns = {score_title(main): with_sd(main, scores.per_cent), "95 % interval": interval(main, scores.per_cent)}
+    return columns | {score_title(metric): with_sd(metric, in_per_cent(metric)) for metric in others}
 
 
 def _of_main(scores: StageScores) -> str:
