@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -13,6 +14,7 @@ from transformers import AutoModel, pipeline
 from mister_e_hf import MisterEConfig, Recipe, cli, read_corpus
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.store import write_corpus
+from mister_e_hf.inference.predict import predict_dialogues
 from mister_e_hf.models.registry import registered
 from mister_e_hf.studies.search import search
 from mister_e_hf.training.dry_run import dry_run
@@ -70,6 +72,13 @@ def test_evaluation_picks_the_columns_of_the_checkpoint_from_any_corpus(run, tmp
         path = moved / f"{split}.safetensors"
         save_file(load_file(path) | {"speech_features": rows.contiguous()}, path)
     assert evaluate_checkpoint(run, moved, use_cpu=True)["scores"] == own["scores"]
+
+
+def test_predict_picks_the_columns_of_the_checkpoint_from_tables(run, corpus):
+    _, lines = predict_dialogues(corpus / "test.parquet", str(run))
+    found = {(line["dialogue"], line["label"]) for line in lines}
+    stored = pq.read_table(run / "predictions.parquet").to_pylist()
+    assert found == {(row["dialogue_id"], row["prediction"]) for row in stored if row["split"] == "test"}
 
 
 def test_evaluation_on_a_corpus_that_lacks_a_column_raises(run, tmp_path):

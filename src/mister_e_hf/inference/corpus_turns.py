@@ -58,7 +58,7 @@ def _columns(path: Path) -> set[str]:
 
 def turns_of_vectors(corpus: FinishedCorpus, config: ConversationConfig) -> Iterator[DialogueTurns]:
     r"""
-    The dialogues of a corpus of vectors, whose labels are not read.
+    The dialogues of a corpus of vectors, whose labels are not read, with the speech columns that the model states.
 
     Raises:
         FileNotFoundError, InputError: as in [`~mister_e_hf.vectors.store.read_corpus`]; if the model expects vectors
