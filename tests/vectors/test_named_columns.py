@@ -1,6 +1,8 @@
 import json
 import logging
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import torch
 
 from mister_e_hf import DialogueVectors, read_corpus
 from mister_e_hf.base.errors import InputError
+from support.loopback_hub import loopback_hub
 from support.named_speech import vectors_of, with_names, write_named
 
 NAMES = ["pitch", "energy", "jitter", "rate"]
@@ -129,3 +132,26 @@ def test_vectors_of_a_table_without_names_raise():
         DialogueVectors(table, speech_columns=["pitch"])
     named = table.replace_schema_metadata({"erc": json.dumps({"speech_feature_names": ["pitch", "rate"]})})
     assert DialogueVectors(named, speech_columns=["rate"])[0]["speech_embeddings"].tolist() == [[2.0]]
+
+
+READ = """
+import sys
+from mister_e_hf import read_corpus
+from mister_e_hf.corpora.publishing import push_corpus
+
+if len(sys.argv) > 1:
+    push_corpus(sys.argv[1], "org/named")
+print(read_corpus("org/named", speech_columns=["rate", "pitch"])["test"][0]["speech_embeddings"].tolist())
+"""
+
+
+def test_names_are_found_in_the_tables_of_the_hub_and_in_its_cache(tmp_path):
+    folder = write_named(tmp_path / "corpus", "d", NAMES, labels=["joy", "anger"], beside=False)
+    with loopback_hub() as hub:
+        env = hub.env(tmp_path / "home")
+        for words, more in (([str(folder)], {}), ([], {"HF_HUB_OFFLINE": "1"})):
+            call = subprocess.run(
+                [sys.executable, "-c", READ, *words], env=env | more, capture_output=True, text=True, timeout=200
+            )
+            assert call.returncode == 0, call.stderr
+            assert json.loads(call.stdout) == vectors_of(2, 4)[:3, [3, 0]].tolist()
