@@ -1,5 +1,6 @@
 """Pre-train the model of a recipe, without labels, on the dialogues of one corpus or several."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from transformers import set_seed
 
 from ..base.errors import InputError, short, unwrapped
 from ..base.files import check_output_folder, sync_folder, write_json, writing
+from ..base.modalities import MODALITIES
 from ..corpora.licences import published_of_name
 from ..hub.checkpoint import save_checkpoint
 from ..models.configuration_conversation import ConversationConfig
@@ -22,7 +24,9 @@ from .experiment import check_unchanged
 from .preflight import check_seeds
 from .pretraining_trainer import PretrainingArguments, PretrainingTrainer
 from .recipe import Recipe
+from .recipe_widths import picked_columns, take_picked_width
 from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
+from .vector_trainer import VectorTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +62,9 @@ def pretrain(
             has no pre-training.
     """
     output_dir = Path(output_dir)
-    corpora = list(corpora or [recipe.corpus_path()])
+    corpora = list(corpora or filter(None, [recipe.sections["corpus"].get("path")]))
+    if not corpora:
+        raise InputError(f"{recipe.source}: no corpus given; set corpus.path or pass --corpus")
     check_seeds([seed])
     check_output_folder(output_dir, corpora)
     kind = entry_of(recipe.model_type)
@@ -116,7 +122,7 @@ def read_dialogues(recipe: Recipe, corpora: Sequence[str], splits: Sequence[str]
     """
     if unknown := [split for split in splits if split not in SPLITS]:
         raise InputError(f"Unknown split '{unknown[0]}'; expected some of {', '.join(SPLITS)}")
-    columns = recipe.sections["corpus"].get("speech_columns")
+    columns = picked_columns(recipe)
     data = {"train": read_pooled(corpora, splits, columns)}
     if PartialState().is_main_process and "test" in splits:
         logger.warning(
@@ -137,19 +143,22 @@ def read_dialogues(recipe: Recipe, corpora: Sequence[str], splits: Sequence[str]
 
 def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationConfig:
     r"""
-    The configuration of a recipe's model, without the labels. A width that the recipe does not state is that of the
-    vectors.
+    The configuration of a recipe's model, without the labels. A width that neither recipe nor model states is that of
+    the vectors.
 
     Raises:
         InputError: naming the field, if the vectors do not fit the model.
     """
+    take_picked_width(recipe)
     kind = entry_of(recipe.model_type).config_class()
     of_labels = ("model_type", "class_weights")
     fields = {name: value for name, value in recipe.sections["model"].items() if name not in of_labels}
-    for name in kind.takes():
-        width = f"{name}_embedding_dim"
-        if name in data.vectors and width not in fields and (name in _read(kind, fields)):
-            fields[width] = data.vectors[name].width
+    if (columns := picked_columns(recipe)) is not None:
+        fields["speech_columns"] = columns
+    for name in fields.get("modalities") or kind.takes():
+        width = MODALITIES[name].width if name in MODALITIES else None
+        if width is not None and name in data.vectors and getattr(kind, width) is None:
+            fields.setdefault(width, data.vectors[name].width)
     try:
         config = kind(**fields)
     except Exception as error:  # the checks of a configuration raise errors of several kinds
@@ -161,13 +170,6 @@ def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationCon
             hint = f"leave it out of {field}" if field else "leave it out of model.modalities, or add a corpus with it"
             raise InputError(f"No turn of the corpora has {name}, so nothing can be learned from it; {hint}")
     return config
-
-
-def _read(kind: type[ConversationConfig], fields: dict[str, Any]) -> Sequence[str]:
-    """The modalities that a model reads, or may read."""
-    if "modalities" in kind.own_fields():
-        return fields.get("modalities") or getattr(kind, "modalities", None) or ("speech", "text")
-    return kind.takes()
 
 
 def scores_of(trainer: PretrainingTrainer) -> dict[str, float]:
@@ -217,15 +219,8 @@ def _sections(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def _stored(recipe: Recipe, arguments: PretrainingArguments) -> dict[str, dict[str, Any]]:
-    """The recipe as it is stored with the weights: what was left at its default is written out."""
-    own = (
-        "mask_rate",
-        "mask_span",
-        "reconstruction_weight",
-        "contrastive_weight",
-        "contrastive_temperature",
-        "negatives",
-    )
+    """The recipe as it is stored with the weights: the objective is written out where it was left at its default."""
+    inherited = {field.name for field in dataclasses.fields(VectorTrainingArguments)}
+    own = [field.name for field in dataclasses.fields(arguments) if field.name not in inherited]
     sections = _sections(recipe)
-    sections["pretraining"] = {name: getattr(arguments, name) for name in own} | sections["pretraining"]
-    return sections
+    return sections | {"pretraining": {name: getattr(arguments, name) for name in own} | sections["pretraining"]}
