@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 
 from mister_e_hf import DialogueCollator
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.vectors.pooled import read_pooled
 from support.named_speech import vectors_of, write_named
+from support.small_corpora import read_calls, write_calls
 
 NAMES = ["pitch", "energy", "jitter", "rate"]
 
@@ -116,6 +118,31 @@ def test_a_corpus_with_other_names_counts_as_without_speech(tmp_path, caplog):
         data = read_pooled(corpora, speech_columns=["rate"])
     assert data.present["speech"].tolist() == [True] * 4 + [False] * 4
     assert "has other speech columns (covarep_1, covarep_2)" in caplog.text
+
+
+def test_a_corpus_that_is_left_without_vectors_raises(tmp_path):
+    a = write_named(tmp_path / "a", "a", NAMES)
+    nameless = write_named(tmp_path / "b", "b", None, speech=4, text=None)
+    with pytest.raises(InputError, match=f"'{nameless}' does not name the columns .* has no other vectors in train"):
+        read_pooled([a, nameless], speech_columns=["rate"])
+    other = write_named(tmp_path / "c", "c", ["covarep"], text=None)
+    with pytest.raises(InputError, match=rf"'{other}' has other speech columns \(covarep\), .* no other vectors"):
+        read_pooled([a, other], speech_columns=["rate"])
+
+
+def test_a_corpus_of_recordings_raises(tmp_path):
+    a = write_named(tmp_path / "a", "a", None)
+    calls = write_corpus(read_calls(write_calls(tmp_path / "calls"), tmp_path / "cache"), tmp_path / "corpus")
+    with pytest.raises(InputError, match=f"'{calls}' holds no vectors in train: encoders make them"):
+        read_pooled([a, calls])
+
+
+def test_an_unreadable_table_of_a_split_that_is_not_read_raises(tmp_path):
+    a, b = write_named(tmp_path / "a", "a", None), write_named(tmp_path / "b", "b", None)
+    table = pq.read_table(b / "test.parquet")
+    pq.write_table(table.drop_columns(["dialogue_id"]), b / "test.parquet")
+    with pytest.raises(InputError, match=r"b/test.parquet' is not a Parquet table with a column dialogue_id"):
+        read_pooled([a, b])
 
 
 def test_a_missing_split_names_the_corpus(tmp_path):

@@ -107,7 +107,8 @@ class TurnEncoders:
         vectors, present = {}, {}
         for name, width in config.widths.items():
             field = MODALITIES[name].embedding
-            columns = config.speech_columns if name == "speech" else None
+            # Configurations that come from the code of an older checkpoint do not have the field.
+            columns = getattr(config, "speech_columns", None) if name == "speech" else None
             read = {
                 number: read_vector(turn.vectors[name], width, f"{turn.name}: {field}", columns)
                 for number, turn in enumerate(turns)

@@ -14,11 +14,12 @@ import torch
 from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES
 from .dialogue_vectors import DialogueVectors, VectorColumn
-from .named_columns import check_speech_columns, speech_names, unknown_column, warn_without_speech
+from .named_columns import check_speech_columns, speech_names, unknown_column
 from .store import (
     Table,
     check_unique_dialogues,
     dialogue_ids,
+    modalities_in,
     read_tables,
     without_speech,
     without_unnamed_speech,
@@ -50,6 +51,12 @@ def read_pooled(
     """
     _check_different(sources, splits)
     given = {str(source): read_tables(source, splits, named=speech_columns is not None) for source in sources}
+    for source, tables in given.items():
+        if lacking := [split for split, table in tables.items() if not modalities_in(table)]:
+            raise InputError(
+                f"'{source}' holds no vectors in {lacking[0]}: encoders make them of audio, transcripts and video "
+                "(mister-e embed). Or leave it out"
+            )
     if speech_columns is not None:
         check_speech_columns(speech_columns)
         given = _with_speech_columns(given, speech_columns)
@@ -92,18 +99,15 @@ def _with_speech_columns(corpora: dict[str, dict[str, Table]], wanted: Sequence[
         raise InputError(f"{', '.join(map(repr, given))}: {unknown_column(wanted[0], known)}")
     for source, names in stated.items():
         if names and not set(names) & set(wanted):
-            warn_without_speech(f"'{source}' has other speech columns ({short(', '.join(names), 80)})")
-            given[source] = without_speech(given[source])
+            reason = f"'{source}' has other speech columns ({short(', '.join(names), 80)})"
+            given[source] = without_speech(given[source], reason)
     return given
 
 
 def _speech_names(source: str, tables: dict[str, Table]) -> list[str]:
     """The names of the columns of a corpus's speech vectors; empty if it does not state them, or has none."""
-    field = MODALITIES["speech"].features
-    for table, beside in tables.values():
-        if field in table.column_names or "speech" in beside:
-            return speech_names(table.schema, f"'{source}'") or []
-    return []
+    schemas = [each[0].schema for each in tables.values() if "speech" in modalities_in(each)]
+    return (speech_names(schemas[0], f"'{source}'") if schemas else None) or []
 
 
 def _check_widths(corpora: dict[str, list[DialogueVectors]], given: dict[str, dict[str, Table]]):

@@ -22,7 +22,7 @@ from ..base.modalities import MODALITIES
 from ..corpora.hub_datasets import load_from_hub, tables_on_hub
 from .corpus_labels import corpus_labels
 from .dialogue_vectors import SPLITS, DialogueVectors, VectorColumn, check_vectors, feature_columns
-from .named_columns import check_speech_columns, speech_names, stated_in_all, stating, warn_without_speech
+from .named_columns import NAMES, check_speech_columns, speech_names, stated_in_all, stating, warn_without_speech
 from .turn_fields import class_names, is_list, is_text, named, with_turn_columns
 
 Source = str | Path | Mapping[str, datasets.Dataset]
@@ -106,20 +106,27 @@ def read_tables(source: Source, splits: Sequence[str], named: bool = False) -> d
 
 def dialogue_ids(source: Source) -> dict[str, list[str]]:
     """The ids of all dialogues of a corpus, by split."""
-    if not _is_folder(source):
-        dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
-        return {split: list(map(str, data["dialogue_id"][:])) for split, data in dataset.items()}
-    folder, found = Path(cast(str, source)).expanduser(), dict[str, list[str]]()
-    for split in SPLITS:
-        for path in [*folder.glob(f"{split}.parquet"), *sorted(folder.glob(f"{split}-*-of-*.parquet"))]:
-            with reading(path, "a Parquet table"):
-                ids = pq.read_table(path, columns=["dialogue_id"])["dialogue_id"].to_pylist()
-            found[split] = found.get(split, []) + list(map(str, ids))
-    return found
+    if _is_folder(source):
+        folder = Path(cast(str, source)).expanduser()
+        splits = {split: _files(folder, split, "parquet") for split in SPLITS}
+        return {split: [name for path in paths for name in _ids(path)] for split, paths in splits.items() if paths}
+    dataset = source if isinstance(source, Mapping) else load_from_hub(str(source))
+    return {split: list(map(str, data["dialogue_id"][:])) for split, data in dataset.items()}
+
+
+def _ids(path: Path) -> list[str]:
+    with reading(path, "a Parquet table with a column dialogue_id"), pq.ParquetFile(path) as file:
+        return list(map(str, file.read(["dialogue_id"])["dialogue_id"].drop_null().to_pylist()))
 
 
 def _is_folder(source: Source) -> bool:
     return isinstance(source, str | Path) and Path(source).expanduser().is_dir()
+
+
+def modalities_in(given: Table) -> set[str]:
+    """The modalities whose vectors a split holds, in its table or beside it."""
+    table, beside = given
+    return {name for name, each in MODALITIES.items() if name in beside or each.features in table.column_names}
 
 
 def without_unnamed_speech(source: Source, given: dict[str, Table]) -> dict[str, Table]:
@@ -127,18 +134,30 @@ def without_unnamed_speech(source: Source, given: dict[str, Table]) -> dict[str,
     The tables without their speech vectors if they do not name the columns by which [`read_corpus`] is to pick them.
     """
     where = "the corpus" if isinstance(source, Mapping) else f"'{source}'"
-    field = MODALITIES["speech"].features
-    with_speech = {
-        split: table for split, (table, beside) in given.items() if field in table.column_names or "speech" in beside
-    }
-    if not with_speech or stated_in_all({split: table.schema for split, table in with_speech.items()}, where):
+    schemas = {split: each[0].schema for split, each in given.items() if "speech" in modalities_in(each)}
+    if not schemas or stated_in_all(schemas, where):
         return given
-    warn_without_speech(f"{where} does not name the columns of its speech vectors")
-    return without_speech(given)
+    return without_speech(given, f"{where} does not name the columns of its speech vectors")
 
 
-def without_speech(given: dict[str, Table]) -> dict[str, Table]:
-    """The tables of a corpus without their speech vectors."""
+def without_speech(given: dict[str, Table], reason: str) -> dict[str, Table]:
+    r"""
+    The tables of a corpus without their speech vectors, with a warning.
+
+    Args:
+        given: table and vectors of each split.
+        reason: why no columns of speech can be picked.
+
+    Raises:
+        InputError: if nothing is left.
+    """
+    for split, each in given.items():
+        if modalities_in(each) == {"speech"}:
+            raise InputError(
+                f"{reason}, by which speech_columns pick, and has no other vectors in {split}. State their names "
+                f"('{NAMES}' in the metadata 'erc' of its tables), or leave out speech_columns or the corpus"
+            )
+    warn_without_speech(reason)
     field = MODALITIES["speech"].features
     return {
         split: (
@@ -247,25 +266,26 @@ def _with_label_names(table: pa.Table, label_column: str, split: str) -> pa.Tabl
     return table.set_column(index, label_column, pa.array(labels, pa.list_(pa.string())))
 
 
+def _files(folder: Path, split: str, ending: str) -> list[Path]:
+    """The files of a split in a folder: one, or its shards; raises FileNotFoundError if a shard is missing."""
+    shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
+    for path in shards:
+        if (count := path.stem.rpartition("-of-")[2]).isdecimal() and int(count) != len(shards):
+            raise FileNotFoundError(
+                f"'{folder}' holds {len(shards)} shards '{split}-*.{ending}', but '{path.name}' says {int(count)}"
+            )
+    return [*folder.glob(f"{split}.{ending}"), *shards]
+
+
 def _read_folder(folder: Path, split: str, named: bool) -> Table:
     """The table of a split and the vectors beside it, by modality."""
-
-    def files(ending: str) -> list[Path]:
-        shards = sorted(folder.glob(f"{split}-*-of-*.{ending}"))
-        for path in shards:
-            if (count := path.stem.rpartition("-of-")[2]).isdecimal() and int(count) != len(shards):
-                raise FileNotFoundError(
-                    f"'{folder}' holds {len(shards)} shards '{split}-*.{ending}', but '{path.name}' says {int(count)}"
-                )
-        return [*folder.glob(f"{split}.{ending}"), *shards]
-
-    tables = files("parquet")
+    tables = _files(folder, split, "parquet")
     if not tables:
         there = sorted(path.name for path in folder.iterdir())
         raise FileNotFoundError(f"No '{split}.parquet' in '{folder}', which holds {there}")
     chunks: dict[str, list[torch.Tensor]] = {}
     opened: dict[str, list[OpenedFile]] = {}
-    for path in files("safetensors"):
+    for path in _files(folder, split, "safetensors"):
         opened_file = OpenedFile(path)
         with reading(path, "a safetensors file of vectors"), safe_open(path, framework="pt") as store:
             for name in sorted(_names(store, path)):
