@@ -2,6 +2,9 @@
 
 import logging
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.losses import info_nce, info_nce_of_turns
 from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.models.registry import entry, registered
+from support.checkpoint_code import PRETRAINING, STAGE_2, file_stems
+from support.hidden_packages import HIDE
 from support.model_contract import LENGTHS, Batch, rows_of, small_batch, small_config, spread
 
 NAMES = [each.name for each in registered() if each.pretraining]
@@ -299,6 +304,51 @@ def test_other_weights_that_are_missing_still_raise(saved, name):
     for load in (AutoModel, AutoModelForPreTraining):
         with pytest.raises(InputError, match="unexpected: stray"):
             load.from_pretrained(saved)
+
+
+WITHOUT_THE_PACKAGE = (
+    HIDE
+    + """
+import sys
+
+hidden = hide("mister_e_hf", "datasets", "accelerate", "pyarrow")
+import torch
+from transformers import AutoModel, AutoModelForPreTraining
+
+torch.set_num_threads(1)
+model = AutoModelForPreTraining.from_pretrained(sys.argv[1], trust_remote_code=True)
+begun = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert all(type(each).__module__.startswith("transformers_modules.") for each in (model, begun))
+widths = model.config.widths
+vectors = {f"{name}_embeddings": torch.randn(1, 3, widths[name]) for name in model.config.modalities}
+masked = {f"{name}_masked": torch.tensor([[True, False, False]]) for name in model.config.modalities}
+model(**vectors, **masked).loss.backward()
+assert begun(**vectors).logits.shape[:2] == (1, 3)
+model.save_pretrained(sys.argv[1] + "_again")
+AutoModelForPreTraining.from_pretrained(sys.argv[1] + "_again", trust_remote_code=True)
+begun.save_pretrained(sys.argv[1] + "_begun")
+AutoModel.from_pretrained(sys.argv[1] + "_begun", trust_remote_code=True)
+print(type(model).__name__, type(begun).__name__)
+"""
+)
+
+
+@every_saved
+def test_a_folder_works_without_the_package(saved, name, tmp_path):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
+    call = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(saved)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert call.returncode == 0, call.stdout + call.stderr
+    classes = entry(name).pretraining_class().__name__, entry(name).model_class().__name__
+    assert call.stdout.split() == list(classes)
+    if name == "mister_e":
+        assert {path.stem for path in saved.glob("*.py")} == file_stems(*STAGE_2, *PRETRAINING)
 
 
 @every_saved

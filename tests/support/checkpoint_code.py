@@ -47,6 +47,7 @@ PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files"
 PIPELINE = (
     *PROCESSOR,
     "base.part_weights",
+    "hub.pretrained",
     "inference.pipeline_conversation_emotion",
     "inference.stored_stages",
     "inference.raw_turns",

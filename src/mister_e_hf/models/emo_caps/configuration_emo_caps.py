@@ -79,6 +79,14 @@ class EmoCapsConfig(ChosenModalitiesConfig):
         counts = range(1, len(self.modalities) + 1 if self.interactions else 2)
         return tuple("+".join(chosen) for count in counts for chosen in combinations(self.modalities, count))
 
+    @classmethod
+    def head_fields(cls) -> frozenset[str]:
+        sizes = {"pose_size", "capsule_size", "num_anchors"}
+        routing = {"routing", "num_routing", "detach_routing"}
+        return (
+            super().head_fields() | sizes | routing | {"loss", "margin_positive", "margin_negative", "margin_weight"}
+        )
+
     @property
     def streams(self) -> bool:
         return self.causal
