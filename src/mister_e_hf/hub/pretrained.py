@@ -71,10 +71,11 @@ def take_pretrained(model: Any, name: str | os.PathLike, info: dict[str, Any]):
         info: the loading info of `model`.
     """
     new = sorted(key for key in info["missing_keys"] if not model.is_pretrained(key))
-    unused = {key for key in info["unexpected_keys"] if key.partition(".")[0] in model.left_out_parts()}
+    unused = {key: part for part in model.left_out_parts() for key in info["unexpected_keys"] if _is_in(key, part)}
+    unexpected = set(info["unexpected_keys"]) - {*unused}
     info["missing_keys"] = set(info["missing_keys"]) - {*new}
-    info["unexpected_keys"] = {key for key in set(info["unexpected_keys"]) - unused if not key.startswith(OWN_WEIGHTS)}
-    parts = ", ".join(sorted({key.partition(".")[0] for key in unused}))
+    info["unexpected_keys"] = {key for key in unexpected if not key.startswith(OWN_WEIGHTS)}
+    parts = ", ".join(sorted({*unused.values()}))
     logger.warning(
         f"'{name}' is a pre-training model without heads. Train these weights before use, they are new: "
         f"{', '.join(new)}." + (f" The model leaves out {parts}." if parts else "")
@@ -82,3 +83,8 @@ def take_pretrained(model: Any, name: str | os.PathLike, info: dict[str, Any]):
     heads = [key for key, _ in model.named_parameters() if key in new and key.endswith("bias")]
     if heads:
         model.new_head = heads[-1], model.get_parameter(heads[-1]).detach().cpu().clone()
+
+
+def _is_in(weight: str, part: str) -> bool:
+    """Whether a weight belongs to a part of a model, by their names."""
+    return weight.startswith(f"{part}.")

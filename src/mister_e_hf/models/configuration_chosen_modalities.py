@@ -52,6 +52,12 @@ class ChosenModalitiesConfig(ConversationConfig):
     def without(self, absent: Collection[str]) -> dict[str, Any]:
         return {"model.modalities": [name for name in self.modalities if name not in absent]}
 
+    def differs_from(self, pretrained: ConversationConfig) -> list[str]:
+        found = super().differs_from(pretrained)
+        # Modalities that were pre-trained may be left out.
+        fewer = set(self.modalities) <= set(pretrained.modalities)
+        return [name for name in found if name != "modalities" or not fewer]
+
     @property
     def input_size(self) -> int:
         """Width of the vectors that are read, beside one another."""

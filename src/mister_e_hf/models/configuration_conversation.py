@@ -130,7 +130,9 @@ class ConversationConfig(LabelledConfig):
 
     def differs_from(self, pretrained: "ConversationConfig") -> list[str]:
         """The fields that keep a model of this configuration from beginning from a pre-trained one."""
-        names = [name for name in self.own_fields() if name not in self.head_fields()]
+        unread = {each.width for name, each in MODALITIES.items() if name not in self.modalities}
+        unread |= set() if "speech" in self.modalities else {"speech_columns"}
+        names = [name for name in self.own_fields() if name not in self.head_fields() | unread]
         return [name for name in names if getattr(self, name) != getattr(pretrained, name)]
 
     def check_training(self, arguments: Any):

@@ -110,7 +110,7 @@ class StoredModel(CarriesCode, PreTrainedModel):
         return not cls._depends_on_classes(name)
 
     def left_out_parts(self) -> Collection[str]:
-        """Names of the parts that other configurations have, and this one leaves out."""
+        """Names of the parts, with dots, that other configurations have, and this one leaves out."""
         return ()
 
     @staticmethod

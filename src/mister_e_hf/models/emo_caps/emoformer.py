@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ...base.modalities import MODALITIES
 from ..turn_layers import ModalityInput, ModalityTurns, TurnLinear
 from ..turn_transformer import Transformer, sinusoidal_positions
 from ..turns import TurnLayout
@@ -94,6 +95,13 @@ class EmoCapsBackbone(nn.Module):
     def input_of(self, modality: str) -> ModalityInput | None:
         """The layer that standardises the vectors of a modality; None if they are not read."""
         return getattr(self, f"{modality}_input", None)
+
+    def left_out_parts(self) -> list[str]:
+        """Names of the layers that a backbone with every modality has beside those of this one."""
+        others = [name for name in MODALITIES if name not in self.emoformers]
+        inputs = [part for name in others for part in (f"{name}_input", f"emoformers.{name}")]
+        pairs = [pair for pair in permutations(MODALITIES, 2) if {*pair} & {*others}]
+        return inputs + [f"crossings.{name}_to_{other}" for name, other in pairs]
 
     def forward(
         self, turns: Mapping[str, ModalityTurns], present: Mapping[str, torch.Tensor], layout: TurnLayout

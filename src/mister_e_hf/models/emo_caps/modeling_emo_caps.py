@@ -87,6 +87,9 @@ class EmoCapsModel(ConversationPreTrainedModel):
     def is_pretrained(cls, name: str) -> bool:
         return name.startswith("backbone.")
 
+    def left_out_parts(self) -> Collection[str]:
+        return [f"backbone.{part}" for part in self.backbone.left_out_parts()]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
