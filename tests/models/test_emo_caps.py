@@ -113,8 +113,7 @@ def test_a_modality_that_is_nowhere_is_one_that_the_model_does_not_have(changes)
             rows = [number for number, name in enumerate(three.config.capsules) if name in own]
             names = smaller.state_dict()
             taken = {
-                name: weights[name][rows] if name in ("head.weight", "head.vote_bias") else weights[name]
-                for name in names
+                name: weights[name][rows] if name in ("head.weight", "head.bias") else weights[name] for name in names
             }
             smaller.load_state_dict(taken)
             absent = {MODALITIES[each].mask: torch.zeros_like(batch["attention_mask"]) for each in {*THREE} - {*kept}}
@@ -143,7 +142,7 @@ def test_capsules_are_left_out_for_a_while(changes):
     smaller = model_of(**{**changes, "modalities": ["speech"]})
     own, weights = smaller.state_dict(), model.state_dict()
     smaller.load_state_dict(
-        {name: weights[name][:1] if name in ("head.weight", "head.vote_bias") else weights[name] for name in own}
+        {name: weights[name][:1] if name in ("head.weight", "head.bias") else weights[name] for name in own}
     )
     torch.testing.assert_close(run(smaller, batch).logits, found.logits, rtol=0, atol=1e-10)
     with pytest.raises(InputError, match=r"Unknown capsule 'voice'; expected one of speech, text, "):
@@ -259,7 +258,7 @@ def test_a_turn_without_any_modality_gets_the_prior(routing):
     model = model_of(routing=routing)
     batch = batch_of(model, lengths=[4], absent=1.0)
     logits = run(model, batch).logits[0]
-    expected = model.head.bias if routing == "attention" else torch.full((3,), math.log(1e-12)).double()
+    expected = model.head.prior if routing == "attention" else torch.full((3,), math.log(1e-12)).double()
     torch.testing.assert_close(logits, expected.expand(4, -1))
 
 
@@ -271,11 +270,11 @@ def test_scores_are_between_the_anchors(routing):
     real = batch["attention_mask"]
     with torch.no_grad():
         if routing == "attention":
-            model.head.bias.zero_()
+            model.head.prior.zero_()
         middle = run(model, batch).logits[real]  # evenly spread
         torch.testing.assert_close(middle, torch.tensor([1.0, -2.0]).double().expand_as(middle))
         if routing == "attention":
-            model.head.bias[[4, 5]] += 1e3
+            model.head.prior[[4, 5]] += 1e3
             ends = run(model, batch).logits[real]
             torch.testing.assert_close(ends, torch.tensor([1 + 3 * 2.0, -2 - 3 * 0.5]).double().expand_as(ends))
 

@@ -123,9 +123,9 @@ class CapsuleHead(nn.Module):
         self.parents = config.num_anchors if config.task == "regression" else config.num_labels
         children, parents, size = len(config.capsules), self.targets * self.parents, config.capsule_size
         self.weight = nn.Parameter(torch.empty(children, config.pose_size, parents * size))
-        self.vote_bias = nn.Parameter(torch.empty(children, 1, parents * size))
+        self.bias = nn.Parameter(torch.empty(children, 1, parents * size))
         self.readout = nn.Parameter(torch.empty(parents, size)) if self.routing == "attention" else None
-        self.bias = nn.Parameter(torch.empty(parents)) if self.routing == "attention" else None
+        self.prior = nn.Parameter(torch.empty(parents)) if self.routing == "attention" else None
         self.context = CapsuleContext(config, parents) if config.context == "after" else None
 
     def forward(
@@ -143,18 +143,18 @@ class CapsuleHead(nn.Module):
     def route(self, poses: torch.Tensor, activations: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Logits (N, S, C) of the class capsules, these (N, S, C, e), and coefficients (K, N, S, C)."""
         with torch.autocast(poses.device.type, enabled=False):
-            weight, bias = _widened(self.weight), _widened(self.vote_bias)
+            weight, bias = _widened(self.weight), _widened(self.bias)
             votes = torch.baddbmm(bias, _widened(poses), weight)
             votes = votes.unflatten(-1, (self.targets, self.parents, -1))
             strength = _widened(activations)[..., None]
-            if self.readout is None or self.bias is None:
+            if self.readout is None or self.prior is None:
                 sums, coefficients = route_dynamically(votes, strength, self.passes, self.detach)
                 # |v| = n^2 / (1 + n^2), so that log(|v| / (1 - |v|)) = log(n^2)
                 logits = sums.square().sum(-1).clamp(min=1e-12).log()
                 return logits, squash(sums), coefficients
             capsules, coefficients = route_by_attention(votes, strength, self.passes, self.detach)
             readout = _widened(self.readout).unflatten(0, (self.targets, self.parents))
-            logits = (capsules * readout).sum(-1) + _widened(self.bias).unflatten(0, (self.targets, self.parents))
+            logits = (capsules * readout).sum(-1) + _widened(self.prior).unflatten(0, (self.targets, self.parents))
             return logits, capsules, coefficients
 
 

@@ -95,11 +95,11 @@ class EmoCapsModel(ConversationPreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, CapsuleHead):
             initialization.normal_(module.weight, std=module.weight.shape[1] ** -0.5)
-            initialization.zeros_(module.vote_bias)
-            if module.readout is not None and module.bias is not None:
+            initialization.zeros_(module.bias)
+            if module.readout is not None and module.prior is not None:
                 bound = module.readout.shape[1] ** -0.5
                 initialization.uniform_(module.readout, -bound, bound)
-                initialization.zeros_(module.bias)
+                initialization.zeros_(module.prior)
 
     @contextlib.contextmanager
     def without_capsules(self, names: Collection[str]) -> Iterator[None]:
