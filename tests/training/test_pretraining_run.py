@@ -136,6 +136,8 @@ def test_training_begins_from_it_with_every_seed_and_keeps_its_statistics(pretra
         assert type(model) is MisterEModel and not model.begins_from_pretraining
     heads = [load_file(tmp_path / f"seed-{seed}" / "model.safetensors")["gate.dense.weight"] for seed in (0, 1)]
     assert not torch.equal(*heads)
+    card = (tmp_path / "seed-1" / "README.md").read_text(encoding="utf-8")
+    assert "pre-trained without labels, on 16 dialogues (train) of labelled and bare." in card
     contents = pushed_contents(tmp_path / "seed-0")
     assert str(pretrained.parent).encode() not in contents["training.yaml"]
     changed = load_file(pretrained / "model.safetensors")
@@ -198,6 +200,8 @@ def test_a_pretrained_folder_predicts_nothing(pretrained, corpora, capsys):
         error = capsys.readouterr().err
         assert "it is a pre-training model, which predicts nothing" in error and len(error.splitlines()) == 1
     model = AutoModel.from_pretrained(pretrained)
+    with pytest.raises(InputError, match="The heads of this MisterEModel are new"):
+        model.push_to_hub("ORG/name")
     with torch.no_grad():  # a step of training
         for parameter in model.parameters():
             parameter.add_(0.01)

@@ -22,6 +22,7 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from .loading import check_weight_files, is_local, read_json
 from .model_card import REPOSITORY, model_card
+from .pretrained import check_heads_are_trained
 from .pretraining_card import pretraining_card
 
 logger = logging.get_logger(__name__)
@@ -331,8 +332,9 @@ def _encoder_folders() -> dict[str, str]:
 
 def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
     """Push a model as a checkpoint folder, with the recipe, results and encoders of the checkpoint that it was loaded
-    from; returns the repository's id."""
-    source = _source(model)
+    from; returns the repository's id. What is beside a pre-training model is not part of one that begins from it."""
+    check_heads_are_trained(model)
+    source = None if getattr(model, "begins_from_pretraining", False) else _source(model)
     with tempfile.TemporaryDirectory() as folder:
         recipe, results, encoders = None, None, {}
         if source is not None and (source / "training.yaml").is_file():
@@ -345,7 +347,7 @@ def push_model(model: PreTrainedModel, repo_id: str, *options) -> str:
             folders = {modality: source / name for modality, name in _encoder_folders().items()}
             encoders = {modality: path for modality, path in folders.items() if path.is_dir()}
         save_checkpoint(folder, model, recipe, results, encoders)
-        if not encoders:
+        if not encoders and not getattr(model, "pretrains", False):
             logger.warning(
                 f"'{repo_id}' gets no encoders, so its pipeline takes only vectors: the model was "
                 + (

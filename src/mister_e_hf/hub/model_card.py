@@ -163,8 +163,21 @@ def _data(corpus: CorpusOfRun, results: dict) -> str:
     return " ".join(lines)
 
 
+def _pretraining(facts: dict) -> str:
+    """What the model began with, and whether test dialogues were among it."""
+    began = "It began from weights that were pre-trained without labels"
+    if not facts.get("corpora"):
+        return f"{began}."
+    splits = facts.get("splits") or ["unknown splits"]
+    said = f"{began}, on {facts.get('dialogues', 0):,} dialogues ({', '.join(map(str, splits))}) of "
+    said += f"{_listed([for_markdown(str(name)) for name in facts['corpora']])}."
+    return f"{said} **Test dialogues were among them.**" if "test" in splits else said
+
+
 def training_facts(recipe: dict, results: dict) -> str:
     lines = ["The recipe is in `training.yaml`." if recipe else "No recipe was recorded."]
+    if "pretraining" in results:
+        lines.append(_pretraining(results["pretraining"]))
     if results.get("versions"):
         versions = ", ".join(for_markdown(f"{name} {version}") for name, version in results["versions"].items())
         lines.append(f"Trained with {versions}; commit {for_markdown(results.get('git_commit') or 'unknown')}.")

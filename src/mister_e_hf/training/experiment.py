@@ -35,7 +35,7 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .preflight import check_seeds
-from .pretrained_start import weights_of
+from .pretrained_start import pretraining_facts, weights_of
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
@@ -97,6 +97,7 @@ def _run(
     check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
     chooses = arguments.load_best_model_at_end
+    results |= pretraining_facts(recipe.sections["training"].get("pretrained"))
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)
     output_dir, model = trainer.output_dir, trainer.own_model
     config, names = model.config, list(model.config.id2label.values())

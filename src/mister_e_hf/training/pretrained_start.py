@@ -7,7 +7,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from ..base.errors import InputError, short
 from ..base.files import file_digest
-from ..hub.loading import require_config
+from ..hub.loading import find_file, read_json, require_config
 from ..hub.pretrained import is_pretraining
 from ..models.configuration_conversation import ConversationConfig
 from ..models.registry import entry_of
@@ -64,6 +64,17 @@ def weights_of(pretrained: str | None) -> dict[str, str]:
     """For the record of a run, a hash of the weights that it begins from, if they are in a folder."""
     weights = None if pretrained is None else Path(_place(pretrained)) / "model.safetensors"
     return {} if weights is None or not weights.is_file() else {"pretrained_weights": file_digest(weights)}
+
+
+def pretraining_facts(pretrained: str | None) -> dict[str, Any]:
+    """For the results of a run, the dialogues without labels that its model began with, as far as they are stored."""
+    path = None if pretrained is None else find_file(_place(pretrained), "results.json", {})
+    stored = {} if path is None else read_json(path)
+    corpora, data = stored.get("corpora"), stored.get("data")
+    if not isinstance(corpora, list) or not isinstance(data, dict):
+        return {} if pretrained is None else {"pretraining": {}}
+    names = [each.get("name") for each in corpora if isinstance(each, dict)]
+    return {"pretraining": {"corpora": names, **data.get("training", {})}}
 
 
 def _value(config: Any, field: str) -> str:
