@@ -325,7 +325,8 @@ _MISTER_E_SPACE = {
 _EMO_CAPS_SPACE = {
     **_COMMON,
     "model.hidden_size": [64, 128],
-    "model.dropout": _DROPOUTS,
+    "model.dropout": [0.2, 0.3, 0.4, 0.5],
+    "model.routing": ["attention", "dynamic"],
 }
 
 
@@ -362,7 +363,7 @@ _ENTRIES = {
             "emo_caps",
             ".emo_caps.configuration_emo_caps:EmoCapsConfig",
             ".emo_caps.modeling_emo_caps:EmoCapsModel",
-            training={"learning_rate": 3e-4, "num_train_epochs": 25},
+            training={"learning_rate": 1e-3, "num_train_epochs": 15},
             search_space=_EMO_CAPS_SPACE,
             ablations=_EMO_CAPS_ABLATIONS,
             pretraining=".emo_caps.pretraining_emo_caps:EmoCapsForPreTraining",

@@ -118,14 +118,15 @@ class CapsuleHead(nn.Module):
 
     def __init__(self, config: EmoCapsConfig):
         super().__init__()
-        self.routing, self.passes, self.detach = config.routing, config.num_routing, config.detach_routing
+        self.passes, self.detach = config.num_routing, config.detach_routing
         self.targets = config.num_labels if config.task == "regression" else 1
         self.parents = config.num_anchors if config.task == "regression" else config.num_labels
         children, parents, size = len(config.capsules), self.targets * self.parents, config.capsule_size
         self.weight = nn.Parameter(torch.empty(children, config.pose_size, parents * size))
         self.bias = nn.Parameter(torch.empty(children, 1, parents * size))
-        self.readout = nn.Parameter(torch.empty(parents, size)) if self.routing == "attention" else None
-        self.prior = nn.Parameter(torch.empty(parents)) if self.routing == "attention" else None
+        reads = config.routing == "attention"  # the length of a capsule of dynamic routing is its answer
+        self.readout = nn.Parameter(torch.empty(parents, size)) if reads else None
+        self.prior = nn.Parameter(torch.empty(parents)) if reads else None
         self.context = CapsuleContext(config, parents) if config.context == "after" else None
 
     def forward(
