@@ -56,6 +56,7 @@ def test_a_pre_training_folder_states_its_columns(pretrained):
     _, folder = pretrained
     config = AutoModelForPreTraining.from_pretrained(folder).config
     assert config.speech_columns == PICKED and config.speech_embedding_dim == 2
+    assert "The columns of its speech vectors are rate, pitch." in (folder / "README.md").read_text()
 
 
 def test_fine_tuning_on_a_corpus_with_these_columns(pretrained, corpora, tmp_path):

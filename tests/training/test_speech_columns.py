@@ -60,6 +60,7 @@ def test_a_checkpoint_states_the_columns_and_their_number_is_its_width(run):
     assert config.speech_columns == PICKED and config.speech_embedding_dim == 2
     stored = yaml.safe_load((run / "training.yaml").read_text())
     assert stored["corpus"]["speech_columns"] == PICKED and stored["model"]["speech_embedding_dim"] == 2
+    assert "The columns of its speech vectors are rate, pitch." in (run / "README.md").read_text()
 
 
 def test_evaluation_picks_the_columns_of_the_checkpoint_from_any_corpus(run, tmp_path):

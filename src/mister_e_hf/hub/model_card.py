@@ -57,7 +57,7 @@ def model_card(
     sections = {
         f"# {model.title}, {for_markdown(corpus.name)}": f"Predicts {_predicted(config)} for every turn of a dialogue "
         f"from {_inputs(config, encoders)}, without using who speaks. The method is {model.method}; stage 2 has "
-        f"{model.num_parameters():,} parameters.{_heads(config)}",
+        f"{model.num_parameters():,} parameters.{_heads(config)}{picked_columns(config)}",
         "## Use": "\n\n".join([_use(config, encoders), *(_encoder_use(name, recipe) for name in encoders)]),
         "## Data": _data(corpus, results),
         "## Results": results_section(results)
@@ -92,6 +92,13 @@ def _inputs(config: Any, encoders: Sequence[str]) -> str:
         return _listed([MODALITIES[name].content for name in encoders])
     vectors = f"vectors of {_listed(config.modalities)}"
     return f"{vectors} and the transcripts" if config.reads_transcripts else vectors
+
+
+def picked_columns(config: Any) -> str:
+    """A sentence on the columns of the speech vectors that a model reads, after a space; empty if none are named."""
+    # Configurations that come from the code of an older checkpoint do not have the field.
+    columns = getattr(config, "speech_columns", None) if "speech" in config.modalities else None
+    return f" The columns of its speech vectors are {', '.join(map(for_markdown, columns))}." if columns else ""
 
 
 def _heads(config: Any) -> str:

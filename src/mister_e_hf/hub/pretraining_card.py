@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..base.plain_text import for_markdown, for_terminal
-from .model_card import REPOSITORY, training_facts
+from .model_card import REPOSITORY, picked_columns, training_facts
 
 _METRICS = {
     "reconstruction_loss": "Reconstruction loss",
@@ -36,7 +36,7 @@ def pretraining_card(model: Any, recipe: dict, results: dict) -> ModelCard:
         f"# {model.title}, pre-training": f"Weights to fine-tune from, without heads: this model predicts nothing. "
         f"It was trained without labels on vectors of {modalities} of the turns of dialogues, to reconstruct hidden "
         f"vectors and to match the modalities of a turn. The method is {model.method}; the model has "
-        f"{model.num_parameters():,} parameters.",
+        f"{model.num_parameters():,} parameters.{picked_columns(model.config)}",
         "## Use": f"```bash\nmister-e train RECIPE --pretrained {REPOSITORY}\n```\n\nThe model of the recipe must "
         "have the same sizes and read vectors of the same encoders. In Python:\n\n"
         "```python\nfrom transformers import AutoModel\n\n"
