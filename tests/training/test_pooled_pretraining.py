@@ -1,16 +1,18 @@
 """Pre-training on corpora that share some columns of speech, and fine-tuning where they are missing."""
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining
 
-from mister_e_hf import Recipe
+from mister_e_hf import Recipe, read_corpus
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.training.experiment import run_experiment
 from mister_e_hf.training.pretrained_start import new_model
 from mister_e_hf.training.pretraining import pretrain
 from mister_e_hf.training.stages import train
+from mister_e_hf.vectors.named_columns import speech_names
 from support.named_speech import write_named
 
 PICKED = ["rate", "pitch"]
@@ -95,3 +97,29 @@ def test_more_modalities_than_pre_training_are_refused(corpora, tmp_path):
     pretrain(recipe, tmp_path / "text", [str(corpora[0])])
     with pytest.raises(InputError, match=r"it has modalities \['text'\] and not \['speech', 'text'\]"):
         train(recipe_of("emo_caps", corpora[0], pretrained=str(tmp_path / "text")), tmp_path / "run")
+
+
+@pytest.mark.shared
+def test_the_praat_measures_that_two_real_corpora_share(shared_dir, tmp_path):
+    """They are IEMOCAP's last ten columns and all of MELD's; CMU-MOSI names none."""
+    data = shared_dir / "data"
+    names = speech_names(pq.read_schema(data / "meld" / "train.parquet"), "meld")
+    recipe = recipe_of("emo_caps")
+    for field, value in {
+        "corpus.speech_columns": names,
+        "model.text_embedding_dim": 768,
+        "pretraining.max_steps": 2,
+        "pretraining.eval_strategy": "no",
+        "pretraining.load_best_model_at_end": False,
+    }.items():
+        recipe.set(field, value)
+    results = pretrain(recipe, tmp_path / "run", [str(data / name) for name in ("iemocap", "meld", "mosi")])
+    assert results["data"]["training"] == {"splits": ["train"], "dialogues": 1198, "turns": 16436}
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "run")
+    assert model.config.speech_columns == names and model.config.speech_embedding_dim == 10
+    # The statistics are those of the two corpora that have speech.
+    train = [
+        read_corpus(data / name, splits=("train",), speech_columns=names)["train"] for name in ("iemocap", "meld")
+    ]
+    rows = torch.cat([each.vectors["speech"].rows(0, each.num_turns)[each.present["speech"]] for each in train])
+    torch.testing.assert_close(model.backbone.speech_input.mean, rows.double().mean(0).float())
