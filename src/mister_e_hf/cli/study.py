@@ -57,11 +57,9 @@ def add_study_commands(commands: argparse._SubParsersAction, shared: argparse.Ar
 
 def _warn_of_own_training(recipe, words: list[str], chosen: list[str] | None, prefix: str):
     """Report options that the baselines of a study do not follow."""
-    from ..models.registry import baselines, entry_of
-    from ..training.recipe_baselines import kept_values
+    from ..training.recipe_baselines import compared_models, kept_values
 
-    own = entry_of(recipe.model_type).name
-    names = [each.name for each in baselines() if each.name != own]
+    names = [each.name for each in compared_models(recipe)]
     for sentence in kept_values(recipe, words, [name for name in names if not chosen or prefix + name in chosen]):
         logging.getLogger(__name__).warning("%s", sentence)
 

@@ -38,7 +38,7 @@ PUSHED_FILES = [
     "results.json",
     "confusion.png",
 ]
-_SOURCES = ("path", "backbone", "pretrained")  # fields of a recipe that hold a folder, or an id on the Hub
+_SOURCES = ("path", "backbone", "pretrained", "corpora")  # fields of a recipe that hold a folder, or an id on the Hub
 _PATHS = (PurePosixPath, PureWindowsPath)
 # What a model may declare: nothing that is loaded by running it.
 _SAFE_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}

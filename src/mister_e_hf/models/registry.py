@@ -218,6 +218,14 @@ _ALL = (2, ("speech", "text", "fusion"))
 _CLASSES = ("classification",)
 _FUSION = (1, ("fusion",))
 _WITHOUT_TERMS = {"training.contrastive_weight": 0.0, "training.consistency_weight": 0.0}
+_PRETRAINING_ABLATIONS = {
+    "without_pretraining": Ablation("random initial weights", {"training.pretrained": None}),
+    "pretrained": Ablation(
+        "pre-trained first, on the training dialogues of each run, whose labels are not read",
+        {"training.pretrained": "self"},
+        adds=True,
+    ),
+}
 _MISTER_E_ABLATIONS = {
     "without_contrastive": Ablation(
         "no contrastive term", {"training.contrastive_weight": 0.0}, needs=(_FUSION,), tasks=_CLASSES
@@ -272,6 +280,7 @@ _MISTER_E_ABLATIONS = {
     ),
     "without_class_weights": Ablation("every turn weighs the same", {"model.class_weights": None}, tasks=_CLASSES),
     "causal": Ablation("no turn sees later ones", {"model.causal": True}),
+    **_PRETRAINING_ABLATIONS,
     # What the method has, for recipes without it.
     "with_contrastive": Ablation(
         "a contrastive term of weight 0.1",
@@ -307,6 +316,7 @@ _EMO_CAPS_ABLATIONS = {
     "huber": _MISTER_E_ABLATIONS["huber"],
     "without_class_weights": _MISTER_E_ABLATIONS["without_class_weights"],
     "causal": _MISTER_E_ABLATIONS["causal"],
+    **_PRETRAINING_ABLATIONS,
 }
 
 _DROPOUTS = [0.3, 0.4, 0.5, 0.6, 0.7]

@@ -35,6 +35,8 @@ from ..training.checkpoints import finished_checkpoints
 from ..training.dialogue_trainer import DialogueTrainer
 from ..training.evaluate import scoring_trainer
 from ..training.experiment import digests, run_experiment, train_model
+from ..training.own_pretraining import OWN_FOLDER
+from ..training.pretrained_start import weights_of
 from ..training.recipe import Recipe
 from ..training.run_folder import claim_run
 from ..vectors.dialogue_vectors import DialogueVectors
@@ -111,6 +113,7 @@ def run_on_fold(recipe: Recipe, run: Run):
     corpus = recipe.read_corpus()
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "seed": run.seed, "fold": [run.fold, run.folds]}
+    record |= weights_of(recipe.sections["training"].get("pretrained"))
     with own_folder(run.folder):
         if claim_run(run.folder, record | {"data_fingerprints": fingerprints}):
             return
@@ -131,6 +134,7 @@ def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], finger
     results = {"seed": run.seed, "fold": run.fold, **facts, "data_fingerprints": fingerprints}
     results["held out"] = score(predictions, data, list(id2label.values()), bins=recipe.corpus.score_bins)
     results["digests"] = digests(run.folder)
+    shutil.rmtree(run.folder / OWN_FOLDER, ignore_errors=True)
     write_json(run.folder / "results.json", results)
 
 

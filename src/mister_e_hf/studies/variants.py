@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ..base.errors import InputError
 from ..corpora.licences import PUBLISHED
-from ..models.registry import Ablation, RegisteredModel, baselines, entry_of
+from ..models.registry import Ablation, RegisteredModel, entry_of
 from ..training.recipe import Recipe
+from ..training.recipe_baselines import compared_models
 from .study import BASELINE, FULL
 
 
@@ -31,9 +32,9 @@ class Variant:
 
 
 def compared_systems(recipe: Recipe) -> dict[str, tuple[RegisteredModel, Recipe]]:
-    """The recipe's own model and the baselines on the same corpus, by the name of the model, its own first."""
+    """The recipe's own model and those that it is compared with on the same corpus, by name, its own first."""
     main = entry_of(recipe.model_config())
-    others = {each.name: (each, recipe.baseline(each.name)) for each in baselines() if each.name != main.name}
+    others = {each.name: (each, recipe.baseline(each.name)) for each in compared_models(recipe)}
     return {main.name: (main, recipe)} | others
 
 

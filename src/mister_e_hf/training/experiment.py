@@ -34,11 +34,12 @@ from ..models.configuration_conversation import ConversationConfig
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
+from .own_pretraining import model_of_run
 from .preflight import check_seeds
 from .pretrained_start import pretraining_facts, weights_of
 from .recipe import Recipe
 from .recipe_widths import take_widths
-from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
+from .run_folder import best_epoch, check_unchanged, learning_history, peak_memory, provenance, run_once
 
 logger = logging.getLogger(__name__)
 
@@ -153,25 +154,14 @@ def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     return corpus
 
 
-def check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
-    """
-    Check that the vectors are those of the start: they are mapped from files, which may have been written to
-    meanwhile.
-    """
-    for name, data in corpus.items():
-        if data.fingerprint() != fingerprints[name]:
-            raise InputError(
-                f"{name}: the vectors were changed during training, so nothing was scored. Train again, with another "
-                "--output_dir"
-            )
-
-
 def train_model(
     recipe: Recipe, arguments: DialogueTrainingArguments, train: DialogueVectors, validation: DialogueVectors
 ) -> tuple[DialogueTrainer, dict[str, Any]]:
     """Train a model, resuming from the last complete checkpoint; returns its trainer and facts about the training."""
     set_seed(arguments.seed)
-    trainer = recipe.trainer_class(model=recipe.model(), args=arguments, train_dataset=train, eval_dataset=validation)
+    trainer = recipe.trainer_class(
+        model=model_of_run(recipe, arguments, train), args=arguments, train_dataset=train, eval_dataset=validation
+    )
     start = time.perf_counter()
     resumed = trainer.resume()
     seconds = time.perf_counter() - start

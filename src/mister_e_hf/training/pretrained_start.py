@@ -12,6 +12,8 @@ from ..hub.pretrained import is_pretraining
 from ..models.configuration_conversation import ConversationConfig
 from ..models.registry import entry_of
 
+OWN = "self"  # in place of a folder: each run pre-trains first, on its own training dialogues
+
 
 def new_model(config: ConversationConfig, pretrained: str | None = None) -> PreTrainedModel:
     r"""
@@ -19,12 +21,13 @@ def new_model(config: ConversationConfig, pretrained: str | None = None) -> PreT
 
     Args:
         config: its configuration.
-        pretrained: folder or Hub id of a pre-training model that it begins from; None for random weights.
+        pretrained: folder or Hub id of a pre-training model that it begins from; None, or [`OWN`] before a run has
+            pre-trained, for random weights.
 
     Raises:
         InputError: if it cannot begin from that one.
     """
-    if pretrained is None:
+    if pretrained in (None, OWN):
         return AutoModel.from_config(config)
     check_pretrained(config, pretrained)
     model = entry_of(config).model_class().from_pretrained(_place(pretrained), config=config)
@@ -41,6 +44,9 @@ def check_pretrained(config: ConversationConfig, pretrained: str | None):
             fields.
     """
     if pretrained is None:
+        return
+    if pretrained == OWN:
+        entry_of(config).pretraining_class()  # or there is none
         return
     stored = require_config(_place(pretrained), {})
     where = f"training.pretrained '{pretrained}'"
@@ -62,7 +68,7 @@ def check_pretrained(config: ConversationConfig, pretrained: str | None):
 
 def weights_of(pretrained: str | None) -> dict[str, str]:
     """For the record of a run, a hash of the weights that it begins from, if they are in a folder."""
-    weights = None if pretrained is None else Path(_place(pretrained)) / "model.safetensors"
+    weights = None if pretrained in (None, OWN) else Path(_place(pretrained)) / "model.safetensors"
     return {} if weights is None or not weights.is_file() else {"pretrained_weights": file_digest(weights)}
 
 

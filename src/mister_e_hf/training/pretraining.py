@@ -20,12 +20,11 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import SPLITS, DialogueVectors
 from ..vectors.pooled import read_pooled
 from ..vectors.store import dialogue_ids
-from .experiment import check_unchanged
 from .preflight import check_seeds
 from .pretraining_trainer import PretrainingArguments, PretrainingTrainer
 from .recipe import Recipe
 from .recipe_widths import picked_columns, take_picked_width
-from .run_folder import best_epoch, learning_history, peak_memory, provenance, run_once
+from .run_folder import best_epoch, check_unchanged, learning_history, peak_memory, provenance, run_once
 from .vector_trainer import VectorTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ def pretrain(
     Args:
         recipe: its sections `model` and `pretraining` and `corpus.speech_columns` count.
         output_dir: folder of this run alone.
-        corpora: folders or Hub ids; by default the corpus of the recipe.
+        corpora: folders or Hub ids; by default the corpus of the recipe and those of `pretraining.corpora`.
         splits: what is trained on. Test dialogues are trained on only if named here, with a warning.
         seed: seed of the initial weights, dropout, masks and the order of dialogues.
 
@@ -62,22 +61,42 @@ def pretrain(
             has no pre-training.
     """
     output_dir = Path(output_dir)
-    corpora = list(corpora or filter(None, [recipe.sections["corpus"].get("path")]))
+    own = [recipe.sections["corpus"].get("path"), *further_corpora(recipe)]
+    corpora = list(corpora or filter(None, own))
     if not corpora:
         raise InputError(f"{recipe.source}: no corpus given; set corpus.path or pass --corpus")
     check_seeds([seed])
     check_output_folder(output_dir, corpora)
+    entry_of(recipe.model_type).pretraining_class()  # or there is none
+    pretraining_arguments(recipe, output_dir, seed)  # starts the process group, if there is one
+    return pretrain_on(recipe, output_dir, read_dialogues(recipe, corpora, splits), corpora, splits, seed)
+
+
+def pretrain_on(
+    recipe: Recipe,
+    output_dir: Path,
+    data: dict[str, DialogueVectors],
+    corpora: Sequence[str],
+    splits: Sequence[str],
+    seed: int,
+    **changes: Any,
+) -> dict[str, Any]:
+    r"""
+    As [`pretrain`], on dialogues that were read already.
+
+    Args:
+        recipe, output_dir, seed: as there.
+        data: `train` and, if the best epoch is to be kept in place of the last one, `validation`, without labels.
+        corpora, splits: where they are from.
+        changes: of the section `pretraining`.
+    """
     kind = entry_of(recipe.model_type)
-    kind.pretraining_class()  # or there is none
-    arguments = pretraining_arguments(recipe, output_dir, seed)  # starts the process group, if there is one
-    data = read_dialogues(recipe, corpora, splits)
     config = pretraining_config(recipe, data["train"])
-    if _VALIDATION not in data and arguments.eval_strategy != "no":
-        arguments = pretraining_arguments(
-            recipe, output_dir, seed, eval_strategy="no", load_best_model_at_end=False, early_stopping_patience=None
-        )
+    if _VALIDATION not in data:
+        changes |= {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None}
+    arguments = pretraining_arguments(recipe, output_dir, seed, **changes)
     fingerprints = {name: each.fingerprint() for name, each in data.items()}
-    record = {"recipe": _sections(recipe), "corpora": corpora, "splits": list(splits), "seed": seed}
+    record = {"recipe": _sections(recipe), "corpora": list(corpora), "splits": list(splits), "seed": seed}
 
     def run() -> dict[str, Any]:
         set_seed(seed)
@@ -111,9 +130,15 @@ def pretraining_arguments(recipe: Recipe, output_dir: str | Path, seed: int, **c
     """The arguments of pre-training: the section `pretraining` of a recipe, with some fields changed."""
     try:
         fields = recipe.sections.get("pretraining", {}) | changes
+        fields.pop("corpora", None)
         return PretrainingArguments(**fields, output_dir=str(output_dir), seed=seed)
     except Exception as error:  # transformers' own checks raise errors of several kinds
         raise InputError(f"{recipe.source}: section 'pretraining': {short(error)}") from error
+
+
+def further_corpora(recipe: Recipe) -> list[str]:
+    """The corpora of the section `pretraining`, whose train dialogues are read beside those of the recipe's own."""
+    return list(recipe.sections.get("pretraining", {}).get("corpora") or ())
 
 
 def read_dialogues(recipe: Recipe, corpora: Sequence[str], splits: Sequence[str]) -> dict[str, DialogueVectors]:

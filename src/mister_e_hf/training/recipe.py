@@ -17,7 +17,7 @@ from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
 from ..encoders.embedding import RECORD
 from ..models.configuration_conversation import ConversationConfig
-from ..models.registry import baselines, default_model_type, entry_of
+from ..models.registry import default_model_type, entry_of, registered
 from ..vectors.corpus_labels import corpus_labels
 from ..vectors.dialogue_vectors import DialogueVectors
 from .corpus_settings import CORPUS_FIELDS, CorpusSettings
@@ -84,7 +84,7 @@ class Recipe:
         for section in [name for name in sections if name in encoder_sections() and isinstance(sections[name], dict)]:
             if "training" in sections[section]:
                 sections[f"{section}.training"] = sections[section].pop("training")
-        given, known = sections.pop("baselines", None), [each.name for each in baselines()]
+        given, known = sections.pop("baselines", None), [each.name for each in registered()]
         self._check_holds("baselines", given, "names of baselines")
         for name, parts in (given or {}).items():
             if name not in known:

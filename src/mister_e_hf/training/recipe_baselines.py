@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..base.modalities import MODALITIES
-from ..models.registry import entry, entry_of, registered
+from ..models.registry import RegisteredModel, entry, entry_of, registered
 from .recipe_sections import training_fields
 
 if TYPE_CHECKING:
@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 # Fields of a model that do not depend on its architecture, beside the widths of its input.
 _OF_ANY_MODEL = ("feature_clip", "class_weights", "regression_loss", "huber_delta")
+
+
+def compared_models(recipe: "Recipe") -> list[RegisteredModel]:
+    """What a recipe's model is compared with: the baselines, and other models that its section `baselines` names."""
+    named = {section.split(".")[1] for section in recipe.sections if section.startswith("baselines.")}
+    return [
+        each for each in registered() if (each.baseline or each.name in named) and each.model_type != recipe.model_type
+    ]
 
 
 def kept_values(recipe: "Recipe", words: Sequence[str], names: Sequence[str]) -> Iterator[str]:

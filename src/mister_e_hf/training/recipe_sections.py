@@ -14,7 +14,7 @@ from ..base.modalities import MODALITIES
 from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
-from ..models.registry import RegisteredModel, baselines, entry_of, registered
+from ..models.registry import RegisteredModel, entry_of, registered
 from .pretraining_trainer import PretrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 
@@ -54,6 +54,7 @@ _ENCODER_TRAINING_FIELDS = {
 # Fields of the section pretraining, which are always named in full, too.
 PRETRAINING = {
     "pretraining": {field.name: field.type for field in dataclasses.fields(PretrainingArguments) if field.init}
+    | {"corpora": list[str] | None}
 }
 
 
@@ -142,10 +143,10 @@ def encoder_sections() -> dict[str, dict[str, Any]]:
 
 
 def baseline_sections() -> dict[str, dict[str, Any]]:
-    """Fields of the sections of baselines, by the section's name."""
+    """Fields of the sections of models that are compared, by the section's name."""
     return {
         f"baselines.{each.name}.{part}": fields
-        for each in baselines()
+        for each in registered()
         for part, fields in (
             ("model", _own_fields(each)),
             ("training", training_fields(each.model_type)),

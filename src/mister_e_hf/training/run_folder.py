@@ -16,6 +16,7 @@ from ..base.errors import InputError, reading
 from ..base.files import write_yaml
 from ..base.processes import own_folder, report
 from ..base.records import check_same
+from ..vectors.dialogue_vectors import DialogueVectors
 from .checkpoints import finished_checkpoints
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
@@ -155,3 +156,16 @@ def git_commit() -> str | None:
 
     commit = git("rev-parse", "HEAD") if git("ls-files", "--error-unmatch", __file__) else None
     return commit and commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def check_unchanged(corpus: dict[str, DialogueVectors], fingerprints: dict[str, str]):
+    """
+    Check that the vectors are those of the start: they are mapped from files, which may have been written to
+    meanwhile.
+    """
+    for name, data in corpus.items():
+        if data.fingerprint() != fingerprints[name]:
+            raise InputError(
+                f"{name}: the vectors were changed during training, so nothing was scored. Train again, with another "
+                "--output_dir"
+            )

@@ -3,6 +3,7 @@
 Letters: N turns, D vector width.
 """
 
+import collections
 import copy
 import itertools
 from collections.abc import Sequence
@@ -72,7 +73,7 @@ def read_pooled(
         corpora[source] = list(parts.values())
     _check_widths(corpora, given)
     _check_unique_in_all(sources)
-    return _pooled([data for parts in corpora.values() for data in parts], ", ".join(splits))
+    return pool([data for parts in corpora.values() for data in parts], ", ".join(splits))
 
 
 def _check_different(sources: Sequence[str | Path], splits: Sequence[str]):
@@ -156,15 +157,33 @@ def _check_unique_in_all(sources: Sequence[str | Path]):
         seen |= own
 
 
-def _pooled(parts: Sequence[DialogueVectors], name: str) -> DialogueVectors:
-    """The dialogues of several datasets without labels, whose vectors are not copied."""
-    pool = copy.copy(parts[0])
-    pool.name, pool.transcripts = name, None
-    pool.dialogue_ids = [dialogue for data in parts for dialogue in data.dialogue_ids]
-    pool.utterance_ids = [ids for data in parts for ids in data.utterance_ids]
-    pool.lengths = np.concatenate([data.lengths for data in parts])
-    pool.offsets = np.concatenate([[0], np.cumsum(pool.lengths)])
-    pool.vectors, pool.present = {}, {}
+def pool(parts: Sequence[DialogueVectors], name: str) -> DialogueVectors:
+    r"""
+    The dialogues of several datasets as one, without their labels; the vectors are not copied.
+
+    Raises:
+        InputError: if the vectors of a modality differ in width, or a dialogue is in two of them.
+    """
+    for modality in MODALITIES:
+        widths = {data.vectors[modality].width: data.name for data in parts if modality in data.vectors}
+        if len(widths) > 1:
+            found = ", ".join(f"{width} in {where}" for width, where in widths.items())
+            raise InputError(
+                f"The {modality} vectors differ in width ({found}), so they cannot be pooled; pick columns that all "
+                "have with corpus.speech_columns, or leave out a corpus"
+            )
+    names = [name for data in parts for name in data.dialogue_ids]
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise InputError(f"Dialogue '{twice}' is in two of the corpora that are pooled; leave one of them out")
+    whole = copy.copy(parts[0])
+    whole.name, whole.transcripts = name, None
+    whole.labels = whole.scores = whole.label2id = whole.targets = None
+    whole.dialogue_ids = [dialogue for data in parts for dialogue in data.dialogue_ids]
+    whole.utterance_ids = [ids for data in parts for ids in data.utterance_ids]
+    whole.lengths = np.concatenate([data.lengths for data in parts])
+    whole.offsets = np.concatenate([[0], np.cumsum(whole.lengths)])
+    whole.vectors, whole.present = {}, {}
     for modality in MODALITIES:
         having = [data.vectors[modality] for data in parts if modality in data.vectors]
         if not having:
@@ -178,6 +197,6 @@ def _pooled(parts: Sequence[DialogueVectors], name: str) -> DialogueVectors:
             chunks += [chunk if chunk.is_floating_point() else chunk.float() for chunk in column.chunks]
             files += column.files
             present.append(data.present.get(modality, np.zeros(data.num_turns, dtype=bool)))
-        pool.vectors[modality] = VectorColumn(chunks, files)
-        pool.present[modality] = np.concatenate(present)
-    return pool
+        whole.vectors[modality] = VectorColumn(chunks, files)
+        whole.present[modality] = np.concatenate(present)
+    return whole

@@ -1,8 +1,11 @@
 """The part of a report that says how its scores were computed, and from what."""
 
+from collections.abc import Iterator
+
 from ...base.modalities import MODALITIES
 from ...base.score_names import score_title
 from ...evaluation.significance import DRAWS
+from ...training.pretrained_start import OWN
 from ..measures import ScoreMeasures
 from ..study import LABEL_LEAKAGE, Study
 from .sections import STAGE_TITLES
@@ -41,6 +44,7 @@ def method(study: Study) -> list[str]:
         paragraphs.append(f"Every variant was frozen on {study.frozen['date']}; no run on test is finished.")
     else:
         paragraphs.append("Test has not been scored.")
+    paragraphs += _pretraining(study)
     paragraphs += [
         "Each system's score is the mean over its seeds, ± the sample standard deviation. Intervals are 95 % "
         f"percentile intervals of the bootstrap ({DRAWS:,} draws): a draw takes dialogues with replacement and, "
@@ -59,6 +63,29 @@ def method(study: Study) -> list[str]:
             "the mean of theirs."
         )
     return paragraphs
+
+
+def _pretraining(study: Study) -> Iterator[str]:
+    """Yield what the systems that begin from pre-training have seen."""
+    by_source: dict[str, list[str]] = {}
+    asked = dict.fromkeys(name for stage in study.stages.values() for name in stage.asked)
+    for name in asked:
+        source = (study.settings["variants"][name]["recipe"].get("training") or {}).get("pretrained")
+        if source is not None:
+            by_source.setdefault(source, []).append(study.title(name))
+    for source, names in by_source.items():
+        if source == OWN:
+            yield (
+                f"Pre-trained first within each run: {', '.join(names)}. A run reads the vectors of its own training "
+                "dialogues, and those of train of the corpora in `pretraining.corpora`, without labels; the dialogues "
+                "that are scored are not seen."
+            )
+        else:
+            yield (
+                f"Begun from the pre-training model '{source}': {', '.join(names)}. It was trained without labels, "
+                "but may have seen the vectors of held-out dialogues: the pre-training of `training.pretrained: self` "
+                "has not."
+            )
 
 
 def provenance(study: Study) -> dict[str, str]:

@@ -1,0 +1,50 @@
+"""Runs that pre-train first, on their own training dialogues alone: `training.pretrained: self`.
+
+So no run has seen the dialogues that it is scored on, on folds either, where a folder of `mister-e pretrain` may have
+seen them without their labels.
+"""
+
+from pathlib import Path
+
+from transformers import PreTrainedModel, set_seed
+
+from ..vectors.dialogue_vectors import DialogueVectors
+from ..vectors.pooled import pool, read_pooled
+from .dialogue_trainer import DialogueTrainingArguments
+from .pretrained_start import OWN, new_model
+from .pretraining import further_corpora, pretrain_on
+from .recipe import Recipe
+from .recipe_widths import picked_columns
+
+OWN_FOLDER = "pretraining"  # within the folder of the run
+
+
+def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: DialogueVectors) -> PreTrainedModel:
+    r"""
+    A new model for a run.
+
+    Args:
+        recipe: with `training.pretrained: self` its model is pre-trained, to the last epoch, on `train` and on train
+            of `pretraining.corpora`.
+        arguments: those of the run, whose folder gets a folder of the pre-training, which is not repeated when the run
+            resumes.
+        train: its training dialogues.
+    """
+    if recipe.sections["training"].get("pretrained") != OWN:
+        return recipe.model()
+    assert arguments.output_dir is not None
+    folder, further = Path(arguments.output_dir) / OWN_FOLDER, further_corpora(recipe)
+    parts = [train, *([read_pooled(further, ("train",), picked_columns(recipe))] if further else [])]
+    pretrain_on(
+        recipe,
+        folder,
+        {"train": pool(parts, "train")},
+        [recipe.corpus_path(), *further],
+        ("train",),
+        arguments.seed,
+        save_strategy="no",
+        use_cpu=arguments.use_cpu,
+        disable_tqdm=arguments.disable_tqdm,
+    )
+    set_seed(arguments.seed)  # the heads are the same whether or not the pre-training was finished before
+    return new_model(recipe.model_config(), str(folder))
