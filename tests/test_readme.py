@@ -286,7 +286,9 @@ def test_the_recipes_are_those_that_are_described():
     sizes = {f"{name}{size}" for name in published for size in ("", "-small", "-7b")}
     further = {"mister-e-mosi-score", "mister-e-mosei", "mister-e-sims", "mister-e-cherma"}
     sizes |= {f"{name}{size}" for name in further for size in ("", "-small")}
-    assert {*recipe_names()} == sizes | {"demo", "demo-recordings", "demo-video", "own-small", "own-video"}
+    sizes |= {"emo-caps-iemocap6-small", "emo-caps-meld", "emo-caps-meld-small", "emo-caps-mosi-small"}
+    sizes |= {"demo", "demo-recordings", "demo-video", "emo-caps-demo-video", "own-small", "own-video"}
+    assert {*recipe_names()} == sizes
 
 
 def test_main_table_is_that_of_the_results():
