@@ -89,12 +89,13 @@ def show_dialogue(folder: Path):
         f"Dialogue {test.dialogue_ids[0]}: the generator's emotions, and predictions of the checkpoint in {folder}\n"
     )
     gated = view.gate_weights is not None
-    print("turn  generator  mixture    " + "".join(f"{name:11}" for name in heads) + ("gate" if gated else ""))
+    titles = ["generator", "mixture" if heads else "model", *heads, *(["gate"] if gated else [])]
+    print(("turn  " + "".join(f"{title:11}" for title in titles)).rstrip())
     for turn, label in enumerate(test[0]["labels"].tolist()):
         logits = [view.logits[0, turn], *(values[0, turn] for values in (view.head_logits or {}).values())]
         cells = [names[label], *(names[each.argmax().item()] for each in logits)]
         gate = " ".join(f"{weight:.2f}" for weight in view.gate_weights[0, turn].tolist()) if gated else ""
-        print(f"{turn:>4}  " + "".join(f"{cell:11}" for cell in cells) + gate)
+        print((f"{turn:>4}  " + "".join(f"{cell:11}" for cell in cells) + gate).rstrip())
 
 
 def next_commands(folder: Path) -> list[list[str]]:
