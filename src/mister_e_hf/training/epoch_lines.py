@@ -64,7 +64,7 @@ class EpochLines(TrainerCallback):
         name = (name or "weighted_f1").removeprefix("eval_")
         if f"eval_{name}" in metrics:
             value = float(metrics[f"eval_{name}"])
-            shown = f"{100 * value:.2f}" if in_per_cent(name) else f"{value:.4g}"
+            shown = f"{100 * value:.2f}" if in_per_cent(name) else f"{value:.4f}"
             parts.append(f"validation {score_title(name)} {shown}")
         elif "eval_loss" in metrics:
             parts.append(f"validation loss {float(metrics['eval_loss']):.4g}")
