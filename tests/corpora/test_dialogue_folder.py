@@ -336,6 +336,9 @@ def test_a_table_without_dialogues_and_order_is_one_dialogue_if_asked(tmp_path):
     write_table(tmp_path / "calls" / "talk.csv", [{"text": "b"}, {"text": "a"}])
     turns = dialogues_of(build(tmp_path / "calls", in_row_order=True))["talk"]
     assert [turn["text"] for turn in turns] == ["b", "a"]
+    (tmp_path / "calls" / "talk.csv").write_text("call,order,text\nd0,0,b\nd1,0,a\n")
+    with pytest.raises(ValueError, match=r"'talk' also appears at .*row 2\. If .*columns=\{'dialogue_id': 'NAME'\}"):
+        build(tmp_path / "calls", in_row_order=True)
     with pytest.raises(TypeError, match="unexpected keyword argument 'in_rows'"):
         DialogueFolder(tmp_path / "calls", in_rows=True)
 

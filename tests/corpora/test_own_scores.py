@@ -71,7 +71,7 @@ def test_unused_numbers_are_named_with_the_setting(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
-        (["dominance"], r"turns.csv' has no column 'dominance'; it has"),
+        (["dominance"], r"turns.csv' has no column 'dominance'; it has .*columns=\{'dominance': 'NAME'\}"),
         (["rater"], r"turns.csv', row 2: rater must be a number, got 'Ann'"),
         (["text"], r"scores names 'text', .* pass columns=\{'rating': 'text'\}"),
         (["valence", "valence"], "must name each column once"),

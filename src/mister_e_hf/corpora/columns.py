@@ -80,7 +80,8 @@ def match_columns(
             alike = [name for name in there if plain(name) == plain(column)]
             if len(alike) != 1:
                 purpose = "" if column == field else f" for {field}"
-                raise InputError(f"'{path}' has no column '{column}'{purpose}; it has {listed(there)}")
+                advice = f". If one of them is meant, pass columns={{'{field}': 'NAME'}}" if column == field else ""
+                raise InputError(f"'{path}' has no column '{column}'{purpose}; it has {listed(there)}{advice}")
             column = alike[0]
         names[field] = column or None
     free = [name for name in there if name not in names.values()]

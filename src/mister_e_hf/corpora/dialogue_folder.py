@@ -260,8 +260,12 @@ def _turns(dialogue: str, rows: list[dict[str, Any]], scores: Sequence[str]) -> 
     rows = sorted(rows, key=lambda row: row[field])
     for earlier, row in zip(rows, rows[1:], strict=False):
         if earlier[field] == row[field]:
+            # Without a column of dialogues a table is one dialogue, which has the name of its file.
+            advice = ". If a column says which dialogue a turn belongs to, pass columns={'dialogue_id': 'NAME'}"
+            named = dialogue == text_of_name(Path(row["source"]).stem)
             raise InputError(
-                f"{row['where']}: {field} {row[field]:g} of dialogue '{dialogue}' also appears at {earlier['where']}"
+                f"{row['where']}: {field} {row[field]:g} of dialogue '{dialogue}' also appears at "
+                f"{earlier['where']}{advice if named else ''}"
             )
     turns = []
     for number, row in enumerate(rows):
