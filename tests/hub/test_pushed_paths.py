@@ -74,13 +74,16 @@ def test_no_path_of_this_machine_is_pushed(modality, tmp_path, capsys):
         assert b"/home/me" not in text and str(tmp_path).encode() not in text, name
 
 
-def test_the_card_names_a_local_backbone_by_its_last_part(tmp_path):
-    recipe = {"text_encoder": {"backbone": "my/old/models/bert"}}
+@pytest.mark.parametrize(
+    ("tuning", "made"), [("full", "fine-tuned from"), ("frozen", "a head on the frozen backbone")]
+)
+def test_the_card_names_a_local_backbone_by_its_last_part(tmp_path, tuning, made):
+    recipe = {"text_encoder": {"backbone": "my/old/models/bert", "tuning": tuning}}
     save_checkpoint(
         tmp_path / "model", small_model("mult"), recipe, {}, encoders={"text": write_text_encoder(tmp_path)}
     )
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "fine-tuned from bert:" in card and "my/old" not in card
+    assert f"`text_encoder/`, {made} the local model bert:" in card and "my/old" not in card
 
 
 def write_text_encoder(folder: Path) -> Path:

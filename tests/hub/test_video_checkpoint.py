@@ -85,7 +85,7 @@ def test_card_doctor_and_file_list_know_the_encoder_of_video(tmp_path, monkeypat
     for text in (
         "from audio, text and video, without using who speaks",
         'erc([{"video": "clip0.mp4"}, {"text": "Calm down.", "video": "clip1.mp4"}])  # the audio is that of the vid',
-        "The vectors of visual are made with `visual_encoder/`",
+        "The vectors of video are computed with `visual_encoder/`",
         "vectors = encoder(**processor(video)).embeddings  # paths of videos, or frames (K, H, W, 3) in uint8",
         "visual_embeddings=visual_embeddings",
     ):

@@ -91,7 +91,7 @@ def test_code_of_the_card_makes_the_vectors(run):
         names = {"audio": audio, "transcripts": texts}
         exec(snippet, names)
         assert names["vectors"].shape == (1, 32)
-    assert "vectors of speech are made with `speech_encoder/`" in card and str(run / "demo") not in card
+    assert "vectors of audio are computed with `speech_encoder/`" in card and str(run / "demo") not in card
 
 
 def test_vectors_are_those_of_the_encoders_in_the_folder(run):

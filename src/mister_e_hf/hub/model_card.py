@@ -149,10 +149,12 @@ def _call(config: Any) -> str:
 
 def _encoder_use(modality: str, recipe: dict) -> str:
     name, contents = MODALITIES[modality].encoder, MODALITIES[modality].noun
-    backbone = recipe.get(name, {}).get("backbone") or "a pretrained model"
+    stated = recipe.get(name, {})
+    backbone = stated.get("backbone") or "a pretrained model"
+    shown = f"the local model {Path(backbone).name}" if is_local(backbone) else backbone
+    made = "a head on the frozen backbone" if stated.get("tuning") == "frozen" else "fine-tuned from"
     return (
-        f"The vectors of {modality} are made with `{name}/`, fine-tuned from "
-        f"{for_markdown(Path(backbone).name if is_local(backbone) else backbone)}:\n\n"
+        f"The vectors of {MODALITIES[modality].content} are computed with `{name}/`, {made} {for_markdown(shown)}:\n\n"
         "```python\nfrom mister_e_hf import MisterEProcessor, UtteranceEncoder\n\n"
         f'encoder = UtteranceEncoder.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
         f'processor = MisterEProcessor.from_pretrained("{REPOSITORY}", subfolder="{name}")\n'
