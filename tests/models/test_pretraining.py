@@ -129,6 +129,24 @@ def test_hidden_vectors_are_not_read(name):
 
 
 @every_model
+def test_what_is_compared_of_a_modality_has_not_seen_another(name):
+    """Or its turns would find one another without having learned anything."""
+    choices = {"mister_e": [{}, {"experts": ["fusion"]}, {"fusion_context": True}]}.get(name, [{}])
+    for changes in choices:
+        model = pretraining_model(name, **changes)
+        batch = masked_batch(model.config)
+        vectors = {key: batch[MODALITIES[key].embeddings].requires_grad_() for key in model.config.modalities}
+        projections = model(**batch).projections
+        for key in vectors:
+            gradients = torch.autograd.grad(
+                projections[key].sum(), list(vectors.values()), retain_graph=True, allow_unused=True
+            )
+            for other, gradient in zip(vectors, gradients, strict=True):
+                read = gradient is not None and bool(gradient.any())
+                assert read == (other == key)
+
+
+@every_model
 def test_loss_is_the_mean_error_of_the_hidden_vectors_in_standardised_space(name):
     model = pretraining_model(name)
     batch = masked_batch(model.config)

@@ -16,11 +16,13 @@ from .modeling_mister_e import ContextExpert, FusionExpert, MisterEModel
 
 class MisterEForPreTraining(PretrainingModel):
     r"""
-    MiSTER-E without its gate and heads, trained without labels: the context experts' states reconstruct hidden turns,
-    and the fusion expert's speech and text states of a turn find one another. [`MisterEModel`] begins from these
-    weights.
+    MiSTER-E without its gate and heads, trained without labels: the states of a modality's context expert and of the
+    fusion expert together reconstruct hidden turns, and the context experts' states of a turn find one another.
+    [`MisterEModel`] begins from these weights.
 
-    Without a context expert of a modality, the fusion expert's states reconstruct it. Modality dropout does not act.
+    The fusion expert's own states are not compared: each has seen the other modality of its dialogue, so that they
+    find the dialogue without having learned anything of its turns. Where a context expert is left out, what is
+    compared is the fusion expert's projection of the modality. Modality dropout does not act.
     """
 
     config_class = MisterEConfig
@@ -29,31 +31,39 @@ class MisterEForPreTraining(PretrainingModel):
 
     def __init__(self, config: MisterEConfig):
         super().__init__(config)
-        for name in config.modalities:
+        hidden, names = config.hidden_size, config.modalities
+        for name in names:
             setattr(self, f"{name}_input", ModalityInput(config.widths[name], config.feature_clip))
-        for name in ("speech", "text"):
-            if name in config.experts:
-                expert = ContextExpert(config, config.widths[name])
-                del expert.head
-                setattr(self, f"{name}_expert", expert)
-        fuses = "fusion" in config.experts
-        if fuses:
+        own = [name for name in names if name in config.experts]
+        for name in own:
+            expert = ContextExpert(config, config.widths[name])
+            del expert.head
+            setattr(self, f"{name}_expert", expert)
+        if "fusion" in config.experts:
             self.fusion_expert = FusionExpert(config)
             del self.fusion_expert.norm, self.fusion_expert.dense, self.fusion_expert.head
-        hidden = dict.fromkeys(config.modalities, config.hidden_size)
-        self.pretraining = PretrainingHeads(config.widths, hidden, hidden if fuses else {}, config.hidden_size)
+        read = {name: hidden * ((name in own) + ("fusion" in config.experts)) for name in names}
+        self.pretraining = PretrainingHeads(config.widths, read, dict.fromkeys(names, hidden), hidden)
         self.post_init()
 
     def states(self, modalities: Mapping[str, ModalityTurns], turns: RealTurns) -> TurnStates:
         layout, config = turns.layout, self.config
         context: dict[str, torch.Tensor] = {}
-        for name in ("speech", "text"):
+        for name in modalities:
             if name in config.experts:
                 context[name] = getattr(self, f"{name}_expert").states(modalities[name], layout)
         if "fusion" not in config.experts:
-            return TurnStates(context, {})
+            return TurnStates(context, context)
         speech, text = self.fusion_expert.states(
             modalities["speech"], modalities["text"], context if config.fusion_context else {}, layout
         )
         fused = {"speech": speech, "text": text}
-        return TurnStates({**fused, **context}, fused)
+        alone = {
+            name: getattr(self.fusion_expert, f"{name}_projection")(modalities[name])
+            for name in fused
+            if name not in context
+        }
+        read = {
+            name: torch.cat([context[name], fused[name]], -1) if name in context else fused[name] for name in fused
+        }
+        return TurnStates(read, {**alone, **context})
