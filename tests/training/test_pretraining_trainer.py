@@ -141,6 +141,10 @@ def test_metrics_are_means_over_all_hidden_vectors(tmp_path):
     with torch.no_grad():
         output = model.eval()(**DialogueCollator()([masked[number] for number in range(5)]))
     assert scores["eval_reconstruction_loss"] == pytest.approx(float(output.loss), rel=1e-5)
+    trainer = PretrainingTrainer(model, pretraining_arguments(tmp_path, per_device_eval_batch_size=2))
+    labelled = [{**dialogue, "labels": torch.zeros(len(dialogue["text_mask"]))} for dialogue in data]
+    again = {**trainer.evaluate(labelled), **trainer.predict(labelled).metrics}
+    assert again["eval_loss"] == again["test_loss"] == scores["eval_loss"]
     hidden = sum(int(masked[number]["text_masked"].sum()) for number in range(5))
     assert scores["eval_text_reconstruction_loss"] == pytest.approx(float(output.errors["text"].sum()) / hidden)
     expected = scores["eval_reconstruction_loss"] + 0.5 * scores["eval_contrastive_loss"]

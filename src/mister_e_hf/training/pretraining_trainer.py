@@ -146,6 +146,19 @@ class PretrainingTrainer(VectorTrainer):
         with few_threads(self.own_model, self.args.device):
             return super().evaluation_loop(*arguments, **kwargs)
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        return super().get_eval_dataloader(self._hidden_in(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset):
+        return super().get_test_dataloader(self._hidden_in(test_dataset))
+
+    def _hidden_in(self, dataset: Any) -> Any:
+        """A dataset that is given to `evaluate` or `predict`, with the draw of what is hidden."""
+        if dataset is None or isinstance(dataset, MaskedDialogues | str):
+            return dataset
+        check_dialogues(dataset, "the dataset", self.own_model.config, labelled=False)
+        return self._masked(dataset, self.own_model, self.args)
+
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, RandomSampler):  # whose order a run that resumes would not know
