@@ -249,6 +249,7 @@ def test_a_dialogue_is_never_in_two_splits(tmp_path):
         ({"order": ""}, "row 2: neither order nor start"),
         ({"dialogue_id": ""}, "row 2: no dialogue_id"),
         ({"sentiment": "good"}, "row 2: sentiment must be a number"),
+        ({"sentiment": "1e39"}, "row 2: sentiment must be a number, got '1e39'"),
         ({"start": 2, "end": 1}, "row 2: expected 0 <= start < end in seconds, got start 2 and end 1"),
         ({"split": "tset"}, "row 2: unknown split 'tset'; expected one of"),
         ({"utterance_id": "same"}, "Dialogue 'd0' has two turns with the utterance_id 'same'"),

@@ -144,6 +144,19 @@ def test_other_tables_raise(content, message, tmp_path):
         ),
         ({"dialogue_id": ["a"], "prediction": [["x"]]}, "prediction must hold as many numbers"),
         ({"dialogue_id": [None], "prediction": [[1.0]]}, "dialogue must be a name"),
+        ({"dialogue_id": [["a"]], "prediction": [[1.0]]}, "row 1: dialogue must be a name, got \\['a'\\]"),
+        (
+            {"dialogue_id": ["a"], "prediction": [[1.0]], "text_prediction": [[1.0]], "gate_weights": [0.5]},
+            "row 1: gate_weights must hold a number for each of text, got 0.5",
+        ),
+        (
+            {"dialogue_id": ["a"], "prediction": [[1.0]], "text_prediction": [[1.0]], "gate_weights": [[0.5, 0.5]]},
+            "gate_weights must hold a number for each of text",
+        ),
+        (
+            {"dialogue": ["a"], "turn": [float("inf")], "label": ["joy"], "score": [1.0], "joy": [1.0]},
+            "row 1: turn must be a number, got inf",
+        ),
     ],
 )
 def test_other_predictions_raise(columns, message, tmp_path):

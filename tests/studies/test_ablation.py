@@ -135,7 +135,9 @@ def test_a_study_with_other_settings_is_refused(study, demo_folder):
         run(demo_folder, study, "--learning_rate", "1e-4")
     with pytest.raises(ValueError, match="holds a study with other settings: folds is 2 there and 3 here"):
         run(demo_folder, study, folds=3)
-    with pytest.raises(ValueError, match="Unknown variant 'gate_maen'; expected one of full,"):
+    with pytest.raises(
+        ValueError, match="Unknown variant 'gate_maen'. Did you mean 'gate_mean'\\? Expected one of full,"
+    ):
         run(demo_folder, study, variants=["gate_maen"])
 
 

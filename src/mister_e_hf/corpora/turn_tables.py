@@ -25,6 +25,7 @@ from .splits import SPLIT_NAMES, split_named, splits_of_names
 logger = logging.getLogger(__name__)
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_LARGEST = 1e38  # about float32's largest, in which scores are trained on
 _ROUNDED = re.compile(r"\d[.,]\d+[eE]\+\d+")
 _COMMA = re.compile(r"[+-]?\d+,(\d+)")
 _MOST_NAMED = 10  # columns in the advice about numbers
@@ -323,6 +324,8 @@ def _number(value: Any, field: str, where: str) -> float | None:
             value = None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
+        if abs(number) > _LARGEST:
+            number = math.nan
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):

@@ -114,7 +114,7 @@ def _part_of(column: str) -> tuple[str, str] | None:
 def _number(cell: Any, kind: type, column: str, where: str) -> Any:
     try:
         return None if cell is None else kind(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{where}: {short(column, 60)} must be a number, got {short(repr(cell), 60)}") from None
 
 
@@ -140,12 +140,20 @@ def _of_a_run(path: Path, columns: Mapping[str, Sequence[Any]]) -> Iterator[dict
     heads = [name.removesuffix(ending) for name in columns if name.endswith(ending)]
     counts: Counter[str] = Counter()
     for row, dialogue in enumerate(columns["dialogue_id"]):
+        if not isinstance(dialogue, str):
+            raise InputError(f"'{path}', row {row + 1}: dialogue must be a name, got {short(repr(dialogue), 60)}")
         scores = dict(zip(names, shares[row], strict=True))
         label = names[0] if is_regression else columns["prediction"][row]
         turn = {"dialogue": dialogue, "turn": counts[dialogue], "label": label, "score": scores.get(label)}
         turn |= {"scores": scores} | ({"task": "regression"} if is_regression else {})
         if GATE.field in columns:
-            turn[GATE.answer] = dict(zip(heads, columns[GATE.field][row] or (), strict=False))
+            weights = columns[GATE.field][row]
+            if not isinstance(weights, list) or len(weights) != len(heads):
+                raise InputError(
+                    f"'{path}', row {row + 1}: {GATE.field} must hold a number for each of {', '.join(heads)}, got "
+                    f"{short(repr(weights), 60)}"
+                )
+            turn[GATE.answer] = dict(zip(heads, weights, strict=True))
         if CAPSULES.field in columns:
             turn[CAPSULES.answer] = columns[CAPSULES.field][row]
         counts[dialogue] += 1

@@ -204,8 +204,8 @@ def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | 
     out = path.with_suffix(".png") if out is None else Path(out)
     if out.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise InputError(f"'{out}' must end in .png, .svg or .pdf")
-    check_output(out, [path])
     dialogues = read_predictions(path)
+    check_output(out, [path])
     name = next(iter(dialogues)) if dialogue is None else dialogue
     if name not in dialogues:
         raise InputError(f"'{path}' has no dialogue '{name}'; it has {short(', '.join(list(dialogues)[:10]))}")

@@ -168,7 +168,8 @@ class TurnEncoders:
         except (AudioError, VideoError) as error:
             noun, policy = ("audio", bad_audio) if isinstance(error, AudioError) else ("video", bad_video)
             if policy == "error":
-                raise type(error)(f"{turn.name}: {error}") from error
+                way_out = f"Repair it, or pass bad_{noun}='missing' to use such turns without {noun}."
+                raise type(error)(f"{turn.name}: {str(error).removesuffix('.')}. {way_out}") from error
             logger.warning(f"{turn.name} is used without {noun}: {error}")
             return None
         except InputError as error:

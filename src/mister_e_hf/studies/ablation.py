@@ -11,6 +11,7 @@ The folder of a study:
 """
 
 import datetime
+import difflib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,9 @@ def ablate(
     known = _variants(out, recipe)
     for name in variants or ():
         if name not in known:
-            raise InputError(f"Unknown variant '{name}'; expected one of {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            guess = f" Did you mean '{near[0]}'?" if near else ""
+            raise InputError(f"Unknown variant '{name}'.{guess} Expected one of {', '.join(known)}")
     chosen = [known[name] for name in known if not variants or name in variants]
     if not final and not (on_folds := [each for each in chosen if each.kind != "split"]):
         names = [each.name for each in chosen]
