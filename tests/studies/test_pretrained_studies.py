@@ -111,6 +111,7 @@ def test_further_corpora_are_read_beside_a_run_s_own_dialogues(demo_folder, tmp_
     own = capsules(demo_folder, "--pretrained", "self", "--pretraining.corpora", str(more))
     results = run_experiment(own, tmp_path / "run", 0)
     assert results["test"]["mixture"]["weighted_f1"] >= 0
+    assert results["pretraining"]["dialogues"] == 32
     stored = json.loads((tmp_path / "run" / OWN_FOLDER / "results.json").read_text())
     assert stored["data"]["training"]["dialogues"] == 32 and len(stored["corpora"]) == 2
     assert yaml.safe_load((tmp_path / "run" / "training.yaml").read_text())["pretraining"]["corpora"] == [str(more)]

@@ -192,6 +192,14 @@ def _weights(predictions: Mapping[str, np.ndarray], capsules: Sequence[str]) -> 
     return columns
 
 
+def mean_capsule_weights(predictions: Mapping[str, np.ndarray], capsules: Sequence[str]) -> dict[str, float]:
+    """Mean share of each capsule in the predictions of a split, by name; empty for a model without capsules."""
+    if CAPSULES.field not in predictions:
+        return {}
+    means = predictions[CAPSULES.field].mean(0, dtype=np.float64)
+    return dict(zip(capsules, means.tolist(), strict=True))
+
+
 def _lists(scores: np.ndarray) -> pa.ListArray:
     """Scores (N, S) as a list per turn, null for NaN."""
     turns, targets = scores.shape

@@ -51,6 +51,9 @@ def results_section(results: dict) -> str:
     lines += _score_tables(results["test"]) if "by_target" in mixture else _class_tables(results["test"])
     for sentence in results.get("corpus", {}).get("shortcomings", ()):
         lines += ["", for_markdown(sentence[:1].upper() + sentence[1:])]
+    if shares := results.get("capsule_weights"):
+        listed = ", ".join(f"{for_markdown(name)} {share:.2f}" for name, share in shares.items())
+        lines += ["", f"Mean share of each capsule in the predictions on test: {listed}."]
     if "calibration" in results:
         lines += ["", _calibration(results["calibration"], mixture)]
     return "\n".join(lines)

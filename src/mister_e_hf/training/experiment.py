@@ -28,13 +28,22 @@ from ..base.files import (
 from ..base.processes import report
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
-from ..evaluation.predictions import calibration, labels_of, predict, prediction_table, probabilities, score, summarize
+from ..evaluation.predictions import (
+    calibration,
+    labels_of,
+    mean_capsule_weights,
+    predict,
+    prediction_table,
+    probabilities,
+    score,
+    summarize,
+)
 from ..hub.checkpoint import save_checkpoint
 from ..models.configuration_conversation import ConversationConfig
 from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
-from .own_pretraining import model_of_run
+from .own_pretraining import model_of_run, pretraining_of_run
 from .preflight import check_seeds
 from .pretrained_start import pretraining_facts, weights_of
 from .recipe import Recipe
@@ -98,7 +107,7 @@ def _run(
     check_unchanged(corpus, fingerprints)
     results: dict[str, Any] = {"seed": arguments.seed, **facts, "data_fingerprints": fingerprints}
     chooses = arguments.load_best_model_at_end
-    results |= pretraining_facts(recipe.sections["training"].get("pretrained"))
+    results |= pretraining_facts(pretraining_of_run(recipe, trainer.output_dir))
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)
     output_dir, model = trainer.output_dir, trainer.own_model
     config, names = model.config, list(model.config.id2label.values())
@@ -108,6 +117,8 @@ def _run(
         report(f"{recipe.title()}: no temperature is fitted, since scores are not probabilities")
     else:
         outputs, results["calibration"] = _calibrate(config, outputs, corpus)
+    if shares := mean_capsule_weights(outputs["test"], config.capsules):
+        results["capsule_weights"] = shares
     tables = []
     for split, output in outputs.items():
         results[split] = score(output, corpus[split], names, bins=recipe.corpus.score_bins)

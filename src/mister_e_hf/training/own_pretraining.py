@@ -19,6 +19,12 @@ from .recipe_widths import picked_columns
 OWN_FOLDER = "pretraining"  # within the folder of the run
 
 
+def pretraining_of_run(recipe: Recipe, output_dir: str | Path) -> str | None:
+    """Where the pre-training model is that a run has begun from; None without one."""
+    given = recipe.sections["training"].get("pretrained")
+    return str(Path(output_dir) / OWN_FOLDER) if given == OWN else given
+
+
 def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: DialogueVectors) -> PreTrainedModel:
     r"""
     A new model for a run.
