@@ -304,6 +304,7 @@ _MISTER_E_ABLATIONS = {
 _EMO_CAPS_ABLATIONS = {
     "without_interactions": Ablation("capsules of single modalities alone", {"model.interactions": False}),
     "dynamic_routing": Ablation("dynamic routing in place of attention", {"model.routing": "dynamic"}),
+    "attention_routing": Ablation("attention in place of dynamic routing", {"model.routing": "attention"}),
     "one_routing_pass": Ablation("one pass of routing", {"model.num_routing": 1}),
     "three_routing_passes": Ablation("three passes of routing", {"model.num_routing": 3}),
     "detached_routing": Ablation("no gradient through the routing coefficients", {"model.detach_routing": True}),
