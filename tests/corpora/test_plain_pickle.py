@@ -26,6 +26,7 @@ ARRAYS = {
     "half": np.arange(4, dtype=np.float16),
     "truth": np.array([True, False]),
     "texts": np.array(["a$_$1", "你好"]),
+    "big-endian texts": np.array(["a$_$1", "你好"], dtype=">U5"),
     "empty": np.empty((0, 3)),
     "cut": np.arange(20.0)[::3],
 }
@@ -171,6 +172,11 @@ TRICKS = {
     "huge writable bytes": (ended(b"\x96" + struct.pack("<Q", 2**50), b"abc"), "damaged"),
     "a huge number": (ended(b"\x8b" + struct.pack("<i", 2**31 - 1), b"abc"), "damaged"),
     "a number of many digits": (b"L" + b"9" * 50_000 + b"L\n.", "damaged"),
+    "a number of many bits": (pickle.dumps(1 << 100_000), "an integer of more than 512 bits"),
+    "characters that do not exist": (
+        ended(ARRAY, state(b"K\x01\x85", "U1", b"C\x04\xff\xff\xff\x7f")),
+        "characters that do not exist",
+    ),
     "keys that take for ever": (ended(b"}", b")\x94h\x00\x86", b"K\x01s"), "keys are not text"),
     "a value that was not stored": (ended(b"h\x09"), "damaged"),
     "too few values": (ended(b"\x86"), "damaged"),

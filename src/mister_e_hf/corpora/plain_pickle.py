@@ -18,6 +18,8 @@ from ..base.errors import InputError, short
 _SMALL = 1 << 16  # bytes; what is larger is not copied out of the file
 _MOST_AXES = 32
 _DEEPEST = 100  # containers within containers; releases of features have about five
+_MOST_BITS = 512  # of an integer; one of a million digits could neither be converted nor printed
+_LARGEST_CODE_POINT = 0x10FFFF
 _MOST_SHARED = 10_000_000  # values beyond one for each byte, which only containers that are used again give
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|[US]\d{1,7}|O8?)")
 _KNOWN = {"numpy.ndarray", "numpy.dtype", "_codecs.encode", "__builtin__.bytes"} | {
@@ -145,6 +147,8 @@ class _Reader:
             if opcode.name in _CONSTANTS:
                 self.stack.append(_CONSTANTS[opcode.name])
             elif opcode.name in _VALUES:
+                if isinstance(argument, int) and argument.bit_length() > _MOST_BITS:
+                    raise InputError(f"it has an integer of more than {_MOST_BITS} bits")
                 self.stack.append(argument)
             elif opcode.name in _STEPS:
                 _STEPS[opcode.name](self, argument)
@@ -278,7 +282,13 @@ def _array(content: Any, dtype: Any, shape: Any, in_columns: Any) -> Any:
     if isinstance(content, str):  # written by Python 2
         content = content.encode("latin-1")
     cells = np.frombuffer(content, np.dtype(dtype.code)) if len(content) else np.empty(0, np.dtype(dtype.code))
+    if cells.dtype.kind == "U" and cells.size and _code_points(cells).max() > _LARGEST_CODE_POINT:
+        raise InputError("it has an array of text with characters that do not exist")  # numpy fails when it shows them
     return cells.reshape(shape, order="F" if in_columns else "C")
+
+
+def _code_points(cells: np.ndarray) -> np.ndarray:
+    return cells.view(np.dtype(np.uint32).newbyteorder(cells.dtype.byteorder))
 
 
 def _plain(value: Any) -> Any:
