@@ -34,6 +34,14 @@ def test_a_length_beyond_the_frames_is_cut():
     np.testing.assert_allclose(FrameStatistics().pooled(REAL, 99), EXPECTED, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("before", "after"), [(0, 3), (3, 0), (2, 2)])
+def test_padding_is_not_real_where_the_length_is_beyond_the_frames(before, after):
+    statistics = FrameStatistics()
+    found = statistics.pooled(padded(before, after), 20)
+    np.testing.assert_array_equal(found, FrameStatistics().pooled(padded(0, 0)))
+    assert statistics.wrong_lengths == 1
+
+
 def test_a_length_that_does_not_fit_is_counted(caplog):
     statistics = FrameStatistics()
     np.testing.assert_allclose(statistics.pooled(padded(1, 1), 2), EXPECTED, rtol=1e-6)

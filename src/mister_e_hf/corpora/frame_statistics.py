@@ -60,8 +60,9 @@ class FrameStatistics:
     Mean and population standard deviation over the real frames of each turn, and a count of what was not usable.
 
     Real frames are those that the length names, if the frames after it are zeros (else those before the last `length`
-    frames, where a sequence is padded at its start); without such a length, the frames that are not all zeros. Numbers
-    that are not finite, or beyond float32, are left out, one by one.
+    frames, where a sequence is padded at its start); without such a length, the frames that are not all zeros. A
+    length beyond the frames is that of a sequence that was cut, if neither its first nor its last frame is zeros.
+    Numbers that are not finite, or beyond float32, are left out, one by one.
     """
 
     turns: int = 0
@@ -100,10 +101,12 @@ class FrameStatistics:
             return frames[:length]
         nonzero = (frames != 0).any(axis=1)  # not finite counts as a frame
         if length is not None:
+            padded = len(frames) > 0 and not (nonzero[0] and nonzero[-1])
+            fits = length <= len(frames) or not padded  # a longer sequence was cut, and has no padding then
             length = min(max(int(length), 0), len(frames))
-            if not nonzero[length:].any():
+            if fits and not nonzero[length:].any():
                 return frames[:length]
-            if not nonzero[: len(frames) - length].any():
+            if fits and not nonzero[: len(frames) - length].any():
                 return frames[len(frames) - length :]
             self.wrong_lengths += 1
         return frames[nonzero]
