@@ -25,10 +25,11 @@ from ..training.preflight import check_conversation_model, check_seeds
 from ..training.recipe import Recipe
 from ..training.recipe_widths import take_widths
 from ..training.run_folder import git_commit
+from .absent_modalities import variants_on_corpus
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
-from .study import LABEL_LEAKAGE, ROBUST
+from .study import FULL, LABEL_LEAKAGE, ROBUST
 from .study_files import check_asked, check_seed_list, read_freeze
-from .variants import Variant, variants_of
+from .variants import Variant
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def ablate(
     tries failed runs again.
 
     Args:
-        recipe: recipe of any registered model; see [`~mister_e_hf.studies.variants.variants_of`] for what is run.
+        recipe: recipe of any registered model; see [`~mister_e_hf.studies.variants.variants_of`] for what is run, as
+            far as the corpus has the modalities that it needs.
         out: folder of the study.
         seeds: seeds with which each variant is trained.
         folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`].
@@ -61,15 +63,19 @@ def ablate(
         names of the failed runs.
 
     Raises:
-        InputError: if a variant is unknown, or if `out` holds a study with other settings, or one that was frozen with
-            other recipes.
+        InputError: if a variant is unknown or needs a modality that the corpus lacks, or if `out` holds a study with
+            other settings, or one that was frozen with other recipes.
     """
     check_counts(folds=folds, jobs=jobs)
     check_seeds(seeds)
     out = check_output_folder(out, [recipe.corpus.path])
     for sentence in take_widths(recipe):
         report(sentence)
-    known = _variants(out, recipe)
+    begun = _variants_begun(out)
+    compared = variants_on_corpus(recipe, begun or {})
+    recipe = compared.kept[FULL].recipe
+    known = {name: each for name, each in compared.kept.items() if begun is None or name in begun}
+    compared.check_asked(variants or ())
     for name in variants or ():
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -82,6 +88,8 @@ def ablate(
     chosen = chosen if final else on_folds
     for each in chosen:
         check_conversation_model(each.recipe, out)
+    for sentence in compared.sentences(variants or ()):
+        report(sentence)
     stage = "final" if final else "development"
     _note_study(out, recipe, seeds, folds, known, stage, [each.name for each in chosen])
     if final:
@@ -103,15 +111,15 @@ def ablate(
     return run_all(runs, jobs, report)
 
 
-def _variants(out: Path, recipe: Recipe) -> dict[str, Variant]:
-    """The variants of a recipe; of a study that an older version began those that it lists, since it may be frozen."""
-    known, path = variants_of(recipe), out / "study.yaml"
+def _variants_begun(out: Path) -> dict[str, Any] | None:
+    """The variants that a study has recorded, since it may be frozen; None for a new study."""
+    path = out / "study.yaml"
     if path.is_file():
         with reading(path, "the record of a study"):
             earlier = read_yaml(path)
         if isinstance(earlier, dict) and isinstance(earlier.get("variants"), dict):
-            return {name: each for name, each in known.items() if name in earlier["variants"]}
-    return known
+            return earlier["variants"]
+    return None
 
 
 def _note_study(

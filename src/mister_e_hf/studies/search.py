@@ -20,6 +20,7 @@ from ..base.records import check_same
 from ..base.score_names import capitalized, in_per_cent, score_title
 from ..training.recipe import Recipe
 from ..training.recipe_widths import take_widths
+from .absent_modalities import systems_on_corpus
 from .measures import Measures, measures_of
 from .prediction_files import read_predictions
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
@@ -45,7 +46,8 @@ def search(
         recipe: recipe of any registered model; the baselines are trained on the same corpus.
         out: folder of the search; `search.json` there holds every trial and its score.
         trials: number of trials per system; 1 is the recipe without changes.
-        systems: names of the models to search; by default the recipe's own and every baseline.
+        systems: names of the models to search; by default the recipe's own and every baseline that can be trained on
+            the corpus ([`~mister_e_hf.studies.absent_modalities.systems_on_corpus`]).
         folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The score of a trial
             is that of all held-out turns together, with one seed.
         jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
@@ -55,7 +57,8 @@ def search(
         `mae`, of which less is better (None if a run failed).
 
     Raises:
-        InputError: if a system is unknown, or if `out` holds a search with other settings.
+        InputError: if a system is unknown or needs a modality that the corpus lacks, or if `out` holds a search with
+            other settings.
     """
     check_counts(trials=trials, folds=folds, jobs=jobs)
     out = check_output_folder(out, [recipe.corpus.path])
@@ -65,10 +68,15 @@ def search(
     for name in systems or ():
         if name not in known:
             raise InputError(f"Unknown system '{name}'; expected one of {', '.join(known)}")
+    compared = systems_on_corpus(recipe)
+    compared.check_asked(systems or ())
+    for sentence in compared.sentences(systems or ()):
+        report(sentence)
+    recipes = compared.kept
+    recipe = next(iter(recipes.values()))
     corpus = corpus_of_study(recipe, folds)
     measures = measures_of(recipe.to_dict()["corpus"])
     spaces = {name: dict(model.search_space) for name, (model, _) in known.items()}
-    recipes = {name: own_recipe for name, (_, own_recipe) in known.items()}
     fingerprints = {name: corpus[name].fingerprint() for name in ("train", "validation")}
     record = {"recipe": recipe.to_dict(), "folds": folds, "spaces": spaces, "data_fingerprints": fingerprints}
     check_same(out / "search.yaml", record, "a search", "--out")
@@ -77,7 +85,7 @@ def search(
     write_yaml(out / "search.yaml", record)
     if has_label_leakage(recipe):
         logger.warning(LABEL_LEAKAGE)
-    drawn = {name: draw_settings(recipes[name], spaces[name], trials) for name in systems or known}
+    drawn = {name: draw_settings(recipes[name], spaces[name], trials) for name in systems or recipes}
     runs = {
         (name, number): [
             Run(

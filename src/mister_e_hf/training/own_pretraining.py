@@ -31,7 +31,7 @@ def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: Di
 
     Args:
         recipe: with `training.pretrained: self` its model is pre-trained, to the last epoch, on `train` and on train
-            of `pretraining.corpora`.
+            of `pretraining.corpora`. Of one modality alone it is pre-trained without the contrastive term.
         arguments: those of the run, whose folder gets a folder of the pre-training, which is not repeated when the run
             resumes.
         train: its training dialogues.
@@ -39,6 +39,8 @@ def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: Di
     if recipe.sections["training"].get("pretrained") != OWN:
         return recipe.model()
     assert arguments.output_dir is not None
+    # A model of one modality, such as that of a corpus that lacks the other, has no two to compare.
+    alone = {"contrastive_weight": 0.0} if len(recipe.model_config().modalities) < 2 else {}
     folder, further = Path(arguments.output_dir) / OWN_FOLDER, further_corpora(recipe)
     parts = [train, *([read_pooled(further, ("train",), picked_columns(recipe))] if further else [])]
     pretrain_on(
@@ -49,6 +51,7 @@ def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: Di
         ("train",),
         arguments.seed,
         save_strategy="no",
+        **alone,
         use_cpu=arguments.use_cpu,
         disable_tqdm=arguments.disable_tqdm,
     )
