@@ -146,6 +146,13 @@ def test_vectors_that_the_model_does_not_read_are_named(tmp_path, predict, caplo
     assert f"The model does not read the visual vectors of '{corpus}'" in caplog.text
 
 
+def test_vectors_that_the_model_does_not_read_have_any_width(tmp_path, predict):
+    save_checkpoint(tmp_path / "model", small_model("bc_lstm", torch.float32, modalities=["speech"]))
+    corpus = write_corpus(tmp_path / "corpus", "bc_lstm", text=99)
+    status, turns, errors = predict(corpus, "--model", tmp_path / "model")
+    assert status == 0 and [turn["split"] for turn in turns] == ["train"] * TURNS + ["test"] * TURNS, errors
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("corpora") / "model")

@@ -67,7 +67,7 @@ def turns_of_vectors(corpus: FinishedCorpus, config: ConversationConfig) -> Iter
     folder = corpus.source if corpus.source.is_dir() else corpus.source.parent
     read = read_corpus(folder, {}, splits=tuple(corpus.splits), speech_columns=config.speech_columns)
     for data in read.values():
-        data.check(config.widths)
+        data.check(config.read_widths)
         if not set(data.vectors) & set(config.modalities):
             raise InputError(
                 f"'{corpus.source}': {data.name} holds vectors of {' and '.join(data.vectors)}, and the model reads "

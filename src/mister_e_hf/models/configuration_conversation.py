@@ -83,6 +83,11 @@ class ConversationConfig(LabelledConfig):
         found = {name: getattr(self, each.width, None) for name, each in MODALITIES.items()}
         return {name: width for name, width in found.items() if width is not None}
 
+    @property
+    def read_widths(self) -> dict[str, int]:
+        """Width of the vectors of each modality that the model reads."""
+        return {name: width for name, width in self.widths.items() if name in self.modalities}
+
     def width(self, modality: str) -> int:
         r"""
         Width of the vectors of one modality.

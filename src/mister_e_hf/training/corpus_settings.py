@@ -89,7 +89,7 @@ class CorpusSettings:
         if self.validation_group is not None:
             splits |= validation_by_group(splits, self.group_pattern, self.validation_group)
         for data in splits.values():
-            data.check(config.widths)
+            data.check(config.read_widths)
             self.check_labelled(data)
         for modality in config.required_modalities:
             present = splits["train"].present.get(modality)

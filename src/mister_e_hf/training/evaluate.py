@@ -110,7 +110,7 @@ def evaluate_checkpoint(
                 Utterances(dialogues[split], "text", config.label2id)
             source = embed_corpus(dialogues, _encoders(model, config, hub), vectors or Path(temporary) / "vectors")
         data = read(source)
-        data.check(config.widths)
+        data.check(config.read_widths)
         batch = batch_size or recipe["training"].get("per_device_eval_batch_size", 8)
         output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
         _refuse_not_finite(model, output, data)

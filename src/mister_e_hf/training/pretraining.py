@@ -188,7 +188,7 @@ def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationCon
         config = kind(**fields)
     except Exception as error:  # the checks of a configuration raise errors of several kinds
         raise InputError(f"{recipe.source}: section 'model': {unwrapped(error)}") from error
-    data.check(config.widths)
+    data.check(config.read_widths)
     for name in config.modalities:
         if name not in data.present or not data.present[name].any():
             field = next(iter(config.without([name])), None)

@@ -55,7 +55,7 @@ def check_dialogues(dataset: Any, name: str, config: Any, labelled: bool = True)
             )
     if labelled:
         _check_labelled(item, name, config)
-    for modality, width in config.widths.items():
+    for modality, width in config.read_widths.items():
         each = MODALITIES[modality]
         if width is not None and each.embeddings in item:
             found = field_of(item, each.embeddings, f"{name}: its first dialogue").shape[1:]
