@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 
 
@@ -29,6 +31,7 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
         assert row["ratio"]["train"] > 0 and row["seconds"]["predict"] > 0 and row["peak_bytes"] > 0
 
 
+@pytest.mark.slow
 def test_models_of_one_hidden_size_are_compared(tmp_path):
     numbers = run("modalities.py", tmp_path, "--models", "mult", "mister_e", "emo_caps", "--side_by_side", "8")
     assert {name: list(rows) for name, rows in numbers.items()} == {

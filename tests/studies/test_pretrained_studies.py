@@ -129,6 +129,7 @@ def test_a_pool_refuses_other_widths(demo_folder):
     assert pool([data], "train").labels is None and data.labels is not None
 
 
+@pytest.mark.slow
 def test_a_folder_of_pretraining_is_named_in_the_report(demo_folder, tmp_path):
     folder = tmp_path / "pretrained"
     pretrain(recipe(demo_folder), folder)
