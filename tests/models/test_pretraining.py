@@ -17,7 +17,7 @@ from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.models.registry import entry, registered
 from support.checkpoint_code import PRETRAINING, STAGE_2, file_stems
 from support.hidden_packages import HIDE
-from support.model_contract import LENGTHS, Batch, rows_of, small_batch, small_config, spread
+from support.model_contract import LENGTHS, Batch, away_from_neutral, rows_of, small_batch, small_config, spread
 
 NAMES = [each.name for each in registered() if each.pretraining]
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -26,13 +26,7 @@ every_model = pytest.mark.parametrize("name", NAMES)
 def pretraining_model(name: str, dtype: torch.dtype = torch.float64, **changes):
     """In evaluation mode, with no parameter and no buffer at its neutral value."""
     torch.manual_seed(0)
-    model = entry(name).pretraining_class()(small_config(name, **changes))
-    for parameter in model.parameters():
-        parameter.data.add_(0.2 * torch.randn_like(parameter))
-    for module in model.modules():
-        if hasattr(module, "set_statistics"):
-            module.set_statistics(0.3 * torch.randn_like(module.mean), 0.5 + torch.rand_like(module.std))
-    return model.to(dtype).eval()
+    return away_from_neutral(entry(name).pretraining_class()(small_config(name, **changes)), dtype)
 
 
 def masked_batch(config, **options) -> Batch:

@@ -43,7 +43,11 @@ def small_config(name: str, **changes):
 def small_model(name: str, dtype: torch.dtype = torch.float64, **changes):
     """In evaluation mode, with no parameter and no buffer at its neutral value."""
     torch.manual_seed(0)
-    model = entry(name).model_class()(small_config(name, **changes))
+    return away_from_neutral(entry(name).model_class()(small_config(name, **changes)), dtype)
+
+
+def away_from_neutral(model, dtype: torch.dtype):
+    """The model in evaluation mode, with no parameter and no buffer at its neutral value."""
     for parameter in model.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     for module in model.modules():

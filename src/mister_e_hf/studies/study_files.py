@@ -15,7 +15,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read and check `study.yaml`."""
     if (path.parent / "search.yaml").is_file() and not path.is_file():
         raise InputError(
-            f"'{path.parent}' holds a search, of which there is no report: every trial and its score is in "
+            f"'{path.parent}' holds a search, for which no report is written: every trial and its score is in "
             f"'{path.parent / 'search.json'}'; a report is of an ablation study, `mister-e ablate`"
         )
     if not path.is_file():
