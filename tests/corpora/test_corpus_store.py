@@ -218,6 +218,23 @@ def test_a_corpus_is_replaced_whole(corpus, tmp_path):
     assert names(tmp_path / "calls") == ["README.md", "validation.parquet"]
 
 
+@pytest.mark.parametrize("call, of", [("mkdir", ".unfinished-calls"), ("rename", "calls")])
+def test_an_interrupt_between_two_steps_leaves_the_old_corpus(corpus, tmp_path, monkeypatch, call, of):
+    write_corpus(corpus, tmp_path / "calls")
+    function = getattr(Path, call)
+
+    def interrupted(path, *words, **options):
+        function(path, *words, **options)
+        if path.name == of:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, call, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(datasets.DatasetDict(train=corpus["train"]), tmp_path / "calls")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["calls"] and names(tmp_path / "calls") == FILES
+
+
 def test_a_corpus_without_the_name_of_a_builder_is_replaced_too(tmp_path):
     for count in (1, 2):
         write_corpus(datasets.DatasetDict(train=dialogues(count)), tmp_path / "out")

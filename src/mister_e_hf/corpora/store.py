@@ -57,8 +57,8 @@ def write_corpus(
     check_replaceable(folder)
     unfinished, replaced = (folder.with_name(f".{word}-{folder.name}") for word in ("unfinished", "replaced"))
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     try:
+        unfinished.mkdir(parents=True)  # an interrupt may come before the next line
         for split, data in corpus.items():
             _write_split(data, unfinished, split, embed_audio, provenance)
         (unfinished / "README.md").write_text(corpus_card(corpus, provenance), encoding="utf-8")
@@ -68,6 +68,8 @@ def write_corpus(
         unfinished.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
         shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
