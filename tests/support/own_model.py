@@ -2,9 +2,10 @@
 
 from huggingface_hub.dataclasses import strict
 
+from mister_e_hf.models.ablations import Ablation
 from mister_e_hf.models.baselines.bc_lstm import BcLstmModel
 from mister_e_hf.models.baselines.configuration import BcLstmConfig
-from mister_e_hf.models.registry import Ablation, RegisteredModel
+from mister_e_hf.models.registry import RegisteredModel
 
 
 @strict

@@ -11,9 +11,10 @@ from torch import nn
 
 from mister_e_hf.base.modalities import IGNORE_INDEX, MODALITIES
 from mister_e_hf.models import registry
+from mister_e_hf.models.ablations import Ablation
 from mister_e_hf.models.configuration_conversation import ConversationConfig
 from mister_e_hf.models.modeling_conversation import ConversationOutput, ConversationPreTrainedModel
-from mister_e_hf.models.registry import Ablation, RegisteredModel
+from mister_e_hf.models.registry import RegisteredModel
 from mister_e_hf.models.turn_layers import ModalityInput, TurnLinear
 from mister_e_hf.vectors.dialogue_vectors import DialogueVectors
 from support.model_contract import LABELS, WIDTHS

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from ..base.errors import InputError
 from ..corpora.licences import PUBLISHED
-from ..models.registry import Ablation, RegisteredModel, entry_of
+from ..models.ablations import Ablation
+from ..models.registry import RegisteredModel, entry_of
 from ..training.recipe import Recipe
 from ..training.recipe_baselines import compared_models
 from .study import BASELINE, FULL
