@@ -1,0 +1,1 @@
+"""EGMF: experts of the fused modalities guide a language model by pseudo tokens."""
