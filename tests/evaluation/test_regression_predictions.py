@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mister_e_hf import DialogueTrainer, DialogueTrainingArguments, DialogueVectors
+from mister_e_hf.base.configuration_labelled import LabelledConfig
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.evaluation.calibration import fit_temperature
 from mister_e_hf.evaluation.predictions import (
@@ -72,7 +73,7 @@ def test_an_undefined_score_is_none_and_logged(caplog):
 
 def test_table_of_predictions(tmp_path):
     data, predictions = split(), predicted()
-    table = prediction_table(predictions, data, dict(enumerate(NAMES)))
+    table = prediction_table(predictions, data, LabelledConfig(id2label=dict(enumerate(NAMES))))
     pq.write_table(table, tmp_path / "predictions.parquet")
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
     assert list(rows[0]) == [
@@ -89,7 +90,7 @@ def test_table_of_predictions(tmp_path):
 
 def test_scores_can_be_computed_again_from_the_table():
     data, predictions = split(), predicted()
-    rows = prediction_table(predictions, data, dict(enumerate(NAMES))).to_pylist()
+    rows = prediction_table(predictions, data, LabelledConfig(id2label=dict(enumerate(NAMES)))).to_pylist()
     labels = np.array([row["label"] for row in rows], dtype=np.float64)
     again = regression_scores(labels, np.array([row["prediction"] for row in rows]), NAMES)
     assert again == regression_scores(labels_of(data), predictions["mixture"], NAMES)

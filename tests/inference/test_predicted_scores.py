@@ -127,7 +127,7 @@ def test_turns_of_other_targets_are_not_one_dialogue(tmp_path):
     lines = [{"dialogue": "d", "turn": number} | turn for number, turn in enumerate(turns(2))]
     lines[1]["scores"] = {"sentiment": 0.0}
     (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    with pytest.raises(InputError, match="line 2: scores are of sentiment, but in the dialogue's first turn activ"):
+    with pytest.raises(InputError, match="line 2: scores names sentiment, but in the dialogue's first turn activ"):
         read_predictions(tmp_path / "lines.jsonl")
 
 

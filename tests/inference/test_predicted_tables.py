@@ -13,6 +13,7 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.plain_text import for_csv, from_csv
 from mister_e_hf.inference.predicted_turns import read_predictions
 from mister_e_hf.inference.prediction_output import write_predictions
+from mister_e_hf.inference.timeline import timeline_figure
 
 SHARES = {"joy": 0.625, "=anger": 0.25, "text": 0.125}
 
@@ -85,6 +86,23 @@ def test_predictions_of_a_run(named, tmp_path):
     assert first["scores"] == {"anger": 0.25, "joy": 0.75, third: 0}
     assert second["label"] == "anger" and second["gate"] == {"speech": 0.25, "text": 0.75}
     assert second["capsules"] == {"speech": 0.5, "text": 0.5}
+
+
+def test_weights_of_experts_inside_a_model_are_its_gate(tmp_path):
+    path = write_run(tmp_path, True)
+    table = pq.read_table(path).drop_columns(["gate_weights", "capsule_weights"])
+    experts, modalities = {"local": 0.25, "global": 0.75}, {"speech": 1.0, "text": 0.0}
+    for name, weights in (("expert_weights", experts), ("modality_weights", modalities)):
+        table = table.append_column(name, pa.array([weights] * 3))
+    pq.write_table(table, path)
+    turns = read_predictions(path)["a"]
+    assert [(turn["gate"], turn["modality_gate"]) for turn in turns] == [(experts, modalities)] * 2
+    lines = [turn | {"start": None, "end": None, "text": None} for turn in turns]
+    write_predictions(lines, ["anger", "joy", "calm"], tmp_path / "again.csv")
+    again = read_predictions(tmp_path / "again.csv")["a"]
+    assert [(turn["gate"], turn["modality_gate"]) for turn in again] == [(experts, modalities)] * 2
+    axes = timeline_figure(turns).axes
+    assert [each.get_ylabel() for each in axes] == ["probability", "gate weight", "modality weight"]
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -54,8 +54,9 @@ def test_weights_are_stored_by_capsule(study):
         total = sum(row["capsule_weights"].values())
         assert total == pytest.approx(1, abs=1e-5) or total == 0
     full = read_study(study).stages["development"].systems["full"]
-    assert tuple(full.capsule_weights) == THREE and full.gate_weights is None and full.head_noun == "head"
-    position = full.capsule_weights["text"][0]
+    assert tuple(full.part_weights["capsule_weights"]) == THREE
+    assert full.gate_weights is None and full.head_noun == "head"
+    position = full.part_weights["capsule_weights"]["text"][0]
     stored = {row["utterance_id"]: row["capsule_weights"]["text"] for row in rows}
     assert set(np.float32([*stored.values()])) <= set(position)
 

@@ -256,6 +256,32 @@ def test_gate_weights_by_group(small):
     assert rows == {"fusion": (54 - happy, 0, 1), "speech and fusion": (happy, 1, 0)}
 
 
+def test_weights_of_experts_inside_the_model_and_of_modalities(small):
+    def set_weights(columns: dict) -> dict:
+        """All weight on the local expert and on speech at happy turns, else on the global one and on text."""
+        happy = [label == "happy" for label in columns["label"]]
+        kept = {name: values for name, values in columns.items() if "_" not in name or name.endswith("_id")}
+        return kept | {
+            "expert_weights": [{"local": float(yes), "global": 1.0 - yes} for yes in happy],
+            "modality_weights": [{"speech": float(yes), "text": 1.0 - yes} for yes in happy],
+        }
+
+    for path in (small / "development/full").rglob("predictions.parquet"):
+        rewrite(path, set_weights)
+    study = read_study(small)
+    tables = {table.name: table for table in stage_tables(study, study.latest)}
+    names = ["gate_by_emotion", "gate_by_main_expert", "modality_gate_by_emotion", "modality_gate_by_main_modality"]
+    assert [name for name in tables if "gate_by" in name] == names
+    for name, first in (("gate_by_emotion", "local"), ("modality_gate_by_emotion", "speech")):
+        assert {row["group"]: row[first] for row in tables[name].records if row[first]} == {"happy": 1}
+    rows = {row["group"]: row["turns"] for row in tables["modality_gate_by_main_modality"].records}
+    happy, scored = int((study.latest.labels == 0).sum()), int((study.latest.labels >= 0).sum())
+    assert (rows["speech"], rows["text"]) == (happy, scored - happy)
+    ((caption, _),) = table_figures(tables["modality_gate_by_emotion"])
+    assert caption == "Modality weights by true emotion: mean weight of each modality."
+    assert study.latest.systems["full"].head_noun == "head"
+
+
 def test_curves_start_at_the_unchanged_input(out):
     study = read_study(out)
     tables = {table.name: table.records for table in stage_tables(study, study.latest)}

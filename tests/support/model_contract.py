@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModel
 
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.modalities import MODALITIES
+from mister_e_hf.base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from mister_e_hf.models.registry import entry, entry_of
 
 LABELS = {0: "anger", 1: "joy", 2: "neutral"}
@@ -111,7 +112,7 @@ def outputs_of(model, batch: Batch) -> dict[str, torch.Tensor]:
     with torch.no_grad():
         view = model.view(model(**batch))
     found = {"logits": view.logits, **{f"head {name}": logits for name, logits in (view.head_logits or {}).items()}}
-    weights = {"gate_weights": view.gate_weights, "capsule_weights": view.capsule_weights}
+    weights = {field: getattr(view, field) for field in WEIGHT_FIELDS}
     return found | {name: values for name, values in weights.items() if values is not None}
 
 
@@ -144,19 +145,17 @@ def view_has_the_declared_heads(name: str, folder: Path):
     assert view.logits.shape == (4, 7, 3)
     assert tuple(view.head_logits or ()) == tuple(config.heads)
     assert all(logits.shape == (4, 7, 3) for logits in (view.head_logits or {}).values())
-    if view.gate_weights is not None:
-        assert view.gate_weights.shape == (4, 7, len(config.heads))
-        weights = view.gate_weights[batch["attention_mask"]].sum(-1)
-        torch.testing.assert_close(weights, torch.ones_like(weights))
-    assert (view.capsule_weights is None) == (not config.capsules)
+    for kind in PART_WEIGHTS:
+        weights, parts = getattr(view, kind.field), getattr(config, kind.parts)
+        assert weights is None or weights.shape == (4, 7, len(parts))
+        assert kind is GATE or (weights is None) == (not parts)
     real = batch["attention_mask"]
     seen = real & torch.stack([batch[MODALITIES[each].mask] for each in config.modalities]).any(0)
-    if view.capsule_weights is not None:
-        assert view.capsule_weights.shape == (4, 7, len(config.capsules))
-        torch.testing.assert_close(view.capsule_weights.sum(-1), seen.to(view.capsule_weights))
     for key, values in outputs_of(model, batch).items():
-        answered = seen if key == "capsule_weights" else real
+        answered = seen if key in ("capsule_weights", "modality_weights") else real
         assert (values[~answered] == 0).all() and values[answered].any(-1).all()
+        if key in WEIGHT_FIELDS:
+            torch.testing.assert_close(values.sum(-1), answered.to(values))
     assert model(**{**batch, "labels": None}).loss is None
     assert set(model.loss_terms(output, batch["labels"], None)) <= set(model.loss_term_weights)
     parts = model.loss_parts(output)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.part_weights import WEIGHT_FIELDS
 from mister_e_hf.models.registry import entry
 from support.model_contract import (
     LABELS,
@@ -91,7 +92,7 @@ def scores_are_in_the_unit_of_the_labels(name: str, folder: Path):
     model.target_scale.set_statistics(torch.zeros(2), torch.ones(2))
     plain = outputs_of(model, batch)
     for key, values in plain.items():
-        if key in ("gate_weights", "capsule_weights"):
+        if key in WEIGHT_FIELDS:
             torch.testing.assert_close(scaled[key], values)
         else:
             torch.testing.assert_close(scaled[key][real], mean + std * values[real])

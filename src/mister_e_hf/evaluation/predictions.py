@@ -1,12 +1,12 @@
 """Predictions of a trained model on one split of a corpus: their scores, and the table that stores them.
 
-Letters: N turns of the split, C classes, S targets of a regression, E heads beside the main one, K capsules. The main
-head is called `mixture`.
+Letters: N turns of the split, C classes, S targets of a regression, E heads beside the main one, P parts of a model.
+The main head is called `mixture`.
 """
 
 import logging
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -14,9 +14,10 @@ import pyarrow as pa
 from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
+from ..base.configuration_labelled import LabelledConfig
 from ..base.errors import InputError
 from ..base.head_names import head_titles
-from ..base.part_weights import CAPSULES, GATE, WEIGHT_FIELDS
+from ..base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from ..base.score_names import in_per_cent, score_title
 from ..vectors.dialogue_vectors import DialogueVectors
 from .binned_scores import BINS
@@ -43,6 +44,8 @@ class View(Protocol):
     head_logits: Mapping[str, np.ndarray] | None
     gate_weights: np.ndarray | None
     capsule_weights: np.ndarray | None
+    expert_weights: np.ndarray | None
+    modality_weights: np.ndarray | None
 
 
 def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
@@ -51,7 +54,7 @@ def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
 
     Returns:
         logits (N, C) of the `mixture` and of each further head by its name, which in a regression are the predicted
-        scores (N, S); and `gate_weights` (N, E) or `capsule_weights` (N, K), if the model has a gate or capsules.
+        scores (N, S); and the weights (N, P) that the model gives its parts, by the fields of [`PART_WEIGHTS`].
     """
     view = cast(View, trainer.predict(data).predictions)
     real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
@@ -149,14 +152,13 @@ def calibration(mixture: np.ndarray, data: DialogueVectors) -> dict[str, Any]:
     }
 
 
-def prediction_table(
-    predictions: dict[str, np.ndarray], data: DialogueVectors, id2label: dict[int, str], capsules: Sequence[str] = ()
-) -> pa.Table:
+def prediction_table(predictions: dict[str, np.ndarray], data: DialogueVectors, config: LabelledConfig) -> pa.Table:
     """
     A row per turn of the split: its ids, its label, and the predictions of every head. In a regression `label`,
     `prediction` and `<head>_prediction` are lists of S scores, null where a turn has none. `gate_weights` are lists in
-    the order of the heads, `capsule_weights` numbers by name of the `capsules`.
+    the order of the heads, weights of other parts numbers by the names of the parts.
     """
+    id2label = config.id2label
     labels = labels_of(data)
     columns = {
         "split": [data.name] * data.num_turns,
@@ -168,7 +170,7 @@ def prediction_table(
         for name, values in predictions.items():
             if name not in WEIGHT_FIELDS:
                 columns["prediction" if name == "mixture" else f"{name}_prediction"] = _lists(values)
-        return pa.table(columns | _weights(predictions, capsules))
+        return pa.table(columns | _weights(predictions, config))
     columns["label"] = [id2label.get(int(label)) for label in labels]
     columns["prediction"] = [id2label[index] for index in predictions["mixture"].argmax(-1).tolist()]
     columns["probabilities"] = predictions["mixture"].tolist()
@@ -177,27 +179,32 @@ def prediction_table(
     for name, values in predictions.items():
         if name != "mixture" and name not in WEIGHT_FIELDS:
             columns[f"{name}_probabilities"] = values.tolist()
-    return pa.table(columns | _weights(predictions, capsules))
+    return pa.table(columns | _weights(predictions, config))
 
 
-def _weights(predictions: Mapping[str, np.ndarray], capsules: Sequence[str]) -> dict[str, Any]:
+def _weights(predictions: Mapping[str, np.ndarray], config: LabelledConfig) -> dict[str, Any]:
     """The columns of the weights that a model gives its parts."""
     columns: dict[str, Any] = {}
-    if GATE.field in predictions:
-        columns[GATE.field] = predictions[GATE.field].tolist()
-    if CAPSULES.field in predictions:
-        columns[CAPSULES.field] = [
-            dict(zip(capsules, row, strict=True)) for row in predictions[CAPSULES.field].tolist()
-        ]
+    for kind in PART_WEIGHTS:
+        if kind.field in predictions:
+            columns[kind.field] = rows = predictions[kind.field].tolist()
+            if kind is not GATE:
+                names = getattr(config, kind.parts)
+                columns[kind.field] = [dict(zip(names, row, strict=True)) for row in rows]
     return columns
 
 
-def mean_capsule_weights(predictions: Mapping[str, np.ndarray], capsules: Sequence[str]) -> dict[str, float]:
-    """Mean share of each capsule in the predictions of a split, by name; empty for a model without capsules."""
-    if CAPSULES.field not in predictions:
-        return {}
-    means = predictions[CAPSULES.field].mean(0, dtype=np.float64)
-    return dict(zip(capsules, means.tolist(), strict=True))
+def mean_weights(predictions: Mapping[str, np.ndarray], config: LabelledConfig) -> dict[str, dict[str, float]]:
+    """
+    Mean weight of each part of a model in a split, by field and name: of capsules, and of experts and modalities
+    inside the model. Empty for a model without such parts.
+    """
+    return {
+        kind.field: dict(zip(getattr(config, kind.parts), means.tolist(), strict=True))
+        for kind in PART_WEIGHTS
+        if kind is not GATE and kind.field in predictions
+        for means in [predictions[kind.field].mean(0, dtype=np.float64)]
+    }
 
 
 def _lists(scores: np.ndarray) -> pa.ListArray:

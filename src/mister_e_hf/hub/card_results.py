@@ -3,6 +3,7 @@
 from huggingface_hub import EvalResult
 
 from ..base.head_names import head_titles
+from ..base.part_weights import PART_WEIGHTS
 from ..base.plain_text import for_markdown, for_terminal
 from ..base.score_names import SCORE_NAMES, capitalized
 from ..corpora.licences import CUSTOM, CorpusOfRun
@@ -51,9 +52,10 @@ def results_section(results: dict) -> str:
     lines += _score_tables(results["test"]) if "by_target" in mixture else _class_tables(results["test"])
     for sentence in results.get("corpus", {}).get("shortcomings", ()):
         lines += ["", for_markdown(sentence[:1].upper() + sentence[1:])]
-    if shares := results.get("capsule_weights"):
-        listed = ", ".join(f"{for_markdown(name)} {share:.2f}" for name, share in shares.items())
-        lines += ["", f"Mean share of each capsule in the predictions on test: {listed}."]
+    for kind in PART_WEIGHTS:
+        if weights := results.get(kind.field):
+            listed = ", ".join(f"{for_markdown(name)} {weight:.2f}" for name, weight in weights.items())
+            lines += ["", f"Mean {kind.title}s on test: {listed}."]
     if "calibration" in results:
         lines += ["", _calibration(results["calibration"], mixture)]
     return "\n".join(lines)

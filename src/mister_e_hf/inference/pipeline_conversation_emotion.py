@@ -60,11 +60,11 @@ class ConversationEmotionPipeline(Pipeline):
         for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
         the probabilities of the classes, highest first; `experts`, the same from each further head of the model
         (MiSTER-E's experts, SDT's students), None where its modality is absent; `gate`, the weight of each, exactly 0
-        there; `capsules`, the share of each capsule in the prediction (EMO-Caps); `text`, if it was transcribed. A
-        model without further heads has no `experts`, one without a gate no `gate`, one without capsules no
-        `capsules`. A model that predicts scores (regression) gives the name of its first target as `label` and its
-        value as `score`, all targets in their own units as `scores` and for each head as `experts`, and
-        `"task": "regression"`; none of them is a probability.
+        there, or of each expert inside the model (EGMF); `modality_gate`, the weight of each modality (EGMF);
+        `capsules`, the share of each capsule in the prediction (EMO-Caps); `text`, if it was transcribed. What a model
+        does not have, such as further heads or a gate, is left out. A model that predicts scores (regression) gives
+        the name of its first target as `label` and its value as `score`, all targets in their own units as `scores`
+        and for each head as `experts`, and `"task": "regression"`; none of them is a probability.
 
     Raises:
         InputError: naming dialogue and turn: if the input is not a dialogue, audio or video cannot be read, the model
@@ -219,7 +219,7 @@ class ConversationEmotionPipeline(Pipeline):
             f"{longest[0].dialogue} has {len(longest)} turns, which", "split it into shorter dialogues"
         ):
             output = self.model.view(self.model(**inputs, attention_mask=real.to(self.device)))
-            # the code of an older checkpoint has no weights of capsules
+            # the code of an older checkpoint lacks some of the fields
             scores = {name: getattr(output, name, None) for name in ("logits", *WEIGHT_FIELDS)}
             found = {name: values.double().cpu() for name, values in scores.items() if values is not None}
             heads = {name: values.double().cpu() for name, values in (output.head_logits or {}).items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, reading, short
-from ..base.part_weights import CAPSULES, GATE, PART_WEIGHTS
+from ..base.part_weights import ANSWERED_WEIGHTS, GATE, PART_WEIGHTS
 from ..base.plain_text import from_csv
 from ..hub.loading import read_json
 from ..media.text_files import read_text
@@ -104,7 +104,7 @@ def _class_of(column: str, weights: Container[str]) -> str:
 
 def _part_of(column: str) -> tuple[str, str] | None:
     """For a column of weights the kind of weights, as the pipeline's field, and the part; see `weight_columns`."""
-    for kind in PART_WEIGHTS:
+    for kind in ANSWERED_WEIGHTS:
         title, _, part = column.partition(" of ")
         if title == kind.title and part:
             return kind.answer, part
@@ -154,8 +154,11 @@ def _of_a_run(path: Path, columns: Mapping[str, Sequence[Any]]) -> Iterator[dict
                     f"{short(repr(weights), 60)}"
                 )
             turn[GATE.answer] = dict(zip(heads, weights, strict=True))
-        if CAPSULES.field in columns:
-            turn[CAPSULES.answer] = columns[CAPSULES.field][row]
+        turn |= {
+            kind.answer: columns[kind.field][row]
+            for kind in PART_WEIGHTS
+            if kind is not GATE and kind.field in columns
+        }
         counts[dialogue] += 1
         yield turn
 

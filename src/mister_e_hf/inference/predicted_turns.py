@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError, short
-from ..base.part_weights import PART_WEIGHTS
+from ..base.part_weights import ANSWERED_WEIGHTS
 from ..media.text_files import read_text, split_lines
 from .predicted_tables import TABLES, table_turns
 
@@ -15,7 +15,7 @@ _TASKS = ("classification", "regression")
 _LATEST = 1e10  # seconds; times in seconds since 1970 are smaller
 _LARGEST = 1e30  # predicted score, in size
 _ROUNDING = 1e-6
-_PANELS = 20  # experts of a gate, capsules, or targets
+_PANELS = 20  # parts of a model, or targets
 _HOW = "expected the lines of mister-e predict --out FILE.jsonl, or a table (.csv, .tsv, .parquet)"
 
 
@@ -90,7 +90,7 @@ def check_turn(turn: Any, where: str):
     share = (0.0, 1 + _ROUNDING)
     limits = (-_LARGEST, _LARGEST) if task == "regression" else share
     _check_number(turn["score"], limits, "score", where)
-    weights = [weight for weight in PART_WEIGHTS if weight.answer in turn]
+    weights = [weight for weight in ANSWERED_WEIGHTS if weight.answer in turn]
     for field in ("scores", *(weight.answer for weight in weights)):
         given = turn[field]
         if not isinstance(given, Mapping) or not given or not all(isinstance(name, str) for name in given):
@@ -99,9 +99,7 @@ def check_turn(turn: Any, where: str):
             _check_number(value, limits if field == "scores" else share, f"{field} of {short(repr(name), 60)}", where)
     for weight in weights:
         if (count := len(turn[weight.answer])) > _PANELS:
-            raise InputError(
-                f"{where}: {weight.answer} names {count} {weight.part}s; at most {_PANELS} can be plotted"
-            )
+            raise InputError(f"{where}: {weight.answer} has {count} weights; at most {_PANELS} can be plotted")
     if task == "regression" and len(turn["scores"]) > _PANELS:
         raise InputError(f"{where}: scores names {len(turn['scores'])} targets; at most {_PANELS} can be plotted")
     times = {name: turn[name] for name in ("start", "end") if turn.get(name) is not None}
@@ -113,21 +111,20 @@ def check_turn(turn: Any, where: str):
 
 def check_alike(turns: Sequence[Mapping[str, Any]], where: Callable[[int], str]):
     """
-    Check that all turns of a dialogue have weights of the same heads and capsules, and all scores of the same targets
-    or none; `where` names a turn by its number.
+    Check that all turns of a dialogue have weights of the same parts of a model, and all scores of the same targets or
+    none; `where` names a turn by its number.
     """
 
-    named: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "gate names": lambda turn: turn.get("gate", ()),
-        "capsules are": lambda turn: turn.get("capsules", ()),
-        "scores are of": lambda turn: turn["scores"] if turn.get("task") == "regression" else (),
-    }
-    for what, names_of in named.items():
-        expected = set(names_of(turns[0]))
+    def names_of(turn: Mapping[str, Any], field: str) -> set[str]:
+        of_classes = field == "scores" and turn.get("task") != "regression"  # which `top_k` leaves out
+        return set() if of_classes else set(turn.get(field, ()))
+
+    for field in ("scores", *(kind.answer for kind in ANSWERED_WEIGHTS)):
+        expected = names_of(turns[0], field)
         for number, turn in enumerate(turns):
-            if (names := set(names_of(turn))) != expected:
+            if (names := names_of(turn, field)) != expected:
                 given, first = (short(", ".join(sorted(each)) or "nothing", 60) for each in (names, expected))
-                raise InputError(f"{where(number)}: {what} {given}, but in the dialogue's first turn {first}")
+                raise InputError(f"{where(number)}: {field} names {given}, but in the dialogue's first turn {first}")
 
 
 def _place(turn: Any, where: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..base.errors import InputError
 from ..base.files import write_atomically
-from ..base.part_weights import PART_WEIGHTS
+from ..base.part_weights import ANSWERED_WEIGHTS
 from ..base.plain_text import display_width, for_csv, for_terminal
 
 # The columns of a table beside those of the classes or targets; `split` is left out where a source has one alone.
@@ -80,7 +80,7 @@ def weight_columns(turn: Mapping[str, Any]) -> dict[str, float]:
     """The weights of a turn's result by the names of their columns: `"gate weight of speech"`."""
     return {
         f"{kind.title} of {part}": weight
-        for kind in PART_WEIGHTS
+        for kind in ANSWERED_WEIGHTS
         for part, weight in turn.get(kind.answer, {}).items()
     }
 

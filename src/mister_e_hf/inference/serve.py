@@ -15,7 +15,7 @@ from transformers import logging, pipeline
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.modalities import TASK
-from ..base.part_weights import PART_WEIGHTS
+from ..base.part_weights import ANSWERED_WEIGHTS
 from ..media.subtitles import SUBTITLES
 from .page_guard import MAX_UPLOAD, PageGuard, quiet, sweep_regularly
 from .page_turns import COLUMNS, KEPT, for_page, name_recordings, page_turns, subtitle_rows, table_rows
@@ -304,7 +304,7 @@ def _picture(found: Sequence[dict[str, Any]], times: Sequence[tuple[float | None
     figure = timeline_figure(timed, first=1)
     figure.savefig(file, format="png")
     picture = base64.b64encode(file.getvalue()).decode()
-    weights = "".join(f" and of the {kind.title}s" for kind in PART_WEIGHTS if kind.answer in found[0])
+    weights = "".join(f" and of the {kind.title}s" for kind in ANSWERED_WEIGHTS if kind.answer in found[0])
     shown = "Lines of the turns' scores" if "task" in found[0] else "Bars of the turns' emotions"
     return (
         '<div class="mister-e-scroll" tabindex="0" role="region" '

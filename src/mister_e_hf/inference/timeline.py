@@ -1,6 +1,6 @@
 """
-Plot of a dialogue: the emotion or scores of each turn over time, and below them the weights of the model's heads or
-capsules, if it has any.
+Plot of a dialogue: the emotion or scores of each turn over time, and below them the weights of the model's parts, such
+as heads or capsules, if it has any.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError, MissingLibraryError, short
 from ..base.files import check_output, write_atomically
-from ..base.part_weights import PART_WEIGHTS
+from ..base.part_weights import ANSWERED_WEIGHTS
 from ..base.plain_text import display_width, for_plot
 from .predicted_turns import check_alike, check_turn, read_predictions
 
@@ -32,11 +32,11 @@ _EXPECTED = {
     "#E69F00": "excited excitement exc",
     "#56B4E9": "surprise surprised sur calm peaceful 惊讶 惊奇",
 }
-_LIGHTEST, _DARKEST = 0.85, 0.25  # greys of heads or capsules in their order
+_LIGHTEST, _DARKEST = 0.85, 0.25  # greys of a model's parts in their order
 _INCHES, _DPI = 11.0, 150
 _MAIN_INCHES, _TARGET_INCHES, _FRAME_INCHES = 2.7, 1.4, 0.8  # heights of panels, and around them
 _WEIGHTS_INCHES, _NAME_INCHES = 0.9, 0.19  # least height of a panel of weights, and that of a name beside it
-_GREYS = 4  # largest number of heads or capsules that greys alone tell apart
+_GREYS = 4  # largest number of parts that greys alone tell apart
 _OUTLINED = 200  # largest number of turns whose bars have an outline
 _CHARACTER, _LINE = 0.085, 0.13  # width and height of a letter in inches
 _LETTERS, _NAMES = 30, 40  # longest label, and largest number of labels in the legend
@@ -75,7 +75,7 @@ def timeline_figure(turns: Sequence[Mapping[str, Any]], first: int = 0) -> "Figu
     numbers = [turn.get("turn", number) for number, turn in enumerate(turns, first)]
     starts = [turn["start"] if timed else number - 0.5 for number, turn in zip(numbers, turns, strict=True)]
     widths = [turn["end"] - turn["start"] if timed else 1.0 for turn in turns]
-    weights = [kind for kind in PART_WEIGHTS if turns[0].get(kind.answer)]
+    weights = [kind for kind in ANSWERED_WEIGHTS if turns[0].get(kind.answer)]
     targets = list(turns[0]["scores"]) if turns[0].get("task") == "regression" else []
     main = _MAIN_INCHES if weights else _MAIN_INCHES + _WEIGHTS_INCHES
     heights = [_TARGET_INCHES] * len(targets) if len(targets) > 1 else [main]
@@ -165,7 +165,7 @@ def _plot_weights(
     widths: list[float],
     outline: str,
 ):
-    """Plot the weights of each head or capsule at each turn, stacked."""
+    """Plot the weights of each part at each turn, stacked."""
     from matplotlib.patches import Patch
 
     step = (_LIGHTEST - _DARKEST) / max(1, len(weights) - 1)

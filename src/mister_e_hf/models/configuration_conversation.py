@@ -118,6 +118,16 @@ class ConversationConfig(LabelledConfig):
         return ()
 
     @property
+    def fusion_experts(self) -> tuple[str, ...]:
+        """Names of the experts inside the model, which have no heads, in the order of `expert_weights`."""
+        return ()
+
+    @property
+    def weighed_modalities(self) -> tuple[str, ...]:
+        """The modalities that the model gives a weight at each turn, in the order of `modality_weights`."""
+        return ()
+
+    @property
     def reads_transcripts(self) -> bool:
         """Whether `forward` takes the transcripts of the turns beside their vectors."""
         return False

@@ -42,6 +42,11 @@ class ConversationOutput(ModelOutput):
         capsule_weights (`(B, T, Kp)`):
             share of each primary capsule in the prediction, in the order of `config.capsules`; they sum to one, or are
             all 0 where a turn has no modality. None without capsules.
+        expert_weights (`(B, T, E)`):
+            weights of the experts inside the model, in the order of `config.fusion_experts`; None without such.
+        modality_weights (`(B, T, M)`):
+            weights of the modalities, in the order of `config.weighed_modalities`; an absent one has exactly 0. None
+            if the model does not weigh them.
     """
 
     loss: torch.Tensor | None = None
@@ -49,6 +54,8 @@ class ConversationOutput(ModelOutput):
     head_logits: dict[str, torch.Tensor] | None = None
     gate_weights: torch.Tensor | None = None
     capsule_weights: torch.Tensor | None = None
+    expert_weights: torch.Tensor | None = None
+    modality_weights: torch.Tensor | None = None
 
 
 class ConversationPreTrainedModel(StoredModel):

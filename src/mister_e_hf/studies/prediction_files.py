@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..base.errors import InputError, reading, short
-from ..base.part_weights import CAPSULES
+from ..base.part_weights import GATE, PART_WEIGHTS, PartWeights
 from ..evaluation.metrics import IGNORE_INDEX
 from .measures import ClassMeasures, Measures
 from .study_files import is_number
@@ -19,7 +19,6 @@ Curves = dict[tuple[str, float], np.ndarray]  # by curve and level, class indice
 
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction")
 _OF_HEAD = {"classification": "_probabilities", "regression": "_prediction"}
-_OF_CAPSULE = "_capsule"
 _TOLERANCE = 1e-4  # for probabilities in single precision
 
 
@@ -45,11 +44,14 @@ def read_predictions(path: Path, measures: Measures, split: str | None) -> dict[
         columns |= _classes(path, table, measures.names, heads)
     else:
         columns |= _scores(path, table, len(measures.names), heads)
-    if "gate_weights" in table.column_names:
-        columns["gate_weights"] = _lists(path, table, "gate_weights", len(heads))
-        _check_shares(columns["gate_weights"], f"'{path}': gate_weights")
-    if CAPSULES.field in table.column_names:
-        columns |= _capsules(path, table)
+    for kind in PART_WEIGHTS:
+        if kind.field not in table.column_names:
+            continue
+        if kind is GATE:
+            columns[kind.field] = _lists(path, table, kind.field, len(heads))
+            _check_shares(columns[kind.field], f"'{path}': {kind.field}")
+        else:
+            columns |= _weights(path, table, kind)
     if "score" in table.column_names:
         with reading(path, "a table with numbers in 'score'"):
             columns["score"] = np.array(table["score"].to_pylist(), dtype=np.float64)  # null becomes NaN
@@ -62,22 +64,31 @@ def heads_of(columns: Iterable[str], measures: Measures) -> list[str]:
     return [name.removesuffix(ending) for name in columns if name.endswith(ending)]
 
 
-def capsules_of(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns of capsule weights by the capsules' names, in their order."""
-    return {name.removesuffix(_OF_CAPSULE): values for name, values in columns.items() if name.endswith(_OF_CAPSULE)}
+def part_weights_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """The columns of the weights of parts, other than heads, by field and the parts' names, in their order."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for kind in PART_WEIGHTS:
+        start = _weight_column(kind, "")
+        if weights := {name.removeprefix(start): of for name, of in columns.items() if name.startswith(start)}:
+            found[kind.field] = weights
+    return found
 
 
-def _capsules(path: Path, table: pa.Table) -> dict[str, np.ndarray]:
-    """The weights of each capsule (N,), as columns of their own."""
-    kind = table.schema.field(CAPSULES.field).type
-    if not pa.types.is_struct(kind):
-        raise InputError(f"'{path}': {CAPSULES.field} must hold a number for each capsule by name, got {kind}")
-    names = [field.name for field in kind]
-    with reading(path, f"a table with numbers in '{CAPSULES.field}'"):
-        rows = [[row[name] for name in names] for row in table[CAPSULES.field].to_pylist()]
+def _weight_column(kind: PartWeights, part: str) -> str:
+    return f"{kind.field} of {part}"
+
+
+def _weights(path: Path, table: pa.Table, kind: PartWeights) -> dict[str, np.ndarray]:
+    """The weights of each part (N,), as columns of their own."""
+    stored = table.schema.field(kind.field).type
+    if not pa.types.is_struct(stored):
+        raise InputError(f"'{path}': {kind.field} must hold a number for each {kind.part} by name, got {stored}")
+    names = [field.name for field in stored]
+    with reading(path, f"a table with numbers in '{kind.field}'"):
+        rows = [[row[name] for name in names] for row in table[kind.field].to_pylist()]
         values = np.array(rows, dtype=np.float32).reshape(len(rows), len(names))
-    _check_shares(values[values.any(-1)], f"'{path}': {CAPSULES.field}")  # all 0 where a turn has no modality
-    return {name + _OF_CAPSULE: values[:, place] for place, name in enumerate(names)}
+    _check_shares(values[values.any(-1)], f"'{path}': {kind.field}")  # all 0 where a turn has no modality
+    return {_weight_column(kind, name): values[:, place] for place, name in enumerate(names)}
 
 
 def head_column(head: str, measures: Measures) -> str:

@@ -129,7 +129,7 @@ def _run_fold(recipe: Recipe, run: Run, fold: dict[str, DialogueVectors], finger
     assert id2label is not None
     outputs = predict(trainer, data)
     predictions = outputs if recipe.regression else probabilities(outputs)
-    write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, id2label, config.capsules))
+    write_table(run.folder / "predictions.parquet", prediction_table(predictions, data, config))
     _write_robustness(run, trainer, data)
     results = {"seed": run.seed, "fold": run.fold, **facts, "data_fingerprints": fingerprints}
     results["held out"] = score(predictions, data, list(id2label.values()), bins=recipe.corpus.score_bins)

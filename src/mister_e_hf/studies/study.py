@@ -49,7 +49,7 @@ class System:
         results: for each seed, `results.json` of each of its folds; in the final stage of its single run.
         robustness: predictions (S', D, N) or (S', D, N, K) by curve and level; -1 or NaN where the turn was cut off.
         robustness_seeds: positions in `seeds` of the S' seeds with these predictions.
-        capsule_weights: share of each capsule in the predictions (S, N), by name; empty without capsules.
+        part_weights: weights (S, N) of other parts of a model, such as capsules, by [`PartWeights.field`] and name.
     """
 
     name: str
@@ -64,7 +64,7 @@ class System:
     results: list[list[dict[str, Any]]] = field(default_factory=list)
     robustness: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
     robustness_seeds: list[int] = field(default_factory=list)
-    capsule_weights: dict[str, np.ndarray] = field(default_factory=dict)
+    part_weights: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def head_noun(self) -> str:
@@ -75,9 +75,8 @@ class System:
         """The names of these parts and their weights (S, N, P); None for a model without at least two of them."""
         if kind is GATE:
             return None if self.gate_weights is None else (list(self.heads), self.gate_weights)
-        if len(self.capsule_weights) < 2:
-            return None
-        return list(self.capsule_weights), np.stack([*self.capsule_weights.values()], -1)
+        weights = self.part_weights.get(kind.field, {})
+        return (list(weights), np.stack([*weights.values()], -1)) if len(weights) > 1 else None
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from ..base.errors import InputError, short
 from ..base.score_names import score_title
 from ..base.yaml_files import read_yaml
-from .prediction_files import Curves, capsules_of, head_column, heads_of, read_predictions, read_robustness
+from .prediction_files import Curves, head_column, heads_of, part_weights_of, read_predictions, read_robustness
 from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
 from .study_files import asked_of, check_digests, differences, read_frozen, read_run_results, read_settings
 
@@ -89,7 +89,7 @@ class _StageReader:
             stacked["temperature"],
             [results for _, results, _ in runs],
             *self._robustness(variant, finished, [curves for *_, curves in runs]),
-            capsules_of(stacked),
+            part_weights_of(stacked),
         )
 
     def _parts(self, seed_folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ from ..evaluation.confusion_figure import confusion_figure
 from ..evaluation.predictions import (
     calibration,
     labels_of,
-    mean_capsule_weights,
+    mean_weights,
     predict,
     prediction_table,
     probabilities,
@@ -117,12 +117,11 @@ def _run(
         report(f"{recipe.title()}: no temperature is fitted, since scores are not probabilities")
     else:
         outputs, results["calibration"] = _calibrate(config, outputs, corpus)
-    if shares := mean_capsule_weights(outputs["test"], config.capsules):
-        results["capsule_weights"] = shares
+    results |= mean_weights(outputs["test"], config)
     tables = []
     for split, output in outputs.items():
         results[split] = score(output, corpus[split], names, bins=recipe.corpus.score_bins)
-        tables.append(prediction_table(output, corpus[split], config.id2label, config.capsules))
+        tables.append(prediction_table(output, corpus[split], config))
     if trainer.is_world_process_zero():
         write_table(output_dir / "predictions.parquet", pa.concat_tables(tables))
         results["digests"] = digests(output_dir)

@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ...base.fonts import PlotFigure
-from ...base.part_weights import CAPSULES, GATE, PartWeights
+from ...base.part_weights import PartWeights
 from ...base.plain_text import for_plot
 from ...base.score_names import SCORE_NAMES, in_per_cent, score_title
 from ...evaluation.confusion_figure import confusion_figure
@@ -64,8 +64,7 @@ def table_figures(table: Table) -> Iterator[tuple[str, Figure]]:
         for target in dict.fromkeys(record["target"] for record in table.records):
             records = [record for record in table.records if record["target"] == target]
             yield f"{target}: error by true score, at the middle of each range.", _error(records, target)
-    elif table.name.startswith(WEIGHT_TABLES):
-        kind = GATE if table.name.startswith("gate") else CAPSULES
+    elif kind := next((kind for start, kind in WEIGHT_TABLES.items() if table.name.startswith(start)), None):
         yield f"{table.title}: mean weight of each {kind.part}.", _weights(table.records, kind)
     elif table.name == "reliability":
         yield (

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ...base.part_weights import CAPSULES
 from ...base.score_names import capitalized, in_per_cent, score_title
 from ...evaluation.significance import SeedScores, difference, estimate
 from ..robustness import WITHOUT_CAPSULES, capsule_groups
@@ -95,7 +96,8 @@ def _without_capsules(study: Study, stage: Stage, system: System) -> Iterator[Re
         if curve.startswith(WITHOUT_CAPSULES)
     }
     whole = of(system.predictions[system.robustness_seeds, None])
-    for group in (group for group in capsule_groups(list(system.capsule_weights)) if group in found):
+    capsules = list(system.part_weights.get(CAPSULES.field, ()))
+    for group in (group for group in capsule_groups(capsules) if group in found):
         own = of(found[group])
         change = difference(own, whole)
         yield {

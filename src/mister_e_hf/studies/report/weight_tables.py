@@ -1,13 +1,13 @@
-"""The tables of the weights that the full model gives its heads (a gate) or its capsules.
+"""The tables of the weights that the full model gives its parts, such as heads (a gate) or capsules.
 
-Letters: S seeds, N turns, P parts: heads or capsules.
+Letters: S seeds, N turns, P parts.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ...base.part_weights import CAPSULES, GATE, PartWeights
+from ...base.part_weights import ANSWERED_WEIGHTS, GATE, PART_WEIGHTS, PartWeights
 from ...evaluation.metrics import IGNORE_INDEX
 from ..measures import Measures, ScoreMeasures
 from ..study import Stage, System
@@ -18,25 +18,25 @@ from .table import NO_FULL, Table
 _GROUPS = 6  # about how many parts of a target's range are shown
 # Fields of a record of weights that are not weights.
 WEIGHT_TABLE_FIELDS = ("group", "turns", "mixture_right", "mixture_error")
-WEIGHT_TABLES = ("gate_by_", "capsules_by_")  # how their names begin
+WEIGHT_TABLES = {f"{kind.answer}_by_": kind for kind in ANSWERED_WEIGHTS}  # by how their names begin
 
 
 def weight_tables(measures: Measures, stage: Stage, full: System | None) -> Iterator[Table]:
     """
-    Yield the mean weights by what is true and by what is right, of a gate and of capsules as far as the full model has
-    them; without a full model, those of a gate say so.
+    Yield the mean weights of the full model's parts by what is true, and by what is right or which part has the most;
+    without a full model, those of a gate say so.
     """
     scores = isinstance(measures, ScoreMeasures)
-    for kind, prefix in ((GATE, "gate"), (CAPSULES, "capsules")):
-        if (full is None and kind is CAPSULES) or (full is not None and full.weights_of(kind) is None):
+    for kind in PART_WEIGHTS:
+        if (full is None and kind is not GATE) or (full is not None and full.weights_of(kind) is None):
             continue
         groups = _by_true_score if scores else _by_emotion
         truth = "true score" if scores else "true emotion"
         heading, name = ("true score", "true_score") if scores else ("emotion", "emotion")
         records = list(groups(measures, stage, full, kind)) if full else []
-        yield _table(kind, f"{prefix}_by_{name}", truth, heading, records, full)
-        if kind is CAPSULES:
-            about, heading, name = "which one has the most", "most in", "main_capsule"
+        yield _table(kind, f"{kind.answer}_by_{name}", truth, heading, records, full)
+        if kind is not GATE:
+            about, heading, name = "which one has the most", "most in", f"main_{kind.part}"
             records = list(_by_main_part(measures, stage, full, kind)) if full else []
         elif isinstance(measures, ScoreMeasures):
             about, heading, name = "which expert is closest", "closest", "closest_expert"
@@ -44,7 +44,7 @@ def weight_tables(measures: Measures, stage: Stage, full: System | None) -> Iter
         else:
             about, heading, name = "which expert is right", "right", "right_expert"
             records = list(_by_right_expert(stage, full)) if full else []
-        yield _table(kind, f"{prefix}_by_{name}", about, heading, records, full)
+        yield _table(kind, f"{kind.answer}_by_{name}", about, heading, records, full)
 
 
 def _table(kind: PartWeights, name: str, about: str, group: str, records: list[Record], full: System | None) -> Table:
