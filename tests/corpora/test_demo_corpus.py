@@ -187,3 +187,29 @@ def test_clips_say_what_the_recordings_say_and_show_a_face(tmp_path):
         if clip is not None:
             assert load_frames(clip, num_frames=2).shape == (2, 32, 32, 3)
     assert kinds >= {(True, True), (True, False), (False, True)}
+
+
+@pytest.mark.parametrize("video", [False, True])
+def test_transcripts_show_the_text_patterns_in_every_language(video):
+    plain = demo_corpus(5, sizes=SIZES, video=video)
+    lines = {}
+    for language in ("en", "zh"):
+        corpus = demo_corpus(5, sizes=SIZES, video=video, transcripts=language)
+        assert all(corpus[split].drop(["texts"]).equals(plain[split]) for split in SIZES)
+        lines[language] = [line for row in rows(corpus) for line in row["texts"]]
+    labels = [label for row in rows(plain) for label in row["labels"]]
+    for language, words in {"en": ("hooray", "lovely", "great"), "zh": ("太好了", "真棒", "好极了")}.items():
+        said = [any(word in line for word in words) for line in lines[language]]
+        assert said == [label == "joy" for label in labels]
+    assert all(line.isascii() for line in lines["en"]) and not any(map(str.isascii, lines["zh"]))
+
+
+def test_recordings_in_another_language_differ_in_their_words_alone(tmp_path):
+    tables = []
+    for language in ("en", "zh"):
+        folder = write_demo_recordings(tmp_path / language, seed=2, sizes={"train": 3}, language=language)
+        with (folder / "train" / "metadata.csv").open(encoding="utf-8", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    english, chinese = tables
+    assert [turn | {"text": ""} for turn in english] == [turn | {"text": ""} for turn in chinese]
+    assert all(one["text"].isascii() and not other["text"].isascii() for one, other in zip(*tables, strict=True))

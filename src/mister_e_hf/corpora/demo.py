@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..base.modalities import MODALITIES
+from .demo_words import Language, draw_line
 
 LABELS = ["neutral", "joy", "anger", "surprise", "fear", "sadness"]
 VIDEO_LABELS = [*LABELS, "disgust"]
@@ -56,7 +57,11 @@ _SPEECH, _TEXT, _VISUAL = MODALITIES["speech"], MODALITIES["text"], MODALITIES["
 
 
 def demo_corpus(
-    seed: int = 0, noise: float = 0.35, sizes: dict[str, int] | None = None, video: bool = False
+    seed: int = 0,
+    noise: float = 0.35,
+    sizes: dict[str, int] | None = None,
+    video: bool = False,
+    transcripts: Language | None = None,
 ) -> dict[str, pa.Table]:
     r"""
     Generate the corpus, a table per split in the form that [`~mister_e_hf.vectors.dialogue_vectors.DialogueVectors`]
@@ -68,35 +73,44 @@ def demo_corpus(
             1.
         sizes: dialogues per split.
         video: whether turns also have visual vectors. The vectors of speech and text are the same either way.
+        transcripts: `"en"` or `"zh"` for lines of words in this language, which show what the text vectors do.
     """
     generator = np.random.default_rng(seed)
     speech_patterns = generator.normal(size=(4, SPEECH_DIM))
     text_patterns = generator.normal(size=(4, TEXT_DIM))
-    looks = np.random.default_rng([seed, 1])
+    looks, words = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
     visual_patterns = looks.normal(size=(3, VISUAL_DIM))
     corpus = {}
     for split, size in (sizes or SPLIT_SIZES).items():
-        table = _split(generator, split, size, speech_patterns, text_patterns, noise)
+        table, shown = _split(generator, split, size, speech_patterns, text_patterns, noise)
+        if transcripts is not None:
+            lines = [[draw_line(words, pattern, transcripts) for pattern in dialogue] for dialogue in shown]
+            table = table.append_column("texts", pa.array(lines))
         corpus[split] = _with_looks(looks, table, visual_patterns, noise) if video else table
     return corpus
 
 
-def write_demo_corpus(folder: str | Path, seed: int = 0, video: bool = False) -> Path:
+def write_demo_corpus(
+    folder: str | Path, seed: int = 0, video: bool = False, transcripts: Language | None = None
+) -> Path:
     """Write `train.parquet`, `validation.parquet` and `test.parquet`; returns the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for split, table in demo_corpus(seed, video=video).items():
+    for split, table in demo_corpus(seed, video=video, transcripts=transcripts).items():
         pq.write_table(table, folder / f"{split}.parquet")
     return folder
 
 
-def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.Table:
+def _split(generator, split, size, speech_patterns, text_patterns, noise) -> tuple[pa.Table, list[list[int]]]:
+    """The table of a split, and the text pattern that each turn of each dialogue shows."""
+    patterns_shown = []
     rows: dict[str, list] = {
         name: [] for name in ("dialogue_id", "utterance_ids", "labels", _SPEECH.has, _SPEECH.features, _TEXT.features)
     }
     for number in range(size):
         emotions = draw_emotions(generator, length=int(generator.integers(3, 17)))
         speech, text = draw_patterns(generator, emotions)
+        patterns_shown.append(text.tolist())
         rows["dialogue_id"].append(f"{split}_{number:03}")
         rows["utterance_ids"].append([f"{split}_{number:03}_{turn:02}" for turn in range(len(emotions))])
         rows["labels"].append([LABELS[emotion] for emotion in emotions])
@@ -118,7 +132,7 @@ def _split(generator, split, size, speech_patterns, text_patterns, noise) -> pa.
             _TEXT.features: vector_list,
         }
     )
-    return pa.table(rows, schema=schema)
+    return pa.table(rows, schema=schema), patterns_shown
 
 
 def _with_looks(generator, table: pa.Table, patterns: np.ndarray, noise: float) -> pa.Table:

@@ -11,8 +11,8 @@ text pattern a word.
 | first | 130 to 240 | middle | 4 | really, truly, indeed |
 | second | 240 to 130 | middle | 4 | never, hardly, barely |
 
-With `video=True` a turn is an MP4 of a face (`demo_faces.py`) with that sound. A few clips have no sound, and a few
-turns have sound alone.
+`demo_words.py` has all words, also in Chinese. With `video=True` a turn is an MP4 of a face (`demo_faces.py`) with
+that sound. A few clips have no sound, and a few turns have sound alone.
 """
 
 import csv
@@ -26,21 +26,19 @@ from ..base.progress import bar
 from ..media.audio import SAMPLING_RATE
 from .demo import ABSENT_SHARE, VIDEO_LABELS, draw_emotions, draw_looks, draw_patterns
 from .demo_faces import FRAMES_PER_SECOND, draw_frames, draw_speaker, write_clip
+from .demo_words import Language, draw_line
 
 SPLIT_SIZES = {"train": 160, "validation": 40, "test": 60}
 
-_FILLERS = "well you see this is what they said about it when we came back home again today with her and him".split()
-_KEYWORDS: tuple[list[str], ...] = (
-    [],
-    ["hooray", "lovely", "great"],
-    ["really", "truly", "indeed"],
-    ["never", "hardly", "barely"],
-)
 _PROSODY = ((120, 115, 0.08, 4), (220, 225, 0.35, 7), (130, 240, 0.15, 4), (240, 130, 0.15, 4))
 
 
 def write_demo_recordings(
-    folder: str | Path, seed: int = 0, sizes: dict[str, int] | None = None, video: bool = False
+    folder: str | Path,
+    seed: int = 0,
+    sizes: dict[str, int] | None = None,
+    video: bool = False,
+    language: Language = "en",
 ) -> Path:
     r"""
     Write `train/`, `validation/` and `test/`, each with media files and their `metadata.csv`; returns the folder.
@@ -50,6 +48,7 @@ def write_demo_recordings(
         seed: same seed, same recordings.
         sizes: dialogues per split.
         video: whether turns also have a picture; what is said, and how, is the same either way.
+        language: of the words, `"en"` or `"zh"`; all else is the same.
     """
     folder, generator = Path(folder), np.random.default_rng(seed)
     looks = np.random.default_rng([seed, 1]) if video else None
@@ -64,7 +63,7 @@ def write_demo_recordings(
             table.writerow(["dialogue_id", "order", "speaker", "text", *media, "emotion"])
             for number in range(size):
                 dialogue = f"{split}_{number:03}"
-                turns = _turns(generator, dialogue)
+                turns = _turns(generator, dialogue, language)
                 files = _write_sound(folder / split, turns) if looks is None else _film(looks, folder / split, turns)
                 for order, (turn, names) in enumerate(zip(turns, files, strict=True)):
                     label = VIDEO_LABELS[turn.emotion]
@@ -84,14 +83,14 @@ class _Turn:
     samples: np.ndarray | None
 
 
-def _turns(generator: np.random.Generator, dialogue: str) -> list[_Turn]:
+def _turns(generator: np.random.Generator, dialogue: str, language: Language) -> list[_Turn]:
     voices = generator.uniform(0.85, 1.15, size=2)
     emotions = draw_emotions(generator, length=int(generator.integers(3, 13)))
     turns = []
     for order, (emotion, speech, text) in enumerate(zip(emotions, *draw_patterns(generator, emotions), strict=True)):
         silent = generator.random() < ABSENT_SHARE
         samples = _spoken(generator, speech, voices[order % 2])
-        line = _line(generator, text)
+        line = draw_line(generator, text, language)
         turns.append(_Turn(f"{dialogue}_{order:02}", "AB"[order % 2], int(emotion), line, None if silent else samples))
     return turns
 
@@ -122,13 +121,6 @@ def _film(generator: np.random.Generator, folder: Path, turns: list[_Turn]) -> l
         else:
             columns.append([*_write_sound(folder, [turn])[0], ""])
     return columns
-
-
-def _line(generator: np.random.Generator, pattern: int) -> str:
-    words = list(generator.choice(_FILLERS, size=int(generator.integers(3, 7))))
-    if _KEYWORDS[pattern]:
-        words.insert(int(generator.integers(len(words) + 1)), str(generator.choice(_KEYWORDS[pattern])))
-    return " ".join(words)
 
 
 def _spoken(generator: np.random.Generator, pattern: int, voice: float) -> np.ndarray:
