@@ -168,7 +168,9 @@ def test_errors_name_dialogue_turn_and_field(pipe, sounds, case, monkeypatch):
 
 def test_unknown_arguments_raise(folder, pipe):
     for call in (lambda: pipe([{"text": "a"}], topk=3), lambda: pipeline(TASK, model=folder, topk=3)):
-        with pytest.raises(TypeError, match="unknown argument 'topk'; expected bad_audio, bad_video, top_k or"):
+        with pytest.raises(
+            TypeError, match="unknown argument 'topk'; expected answers, bad_audio, bad_video, top_k or"
+        ):
             call()
     with pytest.raises(TypeError, match="or encoders or transcriber when the pipeline is created"):
         pipe([{"text": "a"}], transcriber="x")

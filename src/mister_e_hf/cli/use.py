@@ -42,6 +42,9 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
         help="file to write, .csv, .tsv, .jsonl or .parquet (default: a table on a terminal, else JSON lines)",
     )
     predict.add_argument("--top_k", type=int, help="number of classes to list (default: all)")
+    predict.add_argument(
+        "--answers", action="store_true", default=None, help="also have the language model of EGMF write its answer"
+    )
     add_media_policies(predict)
     predict.add_argument("--columns", nargs="+", metavar="FIELD=NAME", help="columns of the table by field")
     predict.add_argument("--device", help="device to run on, such as cpu or cuda:0 (default: the first accelerator)")
@@ -112,7 +115,8 @@ def _predict(arguments: argparse.Namespace):
 
         check_format(arguments.out)
         check_output(arguments.out, [arguments.input, arguments.segments, arguments.model, arguments.transcriber])
-    options = {name: getattr(arguments, name) for name in ("transcriber", "bad_audio", "bad_video", "top_k", "device")}
+    names = ("transcriber", "bad_audio", "bad_video", "top_k", "device", "answers")
+    options = {name: getattr(arguments, name) for name in names}
     options["revision"] = arguments.revision
     check_source(arguments.input, arguments.segments, columns)
     check_model(arguments.model, arguments.revision)

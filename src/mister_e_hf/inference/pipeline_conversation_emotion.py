@@ -21,6 +21,7 @@ from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..hub.pretrained import check_heads_are_trained
 from ..models.turns import DialogueCache
+from .generated_answers import check_writes_answers, read_answer
 from .raw_turns import Turn, check_dialogues, is_dialogue, read_dialogue, read_turn, split_slice
 from .turn_vectors import TurnEncoders, explain_out_of_memory
 
@@ -55,6 +56,7 @@ class ConversationEmotionPipeline(Pipeline):
             audio, with a warning.
         bad_video (`str`, defaults to `"error"`): the same for video.
         top_k (`int`, *optional*): number of classes to return in `scores`, of the model and of each of its heads.
+        answers (`bool`, defaults to `False`): also have the language model of EGMF write its answer, word by word.
 
     Returns:
         for each dialogue a list with a dictionary per turn, in order: `label` and its probability `score`; `scores`,
@@ -98,12 +100,17 @@ class ConversationEmotionPipeline(Pipeline):
         self.model.eval()
 
     def _sanitize_parameters(
-        self, bad_audio: str | None = None, top_k: int | None = None, bad_video: str | None = None, **unknown
+        self,
+        bad_audio: str | None = None,
+        top_k: int | None = None,
+        bad_video: str | None = None,
+        answers: bool | None = None,
+        **unknown,
     ):
         if unknown:
             raise TypeError(
-                f"unknown argument '{next(iter(unknown))}'; expected bad_audio, bad_video, top_k or batch_size, or "
-                "encoders or transcriber when the pipeline is created"
+                f"unknown argument '{next(iter(unknown))}'; expected answers, bad_audio, bad_video, top_k or "
+                "batch_size, or encoders or transcriber when the pipeline is created"
             )
         forward: dict[str, Any] = {}
         for name, policy in {"bad_audio": bad_audio, "bad_video": bad_video}.items():
@@ -115,6 +122,11 @@ class ConversationEmotionPipeline(Pipeline):
         if top_k is not None and self.model.config.task == "regression":
             targets = ", ".join(self.model.config.id2label.values())
             raise InputError(f"top_k is a number of classes; this model predicts scores: {targets}")
+        if answers not in (None, False):
+            if answers is not True:
+                raise InputError(f"answers must be True or False, got {answers!r}")
+            check_writes_answers(self.model)
+        forward |= {} if answers is None else {"answers": answers}
         return {}, forward, {} if top_k is None else {"top_k": top_k}
 
     def __call__(self, inputs, **kwargs):  # type: ignore[override]  # takes dialogues alone
@@ -190,6 +202,7 @@ class ConversationEmotionPipeline(Pipeline):
         dialogues: list[list[Turn]],
         bad_audio: str = "error",
         bad_video: str = "error",
+        answers: bool = False,
         past: DialogueCache | None = None,
     ) -> list[dict[str, Any]]:
         turns = [turn for dialogue in dialogues for turn in dialogue]
@@ -218,7 +231,9 @@ class ConversationEmotionPipeline(Pipeline):
         with explain_out_of_memory(
             f"{longest[0].dialogue} has {len(longest)} turns, which", "split it into shorter dialogues"
         ):
-            output = self.model.view(self.model(**inputs, attention_mask=real.to(self.device)))
+            inputs["attention_mask"] = real.to(self.device)
+            output = self.model.view(self.model(**inputs))
+            written = self.model.generate_answers(**inputs) if answers else None
             # the code of an older checkpoint lacks some of the fields
             scores = {name: getattr(output, name, None) for name in ("logits", *WEIGHT_FIELDS)}
             found = {name: values.double().cpu() for name, values in scores.items() if values is not None}
@@ -233,6 +248,7 @@ class ConversationEmotionPipeline(Pipeline):
             given = {name: values[own] for name, values in vectors.items()}
             self._check_finite(dialogue, one["logits"], [*one.values(), *by_head.values()], given)
             one |= {"turns": dialogue, "head_logits": by_head}
+            one |= {} if written is None else {"written": written[number]}
             outputs.append(one | {"present": {name: values[own] for name, values in present.items()}})
         return outputs
 
@@ -306,6 +322,8 @@ class ConversationEmotionPipeline(Pipeline):
                     name: None if name in absent else scores(rows[number], top_k) for name, rows in by_head.items()
                 }
             one |= weights
+            if "written" in model_outputs:
+                one |= read_answer(self.model, model_outputs["written"][number])
             if turn.transcribed:
                 one["text"] = turn.text
             if is_regression:

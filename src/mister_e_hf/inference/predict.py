@@ -188,6 +188,7 @@ def check_device(device: str):
 
 def _predicted(erc, dialogues: Iterator[DialogueTurns]) -> Generator[dict[str, Any], None, None]:
     to_warn = "visual" not in erc.model.config.modalities
+    answered = unparsed = 0
     with progress.bar("predicting", None, "vectors") as bar:
         erc._encoders.on_vectors = bar.update
         for name, turns, texts, split in dialogues:
@@ -203,7 +204,16 @@ def _predicted(erc, dialogues: Iterator[DialogueTurns]) -> Generator[dict[str, A
                 known = {field: turn.get(field) for field in ("start", "end", "text")}
                 known |= {} if texts is None else {"text": texts[number]}
                 known = {field: value for field, value in known.items() if value is not None}
+                answered += "answer" in answer
+                unparsed += "unparsed" in answer
                 yield {**place, "turn": number, **known, **answer}
+    if unparsed:
+        logger.warning(
+            "%d of %d answers are neither a label nor a score of the model: `answer` is empty, and `unparsed` is the "
+            "text",
+            unparsed,
+            answered,
+        )
 
 
 def _recording(source: Path, segments: Path, reads_video: bool) -> Iterator[DialogueTurns]:

@@ -14,10 +14,13 @@ from ..base.files import write_atomically
 from ..base.part_weights import ANSWERED_WEIGHTS
 from ..base.plain_text import display_width, for_csv, for_terminal
 
-# The columns of a table beside those of the classes or targets; `split` is left out where a source has one alone.
+# The columns of a table beside those of the classes or targets; `split` is left out where a source has one alone, and
+# `answer` and `unparsed` without answers.
 FIELDS = {"dialogue": "string", "split": "string", "turn": "int64", "start": "float64", "end": "float64"}
-FIELDS |= {"text": "string", "label": "string", "score": "float64"}
+FIELDS |= {"text": "string", "label": "string", "score": "float64", "answer": "string", "unparsed": "string"}
+_AT_TIMES = {"split": "split", "answer": "answer", "unparsed": "answer"}  # columns, and the field that brings them
 
+_ANSWERS = ("answer", "unparsed")
 _AT_ONCE = 10_000  # rows of a Parquet row group
 _NARROWEST = 20  # columns of a terminal for the text of a turn
 # Line separators that JSON allows within a line, control characters of terminals, and unpaired surrogates.
@@ -44,8 +47,8 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     Write predicted turns to a file, whole or not at all.
 
     JSON lines contain everything. CSV, TSV and Parquet have the columns dialogue, split if the source has several,
-    turn, start, end, text, label and score; under the name of each class its probability, empty if `top_k` left it
-    out, or of each target its score; and the model's [`weight_columns`].
+    turn, start, end, text, label and score; with answers, answer and unparsed; under the name of each class its
+    probability, empty if `top_k` left it out, or of each target its score; and the model's [`weight_columns`].
 
     Args:
         lines: from [`predict_dialogues`].
@@ -64,7 +67,7 @@ def write_predictions(lines: Lines, labels: Sequence[str], path: str | Path) -> 
     first = list(itertools.islice(lines, 1))
     lines = itertools.chain(first, lines)
     weights = [name for turn in first for name in weight_columns(turn)]
-    fields = [name for name in FIELDS if name != "split" or any(name in turn for turn in first)]
+    fields = [name for name in FIELDS if name not in _AT_TIMES or any(_AT_TIMES[name] in turn for turn in first)]
 
     def counted() -> Iterator[Mapping[str, Any]]:
         nonlocal count
@@ -83,6 +86,15 @@ def weight_columns(turn: Mapping[str, Any]) -> dict[str, float]:
         for kind in ANSWERED_WEIGHTS
         for part, weight in turn.get(kind.answer, {}).items()
     }
+
+
+def written_answer(answer: Any) -> str | None:
+    """The `answer` or `unparsed` of a turn's result as text; None without one."""
+    if isinstance(answer, Mapping):
+        return "; ".join(f"{target} {written_answer(score) or '?'}" for target, score in answer.items())
+    if isinstance(answer, list):
+        return "; ".join(answer)
+    return answer if isinstance(answer, str | None) else f"{answer:+g}"
 
 
 def json_line(line: Mapping[str, Any], ascii_only: bool = False) -> str:
@@ -105,18 +117,22 @@ def turn_table(turns: Sequence[Mapping[str, Any]], width: int = 80) -> str:
     timed = any(turn.get("start") is not None or turn.get("end") is not None for turn in turns)
     targets = list(turns[0]["scores"]) if turns[0].get("task") == "regression" else []
     shown = [for_terminal(target) for target in targets] or ["emotion", "score"]
-    rows = [["turn", *(("start", "end") if timed else ()), *shown, "text"]]
+    answered = "answer" in turns[0]
+    rows = [["turn", *(("start", "end") if timed else ()), *shown, *(["answer"] if answered else []), "text"]]
     for turn in turns:
         times = [f"{turn[name]:.2f}" if turn.get(name) is not None else "" for name in ("start", "end")]
         found = [f"{turn['scores'][target]:.2f}" for target in targets]
         found = found or [for_terminal(turn["label"]), f"{turn['score']:.2f}"]
+        found += [for_terminal(written_answer(turn["answer"]) or "?")] if answered else []
         text = for_terminal(" ".join((turn.get("text") or "").split()))
         rows.append([str(turn["turn"]), *(times if timed else ()), *found, text])
     widths = [max(display_width(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
     room = max(_NARROWEST, width - sum(widths) - 2 * len(widths))
     split = f" of {for_terminal(turns[0]['split'])}" if "split" in turns[0] else ""
     lines = [f"dialogue {for_terminal(turns[0]['dialogue'])}{split}"]
-    names = () if targets else (len(widths) - 2,)  # the column of emotions is aligned on the left
+    # the columns of emotions and of answers are aligned on the left
+    names = {len(widths) - 1} if answered else set()
+    names |= set() if targets else {len(widths) - 2 - answered}
     for *cells, text in rows:
         spaces = [" " * (size - display_width(cell)) for cell, size in zip(cells, widths, strict=True)]
         cells = [
@@ -195,7 +211,8 @@ class _Columns:
     def cells(self, line: Mapping[str, Any]) -> list[Any]:
         weights = weight_columns(line)
         scores = [line["scores"].get(label) for label in self.labels]
-        return [*(line.get(name) for name in self.fields), *scores, *(weights.get(name) for name in self.weights)]
+        fields = (written_answer(line.get(name)) if name in _ANSWERS else line.get(name) for name in self.fields)
+        return [*fields, *scores, *(weights.get(name) for name in self.weights)]
 
 
 _Writer = Callable[[Lines, _Columns, Path], None]
