@@ -21,7 +21,7 @@ def scores_of(kind="byte_level", **changes):
 
 
 def written(answers, index):
-    return answers._tokens.text(answers.token_ids[index])
+    return answers.text(answers.token_ids[index])
 
 
 @pytest.mark.parametrize("answer", ["word", "index"])

@@ -33,6 +33,7 @@ class Answers:
 
     Attributes:
         texts: each answer as text (A), without the gap between it and the cue.
+        end: the token that ends a text.
         token_ids: tokens of each answer (A); those of labels end with the token that ends a text.
         values: the number that each answer is (A); None for labels.
 
@@ -46,12 +47,12 @@ class Answers:
 
     def __init__(self, config: Any, tokenizer: Any):
         self._tokens, self._names = TextTokens(tokenizer), label_names(config)
-        self._is_regression = config.task == "regression"
+        self.end, self._is_regression = self._tokens.end, config.task == "regression"
         self.texts = answer_texts(config)
         self.values = [float(text) for text in self.texts] if self._is_regression else None
         self._meanings = [] if self._is_regression else self._read_as(config)
         wording = WORDINGS[config.language]
-        end = [] if self._is_regression else [self._tokens.end]
+        end = [] if self._is_regression else [self.end]
         self.token_ids = [[*self._tokens(wording.gap + text, wording.cue_end), *end] for text in self.texts]
         self._check()
 
@@ -74,12 +75,16 @@ class Answers:
                     "another word in label_words"
                 )
         for name, text, ids in zip(names, self.texts, self.token_ids, strict=True):
-            read = self.parse(self._tokens.text(ids))
+            read = self.parse(self.text(ids))
             if read != (float(text) if self._is_regression else self.texts.index(text)):
                 raise InputError(
                     f"The tokenizer cannot write the answer '{text}' of the {what} '{name}': its tokens {ids} are "
-                    f"'{self._tokens.text(ids)}'. Choose another word in label_words, or another language model"
+                    f"'{self.text(ids)}'. Choose another word in label_words, or another language model"
                 )
+
+    def text(self, ids: list[int]) -> str:
+        """The text of tokens that a language model wrote, up to the one that ends it."""
+        return self._tokens.text(ids)
 
     def nearest(self, value: float) -> int:
         r"""
