@@ -1,4 +1,4 @@
-"""Training and embedding by two processes at once, started as torchrun does."""
+"""Training and embedding by two processes at once, in a group as torchrun makes it."""
 
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from mister_e_hf.encoders.embedding import embed_corpus
 from mister_e_hf.training.encoder_experiment import load_encoder
 from mister_e_hf.training.utterance_trainer import logits_of
 from support.distributed_encoders import ODD, SHARD
-from support.gradient_steps import assert_close, run_processes
+from support.forks import run_processes
+from support.gradient_steps import assert_close
 from support.small_encoders import read_lines, tiny_encoder, write_backbone, write_lines
 from support.utterance_training import CASES, gradient, items, trainer_of
 
@@ -27,9 +28,10 @@ def folder(tmp_path_factory) -> Path:
         for part in tiny_encoder(write_backbone(folder / f"{modality}-backbone", modality), modality):
             part.save_pretrained(folder / modality)
     (folder / "two").mkdir()
-    names = ("text-backbone", "two", "corpus", "speech", "text")
-    words = [folder / name for name in names]
-    run_processes(2, "distributed_encoders.py", *words, HF_HOME=str(folder / "home"))
+    names = ("two", "text-backbone", "corpus", "speech", "text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "datasets")
+        run_processes(2, "distributed_encoders.py", *(folder / name for name in names))
     return folder
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import RegisteredModel, entry, entry_of, register, registered
 from support.distributed_contract import gradient_of_a_step
+from support.forks import run_processes
 from support.modality_contract import MODALITY_CHECKS, choices
 from support.model_contract import CHECKS, assert_same, outputs_of, small_batch, small_model
 from support.score_contract import SCORE_CHECKS
@@ -44,9 +45,7 @@ def run_python(*words, **environment: str) -> str:
 
 
 def test_two_processes_give_the_gradient_of_one(tmp_path):
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    tests = Path(__file__).parents[1]
-    run_python(*launch, tests / "support" / "distributed_contract.py", tmp_path, *NAMES, PYTHONPATH=str(tests))
+    run_processes(2, "distributed_contract.py", tmp_path, *NAMES)
     for name in NAMES:
         expected = gradient_of_a_step(name, tmp_path / "alone", batch_size=4)
         assert_same(load_file(tmp_path / f"{name}.safetensors"), expected, 2e-6)

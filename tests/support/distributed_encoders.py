@@ -1,6 +1,6 @@
 """Stage 1 in several processes.
 
-Usage: torchrun --nproc_per_node 2 distributed_encoders.py BACKBONE FOLDER CORPUS SPEECH TEXT
+Usage: torchrun --nproc_per_node 2 distributed_encoders.py FOLDER BACKBONE CORPUS SPEECH TEXT
 
 Training steps, predictions and the vectors of a corpus are written to the folder. Turns 0 and 1 of a step go to the
 first process, 2 and 3 to the second. The second process sees late which vectors exist already.
@@ -30,7 +30,7 @@ def wait(event: str, words: tuple):
 
 
 if __name__ == "__main__":
-    backbone, folder, corpus, *encoders = map(Path, sys.argv[1:])
+    folder, backbone, corpus, *encoders = map(Path, sys.argv[1:])
     if os.environ["RANK"] == "1":
         sys.addaudithook(wait)
     speech, text = map(load_encoder, encoders)

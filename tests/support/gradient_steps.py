@@ -1,9 +1,7 @@
-"""One step of gradient descent, which changes the parameters by the gradient, and scripts in several processes."""
+"""One step of gradient descent, which changes the parameters by the gradient."""
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -31,16 +29,6 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         torch.testing.assert_close(
             first[name], second[name], atol=tolerance, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
         )
-
-
-def run_processes(count: int, script: str, *words, **environment: str):
-    """Run a script of this folder in several processes, as torchrun does."""
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)} | environment
-    words = [str(here / script), *map(str, words)]
-    call = subprocess.run([*command, *words], capture_output=True, text=True, timeout=200, env=environment)
-    assert call.returncode == 0, call.stdout + call.stderr
 
 
 def end_process():

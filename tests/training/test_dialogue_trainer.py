@@ -12,7 +12,8 @@ from mister_e_hf.base.losses import consistency_loss, contrastive_loss
 from mister_e_hf.models.mister_e.modeling_mister_e import expert_availability
 from mister_e_hf.training.checkpoints import finished_checkpoints
 from support.dialogue_training import arguments, dialogues_of, gradient, tiny_corpus, tiny_model, unlabel
-from support.gradient_steps import assert_close, run_processes
+from support.forks import run_processes
+from support.gradient_steps import assert_close
 
 
 def test_gradient_is_that_of_the_written_out_loss(tmp_path):

@@ -14,7 +14,8 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.vectors.masked_turns import MaskedDialogues
 from support.dialogue_training import tiny_corpus, tiny_model
 from support.distributed_pretraining import CASES
-from support.gradient_steps import assert_close, run_processes
+from support.forks import run_processes
+from support.gradient_steps import assert_close
 from support.pretraining_run import (
     pretraining_arguments,
     pretraining_gradient,

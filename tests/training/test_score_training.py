@@ -14,7 +14,8 @@ from mister_e_hf.base.losses import regression_loss
 from mister_e_hf.models.registry import registered
 from mister_e_hf.training.dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from mister_e_hf.vectors.collator import DialogueCollator
-from support.gradient_steps import assert_close, run_processes
+from support.forks import run_processes
+from support.gradient_steps import assert_close
 from support.model_contract import small_model
 from support.score_training import WITHOUT_TERMS, new_model, score_dialogues, step_of_scores
 
