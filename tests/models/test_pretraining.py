@@ -370,3 +370,11 @@ def test_save_and_load_give_the_same_pretraining_model(saved, name):
     loaded = AutoModelForPreTraining.from_pretrained(saved).eval()
     with torch.no_grad():
         assert torch.equal(loaded(**batch).loss, model(**batch).loss)
+
+
+def test_a_pretraining_model_of_scores_serves_other_targets_and_classes(tmp_path):
+    config = small_config("emo_caps", problem_type="regression", id2label={0: "valence"})
+    entry("emo_caps").pretraining_class()(config).save_pretrained(tmp_path)
+    scores = AutoModel.from_pretrained(tmp_path, id2label={0: "valence", 1: "arousal"})
+    assert scores.target_scale.std.shape == (2,)
+    assert not hasattr(AutoModel.from_pretrained(tmp_path, problem_type=None), "target_scale")

@@ -80,6 +80,11 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
         help="splits to train on (default: train; validation then chooses the epoch)",
     )
     pretrain.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    pretrain.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="check everything, run one step on this device, and print memory and time; write nothing",
+    )
     pretrain.set_defaults(run=_pretrain)
     encoder = commands.add_parser("train_encoder", parents=[common], epilog=rest, help="train one encoder of stage 1")
     encoder.add_argument("--modality", choices=list(MODALITIES), required=True, help="modality of the encoder")
@@ -135,7 +140,9 @@ def _train(arguments: argparse.Namespace):
     if arguments.threads is not None:
         _use_threads(arguments.threads)
     if arguments.dry_run:
-        return _dry_run(recipe, folder, arguments.seeds)
+        from ..training.dry_run import dry_run
+
+        return _print_costs(dry_run(recipe, folder, arguments.seeds))
     summary = train(recipe, folder, arguments.seeds)
     print_result_once(f"{format_results(summary)}\nin {folder}", **summary, folder=str(folder))
 
@@ -149,10 +156,9 @@ def _use_threads(count: int):
     use_threads(count)
 
 
-def _dry_run(recipe, folder, seeds: list[int]):
-    from ..training.dry_run import dry_run, format_costs
+def _print_costs(costs: list[dict]):
+    from ..training.dry_run import format_costs
 
-    costs = dry_run(recipe, folder, seeds)
     print_result_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
 
 
@@ -167,7 +173,12 @@ def _pretrain(arguments: argparse.Namespace):
 
     arguments.overrides = list(map(in_full, arguments.overrides))
     recipe, folder = _recipe(arguments)
-    results = pretrain(recipe, folder, arguments.corpus, arguments.splits, arguments.seed)
+    run = recipe, folder, arguments.corpus, arguments.splits, arguments.seed
+    if arguments.dry_run:
+        from ..training.dry_run import dry_run_of_pretraining
+
+        return _print_costs(dry_run_of_pretraining(*run))
+    results = pretrain(*run)
     scores = results["validation"] or {"loss (training)": results["history"][-1]["loss"]}
     lines = [f"{name.replace('_', ' '):28} {value:.4f}" for name, value in scores.items()]
     print_result_once("\n".join([*lines, f"in {folder}"]), **results, folder=str(folder))

@@ -98,7 +98,7 @@ class ConversationPreTrainedModel(StoredModel):
 
     def __init__(self, config: Any, *arguments, **kwargs):
         super().__init__(config, *arguments, **kwargs)
-        if config.task == "regression":
+        if config.task == "regression" and not self.pretrains:
             self.target_scale = TargetScale(config.num_labels)
 
     def view(self, output: Any) -> ConversationOutput:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,12 @@ from ..base.modalities import MODALITIES
 from ..corpora.dialogues import turns_of_dialogues
 from ..encoders.utterances import Utterances
 from ..models.configuration_conversation import ConversationConfig
+from ..vectors.dialogue_vectors import DialogueVectors
 from .epoch_trainer import EpochTrainingArguments
+from .own_pretraining import own_changes, own_dialogues
 from .preflight import Plan, check_run, encoder_folder
+from .pretrained_start import OWN
+from .pretraining import check_pretraining, new_trainer, pretraining_arguments, pretraining_config
 from .recipe import Recipe
 from .run_folder import peak_memory, read_results
 from .utterance_trainer import UtteranceTrainer
@@ -61,17 +65,32 @@ def dry_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,))
         for modality in plan.modalities:
             if read_results(encoder_folder(output_dir, modality)) is None:
                 costs.append(_encoder_cost(plan, modality, folder))
-        costs.append(_conversation_cost(plan, folder, len(seeds)))
+        costs += _conversation_costs(plan, folder, len(seeds))
     return costs
+
+
+def dry_run_of_pretraining(
+    recipe: Recipe,
+    output_dir: str | Path,
+    corpora: Sequence[str] | None = None,
+    splits: Sequence[str] = ("train",),
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """As [`dry_run`], of [`~mister_e_hf.training.pretraining.pretrain`], whose arguments these are."""
+    _, data = check_pretraining(recipe, output_dir, corpora, splits, seed)
+    config = pretraining_config(recipe, data["train"])
+    validation = data["validation"].num_turns if "validation" in data else 0
+    with tempfile.TemporaryDirectory() as folder, progress.quiet():
+        return [_pretraining_cost(recipe, config, folder, data["train"], validation)]
 
 
 def format_costs(costs: Sequence[dict[str, Any]]) -> str:
     """A table with a row per stage, and the hours of the whole run."""
-    lines = [f"{'stage':16} {'seconds a step':>15} {'steps':>9} {'hours':>9} {'peak memory':>12}"]
+    lines = [f"{'stage':24} {'seconds a step':>15} {'steps':>9} {'hours':>9} {'peak memory':>12}"]
     for cost in costs:
         memory = "" if cost["peak_memory_bytes"] is None else f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB"
         lines.append(
-            f"{cost['stage']:16} {cost['seconds_a_step']:15.3f} {cost['steps']:9,} {cost['hours']:9.2f} {memory:>12}"
+            f"{cost['stage']:24} {cost['seconds_a_step']:15.3f} {cost['steps']:9,} {cost['hours']:9.2f} {memory:>12}"
         )
     return "\n".join([*lines, f"{sum(cost['hours'] for cost in costs):.2f} hours to the end"])
 
@@ -126,43 +145,76 @@ def _encoder_cost(plan: Plan, modality: str, folder: str) -> dict[str, Any]:
     return _cost(f"{modality} encoder", step, steps * (1 + settings.folds), seconds)
 
 
-def _conversation_cost(plan: Plan, folder: str, runs: int) -> dict[str, Any]:
+def _conversation_costs(plan: Plan, folder: str, runs: int) -> list[dict[str, Any]]:
     recipe = Recipe(plan.recipe.to_dict(), plan.recipe.source)
-    real = recipe.training_arguments(folder, 0)
-    recipe.sections["training"] |= _ONE_STEP
-    arguments = recipe.training_arguments(folder, 0)
+    real, config = recipe.training_arguments(folder, 0), recipe.model_config()
+    train: DialogueVectors | _RandomDialogues
     if plan.corpus is None:
         data = recipe.read_corpus()
-        lengths, validation, train = data["train"].lengths, data["validation"].num_turns, data["train"]
-    else:
-        lengths = turns_of_dialogues(plan.corpus["train"])
-        validation, train = int(turns_of_dialogues(plan.corpus["validation"]).sum()), None
+        train, validation = data["train"], data["validation"].num_turns
+    else:  # the vectors do not exist yet; random ones take as long
+        train = _RandomDialogues(config, plan.modalities, turns_of_dialogues(plan.corpus["train"]))
+        validation = int(turns_of_dialogues(plan.corpus["validation"]).sum())
+    costs = []
+    if recipe.sections["training"].get("pretrained") == OWN:
+        dialogues = own_dialogues(recipe, train) if isinstance(train, DialogueVectors) else train
+        costs.append(_pretraining_cost(recipe, config, folder, dialogues, 0, runs, **own_changes(recipe)))
+
+    def trainer_on(chosen: Dataset) -> Trainer:
+        return recipe.trainer_class(model, arguments, train_dataset=chosen, eval_dataset=chosen)
+
+    recipe.sections["training"] |= _ONE_STEP
+    arguments, model = recipe.training_arguments(folder, 0), recipe.model()
+    return [*costs, _cost_of_dialogues(recipe.title(), trainer_on, real, train, validation, runs)]
+
+
+def _pretraining_cost(
+    recipe: Recipe,
+    config: ConversationConfig,
+    folder: str,
+    train: "DialogueVectors | _RandomDialogues",
+    validation: int,
+    runs: int = 1,
+    **changes: Any,
+) -> dict[str, Any]:
+    def trainer_on(chosen: Dataset) -> Trainer:
+        return new_trainer(recipe, config, folder, 0, chosen, **changes, **_ONE_STEP)
+
+    real = pretraining_arguments(recipe, folder, 0, **changes)
+    return _cost_of_dialogues(f"{recipe.title()}, pre-training", trainer_on, real, train, validation, runs)
+
+
+def _cost_of_dialogues(
+    stage: str,
+    trainer_on: Callable[[Dataset], Trainer],
+    real: EpochTrainingArguments,
+    train: "DialogueVectors | _RandomDialogues",
+    validation: int,
+    runs: int,
+) -> dict[str, Any]:
+    """
+    What a stage over dialogues costs that is run so many times, with so many turns of validation; `trainer_on` makes
+    the trainer of the trial steps.
+    """
     count = _items_a_step(real)
-    order = _order(lengths, count)
-    model = recipe.model()
-    chosen: Dataset
-    if train is None:  # the vectors do not exist yet; random ones take as long
-        config = recipe.model_config()
-        chosen = _Dialogues([_random_dialogue(config, plan.modalities, int(lengths[index])) for index in order])
-    else:
-        chosen = Subset(train, order)
-    trainer = recipe.trainer_class(model, arguments, train_dataset=chosen, eval_dataset=chosen)
-    step, dialogue = _measure(trainer, Subset(chosen, range(count, 2 * count)))
-    steps = _steps(real, len(lengths))
-    epochs = steps / max(_steps(real, len(lengths), 1), 1)
-    turn = dialogue / max(float(np.mean([lengths[index] for index in order[count:]])), 1)
-    return _cost(recipe.title(), step, steps * runs, runs * (steps * step + epochs * validation * turn))
+    order = _order(train.lengths, count)
+    chosen: Subset = Subset(train, order)
+    step, dialogue = _measure(trainer_on(chosen), Subset(chosen, range(count, 2 * count)))
+    steps = _steps(real, len(train))
+    epochs = steps / max(_steps(real, len(train), 1), 1)
+    turn = dialogue / max(float(np.mean([train.lengths[index] for index in order[count:]])), 1)
+    return _cost(stage, step, steps * runs, runs * (steps * step + epochs * validation * turn))
 
 
-class _Dialogues(Dataset):
-    def __init__(self, items: list[dict[str, Any]]):
-        self._items = items
+class _RandomDialogues(Dataset):
+    def __init__(self, config: ConversationConfig, modalities: Sequence[str], lengths: np.ndarray):
+        self.config, self.modalities, self.lengths = config, modalities, lengths
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.lengths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._items[index]
+        return _random_dialogue(self.config, self.modalities, int(self.lengths[index]))
 
 
 def _random_dialogue(config: ConversationConfig, modalities: Sequence[str], length: int) -> dict[str, Any]:

@@ -39,21 +39,29 @@ def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: Di
     if recipe.sections["training"].get("pretrained") != OWN:
         return recipe.model()
     assert arguments.output_dir is not None
-    # A model of one modality, such as that of a corpus that lacks the other, has no two to compare.
-    alone = {"contrastive_weight": 0.0} if len(recipe.model_config().modalities) < 2 else {}
-    folder, further = Path(arguments.output_dir) / OWN_FOLDER, further_corpora(recipe)
-    parts = [train, *([read_pooled(further, ("train",), picked_columns(recipe))] if further else [])]
+    folder = Path(arguments.output_dir) / OWN_FOLDER
     pretrain_on(
         recipe,
         folder,
-        {"train": pool(parts, "train")},
-        [recipe.corpus_path(), *further],
+        {"train": own_dialogues(recipe, train)},
+        [recipe.corpus_path(), *further_corpora(recipe)],
         ("train",),
         arguments.seed,
         save_strategy="no",
-        **alone,
+        **own_changes(recipe),
         use_cpu=arguments.use_cpu,
         disable_tqdm=arguments.disable_tqdm,
     )
     set_seed(arguments.seed)  # the heads are the same whether or not the pre-training was finished before
     return new_model(recipe.model_config(), str(folder))
+
+
+def own_dialogues(recipe: Recipe, train: DialogueVectors) -> DialogueVectors:
+    """What a run with these training dialogues pre-trains on."""
+    further = further_corpora(recipe)
+    return pool([train, *([read_pooled(further, ("train",), picked_columns(recipe))] if further else [])], "train")
+
+
+def own_changes(recipe: Recipe) -> dict[str, float]:
+    """What changes in the section `pretraining`: a model of one modality has no two to compare."""
+    return {"contrastive_weight": 0.0} if len(recipe.model_config().modalities) < 2 else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..base.errors import InputError, short, unwrapped
@@ -60,7 +61,14 @@ def pretrain(
         InputError: if `output_dir` holds another run, the corpora do not fit one another or the model, or the model
             has no pre-training.
     """
-    output_dir = Path(output_dir)
+    corpora, data = check_pretraining(recipe, output_dir, corpora, splits, seed)
+    return pretrain_on(recipe, Path(output_dir), data, corpora, splits, seed)
+
+
+def check_pretraining(
+    recipe: Recipe, output_dir: str | Path, corpora: Sequence[str] | None, splits: Sequence[str], seed: int
+) -> tuple[list[str], dict[str, DialogueVectors]]:
+    """The corpora and the dialogues of [`pretrain`], whose arguments and errors these are."""
     own = [recipe.sections["corpus"].get("path"), *further_corpora(recipe)]
     corpora = list(corpora or filter(None, own))
     if not corpora:
@@ -69,7 +77,7 @@ def pretrain(
     check_output_folder(output_dir, corpora)
     entry_of(recipe.model_type).pretraining_class()  # or there is none
     pretraining_arguments(recipe, output_dir, seed)  # starts the process group, if there is one
-    return pretrain_on(recipe, output_dir, read_dialogues(recipe, corpora, splits), corpora, splits, seed)
+    return corpora, read_dialogues(recipe, corpora, splits)
 
 
 def pretrain_on(
@@ -90,18 +98,13 @@ def pretrain_on(
         corpora, splits: where they are from.
         changes: of the section `pretraining`.
     """
-    kind = entry_of(recipe.model_type)
     config = pretraining_config(recipe, data["train"])
-    if _VALIDATION not in data:
-        changes |= {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None}
-    arguments = pretraining_arguments(recipe, output_dir, seed, **changes)
     fingerprints = {name: each.fingerprint() for name, each in data.items()}
     record = {"recipe": _sections(recipe), "corpora": list(corpora), "splits": list(splits), "seed": seed}
 
     def run() -> dict[str, Any]:
         set_seed(seed)
-        model = kind.pretraining_class()(config)
-        trainer = PretrainingTrainer(model, arguments, train_dataset=data["train"], eval_dataset=data.get(_VALIDATION))
+        trainer = new_trainer(recipe, config, output_dir, seed, data["train"], data.get(_VALIDATION), **changes)
         resumed = trainer.resume()
         check_unchanged(data, fingerprints)
         results = {"seed": seed, **_facts(trainer, resumed is not None), "data_fingerprints": fingerprints}
@@ -109,21 +112,38 @@ def pretrain_on(
         results[_VALIDATION] = scores_of(trainer) if _VALIDATION in data else None
         if trainer.is_world_process_zero():
             with writing(output_dir):
-                save_checkpoint(output_dir, trainer.own_model, _stored(recipe, arguments), results)
+                save_checkpoint(output_dir, trainer.own_model, _stored(recipe, trainer.args), results)
                 sync_folder(output_dir)
             write_json(output_dir / "results.json", results)
-            if arguments.push_to_hub:
+            if trainer.args.push_to_hub:
                 trainer.push_folder()
         trainer.accelerator.wait_for_everyone()
         return results
 
     return run_once(
-        f"{kind.title}, pre-training, seed {seed}",
+        f"{recipe.title()}, pre-training, seed {seed}",
         output_dir,
         record | {"data_fingerprints": fingerprints},
         run,
         lambda results: results[_VALIDATION] or {"loss": results["history"][-1]["loss"], "reconstruction_loss": None},
     )
+
+
+def new_trainer(
+    recipe: Recipe,
+    config: ConversationConfig,
+    output_dir: str | Path,
+    seed: int,
+    train: Dataset,
+    validation: Dataset | None = None,
+    **changes: Any,
+) -> PretrainingTrainer:
+    """The trainer of a new pre-training model; without dialogues of validation it keeps the last epoch."""
+    if validation is None:
+        changes |= {"eval_strategy": "no", "load_best_model_at_end": False, "early_stopping_patience": None}
+    arguments = pretraining_arguments(recipe, output_dir, seed, **changes)
+    model = entry_of(recipe.model_type).pretraining_class()(config)
+    return PretrainingTrainer(model, arguments, train_dataset=train, eval_dataset=validation)
 
 
 def pretraining_arguments(recipe: Recipe, output_dir: str | Path, seed: int, **changes: Any) -> PretrainingArguments:
