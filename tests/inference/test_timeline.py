@@ -40,7 +40,7 @@ def test_every_turn_has_a_bar_a_colour_and_a_word():
     assert [text.get_text() for text in emotions.texts] == LABELS[:6]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == sorted(LABELS[:6])
     assert gate.get_xlabel() == "time, seconds" and emotions.get_ylabel() == "probability"
-    assert [text.get_text() for text in gate.get_legend().get_texts()] == ["speech", "text", "fusion"]
+    assert [text.get_text() for text in gate.get_legend().get_texts()] == ["fusion", "text", "speech"]
     tops = [patch.get_y() + patch.get_height() for patch in gate.patches]
     assert max(tops) == pytest.approx(1.0)
 
@@ -53,7 +53,7 @@ def test_capsules_have_a_panel_below_whose_names_fit():
     figure.savefig(io.BytesIO())
     _, gate, capsules = figure.axes
     assert (gate.get_ylabel(), capsules.get_ylabel()) == ("gate weight", "capsule weight")
-    assert [text.get_text() for text in capsules.get_legend().get_texts()] == seven
+    assert [text.get_text() for text in capsules.get_legend().get_texts()] == seven[::-1]
     assert len({(patch.get_facecolor(), patch.get_hatch()) for patch in capsules.patches}) == 7
     frame, page = capsules.get_legend().get_window_extent(), figure.bbox
     assert frame.y0 >= page.y0 and frame.x1 <= page.x1 and not frame.overlaps(gate.get_legend().get_window_extent())

@@ -178,9 +178,9 @@ def _plot_weights(
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set_ylim(0, 1)
     axes.set_ylabel(title)
-    patches = [Patch(edgecolor="white", **style) for style in styles]
+    patches = [Patch(edgecolor="white", **style) for style in reversed(styles)]  # from top to bottom, as the bars
     legend = axes.legend(patches, ["-"] * len(patches), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _name(legend, [for_plot(part, _LETTERS) for part in weights])
+    _name(legend, [for_plot(part, _LETTERS) for part in reversed(list(weights))])
 
 
 def plot_lines(path: str | Path, out: str | Path | None = None, dialogue: str | None = None) -> tuple[Path, str, int]:
