@@ -26,7 +26,7 @@ from ..models.configuration_conversation import ConversationConfig
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_vectors import DialogueVectors
 from ..vectors.score_columns import score_columns
-from ..vectors.store import holds_vectors, read_corpus
+from ..vectors.store import holds_vectors, read_corpus, read_tables
 from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .recipe_fields import fits, type_name
@@ -78,13 +78,13 @@ def evaluate_checkpoint(
     if source is None:
         raise InputError(f"'{model}' does not record its training corpus; pass --corpus")
     regression = config.task == "regression"
-    columns = {} if corpus or regression else {name: settings[name] for name in _COLUMNS if settings.get(name)}
     fingerprint = stored["data_fingerprints"].get(split)
     with tempfile.TemporaryDirectory() as temporary:
 
         def read(folder: str | Path) -> DialogueVectors:
             targets = _target_columns(model, config, settings, folder) if regression else None
             picked = config.speech_columns
+            columns = {} if regression else _label_columns(settings, folder, split, own=corpus is None)
             found = read_corpus(
                 folder, config.label2id, splits=(split,), targets=targets, speech_columns=picked, **columns
             )
@@ -124,6 +124,15 @@ def evaluate_checkpoint(
         # A model may declare more heads by now than the version that stored these scores.
         agrees = _agree({head: found for head, found in scores.items() if head in stored[split]}, stored[split])
     return {"scores": scores, "corpus": scored, "as_stored": agrees}
+
+
+def _label_columns(settings: dict[str, Any], source: Any, split: str, own: bool) -> dict[str, str]:
+    """The columns of labels and scores of the training corpus; of another corpus only those that it has."""
+    stated = {name: settings[name] for name in _COLUMNS if settings.get(name)}
+    if own or not stated:
+        return stated
+    there = {name for table, _ in read_tables(source, (split,)).values() for name in table.column_names}
+    return {name: column for name, column in stated.items() if column in there}
 
 
 def _target_columns(model: str | Path, config: ConversationConfig, settings: dict[str, Any], source: Any):
