@@ -16,6 +16,12 @@ def test_missing_column_raises(column):
         DialogueVectors(vector_table(**{column: None}), LABEL2ID, score_column="scores", name="validation")
 
 
+def test_a_missing_column_of_labels_or_scores_names_its_setting():
+    for column, setting in {"labels": "label_column", "scores": "score_column"}.items():
+        with pytest.raises(InputError, match=rf"Name another with {setting} \(corpus\.{setting} of a recipe\)"):
+            DialogueVectors(vector_table(**{column: None}), LABEL2ID, score_column="scores")
+
+
 WRONG_TABLES = {
     "unknown label": ({"labels": changed("labels", 5, "boredom")}, ["'d2'", "'labels'", "'boredom'", "anger"]),
     "unknown index": ({"labels": cut([0, 1, 2, 3, 0, 0, 0, 0])}, ["'d1'", "'labels'", "3"]),

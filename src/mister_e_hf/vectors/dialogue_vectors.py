@@ -135,9 +135,10 @@ class DialogueVectors(torch.utils.data.Dataset):
             if score_column is not None:
                 raise InputError(f"{name}: score_column keeps scores beside classes; a regression has targets alone")
             label2id = {target: index for index, target in enumerate(self.targets)}
-        for column in (label_column if label2id and not self.targets else None, score_column):
-            if column is not None:
-                turns.require(column)
+        if label2id and not self.targets:
+            turns.require(label_column, "label_column")
+        if score_column is not None:
+            turns.require(score_column, "score_column")
         self.name, self.label2id = name, label2id
         self.dialogue_ids, self.utterance_ids = turns.dialogue_ids, turns.utterance_ids
         self.lengths, self.offsets = turns.lengths, turns.offsets

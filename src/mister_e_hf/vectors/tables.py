@@ -59,10 +59,11 @@ class TurnColumns:
         """N"""
         return int(self.offsets[-1])
 
-    def require(self, column: str):
-        """Raise an `InputError` if the table does not have the column."""
+    def require(self, column: str, setting: str | None = None):
+        """Raise an `InputError` if the table does not have the column, which a setting of a recipe may name."""
         if column not in self.names:
-            raise InputError(f"{self.name}: the table has no column '{column}'; it has {self.names}")
+            advice = f". Name another with {setting} (corpus.{setting} of a recipe)" if setting else ""
+            raise InputError(f"{self.name}: the table has no column '{column}'; it has {self.names}{advice}")
 
     def _check_names(self):
         if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
