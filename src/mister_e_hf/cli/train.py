@@ -41,7 +41,7 @@ def add_training_commands(commands: argparse._SubParsersAction, shared: argparse
     train = commands.add_parser(
         "train",
         parents=[common],
-        epilog=rest,
+        epilog=f"{rest} --pretrained FOLDER begins from the weights of `mister-e pretrain`.",
         help="run all stages of a recipe: encoders, vectors, conversation model (resumes)",
     )
     train.add_argument(

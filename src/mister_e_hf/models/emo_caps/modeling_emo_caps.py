@@ -64,7 +64,7 @@ class EmoCapsModel(ConversationPreTrainedModel):
     config_class = EmoCapsConfig
     title = "EMO-Caps"
     method = (
-        "EMO-Caps, capsules after a description, with the routing of "
+        "EMO-Caps, built after a description, since no paper of this name is known: capsules, with the routing of "
         "[Tsai et al. 2020](https://arxiv.org/abs/2004.14198) and the Emoformer of "
         "[Li et al. 2022](https://arxiv.org/abs/2203.13504)"
     )
