@@ -138,7 +138,7 @@ class ConversationPreTrainedModel(StoredModel):
         elif isinstance(module, FittedStatistics):
             initialization.zeros_(module.mean)
             initialization.ones_(module.std)
-            if isinstance(module, ModalityInput):
+            if isinstance(module, ModalityInput) and module.null_embedding is not None:
                 initialization.zeros_(module.null_embedding)
 
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:

@@ -16,21 +16,21 @@ from .turns import TurnLayout
 class ModalityTurns(NamedTuple):
     """
     One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1), which `null` (D,)
-    replaces. `absent` is None where no turn lacks the modality.
+    replaces. `absent` is None where no turn lacks the modality, `null` in a model that never reads an absent vector.
     """
 
     vectors: torch.Tensor
     absent: torch.Tensor | None
-    null: torch.Tensor
+    null: torch.Tensor | None
 
 
 class ModalityInput(FittedStatistics):
-    """Standardise one modality's vectors, and learn the vector that replaces an absent one."""
+    """Standardise one modality's vectors, and learn the vector that replaces an absent one if `replaces_absent`."""
 
-    def __init__(self, embedding_dim: int, feature_clip: float | None):
+    def __init__(self, embedding_dim: int, feature_clip: float | None, replaces_absent: bool = True):
         super().__init__(embedding_dim)
         self.feature_clip = feature_clip
-        self.null_embedding = nn.Parameter(torch.zeros(embedding_dim))
+        self.null_embedding = nn.Parameter(torch.zeros(embedding_dim)) if replaces_absent else None
 
     def forward(self, embeddings: torch.Tensor, present: torch.Tensor) -> ModalityTurns:
         """embeddings (N, D), present (N,)"""
@@ -46,7 +46,9 @@ class ModalityInput(FittedStatistics):
 def project(turns: ModalityTurns, weight: torch.Tensor) -> torch.Tensor:
     # Equal to a linear map of the vectors with the null vector put in, but no gradient of the (N, D) input is needed.
     rows = F.linear(turns.vectors, weight)
-    return rows if turns.absent is None else rows + turns.absent * F.linear(turns.null, weight)
+    if turns.absent is None or turns.null is None:
+        return rows
+    return rows + turns.absent * F.linear(turns.null, weight)
 
 
 class TurnLinear(nn.Linear):
@@ -54,7 +56,8 @@ class TurnLinear(nn.Linear):
 
     def forward(self, turns: ModalityTurns) -> torch.Tensor:  # type: ignore[override]  # a layer of other input
         # 0 * null: a parameter without a gradient would block the other processes
-        return project(turns, self.weight) + (self.bias + 0.0 * turns.null.sum())
+        bias = self.bias if turns.null is None else self.bias + 0.0 * turns.null.sum()
+        return project(turns, self.weight) + bias
 
 
 class TurnConvolution(nn.Module):

@@ -1,6 +1,6 @@
 """Transformers over the turns of dialogues, pre-norm, and the positions that they need.
 
-Letters: N real turns as flat rows, H hidden width.
+Letters: N real turns as flat rows, H hidden width. Several streams (N, M, H) are computed as M calls would.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from .turns import TurnLayout
+from .turns import TurnLayout, WithinTurns
 
 
 def sinusoidal_positions(layout: TurnLayout, hidden_size: int, like: torch.Tensor) -> torch.Tensor:
@@ -42,7 +42,11 @@ class AttentionLayer(nn.Module):
         )
 
     def forward(
-        self, stream: torch.Tensor, other: torch.Tensor | None, layout: TurnLayout, keys: torch.Tensor | None = None
+        self,
+        stream: torch.Tensor,
+        other: torch.Tensor | None,
+        layout: TurnLayout | WithinTurns,
+        keys: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """stream, other (N, H), keys (N,) as in [`TurnLayout.attend`] -> (N, H)"""
         asking = self.attention_norm(stream)

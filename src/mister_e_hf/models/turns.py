@@ -111,15 +111,17 @@ class TurnLayout:
         (N, A) each -> (N, A). With `slopes` (num_heads,), a score is lowered by the head's slope times the distance.
         With `keys` (N,), only the turns where it is true are attended to, and a key and value of zeros beside them, so
         that a turn without any gets 0.
+
+        Several streams (N, M, A), with keys (N, M), attend each to its own turns, as M calls would.
         """
 
-        def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads]
-            return self.pad(rows).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads], M heads of M streams
+            return _split(self.pad(rows), num_heads, 2).transpose(1, 2)
 
         seen = None
         place = torch.arange(self.longest, device=self.index.device)
         if keys is not None:
-            seen = self.pad(keys)[:, None, None, :]
+            seen = _by_head(self.pad(keys), num_heads, query.dim() - 2)[..., None, :]
         # Padding is at the end, which causal attention never sees; only real turns are kept.
         elif not causal and not self.is_rectangular:
             seen = (place < self.lengths[:, None])[:, None, None, :]
@@ -128,13 +130,23 @@ class TurnLayout:
             seen = earlier if seen is None else seen & earlier
         mask = seen if slopes is None else _distance_bias(slopes, place, place, seen)
         attended = _attended(heads(query), heads(key), heads(value), mask, dropout, keys is not None, causal)
-        return self.unpad(attended.transpose(1, 2).flatten(2))
+        return self.unpad(attended.transpose(1, 2).flatten(2)).view_as(query)
 
     @property
     def _packing(self):
         if not hasattr(self, "_packing_cache"):
             self._packing_cache = self.packing()
         return self._packing_cache
+
+
+def _split(rows: torch.Tensor, num_heads: int, dim: int) -> torch.Tensor:
+    """(..., A) with streams or none from `dim` on -> (..., heads, A / heads), the heads of all streams in one row."""
+    return rows.unflatten(-1, (num_heads, -1)).flatten(dim, -2)
+
+
+def _by_head(keys: torch.Tensor, num_heads: int, streams: int) -> torch.Tensor:
+    """Which turns are seen, (..., T) -> (..., 1, T), or with streams (..., T, M) -> (..., M heads, T)."""
+    return keys.transpose(-1, -2).repeat_interleave(num_heads, -2) if streams else keys[..., None, :]
 
 
 def _attended(
@@ -252,10 +264,20 @@ class NextTurns(TurnLayout):
         # The last of the new turns sees everything, the one before it all but that, and so on.
         seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
         if keys is not None:
-            seen = seen & kept[2]
+            seen = seen & _by_head(kept[2], num_heads, query.dim() - 2)[..., None, :]
         if slopes is not None:
             place = torch.arange(len(key), device=key.device)
             seen = _distance_bias(slopes, place[-len(query) :], place, seen)
-        query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(0, 1) for rows in (query, key, value))
-        attended = _attended(query, key, value, seen, dropout, keys is not None, causal)
-        return attended.transpose(0, 1).flatten(1)
+        asking, key, value = (_split(rows, num_heads, 1).transpose(0, 1) for rows in (query, key, value))
+        attended = _attended(asking, key, value, seen, dropout, keys is not None, causal)
+        return attended.transpose(0, 1).reshape(query.shape)
+
+
+class WithinTurns:
+    """Attention among the tokens of each turn, in place of that among the turns of a [`TurnLayout`]."""
+
+    def attend(self, query, key, value, num_heads, causal, dropout, module, slopes=None, keys=None):
+        """query (N, M, A), key, value (N, K, A), keys (N, K), of which one at least is true -> (N, M, A)"""
+        asking, key, value = (_split(rows, num_heads, 2).transpose(1, 2) for rows in (query, key, value))
+        mask = None if keys is None else keys[:, None, None, :]
+        return _attended(asking, key, value, mask, dropout, False, False).transpose(1, 2).flatten(2)

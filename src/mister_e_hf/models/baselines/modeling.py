@@ -79,4 +79,4 @@ def joined(turns: dict[str, ModalityTurns]) -> torch.Tensor:
 def _filled(turns: ModalityTurns) -> torch.Tensor:
     # absent or not: a parameter without a gradient would block the other processes
     absent = 0.0 if turns.absent is None else turns.absent
-    return turns.vectors + absent * turns.null
+    return turns.vectors if turns.null is None else turns.vectors + absent * turns.null
