@@ -23,7 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 OURS = HERE.parents[1] / "src"
 TWO, THREE = ("speech", "text"), ("speech", "text", "visual")
-COMPARED = ("mister_e", "emo_caps", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult", "sdt")
+COMPARED = ("mister_e", "emo_caps", "egmf_fusion", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult", "sdt")
 ONLY_TWO = ("mister_e", "sdt")  # which read speech and text alone
 
 
@@ -67,7 +67,7 @@ def work(settings: dict[str, Any]):
     modalities, width = settings["modalities"], settings["width"]
     kind = entry(settings["model"])
     fields: dict[str, Any] = {f"{name}_embedding_dim": width for name in modalities}
-    if "experts" in kind.config_class().own_fields():
+    if settings["model"] == "mister_e":
         fields["hidden_size"] = 192
     elif "visual" in modalities:
         fields["modalities"] = modalities

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .inference.pipeline_conversation_emotion import ConversationEmotionPipeline as ConversationEmotionPipeline
     from .media.audio import load_audio as load_audio
     from .media.video import load_frames as load_frames
+    from .models.egmf.configuration_egmf_fusion import EgmfFusionConfig as EgmfFusionConfig
+    from .models.egmf.modeling_egmf_fusion import EgmfFusionModel as EgmfFusionModel
+    from .models.egmf.modeling_egmf_fusion import EgmfFusionOutput as EgmfFusionOutput
     from .models.emo_caps.configuration_emo_caps import EmoCapsConfig as EmoCapsConfig
     from .models.emo_caps.modeling_emo_caps import EmoCapsModel as EmoCapsModel
     from .models.emo_caps.modeling_emo_caps import EmoCapsOutput as EmoCapsOutput
@@ -54,6 +57,9 @@ _HOME = {
     "MisterEConfig": "models.mister_e.configuration_mister_e",
     "MisterEModel": "models.mister_e.modeling_mister_e",
     "MisterEOutput": "models.mister_e.modeling_mister_e",
+    "EgmfFusionConfig": "models.egmf.configuration_egmf_fusion",
+    "EgmfFusionModel": "models.egmf.modeling_egmf_fusion",
+    "EgmfFusionOutput": "models.egmf.modeling_egmf_fusion",
     "EmoCapsConfig": "models.emo_caps.configuration_emo_caps",
     "EmoCapsModel": "models.emo_caps.modeling_emo_caps",
     "EmoCapsForPreTraining": "models.emo_caps.pretraining_emo_caps",

@@ -31,10 +31,9 @@ PLACES = [[1, 2, 4, 5, 6, 8, 9]] * 4
 def choices(name: str) -> list[dict[str, Any]]:
     """The changes of a small configuration that choose what the model reads: every non-empty choice that it takes."""
     kind = entry(name).config_class()
-    if "experts" in kind.own_fields():
-        return [{}, {"experts": ["speech"]}, {"experts": ["text"]}, {"experts": ["speech", "text"]}]
     if "modalities" not in kind.own_fields():
-        return [{}]
+        experts = [{"experts": ["speech"]}, {"experts": ["text"]}, {"experts": ["speech", "text"]}]
+        return [{}, *(experts if "experts" in kind.own_fields() else ())]
     found = []
     for count in range(1, len(kind.takes()) + 1):
         for chosen in combinations(kind.takes(), count):

@@ -13,9 +13,9 @@ class Ablation:
     Args:
         description: what is different, for the report.
         changes: new values of fields, by `model.field` or `training.field`.
-        needs: how many heads the model must have at least, of which; enough if one of several is met. Empty: any
-            model.
-        leaves: the heads that are left, fewer than the model has.
+        needs: how many heads, or experts without heads, the model must have at least, of which; enough if one of
+            several is met. Empty: any model.
+        leaves: the heads or experts that are left, fewer than the model has.
         adds: whether it adds what the recipe goes without, in place of leaving out what it has.
         tasks: the tasks of a model that has what is changed.
     """
@@ -28,7 +28,7 @@ class Ablation:
     tasks: tuple[str, ...] = ("classification", "regression")
 
     def applies(self, heads: Sequence[str], task: str = "classification") -> bool:
-        """Whether a model of this task with these heads has what is changed."""
+        """Whether a model of this task with these heads and experts has what is changed."""
         if task not in self.tasks:
             return False
         if self.leaves is not None:
@@ -141,4 +141,44 @@ EMO_CAPS = {
     "without_class_weights": MISTER_E["without_class_weights"],
     "causal": MISTER_E["causal"],
     **_PRETRAINING,
+}
+
+
+def _fusion_experts(description: str, *names: str) -> Ablation:
+    changes: dict[str, Any] = {"model.experts": list(names)}
+    if len(names) == 1:
+        changes["model.balance_weight"] = 0.0
+    return Ablation(description, changes, leaves=names)
+
+
+_FUSION_EXPERTS = (2, ("local", "semantic", "global"))
+EGMF_FUSION = {
+    "without_local_expert": _fusion_experts("semantic and global experts", "semantic", "global"),
+    "without_semantic_expert": _fusion_experts("local and global experts", "local", "global"),
+    "without_global_expert": _fusion_experts("local and semantic experts", "local", "semantic"),
+    "local_expert_only": _fusion_experts("the local expert alone", "local"),
+    "semantic_expert_only": _fusion_experts("the semantic expert alone, so each turn by itself", "semantic"),
+    "global_expert_only": _fusion_experts("the global expert alone", "global"),
+    "mean_of_experts": Ablation(
+        "mean of the experts in place of their gate",
+        {"model.expert_gate": "mean", "model.balance_weight": 0.0},
+        needs=(_FUSION_EXPERTS,),
+    ),
+    "mean_of_modalities": Ablation(
+        "mean of a turn's modalities in place of the gate within each expert", {"model.modality_gate": "mean"}
+    ),
+    "mean_of_both": Ablation(
+        "means in place of both gates",
+        {"model.modality_gate": "mean", "model.expert_gate": "mean", "model.balance_weight": 0.0},
+        needs=(_FUSION_EXPERTS,),
+    ),
+    "without_neighbours": Ablation(
+        "a local expert that sees each turn by itself", {"model.kernel_sizes": [1]}, needs=((1, ("local",)),)
+    ),
+    "with_balance": Ablation(
+        "a balance loss of weight 0.01", {"model.balance_weight": 0.01}, needs=(_FUSION_EXPERTS,), adds=True
+    ),
+    "huber": MISTER_E["huber"],
+    "without_class_weights": MISTER_E["without_class_weights"],
+    "causal": MISTER_E["causal"],
 }

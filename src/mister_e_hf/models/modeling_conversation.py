@@ -43,7 +43,8 @@ class ConversationOutput(ModelOutput):
             share of each primary capsule in the prediction, in the order of `config.capsules`; they sum to one, or are
             all 0 where a turn has no modality. None without capsules.
         expert_weights (`(B, T, E)`):
-            weights of the experts inside the model, in the order of `config.fusion_experts`; None without such.
+            weights of the experts inside the model, in the order of `config.fusion_experts`; they sum to one, or are
+            all 0 where a turn has no modality. None without such.
         modality_weights (`(B, T, M)`):
             weights of the modalities, in the order of `config.weighed_modalities`; an absent one has exactly 0. None
             if the model does not weigh them.

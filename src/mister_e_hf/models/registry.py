@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
-from . import ablations
-from .ablations import Ablation
+from .ablations import EGMF_FUSION, EMO_CAPS, MISTER_E, Ablation
 
 if TYPE_CHECKING:
     from .configuration_conversation import ConversationConfig
@@ -204,6 +203,13 @@ _EMO_CAPS_SPACE = {
     "model.routing": ["attention", "dynamic"],
 }
 
+_EGMF_FUSION_SPACE = {
+    **_COMMON,
+    "model.hidden_size": [64, 128, 256],
+    "model.dropout": [0.2, 0.3, 0.4, 0.5],
+    "model.balance_weight": [0.0, 0.01],
+}
+
 
 def _baseline(
     name: str, class_name: str, learning_rate: float, search_space: dict[str, list[Any]] | None = None
@@ -229,7 +235,7 @@ _ENTRIES = {
             ".mister_e.configuration_mister_e:MisterEConfig",
             ".mister_e.modeling_mister_e:MisterEModel",
             search_space=_MISTER_E_SPACE,
-            ablations=ablations.MISTER_E,
+            ablations=MISTER_E,
             streams=True,
             pretraining=".mister_e.pretraining_mister_e:MisterEForPreTraining",
         ),
@@ -240,8 +246,18 @@ _ENTRIES = {
             ".emo_caps.modeling_emo_caps:EmoCapsModel",
             training={"learning_rate": 1e-3, "num_train_epochs": 15},
             search_space=_EMO_CAPS_SPACE,
-            ablations=ablations.EMO_CAPS,
+            ablations=EMO_CAPS,
             pretraining=".emo_caps.pretraining_emo_caps:EmoCapsForPreTraining",
+            streams=True,
+        ),
+        RegisteredModel(
+            "egmf_fusion",
+            "egmf_fusion",
+            ".egmf.configuration_egmf_fusion:EgmfFusionConfig",
+            ".egmf.modeling_egmf_fusion:EgmfFusionModel",
+            training={"learning_rate": 5e-4, "num_train_epochs": 15},
+            search_space=_EGMF_FUSION_SPACE,
+            ablations=EGMF_FUSION,
             streams=True,
         ),
         _baseline("logistic_regression", "LogisticRegression", 1e-3),

@@ -62,7 +62,7 @@ def variants_of(recipe: Recipe) -> dict[str, Variant]:
     found = {FULL: Variant(FULL, "the recipe without changes", "full", recipe.changed({}))}
     config = recipe.model_config()
     for name, ablation in (dict(main.ablations) | _by_modality(recipe)).items():
-        if not ablation.applies(config.heads, config.task):
+        if not ablation.applies((*config.heads, *config.fusion_experts), config.task):
             continue
         changed = recipe.changed(ablation.changes)
         before, after = ([each.value(field) for field in ablation.changes] for each in (recipe, changed))

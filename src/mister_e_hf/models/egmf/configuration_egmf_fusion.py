@@ -46,7 +46,13 @@ class EgmfFusionConfig(ChosenModalitiesConfig):
     """
 
     model_type = "egmf_fusion"
-    keys_to_ignore_at_inference = ["expert_weights", "expert_modality_weights", "modality_weights", "states"]
+    keys_to_ignore_at_inference = [
+        "expert_weights",
+        "expert_modality_weights",
+        "modality_weights",
+        "states",
+        "balance_loss",
+    ]
 
     visual_embedding_dim: int | None = None
     experts: list[str] | tuple[str, ...] = FUSION_EXPERTS

@@ -94,7 +94,10 @@ class SemanticExpert(nn.Module):
 
 
 class ModalityProducts(nn.Module):
-    """The mean over the other modalities of a turn of the Hadamard product with each: (N, M, H)."""
+    """
+    What is made of the mean of the Hadamard products of each modality with the others of its turn, (N, M, H); 0 where
+    there is no other.
+    """
 
     def __init__(self, hidden_size: int, num_modalities: int):
         super().__init__()
@@ -106,8 +109,9 @@ class ModalityProducts(nn.Module):
         projected = torch.bmm(tokens.modalities.transpose(0, 1), self.weight).transpose(0, 1)  # 0 where absent
         present = tokens.present[..., None].to(projected)
         others = projected.sum(1, keepdim=True) - projected
-        count = (present.sum(1, keepdim=True) - present).clamp(min=1)
-        return self.output(self.norm(projected * others / count))
+        count = present.sum(1, keepdim=True) - present
+        made = self.output(self.norm(projected * others / count.clamp(min=1)))
+        return made.masked_fill(count == 0, 0.0)
 
 
 class GlobalExpert(nn.Module):

@@ -76,3 +76,25 @@ class HierarchicalGate(nn.Module):
         scores = states.new_zeros(len(turn), len(states)) if self.experts is None else self.experts(experts, context)
         between = softmax_of_present(scores, found)
         return torch.einsum("ne,enh->nh", between.to(states), experts), between, within.transpose(0, 1)
+
+
+def balance_loss(
+    expert_weights: torch.Tensor, turn_weights: torch.Tensor, dialogue: torch.Tensor, num_items: torch.Tensor | int
+) -> torch.Tensor:
+    r"""
+    E sum_e p_e^2 of each dialogue, with p_e the mean weight of expert e over its scored turns: 1 if all experts weigh
+    the same, E if one has all the weight. It is the balance of a gate that uses every expert at every turn, whose
+    share of the turns is its mean weight (Shazeer et al. 2017), within a dialogue, so that sums over dialogues divided
+    by `num_items` add up over micro-batches and processes.
+
+    Args:
+        expert_weights (`(N, E)`).
+        turn_weights (`(N,)`): how many scores each turn has.
+        dialogue (`(N,)`): the number of its dialogue.
+        num_items: how many scores there are in the whole optimizer step.
+    """
+    weighed = expert_weights * turn_weights.to(expert_weights)[:, None]
+    sums = weighed.new_zeros(len(weighed), weighed.shape[1]).index_add(0, dialogue, weighed)
+    total = sums.sum(-1)
+    loss = expert_weights.shape[1] * (sums.square().sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)).sum()
+    return loss / torch.as_tensor(num_items, device=loss.device).clamp(min=1)

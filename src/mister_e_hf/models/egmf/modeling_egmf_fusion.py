@@ -17,13 +17,14 @@ from torch import nn
 from transformers import initialization
 from transformers.utils import ModelOutput
 
+from ...base.modalities import IGNORE_INDEX
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
 from ..turn_layers import ModalityInput, ModalityTurns, TurnLinear
 from ..turn_transformer import sinusoidal_positions
 from ..turns import DialogueCache, NextTurns, RealTurns, TurnLayout
 from .configuration_egmf_fusion import EgmfFusionConfig
 from .experts import EXPERT_LAYERS, LocalExpert, ModalityProducts, TokenRows
-from .hierarchical_gate import ExpertGate, HierarchicalGate, ModalityGate
+from .hierarchical_gate import ExpertGate, HierarchicalGate, ModalityGate, balance_loss
 
 
 class FusedTurns(NamedTuple):
@@ -100,6 +101,7 @@ class EgmfFusionOutput(ModelOutput):
             weight of each modality within each expert, in the order of `config.modalities`.
         modality_weights (`(B, T, M)`): weight of each modality in the whole.
         states (`(B, T, H)`): the fused vectors, which the head reads.
+        balance_loss (`()`): the balance loss with its weight, which is part of the loss; None without one.
     """
 
     loss: torch.Tensor | None = None
@@ -108,6 +110,7 @@ class EgmfFusionOutput(ModelOutput):
     expert_modality_weights: torch.Tensor | None = None
     modality_weights: torch.Tensor | None = None
     states: torch.Tensor | None = None
+    balance_loss: torch.Tensor | None = None
 
 
 class EgmfPreTrainedModel(ConversationPreTrainedModel):
@@ -158,6 +161,18 @@ class EgmfPreTrainedModel(ConversationPreTrainedModel):
             past.add(turns.layout)
         return turns, fused
 
+    def balance_loss(
+        self,
+        expert_weights: torch.Tensor,
+        labels: torch.Tensor,
+        layout: TurnLayout,
+        num_items: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """[`balance_loss`] of the experts' weights (N, E), over the turns that have a label (N,) or scores (N, S)."""
+        regression = self.config.task == "regression"
+        scored = (~labels.isnan()).sum(-1) if regression else labels != IGNORE_INDEX
+        return balance_loss(expert_weights, scored, layout.dialogue, scored.sum() if num_items is None else num_items)
+
 
 class EgmfFusionModel(EgmfPreTrainedModel):
     r"""
@@ -203,12 +218,16 @@ class EgmfFusionModel(EgmfPreTrainedModel):
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
         turns, fused = self.fuse(embeddings, attention_mask, masks, past)
         logits = self.in_label_unit(self.head(self.dropout(fused.states)))
-        loss = None
+        loss = balance = None
         if labels is not None:
             scored = turns.layout.flatten(self.scored_labels(labels, turns.mask))
             loss = self.label_loss(logits, scored, num_items_in_batch)
+            if weight := self.config.balance_weight:
+                balance = weight * self.balance_loss(fused.expert_weights, scored, turns.layout, num_items_in_batch)
+                loss = loss + balance
         return EgmfFusionOutput(
             loss=loss,
+            balance_loss=balance,
             logits=turns.padded(logits),
             expert_weights=turns.padded(fused.expert_weights),
             expert_modality_weights=turns.padded(fused.expert_modality_weights),
@@ -217,4 +236,15 @@ class EgmfFusionModel(EgmfPreTrainedModel):
         )
 
     def view(self, output: EgmfFusionOutput) -> ConversationOutput:
-        return ConversationOutput(loss=output.loss, logits=output.logits)
+        return ConversationOutput(
+            loss=output.loss,
+            logits=output.logits,
+            expert_weights=output.expert_weights,
+            modality_weights=output.modality_weights,
+        )
+
+    def loss_parts(self, output: EgmfFusionOutput) -> dict[str, torch.Tensor]:
+        if output.loss is None or output.balance_loss is None:
+            return {}
+        kind = self.config.regression_loss if self.config.task == "regression" else "cross_entropy"
+        return {kind: output.loss - output.balance_loss, "balance": output.balance_loss}
