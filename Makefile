@@ -1,7 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TEST := python -m pytest -m 'not slow' -n auto --dist loadfile
+# Stealing balances the processes to the last test, and breaks few files apart, whose fixtures are then made twice.
+TEST := python -m pytest -m 'not slow' -n auto --dist worksteal
 
 .PHONY: test typecheck test-slow test-lowest test-newest demo clean clean-runs
 

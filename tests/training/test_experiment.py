@@ -2,8 +2,6 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from mister_e_hf.evaluation.calibration import fit_temperature
 from mister_e_hf.evaluation.metrics import emotion_scores, expected_calibration_error, softmax
 from mister_e_hf.evaluation.predictions import format_results, score, summarize
 from mister_e_hf.training.experiment import run_experiment, run_seeds
+from support.forks import fork
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--num_train_epochs", "2", "--hidden_size", "16", "--disable_tqdm"]
-TRAIN = [sys.executable, str(ROOT / "scripts" / "train.py"), str(ROOT / "hub_configs" / "demo.yaml")]
 
 
 def recipe(corpus: Path, *overrides: str) -> Recipe:
@@ -98,23 +96,18 @@ def test_a_finished_run_is_skipped_and_another_recipe_raises(run, demo_folder):
 
 
 def test_a_killed_run_resumes_to_the_same_result(demo_folder, tmp_path):
-    words = ["--corpus", str(demo_folder), *SHORT, "--num_train_epochs", "4"]
-
-    def train(folder: Path) -> list[str]:
-        return [*TRAIN, *words, "--output_dir", str(folder)]
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    options = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    killed = subprocess.Popen(train(tmp_path / "killed"), **options)
+    made = recipe(demo_folder, "--num_train_epochs", "4")
+    killed = fork(lambda: run_experiment(made, tmp_path / "killed", seed=0), tmp_path / "log.txt")
     deadline = time.monotonic() + 120
     while not list((tmp_path / "killed").glob("checkpoint-*")):
-        assert killed.poll() is None and time.monotonic() < deadline
+        assert os.waitpid(killed, os.WNOHANG) == (0, 0) and time.monotonic() < deadline
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    os.kill(killed, signal.SIGKILL)
+    os.waitpid(killed, 0)
     assert not (tmp_path / "killed" / "results.json").exists()
     for name in ("killed", "whole"):
-        subprocess.run(train(tmp_path / name), check=True, timeout=240, **options)
+        process = fork(lambda name=name: run_experiment(made, tmp_path / name, seed=0), tmp_path / "log.txt")
+        assert os.waitpid(process, 0)[1] == 0, (tmp_path / "log.txt").read_text(encoding="utf-8")
     first, second = (
         {
             file: (tmp_path / name / file).read_bytes()

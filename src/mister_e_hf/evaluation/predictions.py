@@ -56,7 +56,11 @@ def predict(trainer: Trainer, data: DialogueVectors) -> dict[str, np.ndarray]:
         logits (N, C) of the `mixture` and of each further head by its name, which in a regression are the predicted
         scores (N, S); and the weights (N, P) that the model gives its parts, by the fields of [`PART_WEIGHTS`].
     """
-    view = cast(View, trainer.predict(data).predictions)
+    metrics, trainer.compute_metrics = trainer.compute_metrics, None  # `score` makes the scores, with their intervals
+    try:
+        view = cast(View, trainer.predict(data).predictions)
+    finally:
+        trainer.compute_metrics = metrics
     real = np.arange(view.logits.shape[1]) < data.lengths[:, None]
     found = {"mixture": view.logits[real]}
     found |= {head: logits[real] for head, logits in (view.head_logits or {}).items()}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from ..base.errors import InputError
 from ..base.modalities import MODALITIES
 from ..evaluation.predictions import predict
 from ..models.emo_caps.modeling_emo_caps import EmoCapsModel
@@ -73,6 +74,11 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
 def _predictions(trainer: DialogueTrainer, data: DialogueVectors, kept: np.ndarray) -> list[Any]:
     """Class indices or lists of scores of the turns of a split (its items alone are used), of which some are kept."""
     predicted = predict(trainer, data)["mixture"]
+    if not np.isfinite(predicted).all():
+        raise InputError(
+            "The model's predictions are not finite (NaN or infinity): its weights are damaged, or its input is too "
+            "large"
+        )
     if trainer.own_model.config.task == "regression":
         scores = iter(predicted.tolist())
         return [next(scores) if is_kept else None for is_kept in kept]

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from ..base.modalities import MODALITIES
 from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
+from ..models.configuration_conversation import ConversationConfig
 from ..models.registry import RegisteredModel, entry_of, registered
 from .pretraining_trainer import PretrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
@@ -60,7 +62,11 @@ PRETRAINING = {
 
 def training_fields(model_type: str) -> dict[str, Any]:
     """Name and type of the fields of the section training, of a registered model."""
-    arguments = entry_of(model_type).trainer_class().arguments_class
+    return _training_fields(entry_of(model_type).trainer_class().arguments_class)
+
+
+@functools.cache  # a recipe asks for the fields of every model at each field that is set
+def _training_fields(arguments: type) -> dict[str, Any]:
     return {field.name: field.type for field in dataclasses.fields(arguments) if field.init} | {
         "pretrained": str | None
     }
@@ -100,8 +106,12 @@ def model_fields(model_type: str) -> dict[str, Any]:
 
 def _own_fields(model: RegisteredModel) -> dict[str, Any]:
     """Name and type of the fields of a model's configuration that a recipe may state in its section."""
-    own = model.config_class().own_fields()
-    return {name: hint for name, hint in own.items() if name not in _OF_THE_CORPUS}
+    return _stated_fields(model.config_class())
+
+
+@functools.cache
+def _stated_fields(config: type[ConversationConfig]) -> dict[str, Any]:
+    return {name: hint for name, hint in config.own_fields().items() if name not in _OF_THE_CORPUS}
 
 
 def absent_modality(model_type: str, field: str) -> str | None:
