@@ -30,7 +30,7 @@ def frozen(tmp_path) -> Path:
 def test_a_dry_run_names_the_weights_that_are_not_pushed(frozen, capsys):
     words = ["push", str(frozen), "org/name", "--dry_run", "--base_model", "text=org/bert"]
     assert cli.main(words) == 0, capsys.readouterr().err
-    said = "not pushed: the weights of the backbone of text_encoder/; users get those of 'org/bert' from the Hub"
+    said = "not pushed: the weights of the base model of text_encoder/; users get those of 'org/bert' from the Hub"
     assert said in capsys.readouterr().out
     assert cli.main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["not_pushed"] == {"text_encoder": "org/bert"}

@@ -82,8 +82,9 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
     push.add_argument(
         "--base_model",
         nargs="+",
-        metavar="MODALITY=ID",
-        help="base model of an encoder that was made from a folder, by its id on the Hub: text=ORG/NAME",
+        metavar="NAME=ID",
+        help="base model of an encoder, or language_model, that was read from a folder, by its id on the Hub: "
+        "text=ORG/NAME",
     )
     push.add_argument(
         "--dry_run",
@@ -200,11 +201,13 @@ def _push(arguments: argparse.Namespace):
         pushed_contents,
         weights_elsewhere,
     )
+    from ..hub.language_models import FIELD
     from ..inference.stored_stages import load_model
 
-    base_models = dict(parse_pairs(arguments.base_model or [], "--base_model", "MODALITY=ID"))
-    if unknown := set(base_models) - set(MODALITIES):
-        expected = ", ".join(f"{name}=ID" for name in MODALITIES)
+    base_models = dict(parse_pairs(arguments.base_model or [], "--base_model", "NAME=ID"))
+    known = (*MODALITIES, FIELD)
+    if unknown := set(base_models) - set(known):
+        expected = ", ".join(f"{name}=ID" for name in known)
         raise InputError(f"--base_model expects {expected}, got '{unknown.pop()}'")
     files = checkpoint_files(arguments.folder)
     check_repository(arguments.repository)
@@ -216,7 +219,7 @@ def _push(arguments: argparse.Namespace):
         print_result("\n".join(f"{size:>14,}  {name}" for name, size in files.items()), files=files)
         if elsewhere := weights_elsewhere(contents):
             lines = [
-                f"not pushed: the weights of the backbone of {name}/; users get those of '{backbone}' from the Hub"
+                f"not pushed: the weights of the base model of {name}/; users get those of '{backbone}' from the Hub"
                 for name, backbone in elsewhere.items()
             ]
             print_result("\n".join(lines), not_pushed=elsewhere)

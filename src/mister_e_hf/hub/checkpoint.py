@@ -20,6 +20,8 @@ from transformers.utils import logging
 from ..base.errors import InputError, reading, short
 from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
+from . import language_models
+from .language_models import with_public_name
 from .loading import check_weight_files, is_local, read_json
 from .model_card import REPOSITORY, model_card
 from .pretrained import check_heads_are_trained
@@ -38,7 +40,8 @@ PUSHED_FILES = [
     "results.json",
     "confusion.png",
 ]
-_SOURCES = ("path", "backbone", "pretrained", "corpora")  # fields of a recipe that hold a folder, or an id on the Hub
+# Fields of a recipe that hold a folder, or an id on the Hub.
+_SOURCES = ("path", "backbone", "pretrained", "corpora", "language_model", "prefix_folder")
 _PATHS = (PurePosixPath, PureWindowsPath)
 # What a model may declare: nothing that is loaded by running it.
 _SAFE_SUFFIXES = {".json", ".safetensors", ".txt", ".model", ".jinja"}
@@ -134,7 +137,8 @@ def push_checkpoint(
     Push the files that [`checkpoint_files`] lists to a model repository on the Hub; returns its id.
 
     Args:
-        base_models: by modality, the Hub id of the encoder's base model, recorded instead of a local folder.
+        base_models: by modality, the Hub id of the encoder's base model, recorded instead of a local folder; and as
+            `language_model` that of the language model that a model reads with.
 
     Raises:
         InputError: if an encoder's base model is a local folder, so that nobody else could load it; if the recipe or
@@ -247,6 +251,8 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
                 contents[adapter] = _json(read_json(paths[adapter]) | {"base_model_name_or_path": public})
             if isinstance(recipe.get(name), dict) and "backbone" in recipe[name]:
                 recipe[name] |= {"backbone": public, "backbone_revision": None}
+    changed = with_public_name(Path(folder), paths, recipe, base_models.get(language_models.FIELD))
+    contents |= {name: _json(content) for name, content in changed.items()}
     recipe = _without_local_paths(recipe)
     if recipe != stored:
         contents["training.yaml"] = yaml.safe_dump(recipe, sort_keys=False).encode()
@@ -261,13 +267,20 @@ def pushed_contents(folder: str | Path, base_models: Mapping[str, str] | None = 
 
 
 def weights_elsewhere(contents: Mapping[str, Path | bytes]) -> dict[str, str]:
-    """The encoders among [`pushed_contents`] without the weights of their backbone, and the backbone's Hub id."""
+    """
+    The sub-folders among [`pushed_contents`] without the weights of their encoder's backbone, or of the language
+    model, and the Hub id of these.
+    """
     found = {}
     for name in _encoder_folders().values():
         if (content := contents.get(f"{name}/config.json")) is not None:
             config = json.loads(content) if isinstance(content, bytes) else read_json(content)
             if config.get("tuning") != "full" and not config.get("save_backbone"):
                 found[name] = str(config.get("backbone"))
+    content = contents["config.json"]
+    config = json.loads(content) if isinstance(content, bytes) else read_json(content)
+    if isinstance(config.get(language_models.FIELD), str) and not language_models.is_held(config):
+        found[language_models.FOLDER] = config[language_models.FIELD]
     return found
 
 

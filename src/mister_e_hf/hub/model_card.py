@@ -9,7 +9,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from ..base.modalities import MODALITIES
 from ..base.plain_text import for_markdown, for_terminal
 from ..corpora.licences import CorpusOfRun, corpus_of_run
+from . import language_models
 from .card_results import results_metadata, results_section
+from .language_models import language_model_sentence
 from .loading import is_local
 
 REPOSITORY = "REPOSITORY"  # replaced by the repository's id when the folder is pushed
@@ -49,7 +51,7 @@ def model_card(
     data = ModelCardData(
         library_name="transformers",
         license=corpus.license and for_terminal(corpus.license),
-        base_model=_base_models(recipe, encoders),
+        base_model=_base_models(config, recipe, encoders),
         tags=["emotion-recognition-in-conversation", *model.tags],
         model_name=for_terminal(f"{model.title} {corpus.name}"),
         eval_results=results_metadata(task, corpus, results),
@@ -57,7 +59,8 @@ def model_card(
     sections = {
         f"# {model.title}, {for_markdown(corpus.name)}": f"Predicts {_predicted(config)} for every turn of a dialogue "
         f"from {_inputs(config, encoders)}, without using who speaks. The method is {model.method}; stage 2 has "
-        f"{model.num_parameters():,} parameters.{_heads(config)}{picked_columns(config)}",
+        f"{model.num_parameters():,} parameters.{_heads(config)}{picked_columns(config)}"
+        + language_model_sentence(config),
         "## Use": "\n\n".join([_use(config, encoders), *(_encoder_use(name, recipe) for name in encoders)]),
         "## Data": _data(corpus, results),
         "## Results": results_section(results)
@@ -105,8 +108,9 @@ def _heads(config: Any) -> str:
     return f" Beside its own prediction it has those of its heads {', '.join(config.heads)}." if config.heads else ""
 
 
-def _base_models(recipe: dict, encoders: Sequence[str]) -> list[str] | None:
+def _base_models(config: Any, recipe: dict, encoders: Sequence[str]) -> list[str] | None:
     names = [recipe.get(MODALITIES[name].encoder, {}).get("backbone") for name in encoders]
+    names.append(getattr(config, language_models.FIELD, None))
     return [name for name in names if name and not is_local(name)] or None
 
 

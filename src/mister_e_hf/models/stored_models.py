@@ -40,6 +40,14 @@ class StoredModel(CarriesCode, PreTrainedModel):
     begins_from_pretraining = False
 
     @classmethod
+    def begin(cls, config):
+        """
+        A new model of a configuration, to be trained: its own weights are random, and those of parts that the
+        configuration names, such as a language model, are pretrained.
+        """
+        return cls._from_config(config)
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         r"""
         As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another

@@ -18,6 +18,7 @@ from ..corpora.dialogues import load_dialogues
 from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES
 from ..evaluation.regression import REGRESSION_SCORES
+from ..models.registry import entry_of
 from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
@@ -175,6 +176,10 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
     except InputError as error:
         raise InputError(f"{recipe.source}: section 'training': {error}") from error
     check_pretrained(config, recipe.sections["training"].get("pretrained"))
+    try:
+        config = entry_of(config).model_class().described(config)
+    except (InputError, OSError) as error:
+        raise InputError(f"{recipe.source}: section 'model': {error}") from error
     with torch.device("meta"):
         needed = 4 * sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
     there = _memory()

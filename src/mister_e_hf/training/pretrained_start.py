@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..base.errors import InputError, short
 from ..base.files import file_digest
@@ -22,13 +22,13 @@ def new_model(config: ConversationConfig, pretrained: str | None = None) -> PreT
     Args:
         config: its configuration.
         pretrained: folder or Hub id of a pre-training model that it begins from; None, or [`OWN`] before a run has
-            pre-trained, for random weights.
+            pre-trained, for new ones.
 
     Raises:
         InputError: if it cannot begin from that one.
     """
     if pretrained in (None, OWN):
-        return AutoModel.from_config(config)
+        return entry_of(config).model_class().begin(config)
     check_pretrained(config, pretrained)
     model = entry_of(config).model_class().from_pretrained(_place(pretrained), config=config)
     model.config.name_or_path = ""  # what is beside the pre-training model is not part of this one

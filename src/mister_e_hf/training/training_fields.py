@@ -66,6 +66,7 @@ FIELDS: dict[str, Number | Choice | Kind | Refused] = {
     "mask_span": Number(1, 1000, whole=True),
     "early_stopping_patience": _COUNT,
     "head_learning_rate": Number(0, above=True, also=(None,)),
+    "language_model_learning_rate": Number(0, above=True),
     # the length of a run
     "output_dir": _TEXT,
     "per_device_train_batch_size": _BATCH,

@@ -15,6 +15,7 @@ from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..evaluation.regression import REGRESSION_SCORES, regression_scores
 from .epoch_trainer import EpochTrainer, EpochTrainingArguments, check_metric
+from .parameter_groups import give_rate
 
 
 @dataclass
@@ -75,18 +76,8 @@ class UtteranceTrainer(EpochTrainer):
         optimizer = super().create_optimizer(*arguments, **kwargs)
         rate = self.args.head_learning_rate
         if rate is not None:
-            backbone = {
-                id(parameter)
-                for name, parameter in self.trained_model.named_parameters()
-                if name.startswith("backbone.")
-            }
-            for group in list(optimizer.param_groups):
-                heads = [parameter for parameter in group["params"] if id(parameter) not in backbone]
-                group["params"] = [parameter for parameter in group["params"] if id(parameter) in backbone]
-                options = {name: value for name, value in group.items() if name not in ("params", "lr")}
-                if heads:
-                    optimizer.add_param_group({"params": heads, "lr": rate} | options)
-            optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+            named = self.trained_model.named_parameters()
+            give_rate(optimizer, (parameter for name, parameter in named if not name.startswith("backbone.")), rate)
         return optimizer
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
