@@ -6,7 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 
 from mister_e_hf import UtteranceEncoder
-from mister_e_hf.encoders.adapters import lora_targets
+from mister_e_hf.encoders.encoder_lora import lora_targets
 from support.tiny_backbones import tiny_batch, tiny_encoder, write_backbone
 
 ENDLESS = r"(?:(?:(?:.{1,1000}){1,1000}){1,1000}){1,1000}Y|(([a-z_.]+)+)+[0-9]X"

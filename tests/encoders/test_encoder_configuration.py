@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from mister_e_hf import UtteranceEncoder, UtteranceEncoderConfig
-from mister_e_hf.encoders.adapters import lora_targets
+from mister_e_hf.encoders.encoder_lora import lora_targets
 from support.tiny_backbones import (
     LABELS,
     SPEECH,

@@ -29,6 +29,7 @@ STAGE_1 = (
     *BACKBONES,
     "encoders.backbone_trial",
     "encoders.adapters",
+    "encoders.encoder_lora",
     "encoders.pooling",
     "encoders.fingerprint",
 )

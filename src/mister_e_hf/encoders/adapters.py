@@ -8,7 +8,8 @@ import copy
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import regex  # transformers requires it; unlike re, it can stop
@@ -19,9 +20,6 @@ from transformers.utils import cached_file
 
 from ..base.errors import InputError, MissingLibraryError
 from ..hub.loading import check_kinds, differences
-from .backbone_kind import BackboneKind
-from .backbones import kind_of
-from .configuration_utterance_encoder import UtteranceEncoderConfig
 
 ADAPTER = "adapter"
 
@@ -30,42 +28,64 @@ _WEIGHTS = "adapter_model.safetensors"
 _SECONDS = 5.0  # for matching all names of modules, which takes milliseconds
 
 
+@dataclass(frozen=True)
+class LoraSettings:
+    r"""
+    LoRA in a backbone.
+
+    Args:
+        r, alpha, dropout: rank, scale and dropout.
+        targets: regular expression that the whole name of a module must match.
+        backbone, revision: name and revision of the backbone, which the adapter's files state.
+        prefix: what begins every name in a larger model, of which the backbone is a part.
+        field: name of the configuration's field of `targets`, for messages.
+        check: raises if LoRA must not be added to some of the modules found.
+    """
+
+    r: int
+    alpha: int
+    dropout: float
+    targets: str
+    backbone: str | None = None
+    revision: str | None = None
+    prefix: str = ""
+    field: str = "lora_target_modules"
+    check: Callable[[Sequence[str]], None] = lambda modules: None
+
+
 def has_adapter(backbone: PreTrainedModel) -> bool:
     """Whether a backbone has LoRA's layers."""
     return hasattr(backbone, "peft_config")
 
 
-def add_adapter(backbone: PreTrainedModel, config: UtteranceEncoderConfig):
+def add_adapter(backbone: PreTrainedModel, lora: LoraSettings):
     r"""
     Add LoRA's layers in float32 to a backbone, whose other weights are then frozen.
 
     Raises:
-        InputError: if `lora_target_modules` matches no module, or one that LoRA cannot change, or takes too long to
+        InputError: if `targets` matches no module, or one that LoRA cannot change, or takes too long to
             match.
         MissingLibraryError: without peft.
     """
     peft = _peft()
-    targets = lora_targets(config)
-    reached = _reached(backbone, targets)
+    reached = _reached(backbone, lora)
     if not reached:
         raise InputError(
-            f"lora_target_modules '{targets}' matches no module of the {backbone.config.model_type} backbone"
+            f"{lora.field} '{lora.targets}' matches no module of the {backbone.config.model_type} backbone"
         )
-    _kind(config).check_lora(backbone.config, reached)
+    lora.check(reached)
     settings = peft.LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
         # The names found, not the pattern, which peft would match without a time limit.
         target_modules="|".join(map(re.escape, reached)),
-        revision=config.backbone_revision,
+        revision=lora.revision,
     )
     try:
         peft.inject_adapter_in_model(settings, backbone, _NAME)
     except ValueError as error:
-        raise InputError(
-            f"lora_target_modules '{targets}' matches modules that LoRA cannot change: {error}"
-        ) from error
+        raise InputError(f"{lora.field} '{lora.targets}' matches modules that LoRA cannot change: {error}") from error
     backbone._hf_peft_config_loaded = True  # transformers checks this, for gradient checkpointing among others
     for name, parameter in backbone.named_parameters():
         if "lora_" in name and parameter.device.type != "meta":
@@ -80,14 +100,14 @@ def adapter_state(
     return _peft().get_peft_model_state_dict(backbone, state_dict=state_dict, save_embedding_layers=False)
 
 
-def set_adapter_state(backbone: PreTrainedModel, config: UtteranceEncoderConfig, state: Mapping[str, torch.Tensor]):
+def set_adapter_state(backbone: PreTrainedModel, lora: LoraSettings, state: Mapping[str, torch.Tensor]):
     r"""
     Load the weights of an adapter's file.
 
     Raises:
         InputError: naming the weights that are missing, unexpected or of another shape.
     """
-    state = {name.removeprefix(_prefix(config)): tensor for name, tensor in state.items()}
+    state = {name.removeprefix(_prefix(lora)): tensor for name, tensor in state.items()}
     if listed := differences(state, adapter_state(backbone)):
         raise InputError(
             f"The adapter does not fit this configuration ({listed}). Load it with the config.json it was saved with."
@@ -98,7 +118,7 @@ def set_adapter_state(backbone: PreTrainedModel, config: UtteranceEncoderConfig,
 def save_adapter(
     folder: str | os.PathLike,
     backbone: PreTrainedModel,
-    config: UtteranceEncoderConfig,
+    lora: LoraSettings,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ):
     """Write LoRA's weights, or those in a state dict of the backbone, and its settings to `adapter/` in the folder."""
@@ -106,16 +126,14 @@ def save_adapter(
     os.makedirs(folder, exist_ok=True)
     state = adapter_state(backbone, state_dict)
     save_file(
-        {f"{_prefix(config)}{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        {f"{_prefix(lora)}{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()},
         os.path.join(folder, _WEIGHTS),
         metadata={"format": "pt"},
     )
     settings = copy.deepcopy(vars(backbone)["peft_config"][_NAME])
-    settings.base_model_name_or_path = config.backbone
+    settings.base_model_name_or_path = lora.backbone
     settings.inference_mode = True
-    settings.target_modules = lora_targets(config)
-    if inside := _kind(config).prefix:
-        settings.target_modules = f"{re.escape(inside)}({lora_targets(config)})"
+    settings.target_modules = f"{re.escape(lora.prefix)}({lora.targets})" if lora.prefix else lora.targets
     settings.save_pretrained(folder)
 
 
@@ -146,37 +164,25 @@ def _load(path: str) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
-def lora_targets(config: UtteranceEncoderConfig) -> str:
-    """The regular expression of the modules that get LoRA: `lora_target_modules`, or the default of the backbone."""
-    if config.lora_target_modules is not None:
-        return config.lora_target_modules
-    return _kind(config).lora_targets(config.require_backbone_config().model_type)
-
-
-def _kind(config: UtteranceEncoderConfig) -> BackboneKind:
-    return kind_of(config.modality, config.require_backbone_config().model_type)
-
-
-def _prefix(config: UtteranceEncoderConfig) -> str:
+def _prefix(lora: LoraSettings) -> str:
     """
     The beginning of every name in an adapter's file, as peft writes it for the model that the backbone's name loads.
     """
-    return f"base_model.model.{_kind(config).prefix}"
+    return f"base_model.model.{lora.prefix}"
 
 
-def _reached(backbone: PreTrainedModel, pattern: str) -> list[str]:
+def _reached(backbone: PreTrainedModel, lora: LoraSettings) -> list[str]:
     names = [name for name, _ in backbone.named_modules()]
     end = time.monotonic() + _SECONDS
     try:
-        compiled = regex.compile(pattern)
+        compiled = regex.compile(lora.targets)
         return [name for name in names if compiled.fullmatch(name, timeout=max(1e-3, end - time.monotonic()))]
     except TimeoutError as error:
         raise InputError(
-            f"lora_target_modules '{pattern}' takes more than {_SECONDS:.0f} seconds to match: "
-            "avoid nested repetitions"
+            f"{lora.field} '{lora.targets}' takes more than {_SECONDS:.0f} seconds to match: avoid nested repetitions"
         ) from error
     except (regex.error, RecursionError) as error:
-        raise InputError(f"lora_target_modules '{pattern}' is not a regular expression: {error}") from error
+        raise InputError(f"{lora.field} '{lora.targets}' is not a regular expression: {error}") from error
 
 
 def _peft():

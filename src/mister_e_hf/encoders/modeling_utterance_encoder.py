@@ -46,6 +46,7 @@ from .backbones import (
     width_and_states,
 )
 from .configuration_utterance_encoder import UtteranceEncoderConfig
+from .encoder_lora import lora_settings
 from .fingerprint import encoder_fingerprint
 from .pooling import UtterancePooling
 
@@ -163,7 +164,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             if self.kind.is_unused(name):
                 parameter.requires_grad_(False)
         if self.config.tuning == "lora" and not has_adapter(self.backbone):
-            add_adapter(self.backbone, self.config)
+            add_adapter(self.backbone, lora_settings(self.config))
         self.train(self.training)
 
     @property
@@ -311,7 +312,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         """
         if self.config.tuning == "lora" and is_main_process:
             given = None if state_dict is None else backbone_state(state_dict)
-            save_adapter(save_directory, self.backbone, self.config, given)
+            save_adapter(save_directory, self.backbone, lora_settings(self.config), given)
         self.config.require_backbone_config().dtype = self.backbone.dtype
         if is_main_process:
             write_auto_code(save_directory, type(self), "AutoModel", self.config)
@@ -375,7 +376,8 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         model._prepare_backbone()
         if config.tuning == "lora":
             with explained(pretrained_model_name_or_path, kwargs):
-                set_adapter_state(model.backbone, config, fetch_adapter(pretrained_model_name_or_path, hub))
+                adapter = fetch_adapter(pretrained_model_name_or_path, hub)
+                set_adapter_state(model.backbone, lora_settings(config), adapter)
         model.eval()
         finish_loading(model, pretrained_model_name_or_path)
         return (model, info) if wants_info else model
@@ -392,4 +394,4 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             raise InputError(f"'{folder}' is not a checkpoint of this encoder ({listed})")
         self.load_state_dict(state, strict=False)
         if self.config.tuning == "lora" and not self.config.holds_backbone:
-            set_adapter_state(self.backbone, self.config, read_adapter(folder))
+            set_adapter_state(self.backbone, lora_settings(self.config), read_adapter(folder))
