@@ -55,6 +55,30 @@ def focal_loss(
     return loss.sum() / _divisor(num_items, scored)
 
 
+def answer_loss(
+    log_likelihoods: torch.Tensor,
+    answers: torch.Tensor,
+    class_weights: torch.Tensor | None = None,
+    num_items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    r"""
+    Negative log-likelihood of the right answers: what a language model's cross-entropy is, summed over the tokens of
+    an answer.
+
+    Args:
+        log_likelihoods (`(..., A)`): of each possible answer.
+        answers (`(...)`): index of the right one, -100 where nothing is scored.
+        class_weights (`(A,)`, *optional*): factor of each turn by its answer. The divisor stays the number of turns.
+        num_items: divisor; by default the number of answers that are not -100.
+    """
+    scored = answers != IGNORE_INDEX
+    right = answers[scored].unsqueeze(-1)
+    loss = -_at_least_float32(log_likelihoods[scored]).gather(-1, right).squeeze(-1)
+    if class_weights is not None:
+        loss = loss * class_weights.to(loss)[answers[scored]]
+    return loss.sum() / _divisor(num_items, scored)
+
+
 def focal_terms(
     logits: torch.Tensor,
     expert_logits: torch.Tensor,

@@ -1,5 +1,6 @@
 """Configuration of [`EgmfModel`]."""
 
+import json
 import math
 from typing import Any, Literal
 
@@ -8,14 +9,14 @@ from huggingface_hub.dataclasses import strict
 
 from ...base.configuration_labelled import DTYPES
 from ...base.errors import InputError, short
-from ..configuration_chosen_modalities import ChosenModalitiesConfig
+from .configuration_egmf_fusion import EgmfFusionConfig
 
 # Fields of `lora`, and what those left out are.
 LORA: dict[str, Any] = {"r": 16, "alpha": 32, "dropout": 0.05, "target_modules": None}
 
 
 @strict
-class EgmfConfig(ChosenModalitiesConfig):
+class EgmfConfig(EgmfFusionConfig):
     r"""
     Configuration of [`EgmfModel`]: the fields of [`EgmfFusionConfig`], and those of the language model.
     [`EgmfModel.from_language_model`] fills in what describes the language model.
@@ -52,11 +53,6 @@ class EgmfConfig(ChosenModalitiesConfig):
     """
 
     model_type = "egmf"
-    keys_to_ignore_at_inference = ["expert_weights", "expert_modality_weights", "modality_weights"]
-
-    visual_embedding_dim: int | None = None
-    hidden_size: int = 256
-
     language_model: str | None = None
     language_model_revision: str | None = None
     language_model_config: dict | None = None
@@ -84,6 +80,8 @@ class EgmfConfig(ChosenModalitiesConfig):
         super().__post_init__(**kwargs)
         if self.score_range is not None:
             self.score_range = [float(end) for end in self.score_range]
+        if self.language_model_config is not None:  # as its file has it
+            self.language_model_config = json.loads(json.dumps(self.language_model_config))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -109,14 +107,18 @@ class EgmfConfig(ChosenModalitiesConfig):
 
     def require_language_model_config(self) -> transformers.PreTrainedConfig:
         r"""
+        The language model's own configuration, read from where `language_model` says if it is not known yet.
+
         Raises:
-            InputError: if there is no `language_model_config`.
+            InputError: if it cannot be found.
         """
         if self.language_model_config is None:
-            raise InputError(
-                "The configuration has no language_model_config; make the model with EgmfModel.from_language_model"
-            )
-        return transformers.AutoConfig.for_model(**self.language_model_config)
+            if self.language_model is None:
+                raise InputError(
+                    "language_model must name a causal language model: its folder, or its name on the Hub"
+                )
+            self.describe_language_model()
+        return transformers.AutoConfig.for_model(**(self.language_model_config or {}))
 
     def validate_language_model(self):
         if self.language_model_dtype not in DTYPES:

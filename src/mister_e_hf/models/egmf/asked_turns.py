@@ -1,0 +1,128 @@
+"""The turns that a language model is asked about, and its answers, in blocks of turns.
+
+Letters: N real turns of the batch (as flat rows, see `turns.py`), R turns that are asked about, S answers to each,
+A possible answers, P pseudo tokens, W width of the language model.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from ..turns import RealTurns
+from .label_likelihood import LikelihoodTree, Past, answer_log_likelihoods, joined, read_prefix, rows_of
+from .prefix_store import PrefixStore
+from .prompts import Prompt, PromptWriter
+
+
+class AskedTurns(NamedTuple):
+    r"""
+    Args:
+        turns (`(R,)`): which of the real turns they are.
+        prompts: of each (R).
+        pseudo (`(R, P, W)`): pseudo tokens of each; None without any.
+    """
+
+    turns: torch.Tensor
+    prompts: list[Prompt]
+    pseudo: torch.Tensor | None
+
+
+def ask(
+    writer: PromptWriter,
+    modalities: Sequence[str],
+    turns: RealTurns,
+    transcripts: Sequence[Sequence[str | None]] | None,
+    places: Sequence[int],
+) -> list[Prompt]:
+    """The prompts of the turns at these places among the real ones (N)."""
+    layout, width = turns.layout, turns.mask.shape[1]
+    said: list[str | None] = [None] * layout.count
+    if transcripts is not None and turns.weight:
+        said = [transcripts[at // width][at % width] for at in layout.index.tolist()]
+    masks = [turns.present[name].tolist() for name in modalities]
+    present = [{name for name, mask in zip(modalities, masks, strict=True) if mask[at]} for at in range(layout.count)]
+    wanted, prompts, start = set(places), [], 0
+    for length in layout.lengths.tolist():
+        own = range(start, start + length)
+        numbers = [at - start for at in own if at in wanted]
+        prompts += writer.prompts(said[start : own.stop], present[start : own.stop], numbers)
+        start = own.stop
+    return prompts
+
+
+class Reader:
+    r"""
+    Reads prompts with a language model.
+
+    Args:
+        language_model: with the layers of LoRA where it has them.
+        tree: of the possible answers.
+        rows: how many turns are read at once. With a gradient and more turns than that, each block is computed again
+            for its gradient, so that memory does not grow with their number.
+        keeps_prefix: whether what is before the pseudo tokens is read once, without a gradient: right where the
+            language model is not trained.
+        store: where that is kept.
+    """
+
+    def __init__(
+        self,
+        language_model: PreTrainedModel,
+        tree: LikelihoodTree,
+        rows: int,
+        keeps_prefix: bool = False,
+        store: PrefixStore | None = None,
+    ):
+        self.language_model, self.tree, self.rows = language_model, tree, rows
+        self.keeps_prefix, self.store = keeps_prefix, store
+
+    def answer_likelihoods(self, prompts: Sequence[Prompt], pseudo: torch.Tensor | None) -> torch.Tensor:
+        """The log-likelihood of each answer to each prompt: (R, S, A)."""
+        # prompts of like length together, or most of a block is padding
+        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].before) + len(prompts[row].after[0]))
+        blocks = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
+        found = []
+        for block in blocks:
+            some = [prompts[row] for row in block]
+            own = None if pseudo is None else pseudo[block]
+            if len(blocks) > 1 and torch.is_grad_enabled():
+                found.append(checkpoint(self._block, some, own, use_reentrant=False))
+            else:
+                found.append(self._block(some, own))
+        inverse = torch.tensor(order, device=found[0].device).argsort()
+        return torch.cat(found)[inverse]
+
+    def _block(self, prompts: list[Prompt], pseudo: torch.Tensor | None) -> torch.Tensor:
+        answers = len(prompts[0].after)
+        if pseudo is not None:
+            pseudo = pseudo.repeat_interleave(answers, 0)
+        each = [(prompt.before, after) for prompt in prompts for after in prompt.after]
+        past, before = None, [len(own) for own, _ in each]
+        if self.keeps_prefix and all(before):
+            past = self._past([prompt.before for prompt in prompts])
+            if answers > 1:
+                layers = [tuple(part.repeat_interleave(answers, 0) for part in layer) for layer in past.layers]
+                past = Past(layers, past.lengths.repeat_interleave(answers))
+            rows = rows_of(self.language_model, [after for _, after in each], pseudo, [0] * len(each))
+        else:
+            rows = rows_of(self.language_model, [[*own, *after] for own, after in each], pseudo, before)
+        found = answer_log_likelihoods(self.language_model, rows, self.tree, past)
+        return found.unflatten(0, (len(prompts), answers))
+
+    def _past(self, before: list[list[int]]) -> Past:
+        """Keys and values of the beginnings of prompts, from the store where it has them."""
+        if self.store is None:
+            return self._read(before)
+        new = [ids for ids in dict.fromkeys(map(tuple, before)) if ids not in self.store]
+        if new:
+            past = self._read([list(ids) for ids in new])
+            for row, ids in enumerate(new):
+                self.store.write(ids, past, row)
+        device = self.language_model.get_input_embeddings().weight.device
+        return joined([self.store.read(ids, device) for ids in before])
+
+    @torch.no_grad()
+    def _read(self, before: list[list[int]]) -> Past:
+        return read_prefix(self.language_model, rows_of(self.language_model, before, None, [0] * len(before)))

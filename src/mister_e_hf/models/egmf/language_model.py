@@ -1,0 +1,253 @@
+"""The causal language model of [`EgmfModel`]: loaded, tried, given LoRA, saved to `language_model/`.
+
+Letters: V size of the vocabulary, W width.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers  # the Auto classes when they are used: loading them registers what is here
+from transformers import PreTrainedModel
+from transformers.utils.hub import resolve_revision
+
+from ...base.errors import InputError
+from ...encoders.adapters import LoraSettings, add_adapter, fetch_adapter, save_adapter, set_adapter_state
+from ...hub.loading import ACCESS_OPTIONS, explained, finish_loading, load_strictly, require_config
+from .configuration_egmf import EgmfConfig
+
+FOLDER = "language_model"
+
+# Types whose logits are tested to be the same from embeddings as from ids, with every mask that is used here.
+TESTED = ("llama", "qwen2", "gemma3_text", "gpt2")
+# Names of modules that get LoRA where the configuration names none.
+_LORA_TARGETS = {"gpt2": r".*\.c_attn"}
+_OTHER_LORA_TARGETS = r".*\.(q_proj|v_proj)"
+_CHUNK = 2**16
+# Fields of its configuration that are not those of the architecture.
+_NOT_DESCRIBED = ("transformers_version", "auto_map", "quantization_config")
+
+
+def build_language_model(config: EgmfConfig) -> PreTrainedModel:
+    """The language model of a configuration with random weights."""
+    stored = config.require_language_model_config()
+    return transformers.AutoModelForCausalLM.from_config(
+        stored, dtype=torch.get_default_dtype(), trust_remote_code=False
+    )
+
+
+def width_of(config: EgmfConfig) -> int:
+    """Width W of the language model's embeddings."""
+    return config.require_language_model_config().get_text_config().hidden_size
+
+
+def longest_prompt(language_model: PreTrainedModel, config: EgmfConfig) -> int:
+    """How many tokens a prompt and its answer may have: within all positions, and all layers see them all."""
+    own = language_model.config.get_text_config()
+    limits = [config.max_length, getattr(own, "max_position_embeddings", None)]
+    if "sliding_attention" in (getattr(own, "layer_types", None) or ()):
+        limits.append(getattr(own, "sliding_window", None))
+    return min(limit for limit in limits if limit is not None)
+
+
+@torch.no_grad()
+def embedding_scale(language_model: PreTrainedModel) -> torch.Tensor:
+    """Root mean square of the embeddings that the model reads, over its whole table (V, W): ()."""
+    table = language_model.get_input_embeddings()
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for ids in torch.arange(table.num_embeddings, device=table.weight.device).split(_CHUNK):
+        # through the layer: Gemma's multiplies what its table holds
+        embeddings = table(ids)
+        total += embeddings.double().square().sum().cpu()
+        count += embeddings.numel()
+    return (total / count).sqrt()
+
+
+def is_meta(language_model: PreTrainedModel) -> bool:
+    """Whether the model has no values yet."""
+    return next(language_model.parameters()).is_meta
+
+
+def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
+    r"""
+    Write the language model's own configuration, and the commit that its revision is now, into a configuration; no
+    weights are read.
+
+    Args:
+        config: with a `language_model`.
+        options: `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        InputError: if the model does not exist, or is not a causal language model.
+    """
+    name = config.language_model
+    if name is None:
+        raise InputError("language_model must name a causal language model: its folder, or its name on the Hub")
+    revision = resolve_revision(name, config.language_model_revision, **options)
+    where = {**options, **({} if revision is None else {"revision": revision})}
+    model_type = require_config(name, where).get("model_type")
+    known = transformers.CONFIG_MAPPING
+    kind = known[model_type] if isinstance(model_type, str) and model_type in known else None
+    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"language_model '{name}' is of type '{model_type}', not a causal language model")
+    with explained(name, where):
+        found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **where).to_dict()
+    described = {key: value for key, value in found.items() if not key.startswith("_") and key not in _NOT_DESCRIBED}
+    config.language_model_config = json.loads(json.dumps(described))  # as its file has it
+    config.language_model_revision = getattr(revision, "resolved", revision)
+
+
+def fetch_language_model(config: EgmfConfig, options: Mapping[str, Any]) -> PreTrainedModel:
+    """The pretrained model that a configuration names, which then describes it. Raises as the function above."""
+    describe_language_model(config, options)
+    assert config.language_model is not None
+    return _load(config.language_model, _dtype(config), {**options, "revision": config.language_model_revision})
+
+
+def stored_language_model(place: str | os.PathLike, config: EgmfConfig, dtype: Any, options: Mapping[str, Any]):
+    r"""
+    The language model of a checkpoint, from its `language_model/`, or from the place that its configuration names.
+
+    Args:
+        place: folder, or id on the Hub, of the checkpoint.
+        dtype: of the weights; None for the one that the configuration names.
+        options: `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`.
+
+    Raises:
+        OSError: if it cannot be loaded, in one line.
+        InputError: if the name belongs to another model now.
+    """
+    access = {key: options[key] for key in ACCESS_OPTIONS if options.get(key) is not None}
+    if config.holds_language_model:
+        return _load(place, dtype or "auto", access | _inside(options))
+    dtype = _dtype(config) if dtype in (None, "auto") else dtype
+    name, revision = config.language_model, config.language_model_revision
+    try:
+        if name is None:
+            raise InputError("its configuration names none")
+        model = _load(name, dtype, access | {"revision": revision})
+    except (OSError, InputError) as error:
+        raise OSError(
+            f"'{place}' is trained on the language model '{name}' (revision {revision}), which could not be loaded: "
+            f"{error}. Restore it, or pass language_model=... with its new place; save_language_model=True stores its "
+            "weights in the checkpoint"
+        ) from error
+    expected, found = config.require_language_model_config(), model.config
+    if (expected.model_type, expected.get_text_config().hidden_size, expected.vocab_size) != (
+        found.model_type,
+        found.get_text_config().hidden_size,
+        found.vocab_size,
+    ):
+        raise InputError(
+            f"'{name}' is another language model than the one that '{place}' was trained on; pass language_model=... "
+            "and language_model_revision=... of that one"
+        )
+    return model
+
+
+def read_language_model(language_model: PreTrainedModel, folder: str | os.PathLike):
+    """Read the weights of a language model that was trained from the `language_model/` of a checkpoint folder."""
+    found = _load(folder, language_model.dtype, _inside({}))
+    language_model.load_state_dict(found.state_dict())
+
+
+def _load(name: str | os.PathLike, dtype: torch.dtype | str, options: Mapping[str, Any]) -> PreTrainedModel:
+    options = {key: value for key, value in options.items() if value is not None}
+    with explained(name, options):
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        model, _ = load_strictly(load, name, dtype=dtype, trust_remote_code=False, **options)
+    finish_loading(model, name)
+    return model.eval()
+
+
+def load_tokenizer(name: str | os.PathLike, options: Mapping[str, Any]):
+    r"""
+    The tokenizer of a language model.
+
+    Raises:
+        InputError, OSError: if it cannot be loaded.
+    """
+    given = {key: options[key] for key in (*ACCESS_OPTIONS, "revision", "subfolder") if options.get(key) is not None}
+    with explained(name, given, or_pickle=True):
+        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **given)
+
+
+def stored_tokenizer(place: str | os.PathLike, options: Mapping[str, Any]):
+    """The tokenizer in the `language_model/` of a checkpoint."""
+    return load_tokenizer(place, {**options, **_inside(options)})
+
+
+def _inside(options: Mapping[str, Any]) -> dict[str, Any]:
+    subfolder = "/".join(filter(None, (options.get("subfolder"), FOLDER)))
+    return {"revision": options.get("revision"), "subfolder": subfolder}
+
+
+def _dtype(config: EgmfConfig) -> torch.dtype:
+    return getattr(torch, config.language_model_dtype)
+
+
+def lora_of(config: EgmfConfig) -> LoraSettings:
+    """The settings of a configuration that has `lora`."""
+    given = config.lora_settings
+    assert given is not None
+    model_type = config.require_language_model_config().model_type
+    return LoraSettings(
+        r=given["r"],
+        alpha=given["alpha"],
+        dropout=given["dropout"],
+        targets=given["target_modules"] or _LORA_TARGETS.get(model_type, _OTHER_LORA_TARGETS),
+        backbone=config.language_model,
+        revision=config.language_model_revision,
+        field="lora.target_modules",
+    )
+
+
+def prepare_language_model(language_model: PreTrainedModel, config: EgmfConfig):
+    """Freeze what is not trained, and add LoRA's layers."""
+    language_model.requires_grad_(config.train_language_model)
+    if config.lora is not None:
+        add_adapter(language_model, lora_of(config))
+
+
+def fetch_lora(place: str | os.PathLike, language_model: PreTrainedModel, config: EgmfConfig, options):
+    """Load LoRA's weights from the `language_model/` of a checkpoint."""
+    access = {key: options[key] for key in ACCESS_OPTIONS if options.get(key) is not None}
+    given = {key: value for key, value in (access | _inside(options)).items() if value is not None}
+    with explained(place, options):
+        set_adapter_state(language_model, lora_of(config), fetch_adapter(place, given))
+
+
+def save_language_model(
+    folder: str | os.PathLike,
+    language_model: PreTrainedModel,
+    tokenizer: Any,
+    config: EgmfConfig,
+    state_dict: Mapping[str, torch.Tensor],
+):
+    r"""
+    Write `language_model/` in a checkpoint folder, which is replaced whole: the tokenizer, LoRA's weights in
+    `adapter/`, and the model's own weights if the checkpoint holds them.
+
+    Args:
+        state_dict: of the language model.
+    """
+    place = Path(folder) / FOLDER
+    unfinished = Path(folder) / f".unfinished-{FOLDER}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    tokenizer.save_pretrained(unfinished)
+    if config.lora is not None:
+        save_adapter(unfinished, language_model, lora_of(config), state_dict)
+    if config.holds_language_model:
+        # as they are without LoRA around them
+        own = {name.replace(".base_layer.", "."): tensor for name, tensor in state_dict.items() if "lora_" not in name}
+        with torch.device("meta"):
+            plain = transformers.AutoModelForCausalLM.from_config(language_model.config, trust_remote_code=False)
+        plain.load_state_dict(own, assign=True)
+        plain.save_pretrained(unfinished)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(unfinished, place)

@@ -1,0 +1,111 @@
+"""Keys and values of the beginnings of prompts, kept on disk, for a language model that is not trained.
+
+With the pseudo tokens behind the text, a prompt's text is read once, and every later epoch reads only what follows it.
+
+Letters: U tokens of a beginning, D width of a head.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from ...base.errors import InputError
+from .label_likelihood import Past
+
+_FACTS = "store.json"
+
+
+class PrefixStore:
+    r"""
+    A folder with a file for each beginning, named by a hash of its token ids. Each file is written whole, so several
+    processes may share the folder, and an interrupted one may be used again.
+
+    Args:
+        folder: created if it does not exist.
+        language_model: whose keys and values they are.
+        dtype: of what is stored, and so of what is read from the first time on: half of float32 by default, which
+            takes half of its space.
+
+    Raises:
+        InputError: if the folder holds those of another model, or of another dtype.
+    """
+
+    def __init__(self, folder: str | os.PathLike, language_model: PreTrainedModel, dtype: torch.dtype = torch.float16):
+        self.folder, self.dtype = Path(folder), dtype
+        self._computed = language_model.dtype
+        facts = {"language_model": _fingerprint(language_model), "dtype": str(dtype).removeprefix("torch.")}
+        path = self.folder / _FACTS
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            found = json.loads(path.read_text())
+            if found != facts:
+                raise InputError(
+                    f"'{self.folder}' holds the prompts of another language model ({found}), expected {facts}; give "
+                    "another folder, or remove this one"
+                )
+            return
+        if any(self.folder.iterdir()):
+            raise InputError(f"'{self.folder}' is not empty, and has no {_FACTS}; give an empty folder")
+        _write(path, lambda place: place.write_text(json.dumps(facts) + "\n"))
+
+    def __contains__(self, token_ids: Sequence[int]) -> bool:
+        return self._path(token_ids).is_file()
+
+    def read(self, token_ids: Sequence[int], device: torch.device) -> Past:
+        r"""
+        What `write` kept for these tokens.
+
+        Raises:
+            OSError: naming the file that is damaged.
+        """
+        path = self._path(token_ids)
+        try:
+            kept = load_file(path)["layers"]  # [layers, 2, heads, U, D]
+        except (SafetensorError, KeyError) as error:
+            raise OSError(f"'{path}' is damaged ({error}); remove it, and it is computed again") from error
+        kept = kept.to(device, self._computed)
+        layers = [(keys[None], values[None]) for keys, values in kept]
+        return Past(layers, torch.tensor([len(token_ids)], device=device))
+
+    def write(self, token_ids: Sequence[int], past: Past, row: int):
+        """Keep one row of a past."""
+        length = len(token_ids)
+        layers = [
+            torch.stack([keys[row, :, :length], values[row, :, :length]]).to("cpu", self.dtype)
+            for keys, values in past.layers
+        ]
+        path = self._path(token_ids)
+        path.parent.mkdir(exist_ok=True)
+        _write(path, lambda place: save_file({"layers": torch.stack(layers)}, place))
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.folder.glob("*/*.safetensors"))
+
+    def _path(self, token_ids: Sequence[int]) -> Path:
+        name = hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[:32]}.safetensors"
+
+
+def _write(path: Path, write):
+    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
+    write(unfinished)
+    os.replace(unfinished, path)
+
+
+@torch.no_grad()
+def _fingerprint(language_model: PreTrainedModel) -> str:
+    """A hash of every tensor's beginning and sum, and of what is computed with them."""
+    digest = hashlib.sha256(language_model.config.model_type.encode())
+    for name, tensor in language_model.state_dict().items():
+        values = tensor.flatten()
+        some = values[:256].float().cpu().numpy().tobytes()
+        digest.update(f"{name} {tuple(tensor.shape)} {values.double().sum().item():.12e}".encode() + some)
+    return digest.hexdigest()[:32]
