@@ -328,28 +328,30 @@ import torch
 from transformers import AutoModel, AutoModelForPreTraining
 
 torch.set_num_threads(1)
-model = AutoModelForPreTraining.from_pretrained(sys.argv[1], trust_remote_code=True)
-begun = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
-assert all(type(each).__module__.startswith("transformers_modules.") for each in (model, begun))
-widths = model.config.widths
-vectors = {f"{name}_embeddings": torch.randn(1, 3, widths[name]) for name in model.config.modalities}
-masked = {f"{name}_masked": torch.tensor([[True, False, False]]) for name in model.config.modalities}
-model(**vectors, **masked).loss.backward()
-assert begun(**vectors).logits.shape[:2] == (1, 3)
-model.save_pretrained(sys.argv[1] + "_again")
-AutoModelForPreTraining.from_pretrained(sys.argv[1] + "_again", trust_remote_code=True)
-begun.save_pretrained(sys.argv[1] + "_begun")
-AutoModel.from_pretrained(sys.argv[1] + "_begun", trust_remote_code=True)
-print(type(model).__name__, type(begun).__name__)
+for folder in sys.argv[1:]:
+    model = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
+    begun = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert all(type(each).__module__.startswith("transformers_modules.") for each in (model, begun))
+    widths = model.config.widths
+    vectors = {f"{name}_embeddings": torch.randn(1, 3, widths[name]) for name in model.config.modalities}
+    masked = {f"{name}_masked": torch.tensor([[True, False, False]]) for name in model.config.modalities}
+    model(**vectors, **masked).loss.backward()
+    assert begun(**vectors).logits.shape[:2] == (1, 3)
+    model.save_pretrained(folder + "_again")
+    AutoModelForPreTraining.from_pretrained(folder + "_again", trust_remote_code=True)
+    begun.save_pretrained(folder + "_begun")
+    AutoModel.from_pretrained(folder + "_begun", trust_remote_code=True)
+    print(type(model).__name__, type(begun).__name__)
 """
 )
 
 
-@every_saved
-def test_a_folder_works_without_the_package(saved, name, tmp_path):
+def test_folders_work_without_the_package(tmp_path):
+    for name in NAMES:
+        pretraining_model(name, torch.float32).save_pretrained(tmp_path / name)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
     call = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(saved)],
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *(str(tmp_path / name) for name in NAMES)],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -357,10 +359,11 @@ def test_a_folder_works_without_the_package(saved, name, tmp_path):
         timeout=200,
     )
     assert call.returncode == 0, call.stdout + call.stderr
-    classes = entry(name).pretraining_class().__name__, entry(name).model_class().__name__
-    assert call.stdout.split() == list(classes)
-    if name == "mister_e":
-        assert {path.stem for path in saved.glob("*.py")} == file_stems(*STAGE_2, *PRETRAINING)
+    models = [entry(name) for name in NAMES]
+    assert call.stdout.split() == [
+        each.__name__ for model in models for each in (model.pretraining_class(), model.model_class())
+    ]
+    assert {path.stem for path in (tmp_path / "mister_e").glob("*.py")} == file_stems(*STAGE_2, *PRETRAINING)
 
 
 @every_saved

@@ -1,17 +1,17 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from support.forks import run_script
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "benchmarks"
 
 
 def run(script: str, folder: Path, *words: str) -> dict:
-    command = [sys.executable, str(FOLDER / script), "--quick", "--json", str(folder / "numbers.json"), *words]
-    call = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert call.returncode == 0, call.stderr
+    words = ("--quick", "--json", folder / "numbers.json", *words)
+    status = run_script(FOLDER / script, *words, log=folder / "log.txt")
+    assert status == 0, (folder / "log.txt").read_text(encoding="utf-8")
     return json.loads((folder / "numbers.json").read_text())
 
 

@@ -1,9 +1,12 @@
 """`scripts/demo.py` and the targets of `make` that remove things."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,12 +22,16 @@ def test_help_works_in_any_folder(tmp_path):
     assert call.returncode == 0 and call.stdout.startswith("usage: demo.py") and not list(tmp_path.iterdir())
 
 
-def test_mistakes_print_one_line(tmp_path):
+def test_mistakes_print_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "mine").write_text("a file")
-    words = [sys.executable, ROOT / "scripts" / "demo.py", "mine", "--hidden_sise", "3"]
-    call = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert call.returncode == 2 and call.stderr.startswith("error: ") and call.stderr.count("\n") == 1
-    assert "a generated corpus" in call.stdout and "minutes" in call.stdout and "goes to mine" in call.stdout
+    script = str(ROOT / "scripts" / "demo.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, "mine", "--hidden_sise", "3"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    shown = capsys.readouterr()
+    assert ended.value.code == 2 and shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert "a generated corpus" in shown.out and "minutes" in shown.out and "goes to mine" in shown.out
 
 
 def test_clean_keeps_what_was_trained():

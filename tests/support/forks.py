@@ -32,10 +32,23 @@ def fork(work: Callable[[], object], log: Path) -> int:
         sys.stdout, sys.stderr = (os.fdopen(each, "w", buffering=1, closefd=False) for each in (1, 2))
         work()
         status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def run_script(script: Path, *words, log: Path) -> int:
+    """Run a script in a forked process as `python SCRIPT WORDS ...` does; return its exit status."""
+
+    def work():
+        sys.path.insert(0, str(script.parent))
+        sys.argv = [str(script), *map(str, words)]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork(work, log), 0)[1])
 
 
 def run_processes(count: int, script: str, *words, timeout: float = 200):

@@ -178,12 +178,10 @@ def test_cross_fitted_vectors_need_the_training_corpus(run, tmp_path):
         stages.embed(recipe, copy, tmp_path / "fewer", corpus=fewer)
 
 
-def test_an_encoder_without_a_backbone_raises_before_training(run, tmp_path):
-    command = [str(RECIPE), "--corpus", str(run / "demo" / "corpus"), "--output_dir", str(tmp_path / "run")]
-    call = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "train.py", *command], capture_output=True, text=True, timeout=120
-    )
-    assert call.returncode == 2 and "no speech_encoder.backbone" in call.stderr
+def test_an_encoder_without_a_backbone_raises_before_training(run, tmp_path, capsys):
+    words = [str(RECIPE), "--corpus", str(run / "demo" / "corpus"), "--output_dir", str(tmp_path / "run")]
+    assert cli.main(["train", *words]) == 2
+    assert "no speech_encoder.backbone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
