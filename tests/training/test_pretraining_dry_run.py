@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mister_e_hf import cli
+from mister_e_hf import PretrainingTrainer, cli
+from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.demo import SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.training.dry_run import dry_run, dry_run_of_pretraining
 from mister_e_hf.training.pretraining import pretrain
 from mister_e_hf.training.recipe import Recipe
+from support.pretraining_run import pretraining_arguments, tiny_pretraining_model, unlabelled
 
 SHORT = {"use_cpu": True, "disable_tqdm": True}
 
@@ -63,3 +66,30 @@ def test_a_run_that_pretrains_itself_counts_it_for_each_seed(corpus, tmp_path, m
     own = recipe(corpus, pretrained="self").changed({"model.modalities": modalities})
     costs = dry_run(own, tmp_path / "run", (0, 1))
     assert [(cost["stage"], cost["steps"]) for cost in costs] == [("EMO-Caps, pre-training", 18), ("EMO-Caps", 4)]
+
+
+def test_dialogues_of_one_vector_are_refused_and_no_loss_of_validation_is_made_up(corpus, tmp_path, capsys):
+    single, last = tmp_path / "single", tmp_path / "last"
+    for folder in (single, last):
+        folder.mkdir()
+    table = pq.read_table(corpus / "train.parquet")
+    pq.write_table(table, last / "train.parquet")
+    one = {
+        name: [each[:1] if isinstance(each, list) else each for each in column]
+        for name, column in table.to_pydict().items()
+    }
+    pq.write_table(pa.table(one, schema=table.schema), single / "train.parquet")
+    text = recipe(corpus).changed({"model.modalities": ["text"], "pretraining.contrastive_weight": 0.0})
+    with pytest.raises(InputError, match="one vector alone"):
+        pretrain(text, tmp_path / "run", [str(single)])
+    assert pretrain(recipe(corpus), tmp_path / "both", [str(last)])["validation"] is None
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "last epoch kept" in line and "validation" not in line
+
+
+def test_validation_without_a_hidden_vector_is_said(tmp_path, caplog):
+    trainer = PretrainingTrainer(
+        tiny_pretraining_model(), pretraining_arguments(tmp_path, mask_rate=1e-6), train_dataset=unlabelled()
+    )
+    assert trainer.evaluate(unlabelled())["eval_reconstruction_loss"] == 0
+    assert "None of the few vectors" in caplog.text

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from torch.utils.data import Dataset
 from transformers import set_seed
@@ -125,7 +126,7 @@ def pretrain_on(
         output_dir,
         record | {"data_fingerprints": fingerprints},
         run,
-        lambda results: results[_VALIDATION] or {"loss": results["history"][-1]["loss"], "reconstruction_loss": None},
+        lambda results: results[_VALIDATION],
     )
 
 
@@ -214,6 +215,12 @@ def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationCon
             field = next(iter(config.without([name])), None)
             hint = f"leave it out of {field}" if field else "leave it out of model.modalities, or add a corpus with it"
             raise InputError(f"No turn of the corpora has {name}, so nothing can be learned from it; {hint}")
+    vectors = np.stack([data.present[name] for name in config.modalities]).sum(0)
+    if np.add.reduceat(vectors, data.offsets[:-1]).max() < 2:
+        raise InputError(
+            "Every dialogue has one vector alone, of one turn and one modality, so none can be hidden and guessed "
+            "from another; add dialogues of several turns, or another modality (model.modalities)"
+        )
     return config
 
 

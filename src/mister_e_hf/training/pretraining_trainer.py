@@ -4,6 +4,7 @@ Letters: B dialogues, T turns, M turns of the batch with both modalities of a pa
 """
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from .epoch_trainer import check_metric
 from .gathering import gather_rows
 from .threads import few_threads
 from .vector_trainer import VectorTrainer, VectorTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 _PROCESS = 2**32  # how far apart the numbers of two processes' dialogues are
 
@@ -262,6 +265,11 @@ class PretrainingTrainer(VectorTrainer):
         names, reconstructed = self._sums(), self._reconstructed()
         sums = dict(zip(names, np.asarray(prediction.predictions).sum(0).tolist(), strict=True))
         counts = dict(zip(names, np.asarray(prediction.label_ids).sum(0).tolist(), strict=True))
+        if not any(counts[name] for name in reconstructed) and self.is_world_process_zero():
+            logger.warning(
+                "None of the few vectors of these dialogues is hidden, so reconstruction_loss is 0 and says nothing; "
+                "give more dialogues of validation, or raise mask_rate"
+            )
         found = {
             "reconstruction_loss": sum(sums[name] for name in reconstructed)
             / max(sum(counts[name] for name in reconstructed), 1)

@@ -50,7 +50,7 @@ def run_once(
     output_dir: Path,
     record: dict,
     run: Callable[[], dict[str, Any]],
-    validation: Callable[[dict[str, Any]], dict[str, Any]],
+    validation: Callable[[dict[str, Any]], dict[str, Any] | None],
 ) -> dict[str, Any]:
     r"""
     Run once: return the stored results if the run is finished, else run it. Both are reported in one line.
@@ -60,7 +60,7 @@ def run_once(
         output_dir: folder of the run; waits for another process that works in it.
         record: settings of the run.
         run: trains, and writes the results.
-        validation: takes the scores on validation from the results.
+        validation: takes the scores on validation from the results; None without such dialogues.
 
     Raises:
         InputError: if the folder holds a run with other settings.
@@ -69,7 +69,9 @@ def run_once(
         finished = read_results(output_dir) if claim_run(output_dir, record) else None
         results = run() if finished is None else finished
         how = "trained" if finished is None else "trained earlier"
-        report(f"{title}: {how}, validation {headline(validation(results))} ({output_dir})")
+        scores = validation(results)
+        kept = "last epoch kept" if scores is None else f"validation {headline(scores)}"
+        report(f"{title}: {how}, {kept} ({output_dir})")
     return results
 
 
