@@ -19,6 +19,7 @@ from ...base.losses import answer_loss
 from ...base.modalities import IGNORE_INDEX
 from ..modeling_conversation import ConversationOutput
 from ..turns import RealTurns, TurnLayout
+from .answer_generation import written_answers
 from .asked_turns import AskedTurns, ask
 from .configuration_egmf import EgmfConfig
 from .modeling_egmf_fusion import EgmfPreTrainedModel, ExpertFusion, FusedTurns
@@ -149,6 +150,47 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
                 # a parameter without a gradient would block the other processes
                 output.loss = output.loss + 0.0 * fused.states.sum()
         return output
+
+    @torch.no_grad()
+    def generate_answers(
+        self,
+        speech_embeddings: torch.Tensor | None = None,
+        text_embeddings: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        speech_mask: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        visual_embeddings: torch.Tensor | None = None,
+        visual_mask: torch.Tensor | None = None,
+        transcripts: Transcripts | None = None,
+        constrained: bool = False,
+    ) -> list[list[list[str]]]:
+        r"""
+        What the language model writes about each turn, to be read with `answers.parse`. It is a demonstration: the
+        model is scored by its `logits`.
+
+        Args:
+            constrained:
+                write the possible answer of the highest log-likelihood, found by a beam search; else, at each token,
+                the most probable one of all.
+            speech_embeddings, ..., transcripts: as in `forward`.
+
+        Returns:
+            for each dialogue a list of T texts, each a list of one for each target (S); empty at padding. A
+            classification has one target.
+        """
+        embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
+        masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
+        turns, fused = self.fuse(embeddings, attention_mask, masks)
+        found: list[list[list[str]]] = [[[] for _ in dialogue] for dialogue in turns.mask]
+        if turns.weight:
+            places = torch.arange(turns.layout.count, device=turns.mask.device)
+            asked = self.asked_turns(turns, fused, transcripts, places)
+            language_model, rows = self.language_model, self.config.rows_per_forward
+            texts = written_answers(language_model, self.answers, asked.prompts, asked.pseudo, rows, constrained)
+            width = turns.mask.shape[1]
+            for at, text in zip(turns.layout.index.tolist(), texts, strict=True):
+                found[at // width][at % width] = text
+        return found
 
     def _places(self, turns: RealTurns, scored: torch.Tensor | None) -> torch.Tensor:
         """Indices (R) of the turns that are asked about: all, but in training those with a label; at least one."""
