@@ -1,6 +1,7 @@
 """What a language model may answer, as tokens and as text, with tokenizers of every kind."""
 
 import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError as REFUSED
 
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.schema import LABELS
@@ -161,7 +162,7 @@ def test_grids():
     assert scores_of(score_range=[-0.75, 0.75], score_step=0.25).texts[2:5] == ["-0.25", "+0.00", "+0.25"]
     assert len(scores_of(score_range=[-3, 3], score_step=0.01).texts) == 601
     for ends, step in (([-1, 1], 0.3), ([-1, 1], 3), ([0, 1000], 0.1)):
-        with pytest.raises(InputError, match="score_step must divide score_range into 1 to 1,000 steps"):
+        with pytest.raises(REFUSED, match="score_step must divide score_range into 1 to 1,000 steps"):
             scores_of(score_range=ends, score_step=step)
 
 
@@ -183,16 +184,23 @@ def test_chinese_words():
 
 
 def test_labels_that_cannot_be_told_apart_raise():
-    with pytest.raises(InputError, match="The labels 'joy' and 'happy' are both answered with '高兴'"):
+    with pytest.raises(REFUSED, match="The labels 'joy' and 'happy' are both answered with '高兴'"):
         answers_of(labels=["joy", "happy"], language="zh")
-    with pytest.raises(InputError, match="The labels 'fun' and 'glee' are both answered with 'joy'"):
+    with pytest.raises(REFUSED, match="The labels 'fun' and 'glee' are both answered with 'joy'"):
         answers_of(labels=["fun", "glee"], label_words={"fun": "joy", "glee": "joy"})
-    with pytest.raises(InputError, match="label_words gives the label 'fun' no word"):
+    with pytest.raises(REFUSED, match="label_words gives the label 'fun' no word"):
         answers_of(labels=["fun", "glee"], label_words={"fun": " "})
     with pytest.raises(InputError, match="The tokenizer cannot write the answer 'glee' of the label 'glee'"):
         answers_of("of_words", labels=["joy", "glee"])
     with pytest.raises(InputError, match="The labels 'glee' and 'mirth' have the same tokens"):
         answers_of("of_words", labels=["glee", "mirth"])
+
+
+def test_a_configuration_is_checked_before_a_language_model_is_loaded():
+    with pytest.raises(REFUSED, match="The labels 'joy' and 'happy' are both answered with '高兴'"):
+        EgmfConfig(id2label={0: "joy", 1: "happy"}, language="zh")
+    with pytest.raises(REFUSED, match="score_step must divide score_range"):
+        EgmfConfig(id2label={0: "sentiment"}, problem_type="regression", score_range=[-1, 1], score_step=0.3)
 
 
 def test_a_tokenizer_without_an_end_raises():

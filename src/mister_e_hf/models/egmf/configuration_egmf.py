@@ -9,6 +9,7 @@ from huggingface_hub.dataclasses import strict
 
 from ...base.configuration_labelled import DTYPES
 from ...base.errors import InputError, short
+from .answers import answer_texts
 from .configuration_egmf_fusion import EgmfFusionConfig
 
 # Fields of `lora`, and what those left out are.
@@ -169,3 +170,4 @@ class EgmfConfig(EgmfFusionConfig):
         ends = self.score_range
         if ends is not None and (len(ends) != 2 or not -math.inf < ends[0] < ends[1] < math.inf):
             raise InputError(f"score_range must be the lowest and the highest score, got {ends}")
+        answer_texts(self)  # raise before a language model is loaded
