@@ -176,7 +176,7 @@ EGMF_FUSION = {
         "a local expert that sees each turn by itself", {"model.kernel_sizes": [1]}, needs=((1, ("local",)),)
     ),
     "with_balance": Ablation(
-        "a balance loss of weight 0.01", {"model.balance_weight": 0.01}, needs=(_FUSION_EXPERTS,), adds=True
+        "a balance loss of weight 0.1", {"model.balance_weight": 0.1}, needs=(_FUSION_EXPERTS,), adds=True
     ),
     "huber": MISTER_E["huber"],
     "without_class_weights": MISTER_E["without_class_weights"],

@@ -207,7 +207,7 @@ _EGMF_FUSION_SPACE = {
     **_COMMON,
     "model.hidden_size": [64, 128, 256],
     "model.dropout": [0.2, 0.3, 0.4, 0.5],
-    "model.balance_weight": [0.0, 0.01],
+    "model.balance_weight": [0.0, 0.1],
 }
 
 
