@@ -1,5 +1,9 @@
 """Answers that the language model of EGMF writes, in the pipeline and in tables of predictions."""
 
+import json
+import logging
+
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import pipeline
@@ -8,10 +12,14 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.modalities import TASK
 from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.inference.generated_answers import read_answer
+from mister_e_hf.inference.predict import predict_dialogues
+from mister_e_hf.inference.predicted_turns import read_predictions
+from mister_e_hf.inference.prediction_output import turn_table, write_predictions
 from mister_e_hf.models.baselines.bc_lstm import BcLstmModel
 from mister_e_hf.models.baselines.configuration import BcLstmConfig
 from mister_e_hf.models.egmf.configuration_egmf import EgmfConfig
 from mister_e_hf.models.egmf.modeling_egmf import EgmfModel
+from mister_e_hf.models.registry import _ENTRIES
 from support.tiny_language_models import language_model_fields
 
 WIDTHS = {"speech_embedding_dim": SPEECH_DIM, "text_embedding_dim": TEXT_DIM}
@@ -101,3 +109,30 @@ def test_a_model_that_writes_none_raises():
     assert erc(dialogues()[0], answers=False)
     with pytest.raises(InputError, match="answers must be True or False, got 'yes'"):
         erc(dialogues(), answers="yes")
+
+
+@pytest.mark.skipif("egmf" not in _ENTRIES, reason="commands load registered models alone")
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_in_tables(task, tmp_path, caplog):
+    model_of(task).save_pretrained(tmp_path / "model")
+    (tmp_path / "corpus").mkdir()
+    pq.write_table(demo_corpus(sizes={"test": 2}, transcripts="en")["test"], tmp_path / "corpus" / "test.parquet")
+    with caplog.at_level(logging.WARNING):
+        labels, lines = predict_dialogues(tmp_path / "corpus", tmp_path / "model", answers=True)
+        lines = list(lines)
+    unparsed = sum("unparsed" in line for line in lines)
+    assert f"{unparsed} of {len(lines)} answers are neither a label nor a score" in caplog.text
+    lines[0] |= read_answer(model_of(task), ["joy"] if task == "classes" else ["+2", "-1"][: len(labels)])
+    for ending in (".jsonl", ".csv", ".tsv", ".parquet"):
+        write_predictions(lines, labels, tmp_path / f"found{ending}")
+        turns = sum(read_predictions(tmp_path / f"found{ending}").values(), [])
+        assert [turn["turn"] for turn in turns] == [line["turn"] for line in lines]
+        assert turns[0]["answer"] == (
+            lines[0]["answer"]
+            if ending == ".jsonl"
+            else {"classes": "joy", "score": "+2", "scores": "valence +2; arousal -1"}[task]
+        )
+        assert turns[1]["scores"].keys() == lines[1]["scores"].keys()
+    assert json.loads((tmp_path / "found.jsonl").read_text(encoding="utf-8").splitlines()[1])["unparsed"]
+    head, first, second = turn_table(lines[:2])[:400].splitlines()[1:4]
+    assert "answer" in head and turns[0]["answer"] in first and "?" in second
