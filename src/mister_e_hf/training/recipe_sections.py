@@ -106,7 +106,7 @@ def model_fields(model_type: str) -> dict[str, Any]:
 
 def _own_fields(model: RegisteredModel) -> dict[str, Any]:
     """Name and type of the fields of a model's configuration that a recipe may state in its section."""
-    return _stated_fields(model.config_class())
+    return _stated_fields(model.config_class())  # type: ignore[arg-type]  # a class has a hash, its instances have none
 
 
 @functools.cache

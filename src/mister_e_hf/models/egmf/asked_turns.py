@@ -12,7 +12,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..turns import RealTurns
-from .label_likelihood import LikelihoodTree, Past, answer_log_likelihoods, joined, read_prefix, rows_of
+from .label_likelihood import (
+    LikelihoodTree,
+    Past,
+    answer_log_likelihoods,
+    embedding_table,
+    joined,
+    read_prefix,
+    rows_of,
+)
 from .prefix_store import PrefixStore
 from .prompts import Prompt, PromptWriter
 
@@ -103,7 +111,10 @@ class Reader:
         if self.keeps_prefix and all(before):
             past = self._past([prompt.before for prompt in prompts])
             if answers > 1:
-                layers = [tuple(part.repeat_interleave(answers, 0) for part in layer) for layer in past.layers]
+                layers = [
+                    (keys.repeat_interleave(answers, 0), values.repeat_interleave(answers, 0))
+                    for keys, values in past.layers
+                ]
                 past = Past(layers, past.lengths.repeat_interleave(answers))
             rows = rows_of(self.language_model, [after for _, after in each], pseudo, [0] * len(each))
         else:
@@ -120,7 +131,7 @@ class Reader:
             past = self._read([list(ids) for ids in new])
             for row, ids in enumerate(new):
                 self.store.write(ids, past, row)
-        device = self.language_model.get_input_embeddings().weight.device
+        device = embedding_table(self.language_model).weight.device
         return joined([self.store.read(ids, device) for ids in before])
 
     @torch.no_grad()

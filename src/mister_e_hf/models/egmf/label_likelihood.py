@@ -12,10 +12,11 @@ model, V its vocabulary, A answers, K nodes, E edges, D width of a head.
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from ...base.errors import InputError
@@ -130,6 +131,11 @@ def answer_log_likelihoods(
     return tree.log_likelihoods(_logits(language_model, read, positions, own, past, len(depths)))
 
 
+def embedding_table(language_model: PreTrainedModel) -> nn.Embedding:
+    """The layer that gives the language model its tokens."""
+    return cast(nn.Embedding, language_model.get_input_embeddings())
+
+
 @torch.no_grad()
 def read_prefix(language_model: PreTrainedModel, rows: Rows) -> Past:
     """Read prompts, or their beginnings, and keep their keys and values."""
@@ -138,7 +144,8 @@ def read_prefix(language_model: PreTrainedModel, rows: Rows) -> Past:
     seen = (place <= place[:, None]).expand(count, -1, -1)  # padding is at the end, where no real token sees it
     cache = DynamicCache()
     _run(language_model, rows.embeddings, place.expand(count, -1), seen, cache, 1)
-    return Past([(layer.keys, layer.values) for layer in cache.layers], rows.lengths)
+    layers: list[Any] = cache.layers  # of full attention, as `longest_prompt` and the trial make sure
+    return Past([(layer.keys, layer.values) for layer in layers], rows.lengths)
 
 
 def _logits(
@@ -197,7 +204,7 @@ def rows_of(
         pseudo (`(R, P, W)`): None without any.
         at: after how many of its tokens each row has its pseudo tokens (R).
     """
-    table = language_model.get_input_embeddings()
+    table = embedding_table(language_model)
     device, num_pseudo = table.weight.device, 0 if pseudo is None else pseudo.shape[1]
     lengths = [len(ids) + num_pseudo for ids in token_ids]
     longest = max(lengths)

@@ -6,7 +6,7 @@ Letters: V size of the vocabulary, W width.
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...base.errors import InputError
 from ...encoders.adapters import LoraSettings, add_adapter, fetch_adapter, save_adapter, set_adapter_state
 from ...hub.loading import ACCESS_OPTIONS, explained, finish_loading, load_strictly, require_config
 from .configuration_egmf import EgmfConfig
+from .label_likelihood import embedding_table
 
 FOLDER = "language_model"
 
@@ -57,7 +58,7 @@ def longest_prompt(language_model: PreTrainedModel, config: EgmfConfig) -> int:
 @torch.no_grad()
 def embedding_scale(language_model: PreTrainedModel) -> torch.Tensor:
     """Root mean square of the embeddings that the model reads, over its whole table (V, W): ()."""
-    table = language_model.get_input_embeddings()
+    table = embedding_table(language_model)
     total, count = torch.zeros((), dtype=torch.float64), 0
     for ids in torch.arange(table.num_embeddings, device=table.weight.device).split(_CHUNK):
         # through the layer: Gemma's multiplies what its table holds
@@ -92,7 +93,7 @@ def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
     model_type = require_config(name, where).get("model_type")
     known = transformers.CONFIG_MAPPING
     kind = known[model_type] if isinstance(model_type, str) and model_type in known else None
-    if kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+    if kind is None or kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"language_model '{name}' is of type '{model_type}', not a causal language model")
     with explained(name, where):
         found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **where).to_dict()
@@ -158,7 +159,7 @@ def read_language_model(language_model: PreTrainedModel, folder: str | os.PathLi
 def _load(name: str | os.PathLike, dtype: torch.dtype | str, options: Mapping[str, Any]) -> PreTrainedModel:
     options = {key: value for key, value in options.items() if value is not None}
     with explained(name, options):
-        load = transformers.AutoModelForCausalLM.from_pretrained
+        load: Callable[..., Any] = transformers.AutoModelForCausalLM.from_pretrained
         model, _ = load_strictly(load, name, dtype=dtype, trust_remote_code=False, **options)
     finish_loading(model, name)
     return model.eval()

@@ -5,7 +5,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ...base.errors import InputError, short
-from .label_likelihood import LikelihoodTree, answer_log_likelihoods, read_prefix, rows_of
+from .label_likelihood import LikelihoodTree, answer_log_likelihoods, embedding_table, read_prefix, rows_of
 from .language_model import TESTED, is_meta
 
 logger = logging.get_logger(__name__)
@@ -49,8 +49,8 @@ def try_language_model(language_model: PreTrainedModel):
 
 
 def _difference(language_model: PreTrainedModel) -> float:
-    size = language_model.get_input_embeddings().num_embeddings
-    device = language_model.get_input_embeddings().weight.device
+    table = embedding_table(language_model)
+    size, device = table.num_embeddings, table.weight.device
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(size, (length,), generator=generator).tolist() for length in (9, 6)]
     first, second, third = torch.randint(size, (3,), generator=generator).tolist()

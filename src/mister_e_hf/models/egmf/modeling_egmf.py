@@ -9,6 +9,7 @@ C classes, S targets, A possible answers, E experts, M modalities, P pseudo toke
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -148,7 +149,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
             self._add_losses(output, found, scores, head, scored, asked.turns, num_items_in_batch)
             if head is None and not self.config.use_pseudo_tokens:
                 # a parameter without a gradient would block the other processes
-                output.loss = output.loss + 0.0 * fused.states.sum()
+                output.loss = cast(torch.Tensor, output.loss) + 0.0 * fused.states.sum()
         return output
 
     @torch.no_grad()

@@ -37,6 +37,7 @@ from .language_model import (
 from .language_model_trial import try_language_model
 from .prefix_store import PrefixStore
 from .prompts import PromptWriter
+from .pseudo_tokens import PseudoTokens
 
 _PREFIX = f"{FOLDER}."
 
@@ -53,6 +54,7 @@ class StoredEgmf(StoredModel):
 
     config: EgmfConfig
     language_model: PreTrainedModel
+    pseudo_tokens: PseudoTokens
     prefix_store: PrefixStore | None = None
     # the files of a tokenizer, LoRA's, and those of a language model that was trained or is to be stored
     checkpoint_files = (
@@ -81,6 +83,7 @@ class StoredEgmf(StoredModel):
         config = copy.deepcopy(config)
         language_model = fetch_language_model(config, options)
         model = cls(config, with_language_model=False)
+        assert config.language_model is not None  # as `fetch_language_model` made sure
         tokenizer = load_tokenizer(config.language_model, {**options, "revision": config.language_model_revision})
         model._take(language_model, tokenizer)
         model._fit_scale()
