@@ -99,7 +99,11 @@ for name, order in json.loads(sys.argv[1]).items():
             assert type(AutoModel.from_config(AutoConfig.from_pretrained(stage_1))) is mister_e_hf.UtteranceEncoder
             from mister_e_hf.models.registry import registered
             for each in registered():
-                config = AutoConfig.for_model(each.model_type, speech_embedding_dim=2, text_embedding_dim=2)
+                fields = {"speech_embedding_dim": 2, "text_embedding_dim": 2}
+                if "language_model_config" in each.config_class().own_fields():
+                    tiny = {"vocab_size": 9, "n_embd": 4, "n_layer": 1, "n_head": 1, "n_positions": 8}
+                    fields["language_model_config"] = {"model_type": "gpt2", **tiny}
+                config = AutoConfig.for_model(each.model_type, **fields)
                 assert type(AutoModel.from_config(config)) is each.model_class()
             assert type(AutoProcessor.from_pretrained(stage_1)) is mister_e_hf.MisterEProcessor
         except BaseException:

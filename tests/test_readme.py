@@ -288,6 +288,7 @@ def test_the_recipes_are_those_that_are_described():
     sizes |= {f"{name}{size}" for name in further for size in ("", "-small")}
     sizes |= {"emo-caps-iemocap6-small", "emo-caps-meld", "emo-caps-meld-small", "emo-caps-mosi-small"}
     sizes |= {"demo", "demo-recordings", "demo-video", "emo-caps-demo-video", "own-small", "own-video"}
+    sizes |= {f"egmf-{corpus}" for corpus in ("meld", "meld-small", "mosi-small", "mosei", "sims", "cherma")}
     assert {*recipe_names()} == sizes
 
 

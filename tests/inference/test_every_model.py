@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from mister_e_hf import cli
 from mister_e_hf.base.modalities import MODALITIES, TASK
-from mister_e_hf.base.part_weights import PART_WEIGHTS
+from mister_e_hf.base.part_weights import ANSWERED_WEIGHTS
 from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents, save_checkpoint
 from mister_e_hf.inference.doctor import examine
 from mister_e_hf.inference.serve import emotions
@@ -42,7 +42,9 @@ def test_pipeline_answers_with_the_model_s_heads(name, tmp_path, text_encoder):
         for turn in dialogue:
             assert turn["label"] in LABELS.values() and abs(sum(turn["scores"].values()) - 1) < 1e-6
             assert list(turn.get("experts", ())) == list(config.heads)
-            assert list(turn.get("gate", config.heads)) == list(config.heads)
+            weighed = list(config.fusion_experts or config.heads)
+            assert list(turn.get("gate", weighed)) == weighed
+            assert list(turn.get("modality_gate", ())) == list(config.weighed_modalities)
             assert list(turn.get("capsules", ())) == list(config.capsules)
     if config.capsules:  # the model reads text alone here, as far as the turns have any
         (said, silent, _), _ = found
@@ -77,6 +79,8 @@ def test_three_modalities_in_both_tasks(name, task, tmp_path, text_encoder):
     inputs["text_mask"] = torch.tensor([[True, False, False, False]])
     with torch.no_grad():
         inputs["text_embeddings"][0, 0] = encoder(**processor(["so well"])).embeddings[0]
+        if erc.model.config.reads_transcripts:
+            inputs["transcripts"] = [["so well", None, None, None]]
         logits = erc.model(**inputs).logits[0].double()
     expected = logits if task == "regression" else logits.softmax(-1)
     torch.testing.assert_close(scores_of(found[0]), expected.tolist(), rtol=0, atol=1e-5)
@@ -95,14 +99,14 @@ def test_predict_plot_serve_and_doctor(name, tmp_path, text_encoder, capsys):
     lines = [json.loads(line) for line in (tmp_path / "call.jsonl").read_text().splitlines()]
     assert [line["text"] for line in lines] == ["so well", "grr"]
     assert cli.main(["plot", str(tmp_path / "call.jsonl")]) == 0 and (tmp_path / "call.png").is_file()
-    weights = [kind for kind in PART_WEIGHTS if kind.answer in lines[0]]
+    weights = [kind for kind in ANSWERED_WEIGHTS if kind.answer in lines[0]]
     assert [axes.get_ylabel() for axes in timeline_figure(lines).axes] == [
         "probability",
         *(kind.title for kind in weights),
     ]
     rows, answer = emotions(pipeline(TASK, model=folder), [["so well", "", "", ""]], [])
     assert rows[0][0] == "so well"
-    for kind in PART_WEIGHTS:
+    for kind in ANSWERED_WEIGHTS:
         assert (f" and of the {kind.title}s" in answer) == (kind in weights)
         for part in lines[0].get(kind.answer, ()):
             assert f'<th scope="col">{kind.title} of {part}</th>' in answer

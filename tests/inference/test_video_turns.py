@@ -211,7 +211,7 @@ def test_other_things_are_not_video(tmp_path):
 @pytest.mark.parametrize("name", ["mister_e", "sdt", "bc_lstm"])
 def test_a_model_without_video_names_those_that_take_it(name):
     erc = pipeline(TASK, model=small_model(name, torch.float32))
-    others = "models that take video: emo_caps, egmf_fusion, logistic_regression, bc_lstm, dialogue_rnn, mult"
+    others = "models that take video: emo_caps, egmf_fusion, egmf, logistic_regression, bc_lstm, dialogue_rnn, mult"
     title = type(erc.model).title
     with pytest.raises(InputError) as raised:
         erc([{"text_embedding": [0.0] * 4}, {"video": "clip0.mp4", "text": "well"}])

@@ -31,7 +31,7 @@ def test_model(check, name, tmp_path):
 
 
 def test_models_take_the_choices_of_modalities_that_they_say():
-    one_to_three = ("emo_caps", "egmf_fusion", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult")
+    one_to_three = ("emo_caps", "egmf_fusion", "egmf", "logistic_regression", "bc_lstm", "dialogue_rnn", "mult")
     assert {name: len(choices(name)) for name in NAMES} == {"mister_e": 4, **dict.fromkeys(one_to_three, 7), "sdt": 1}
 
 

@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 
 from mister_e_hf import Recipe
 from mister_e_hf.corpora.demo import LABELS
+from support.tiny_language_models import tiny_language_model
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "hub_configs").glob("*.yaml"))}
 SMALL = [name for name in RECIPES if name.endswith("-small")]
 # Recipes without labels, which are else those of the corpus they are used on.
 OWN_LABELS = {name: ["--corpus.labels", "calm", "upset"] for name in ("own-small", "own-video")}
-PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES]
+PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES and not name.startswith("egmf-")]
 SECTIONS = {
     "model": {"speech_embedding_dim": 24, "text_embedding_dim": 32, "hidden_size": 16},
     "corpus": {"labels": LABELS},
@@ -28,6 +29,13 @@ ENCODERS = {
         "training": {"learning_rate": 1e-4, "head_learning_rate": 1e-3, "use_cpu": True},
     },
 }
+
+
+def here(name: str) -> list[str]:
+    """Words that complete a recipe of the package on this machine: labels of no corpus, a language model at hand."""
+    if name.startswith("egmf-"):
+        return ["--model.language_model", tiny_language_model("qwen2")]
+    return OWN_LABELS.get(name, [])
 
 
 def write(folder: Path, text: str) -> Path:

@@ -6,33 +6,41 @@ import yaml
 
 from mister_e_hf import MisterEConfig, Recipe
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.models.registry import baselines, registered
+from mister_e_hf.models.registry import baselines, entry_of, registered
 from mister_e_hf.training import recipe_sections as module
 from mister_e_hf.training.dialogue_trainer import check_training
 from support.small_recipes import (
-    OWN_LABELS,
     PUBLISHED,
     RECIPES,
     SECTIONS,
     SMALL,
+    here,
     recipe,
     write,
 )
 
-SCORES = {"mister-e-mosi-score", "mister-e-mosei", "mister-e-sims"}  # recipes that predict scores
+SCORES = {
+    "mister-e-mosi-score",
+    "mister-e-mosei",
+    "mister-e-sims",
+    "egmf-mosi",
+    "egmf-mosei",
+    "egmf-sims",
+}  # recipes that predict scores
 
 # The recipes that come with the package
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_a_model_and_training_arguments(name, tmp_path):
-    made = Recipe.load(RECIPES[name], ["--use_cpu", *OWN_LABELS.get(name, ())])
+    made = Recipe.load(RECIPES[name], ["--use_cpu", *here(name)])
     config = made.model_config()
     assert list(config.id2label.values()) == made.corpus.names
     assert (config.task == "regression") == (name.removesuffix("-small") in SCORES)
     assert made.model_type != "mister_e" or config.experts == ["speech", "text", "fusion"]
     with torch.device("meta"):
-        parameters = made.model().num_parameters()
+        own_class = entry_of(config).model_class()
+        parameters = own_class._from_config(own_class.described(config)).num_parameters()
     assert parameters > 10e6 or name not in PUBLISHED
     if name in SMALL:
         assert 2e5 < parameters < 6e6
@@ -55,9 +63,10 @@ def test_published_recipes_have_the_sizes_of_the_defaults(name):
 
 
 def test_published_recipes_have_small_ones():
-    of_emo_caps = {f"emo-caps-{corpus}-small" for corpus in ("iemocap6", "meld", "mosi")}
+    others = {f"emo-caps-{corpus}-small" for corpus in ("iemocap6", "meld", "mosi")}
+    others |= {"egmf-meld-small", "egmf-mosi-small"}
     assert len(PUBLISHED) == 9
-    assert {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), "own-small"} | of_emo_caps
+    assert {*SMALL} == {*(f"{name}-small" for name in PUBLISHED), "own-small"} | others
     for name in PUBLISHED:
         published, small = Recipe.load(RECIPES[name]), Recipe.load(RECIPES[f"{name}-small"])
         assert published.corpus == dataclasses.replace(small.corpus, vectors=None)
@@ -65,7 +74,7 @@ def test_published_recipes_have_small_ones():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_to_dict_and_back(name, tmp_path):
-    words = ["--learning_rate", "1e-4", "--corpus", "a/b", *OWN_LABELS.get(name, ())]
+    words = ["--learning_rate", "1e-4", "--corpus", "a/b", *here(name)]
     made = Recipe.load(RECIPES[name], words)
     if made.model_type == "mister_e":
         made.override(["--model.causal", "--experts", "text"])
@@ -88,6 +97,21 @@ def test_studies_of_emo_caps_compare_it_with_the_models_of_the_other_recipe(corp
     encoders = ("speech_encoder", "text_encoder")
     assert [capsules.to_dict()[name] for name in encoders] == [expected[name] for name in encoders]
     assert capsules.sections["pretraining"]
+
+
+@pytest.mark.parametrize("name, other", [("meld", "meld"), ("mosi", "mosi-score")])
+def test_studies_of_egmf_compare_it_with_the_models_of_the_other_recipe(name, other):
+    egmf, experts = Recipe.load(RECIPES[f"egmf-{name}-small"]), Recipe.load(RECIPES[f"mister-e-{other}-small"])
+    expected, found = experts.to_dict(), egmf.baseline("mister_e").to_dict()
+    found["model"].pop("model_type")
+    assert found["model"] == expected["model"] and found["corpus"] == expected["corpus"]
+    usual = experts.value
+    assert all(usual(f"training.{field}") == value for field, value in found["training"].items())
+    for each in baselines():
+        assert egmf.baseline(each.name).to_dict() == experts.baseline(each.name).to_dict()
+    alone = egmf.baseline("egmf_fusion")
+    for field in ("hidden_size", "num_layers", "num_attention_heads", "dropout", "feature_clip", "class_weights"):
+        assert getattr(alone.model_config(), field) == getattr(egmf.model_config(), field), field
 
 
 # Overrides

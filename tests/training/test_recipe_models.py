@@ -108,7 +108,8 @@ def test_missing_modalities_of_a_baseline_raise(demo_folder, tmp_path):
 
 def test_mistakes_in_a_baseline_raise():
     with pytest.raises(
-        ValueError, match="Unknown model 'lstm'; expected one of mister_e, emo_caps, egmf_fusion, logistic_regression"
+        ValueError,
+        match="Unknown model 'lstm'; expected one of mister_e, emo_caps, egmf_fusion, egmf, logistic_regression",
     ):
         recipe().baseline("lstm")
     with pytest.raises(ValueError, match="(?s)recipe, baseline sdt: section 'model': .*dropout must lie in"):

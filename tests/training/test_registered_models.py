@@ -10,12 +10,13 @@ from mister_e_hf.models.registry import registered
 from mister_e_hf.training.evaluate import evaluate_checkpoint
 from mister_e_hf.training.experiment import run_experiment
 from support.small_recipes import recipe
+from support.tiny_language_models import tiny_language_model
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("corpus")
-    for split, table in demo_corpus(0, sizes={"train": 8, "validation": 4, "test": 4}).items():
+    for split, table in demo_corpus(0, sizes={"train": 8, "validation": 4, "test": 4}, transcripts="en").items():
         pq.write_table(table, folder / f"{split}.parquet")
     return str(folder)
 
@@ -23,6 +24,9 @@ def corpus(tmp_path_factory) -> str:
 @pytest.mark.parametrize("name", [each.name for each in registered()])
 def test_train_and_evaluate(corpus, tmp_path, name):
     made = recipe("--corpus", corpus, "--num_train_epochs", "1", "--disable_tqdm").baseline(name)
+    if "language_model" in made.fields()["model"]:
+        made.set("model.language_model", tiny_language_model("gpt2"))
+        made.set("model.lora", {"r": 2})
     if "hidden_size" in made.fields()["model"]:
         made.set("model.hidden_size", 8)
     results = run_experiment(made, tmp_path / "run", seed=0)

@@ -182,3 +182,29 @@ EGMF_FUSION = {
     "without_class_weights": MISTER_E["without_class_weights"],
     "causal": MISTER_E["causal"],
 }
+
+# With a language model an ablation costs as much as the whole: those of the gates are left to the fusion by itself.
+_OF_THE_FUSION = ("without_local_expert", "without_semantic_expert", "without_global_expert", "mean_of_both")
+EGMF = {
+    "without_pseudo_tokens": Ablation(
+        "a language model that reads words alone, without pseudo tokens", {"model.use_pseudo_tokens": False}
+    ),
+    "shuffled_pseudo_tokens": Ablation(
+        "each turn has the pseudo tokens of another turn of its dialogue", {"model.shuffle_pseudo_tokens": True}
+    ),
+    "without_context": Ablation("prompts without earlier turns", {"model.context_turns": 0}),
+    "context_of_4": Ablation("prompts with four earlier turns", {"model.context_turns": 4}),
+    "without_auxiliary_head": Ablation("no loss of a head on the fusion", {"model.auxiliary_weight": 0.0}),
+    "frozen_language_model": Ablation(
+        "a language model that is not trained", {"model.lora": None, "model.train_language_model": False}
+    ),
+    "one_pseudo_token": Ablation("one pseudo token", {"model.num_pseudo_tokens": 1}),
+    "pseudo_tokens_first": Ablation("pseudo tokens before the words", {"model.pseudo_position": "first"}),
+    "index_answers": Ablation("labels answered by their numbers", {"model.answer": "index"}, tasks=_CLASSES),
+    "without_numeric_loss": Ablation(
+        "no loss of the expected score", {"model.numeric_weight": 0.0}, tasks=("regression",)
+    ),
+    **{name: EGMF_FUSION[name] for name in _OF_THE_FUSION},
+    "without_class_weights": MISTER_E["without_class_weights"],
+    "causal": MISTER_E["causal"],
+}

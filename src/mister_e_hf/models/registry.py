@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError
-from .ablations import EGMF_FUSION, EMO_CAPS, MISTER_E, Ablation
+from .ablations import EGMF, EGMF_FUSION, EMO_CAPS, MISTER_E, Ablation
 
 if TYPE_CHECKING:
     from .configuration_conversation import ConversationConfig
@@ -210,6 +210,15 @@ _EGMF_FUSION_SPACE = {
     "model.balance_weight": [0.0, 0.1],
 }
 
+_EGMF_SPACE: dict[str, list[Any]] = {
+    "training.learning_rate": [2e-4, 5e-4, 1e-3],
+    "training.language_model_learning_rate": [1e-4, 2e-4, 5e-4],
+    "training.num_train_epochs": [2, 3, 5],
+    "model.dropout": [0.2, 0.3, 0.4, 0.5],
+    "model.num_pseudo_tokens": [1, 4, 8],
+    "model.auxiliary_weight": [0.1, 0.3, 1.0],
+}
+
 
 def _baseline(
     name: str, class_name: str, learning_rate: float, search_space: dict[str, list[Any]] | None = None
@@ -259,6 +268,16 @@ _ENTRIES = {
             search_space=_EGMF_FUSION_SPACE,
             ablations=EGMF_FUSION,
             streams=True,
+        ),
+        RegisteredModel(
+            "egmf",
+            "egmf",
+            ".egmf.configuration_egmf:EgmfConfig",
+            ".egmf.modeling_egmf:EgmfModel",
+            training={"learning_rate": 5e-4, "language_model_learning_rate": 2e-4, "num_train_epochs": 3},
+            search_space=_EGMF_SPACE,
+            ablations=EGMF,
+            trainer="..training.egmf_trainer:EgmfTrainer",
         ),
         _baseline("logistic_regression", "LogisticRegression", 1e-3),
         _baseline("bc_lstm", "BcLstm", 1e-3, {"model.hidden_size": [64, 96, 128, 192], "model.dropout": _DROPOUTS}),

@@ -178,10 +178,10 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
     check_pretrained(config, recipe.sections["training"].get("pretrained"))
     try:
         config = entry_of(config).model_class().described(config)
-    except (InputError, OSError) as error:
+        with torch.device("meta"):
+            needed = 4 * sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+    except (InputError, OSError) as error:  # a language model that the configuration names is out of reach
         raise InputError(f"{recipe.source}: section 'model': {error}") from error
-    with torch.device("meta"):
-        needed = 4 * sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
     there = _memory()
     if there is not None and needed > there:
         raise InputError(

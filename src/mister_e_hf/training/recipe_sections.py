@@ -16,7 +16,7 @@ from ..encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..models.configuration_conversation import ConversationConfig
-from ..models.registry import RegisteredModel, entry_of, registered
+from ..models.registry import RegisteredModel, entry, entry_of, registered
 from .pretraining_trainer import PretrainingArguments
 from .utterance_trainer import UtteranceTrainingArguments
 
@@ -84,8 +84,10 @@ def arguments_of(section: str, model_type: str) -> Any:
         return PretrainingArguments
     if section.rpartition(".")[2] != "training":
         return None
-    encoder = section in encoder_sections()
-    return UtteranceTrainingArguments if encoder else entry_of(model_type).trainer_class().arguments_class
+    if section in encoder_sections():
+        return UtteranceTrainingArguments
+    own = entry(section.split(".")[1]) if section.startswith("baselines.") else entry_of(model_type)
+    return own.trainer_class().arguments_class
 
 
 def training_defaults(model_type: str, regression: bool) -> dict[str, Any]:

@@ -13,8 +13,12 @@ SMALL = 256
 
 @contextlib.contextmanager
 def few_threads(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Use one thread within the block for a model of hidden size up to 256 on a CPU, unless OMP_NUM_THREADS is set."""
-    small = getattr(getattr(model, "config", None), "hidden_size", 0) <= SMALL
+    """
+    Use one thread within the block for a model of hidden size up to 256 on a CPU, unless OMP_NUM_THREADS is set, or it
+    has a language model.
+    """
+    config = getattr(model, "config", None)
+    small = getattr(config, "hidden_size", 0) <= SMALL and getattr(config, "language_model", None) is None
     if device.type != "cpu" or not small or os.environ.get("OMP_NUM_THREADS"):
         yield
         return

@@ -108,18 +108,16 @@ class EgmfConfig(EgmfFusionConfig):
 
     def require_language_model_config(self) -> transformers.PreTrainedConfig:
         r"""
-        The language model's own configuration, read from where `language_model` says if it is not known yet.
+        The language model's own configuration.
 
         Raises:
-            InputError: if it cannot be found.
+            InputError: if it is not known.
         """
         if self.language_model_config is None:
-            if self.language_model is None:
-                raise InputError(
-                    "language_model must name a causal language model: its folder, or its name on the Hub"
-                )
-            self.describe_language_model()
-        return transformers.AutoConfig.for_model(**(self.language_model_config or {}))
+            raise InputError(
+                "The configuration has no language_model_config; make the model with EgmfModel.from_language_model"
+            )
+        return transformers.AutoConfig.for_model(**self.language_model_config)
 
     def validate_language_model(self):
         if self.language_model_dtype not in DTYPES:

@@ -20,6 +20,7 @@ from .label_likelihood import LikelihoodTree
 from .language_model import (
     FOLDER,
     build_language_model,
+    describe_language_model,
     embedding_scale,
     fetch_language_model,
     fetch_lora,
@@ -94,6 +95,12 @@ class StoredEgmf(StoredModel):
     @classmethod
     def begin(cls, config):
         return cls.from_language_model(config)
+
+    @classmethod
+    def described(cls, config):
+        config = copy.deepcopy(config)
+        describe_language_model(config, {})
+        return config
 
     @property
     def width(self) -> int:
