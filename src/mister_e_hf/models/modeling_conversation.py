@@ -102,6 +102,11 @@ class ConversationPreTrainedModel(StoredModel):
         if config.task == "regression" and not self.pretrains:
             self.target_scale = TargetScale(config.num_labels)
 
+    @classmethod
+    def described(cls, config: Any) -> Any:
+        """A recipe's configuration with what `begin` adds to it, such as a language model's own, for `__init__`."""
+        return config
+
     def view(self, output: Any) -> ConversationOutput:
         """The common view of this model's own output; a model with an output class of its own overrides it."""
         return output

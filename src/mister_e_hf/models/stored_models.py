@@ -48,11 +48,6 @@ class StoredModel(CarriesCode, PreTrainedModel):
         return cls._from_config(config)
 
     @classmethod
-    def described(cls, config):
-        """A configuration as `__init__` takes it, with what `begin` adds to it of the parts that it names."""
-        return config
-
-    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         r"""
         As [`~transformers.PreTrainedModel.from_pretrained`], but weights that are missing, unexpected or of another
