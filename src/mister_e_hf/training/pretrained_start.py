@@ -62,7 +62,7 @@ def check_pretrained(config: ConversationConfig, pretrained: str | None):
         differences = [f"{name} {_value(found, name)} and not {_value(config, name)}" for name in fields]
         raise InputError(
             f"{where} does not fit the model of this recipe: it has {', '.join(differences)}. Pre-train with the same "
-            "section model, or change it here"
+            "section model and corpus.speech_columns, or change them here"
         )
 
 
