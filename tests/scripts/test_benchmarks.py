@@ -28,7 +28,9 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
     numbers = run("modalities.py", tmp_path, "--models", "bc_lstm", "--before", str(source))
     assert list(numbers["bc_lstm"]) == ["before, two", "two", "three"]
     for row in numbers["bc_lstm"].values():
-        assert row["ratio"]["train"] > 0 and row["seconds"]["predict"] > 0 and row["peak_bytes"] > 0
+        assert (
+            row["ratio"]["train"] > 0 and row["seconds"]["predict"] > 0 and row["peak_bytes"] >= 0
+        )  # of what importing took before
 
 
 @pytest.mark.slow

@@ -53,6 +53,7 @@ PIPELINE = (
     "inference.stored_stages",
     "inference.raw_turns",
     "inference.turn_vectors",
+    "inference.generated_answers",
     "inference.turn_contents",
     "encoders.packing",
     "media.audio",

@@ -386,7 +386,7 @@ def loaded_model_is_bit_equal(name: str, folder: Path):
     model.save_pretrained(folder)
     written = {path.name for path in folder.iterdir() if path.suffix != ".py"}
     declared = {pattern.partition("/")[0] for pattern in model.checkpoint_files}
-    assert written == {"config.json", "model.safetensors", *declared}
+    assert {"config.json", "model.safetensors"} <= written <= {"config.json", "model.safetensors", *declared}
     assert (folder / f"{type(model).__module__.rpartition('.')[2]}.py").is_file()
     batch = small_batch(model.config, dtype=torch.float32)
     for load in (AutoModel.from_pretrained, type(model).from_pretrained):

@@ -157,7 +157,8 @@ def test_a_killed_run_resumes_to_the_same_result(scores, run, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", [each.name for each in registered()])
+# EGMF begins from a language model, which no baseline of this recipe names.
+@pytest.mark.parametrize("name", [each.name for each in registered() if each.name != "egmf"])
 def test_every_model_is_trained_for_scores(scores, tmp_path, name):
     made = score_recipe(scores, "--num_train_epochs", "1").baseline(name)
     results = run_experiment(made, tmp_path / "run", seed=0)

