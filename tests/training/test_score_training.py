@@ -71,9 +71,10 @@ def test_two_processes_give_the_gradient_and_the_scores_of_one(tmp_path):
         together = json.loads((tmp_path / f"{name}.json").read_text())
         alone = trainer.predict(trainer.eval_dataset)
         np.testing.assert_array_equal(labels, alone.label_ids)
-        assert together["test_mae"] == pytest.approx(alone.metrics["test_mae"], abs=1e-5)
-        for score in ("test_corr", "test_ccc"):  # predictions after one step hardly vary, which magnifies rounding
-            assert together[score] == pytest.approx(alone.metrics[score], abs=1e-3)
+        for score in ("test_mae", "test_corr", "test_ccc"):
+            # EGMF's scores hardly vary after one step, so that the correlation magnifies their rounding
+            rounding = 1e-3 if (name, score) == ("egmf", "test_corr") else 1e-5
+            assert together[score] == pytest.approx(alone.metrics[score], abs=rounding)
 
 
 def test_scale_of_targets_is_fitted_on_training_labels(tmp_path):
