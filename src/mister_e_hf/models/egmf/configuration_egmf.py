@@ -35,7 +35,7 @@ class EgmfConfig(EgmfFusionConfig):
             None leaves the language model as it is.
         train_language_model (`bool`, defaults to `False`): train all of the language model, instead of LoRA.
         save_language_model (`bool`, defaults to `False`): save its weights even if they were not trained.
-        num_pseudo_tokens (`int`, defaults to 4): vectors P that stand for a turn in its prompt.
+        num_pseudo_tokens (`int`, defaults to 4): number of vectors P that represent a turn in its prompt.
         use_pseudo_tokens (`bool`, defaults to `True`): False leaves them out: the language model reads words alone.
         shuffle_pseudo_tokens (`bool`, defaults to `False`):
             give each turn the pseudo tokens of the turn half a dialogue later, to measure what they contribute.

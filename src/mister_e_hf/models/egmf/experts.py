@@ -95,8 +95,8 @@ class SemanticExpert(nn.Module):
 
 class ModalityProducts(nn.Module):
     """
-    What is made of the mean of the Hadamard products of each modality with the others of its turn, (N, M, H); 0 where
-    there is no other.
+    What is made of the mean of the Hadamard products of each modality with the others of its turn, (N, M, H); 0
+    without others.
     """
 
     def __init__(self, hidden_size: int, num_modalities: int):

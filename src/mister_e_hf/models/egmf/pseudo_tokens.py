@@ -1,4 +1,4 @@
-"""Pseudo tokens: vectors that stand for a turn among the embeddings of a language model's tokens.
+"""Pseudo tokens: vectors that represent a turn among the embeddings of a language model's tokens.
 
 Three bottlenecks as in MSE-Adapter (arXiv 2502.12478), whose tokens are multiples of one vector; here each token has a
 projection of its own, and the scale of the embedding table.

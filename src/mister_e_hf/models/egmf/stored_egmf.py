@@ -16,7 +16,7 @@ from ..stored_models import StoredModel
 from .answers import Answers
 from .asked_turns import AskedTurns, Reader
 from .configuration_egmf import EgmfConfig
-from .label_likelihood import LikelihoodTree
+from .label_likelihood import LikelihoodTree, embedding_table
 from .language_model import (
     FOLDER,
     build_language_model,
@@ -117,10 +117,11 @@ class StoredEgmf(StoredModel):
             self._fit_scale()
 
     def _take(self, language_model: PreTrainedModel, tokenizer: Any):
-        if language_model.get_input_embeddings().embedding_dim != self.width:
+        width = embedding_table(language_model).embedding_dim
+        if width != self.width:
             raise InputError(
                 f"The embeddings of the {language_model.config.model_type} language model have the width "
-                f"{language_model.get_input_embeddings().embedding_dim}, its states {self.width}; expected the same"
+                f"{width}, its states {self.width}; expected the same"
             )
         self.language_model = language_model
         prepare_language_model(language_model, self.config)
