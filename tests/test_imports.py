@@ -265,7 +265,7 @@ def test_models_import_only_torch_and_transformers(module):
     # transformers requires the last three; peft is loaded when LoRA is used
     allowed = {"torch", "transformers", "huggingface_hub", "safetensors", "regex"} | ({"peft"} if language else set())
     assert outside <= allowed
-    files = {"encoders.adapters", "hub.loading", "base.installation"} if language else set()
+    files = {"encoders.adapters", "hub.loading", "base.installation", "base.whole_files"} if language else set()
     assert ours <= {*SHARED, *MODELS, "hub.pretrained", *files}
 
 

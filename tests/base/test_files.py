@@ -14,17 +14,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.base.files import (
-    UNFINISHED,
-    check_output,
-    check_output_folder,
-    only_process_in,
-    write_atomically,
-    write_json,
-    write_table,
-    write_text,
-    write_yaml,
-)
+from mister_e_hf.base.files import check_output, check_output_folder, write_json, write_table, write_text, write_yaml
+from mister_e_hf.base.whole_files import UNFINISHED, only_process_in, write_atomically
 
 
 def names(folder: Path) -> list[str]:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.whole_files import UNFINISHED
 from mister_e_hf.models.egmf.configuration_egmf import EgmfConfig
 from mister_e_hf.models.egmf.modeling_egmf import EgmfModel
 from support.model_contract import LABELS, assert_same, outputs_of, rows_of, small_batch
@@ -218,6 +219,10 @@ def test_kept_prefixes_are_refused_where_they_would_be_wrong(tmp_path):
         egmf("llama").keep_prefixes(tmp_path / "store")
     with pytest.raises(InputError, match="is not empty"):
         egmf().keep_prefixes(tiny_language_model("llama"))
+    unfinished = tmp_path / "begun" / f"{UNFINISHED}-of-another-process-store.json"
+    unfinished.parent.mkdir()
+    unfinished.touch()
+    egmf().keep_prefixes(unfinished.parent)
     model, store = egmf(), tmp_path / "store"
     batch = small_batch(model.config)
     model.keep_prefixes(store)

@@ -12,9 +12,9 @@ from mister_e_hf.base.losses import margin_loss
 from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.models.emo_caps.configuration_emo_caps import EmoCapsConfig
 from mister_e_hf.models.registry import entry
-from mister_e_hf.models.turns import DialogueCache
 from support.model_contract import (
     assert_same,
+    assert_streams,
     gradients_of,
     outputs_of,
     small_batch,
@@ -195,24 +195,9 @@ def test_a_turn_is_attended_to_only_where_it_has_the_modality():
     torch.testing.assert_close(run(model, batch).logits, expected.logits, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("sizes", [[1] * 9, [4, 1, 4], [1, 8]], ids=["one by one", "in pieces", "the rest at once"])
-@pytest.mark.parametrize("changes", [{}, {"context": "none"}, {"context": "after", "num_layers": 2}, SCORES])
-def test_a_stream_gives_what_the_whole_dialogue_gives(changes, sizes):
-    model = model_of(**changes, causal=True, modalities=THREE)
-    batch = batch_of(model, lengths=[9])
-    batch.pop("labels")
-    whole, past, start, found = run(model, batch), DialogueCache(), 0, []
-    with torch.no_grad():
-        for size in sizes:
-            part = {name: values[:, start : start + size] for name, values in batch.items()}
-            found.append(model(**part, past=past))
-            start += size
-    assert past.num_turns == 9
-    for name, values in whole.items():
-        streamed = torch.cat([output[name] for output in found], dim=1)
-        torch.testing.assert_close(streamed, values, rtol=0, atol=1e-10, msg=name)
-    with pytest.raises(InputError, match="Only a causal model can take turns one by one"):
-        model_of()(**batch, past=DialogueCache())
+@pytest.mark.parametrize("changes", [{"context": "none"}, {"context": "after", "num_layers": 2}, SCORES])
+def test_a_stream_gives_what_the_whole_dialogue_gives(changes):
+    assert_streams(model_of(**changes, causal=True, modalities=THREE))
 
 
 # Heads

@@ -6,6 +6,7 @@ from torch import nn
 
 from mister_e_hf.models.mister_e.modeling_mister_e import TurnConvolution
 from mister_e_hf.models.turns import DialogueCache
+from support.model_contract import assert_same, streamed
 
 MODELS = {
     "published form": {},
@@ -29,17 +30,6 @@ def dialogue(model, turns: int, seed: int = 0) -> dict[str, torch.Tensor]:
     return made | {f"{name}_mask": torch.rand(1, turns, generator=generator) > 0.3 for name in ("speech", "text")}
 
 
-def stream(model, inputs: dict[str, torch.Tensor], sizes) -> dict[str, torch.Tensor]:
-    past, start, found = DialogueCache(), 0, []
-    with torch.no_grad():
-        for size in sizes:
-            found.append(model(**{name: value[:, start : start + size] for name, value in inputs.items()}, past=past))
-            start += size
-            assert past.num_turns == start
-    assert start == inputs["speech_embeddings"].shape[1]
-    return {name: torch.cat([output[name] for output in found], dim=1) for name in found[0]}
-
-
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 6], [1, 11]], ids=["one by one", "in pieces", "the rest at once"])
 def test_a_stream_gives_what_the_whole_dialogue_gives(tiny_model, changes, sizes):
@@ -47,10 +37,7 @@ def test_a_stream_gives_what_the_whole_dialogue_gives(tiny_model, changes, sizes
     inputs = dialogue(model, 12)
     with torch.no_grad():
         whole = model(**inputs)
-    streamed = stream(model, inputs, sizes)
-    assert set(streamed) == set(whole)
-    for name, value in whole.items():
-        torch.testing.assert_close(streamed[name], value, rtol=0, atol=1e-10, msg=name)
+    assert_same(streamed(model, inputs, sizes), dict(whole))
 
 
 def test_single_precision_at_the_stated_tolerance(tiny_model):
@@ -60,7 +47,7 @@ def test_single_precision_at_the_stated_tolerance(tiny_model):
     }
     with torch.no_grad():
         whole = model(**inputs)
-    torch.testing.assert_close(stream(model, inputs, [1] * 200)["logits"], whole.logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(streamed(model, inputs, [1] * 200)["logits"], whole.logits, rtol=0, atol=1e-5)
 
 
 def test_nothing_past_is_computed_again(tiny_model):
@@ -72,7 +59,7 @@ def test_nothing_past_is_computed_again(tiny_model):
         if isinstance(module, nn.Linear | nn.GRU | nn.LayerNorm) and not hasattr(module, "null_embedding")
         if type(module) in (nn.Linear, nn.GRU, nn.LayerNorm)
     ]
-    stream(model, inputs, [1] * 9)
+    streamed(model, inputs, [1] * 9)
     for hook in hooks:
         hook.remove()
     assert hooks and set(rows) == {1}

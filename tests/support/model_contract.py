@@ -17,6 +17,7 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.modalities import MODALITIES
 from mister_e_hf.base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from mister_e_hf.models.registry import entry, entry_of
+from mister_e_hf.models.turns import DialogueCache
 from support.tiny_language_models import language_model_fields
 
 LABELS = {0: "anger", 1: "joy", 2: "neutral"}
@@ -116,6 +117,28 @@ def outputs_of(model, batch: Batch) -> dict[str, torch.Tensor]:
     found = {"logits": view.logits, **{f"head {name}": logits for name, logits in (view.head_logits or {}).items()}}
     weights = {field: getattr(view, field) for field in WEIGHT_FIELDS}
     return found | {name: values for name, values in weights.items() if values is not None}
+
+
+def streamed(model, batch: Batch, sizes: Sequence[int]) -> dict[str, torch.Tensor]:
+    """The outputs (1, T, ...) of a batch of one dialogue whose turns are given so many at a time."""
+    past, start, found = DialogueCache(), 0, []
+    with torch.no_grad():
+        for size in sizes:
+            found.append(model(**{name: values[:, start : start + size] for name, values in batch.items()}, past=past))
+            start += size
+            assert past.num_turns == start
+    assert start == batch["speech_embeddings"].shape[1]
+    return {name: torch.cat([output[name] for output in found], dim=1) for name in found[0]}
+
+
+def assert_streams(model):
+    """A causal model gives in a stream what it gives of the whole dialogue, whatever pieces come."""
+    batch = small_batch(model.config, [9])
+    batch = {name: values for name, values in batch.items() if name != "labels"}
+    with torch.no_grad():
+        whole = dict(model(**batch))
+    for sizes in ([1] * 9, [4, 1, 4], [1, 8]):
+        assert_same(streamed(model, batch, sizes), whole)
 
 
 def gradients_of(model, *batches: Batch, **options) -> dict[str, torch.Tensor]:
@@ -432,6 +455,17 @@ def meta_device_loses_nothing(name: str, folder: Path):
     assert_same(outputs_of(empty.eval(), batch), outputs_of(model, batch), 0.0)
 
 
+def a_stream_gives_what_the_whole_dialogue_gives(name: str, folder: Path):
+    """If the model streams; it does not unless it is causal."""
+    if not entry(name).streams:
+        return
+    given = {"modalities": tuple(MODALITIES)} if "modalities" in entry(name).config_class().own_fields() else {}
+    assert_streams(small_model(name, causal=True, **given))
+    model = small_model(name)
+    with pytest.raises(InputError, match="Only a causal model can take turns one by one"):
+        model(**small_batch(model.config, [3]), past=DialogueCache())
+
+
 CHECKS: tuple[Callable[[str, Path], None], ...] = (
     view_has_the_declared_heads,
     class_says_what_it_is,
@@ -447,6 +481,7 @@ CHECKS: tuple[Callable[[str, Path], None], ...] = (
     masks_of_numbers_are_booleans,
     inputs_that_do_not_fit_are_refused,
     one_turn_is_a_dialogue,
+    a_stream_gives_what_the_whole_dialogue_gives,
     autocast_gives_a_finite_loss_and_gradient,
     few_dialogues_are_learned_by_heart,
     configuration_survives_its_file,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mister_e_hf import Recipe
 from mister_e_hf.base.errors import InputError
-from mister_e_hf.base.files import UNFINISHED
+from mister_e_hf.base.whole_files import UNFINISHED
 from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.evaluation.metrics import softmax
 from mister_e_hf.training.checkpoints import MANIFEST, damage, finished_checkpoints, newest_whole, remove, seal

@@ -8,7 +8,7 @@ import torch
 from accelerate import PartialState
 
 from . import progress
-from .files import only_process_in
+from .whole_files import only_process_in
 
 
 def processes(use_cpu: bool = False) -> PartialState:

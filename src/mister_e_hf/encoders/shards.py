@@ -20,9 +20,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from ..base.errors import InputError, short
-from ..base.files import UNFINISHED, write_atomically, write_json
+from ..base.files import write_json
 from ..base.modalities import MODALITIES
 from ..base.records import check_same
+from ..base.whole_files import UNFINISHED, write_atomically
 from ..corpora.dialogues import turns_of_dialogues
 from ..corpora.provenance import Provenance
 from ..vectors.corpus_labels import LABELS_KEY

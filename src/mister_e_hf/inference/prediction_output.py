@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import InputError
-from ..base.files import write_atomically
 from ..base.part_weights import ANSWERED_WEIGHTS
 from ..base.plain_text import display_width, for_csv, for_terminal
+from ..base.whole_files import write_atomically
 
 # The columns of a table beside those of the classes or targets; `split` is left out where a source has one alone, and
 # `answer` and `unparsed` without answers.

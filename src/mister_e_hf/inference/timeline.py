@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base.errors import InputError, MissingLibraryError, short
-from ..base.files import check_output, write_atomically
+from ..base.files import check_output
 from ..base.part_weights import ANSWERED_WEIGHTS
 from ..base.plain_text import display_width, for_plot
+from ..base.whole_files import write_atomically
 from .predicted_turns import check_alike, check_turn, read_predictions
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 
 from ..base.errors import InputError, reading
-from ..base.files import UNFINISHED, file_digest, sync, write_json
+from ..base.files import file_digest, write_json
+from ..base.whole_files import UNFINISHED, sync
 
 MANIFEST = "manifest.json"
 _STATE = ("global_step", "epoch", "train_batch_size", "log_history", "best_global_step")

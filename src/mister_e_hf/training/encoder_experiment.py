@@ -9,7 +9,8 @@ import torch
 from transformers import set_seed
 
 from ..base.errors import InputError
-from ..base.files import check_output_folder, sync_folder, write_json, writing
+from ..base.files import check_output_folder, sync_folder, write_json
+from ..base.whole_files import writing
 from ..base.yaml_files import read_yaml
 from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder

@@ -19,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ..base.errors import InputError, short
-from ..base.files import UNFINISHED, sync, writing
 from ..base.modalities import IGNORE_INDEX
+from ..base.whole_files import UNFINISHED, sync, writing
 from ..evaluation.metrics import SCORES
 from ..vectors.dialogue_datasets import dialogue_lengths
 from ..vectors.sampler import LikeLengthSampler

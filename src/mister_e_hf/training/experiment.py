@@ -16,16 +16,9 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from ..base.errors import InputError
-from ..base.files import (
-    check_output_folder,
-    file_digest,
-    sync_folder,
-    write_atomically,
-    write_json,
-    write_table,
-    writing,
-)
+from ..base.files import check_output_folder, file_digest, sync_folder, write_json, write_table
 from ..base.processes import report
+from ..base.whole_files import write_atomically, writing
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
 from ..evaluation.predictions import (

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from transformers import set_seed
 
 from ..base.errors import InputError, short, unwrapped
-from ..base.files import check_output_folder, sync_folder, write_json, writing
+from ..base.files import check_output_folder, sync_folder, write_json
 from ..base.modalities import MODALITIES
+from ..base.whole_files import writing
 from ..corpora.licences import published_of_name
 from ..hub.checkpoint import save_checkpoint
 from ..models.configuration_conversation import ConversationConfig

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ...base.errors import InputError
+from ...base.whole_files import UNFINISHED, write_atomically
 from .label_likelihood import Past
 
 _FACTS = "store.json"
@@ -51,9 +52,10 @@ class PrefixStore:
                     "another folder, or remove this one"
                 )
             return
-        if any(self.folder.iterdir()):
+        # another process may be writing its facts at this moment
+        if any(not place.name.startswith(UNFINISHED) for place in self.folder.iterdir()):
             raise InputError(f"'{self.folder}' is not empty, and has no {_FACTS}; give an empty folder")
-        _write(path, lambda place: place.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
+        write_atomically(path, lambda place: place.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
 
     def __contains__(self, token_ids: Sequence[int]) -> bool:
         return self._path(token_ids).is_file()
@@ -83,7 +85,7 @@ class PrefixStore:
         ]
         path = self._path(token_ids)
         path.parent.mkdir(exist_ok=True)
-        _write(path, lambda place: save_file({"layers": torch.stack(layers)}, place))
+        write_atomically(path, lambda place: save_file({"layers": torch.stack(layers)}, place))
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -92,12 +94,6 @@ class PrefixStore:
     def _path(self, token_ids: Sequence[int]) -> Path:
         name = hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
         return self.folder / name[:2] / f"{name[:32]}.safetensors"
-
-
-def _write(path: Path, write):
-    unfinished = path.with_name(f".{path.name}-{os.getpid()}")
-    write(unfinished)
-    os.replace(unfinished, path)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ from typing import Any
 import jinja2
 
 from ...base.errors import MissingLibraryError
-from ...base.files import write_atomically, write_json
+from ...base.files import write_json
+from ...base.whole_files import write_atomically
 from ..study import Study
 from ..study_reader import read_study
 from .method import method, provenance

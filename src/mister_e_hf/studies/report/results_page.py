@@ -6,8 +6,9 @@ from datetime import date
 from pathlib import Path
 
 from ...base.errors import InputError
-from ...base.files import check_output, write_atomically
+from ...base.files import check_output
 from ...base.score_names import score_title
+from ...base.whole_files import write_atomically
 from ...corpora.licences import published_of_name
 from ..study import Study
 from ..study_reader import read_study
