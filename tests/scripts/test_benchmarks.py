@@ -33,6 +33,17 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
         )  # of what importing took before
 
 
+def test_parts_for_a_gpu_run_on_a_cpu(tmp_path):
+    numbers = run("gpu.py", tmp_path)
+    assert numbers["matrix_rate"] > 0
+    frozen = {row["mode"]: row for row in numbers["egmf"] if row["turns"] == 8}
+    lora, kept = frozen.values()
+    assert len(numbers["egmf"]) == 4 and lora["tokens"] > 4 * kept["tokens"] > 0  # the prompts' texts are not read
+    for row in numbers["egmf"]:
+        work = {kind: row[kind]["operations"] for kind in ("training", "scoring")}
+        assert 2 <= work["training"] / work["scoring"] < 4 and row["training"]["share_of_rate"] > 0
+
+
 @pytest.mark.slow
 def test_models_of_one_hidden_size_are_compared(tmp_path):
     numbers = run("modalities.py", tmp_path, "--models", "mult", "mister_e", "emo_caps", "--side_by_side", "8")
