@@ -96,6 +96,24 @@ def test_the_report_shows_the_score_without_capsules(study):
         assert found[f"capsules with {modality}"] == pytest.approx(removed[modality])
 
 
+def test_the_report_shows_which_emotions_are_lost_without_capsules(study):
+    tables = tables_of(study)
+    rows = tables["emotions_without_capsules"]
+    assert [row["without"] for row in rows] == ["nothing", *GROUPS]
+    full = read_study(study).stages["development"].systems["full"]
+    (classes,) = [record for record in tables["classes"] if record["system"] == "full"]
+    labels = [name for name in rows[0] if name not in ("without", "system")]
+    assert len(labels) == len(full.probabilities[0, 0]) and [rows[0][name] for name in labels] == pytest.approx(
+        [classes[name] for name in labels]
+    )
+    # weighted by the turns of each emotion, they are the score of the table of all emotions
+    turns = np.bincount(read_study(study).stages["development"].labels, minlength=len(labels))
+    for row, whole in zip(rows[1:], tables["removed_capsules"], strict=True):
+        weighted = np.dot([row[name] for name in labels], turns) / turns.sum()
+        assert weighted == pytest.approx(whole["weighted_f1"])
+    assert "| capsule speech+text | EMO-Caps, full |" in (study / "report.md").read_text()
+
+
 def test_rows_without_capsules_are_those_of_the_model_without_them(tmp_path):
     data = split("train")
     model = small_model("emo_caps", torch.float32, speech_embedding_dim=4, text_embedding_dim=4)
@@ -130,6 +148,7 @@ def test_scores_have_the_same_tables(tmp_path):
     tables = tables_of(out)
     assert {"capsules_by_true_score", "capsules_by_main_capsule", "removed_capsules"} <= set(tables)
     assert all(record["mixture_error"] >= 0 for record in tables["capsules_by_main_capsule"])
+    assert "emotions_without_capsules" not in tables
     assert [row["without"] for row in tables["removed_capsules"]] == GROUPS and "mae" in tables["removed_capsules"][0]
 
 

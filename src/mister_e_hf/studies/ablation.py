@@ -21,10 +21,10 @@ from ..base.errors import InputError, reading
 from ..base.files import check_output_folder, write_yaml
 from ..base.records import check_same
 from ..base.yaml_files import read_yaml
-from ..training.preflight import check_conversation_model, check_seeds
+from ..training.preflight import check_conversation_model
 from ..training.recipe import Recipe
 from ..training.recipe_widths import take_widths
-from ..training.run_folder import git_commit
+from ..training.run_folder import check_seeds, git_commit
 from .absent_modalities import variants_on_corpus
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
 from .study import FULL, LABEL_LEAKAGE, ROBUST

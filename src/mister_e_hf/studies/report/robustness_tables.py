@@ -9,7 +9,9 @@ import numpy as np
 
 from ...base.part_weights import CAPSULES
 from ...base.score_names import capitalized, in_per_cent, score_title
-from ...evaluation.significance import SeedScores, difference, estimate
+from ...evaluation.metrics import scores_from_confusion
+from ...evaluation.significance import SeedScores, confusion_by_dialogue, difference, estimate
+from ..measures import ClassMeasures
 from ..robustness import WITHOUT_CAPSULES, capsule_groups
 from ..study import ROBUST, Stage, Study, System
 from .cells import Record, defined, interval, score, signed, system_cell
@@ -60,6 +62,44 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
     )
     if without:
         yield _capsule_table(study, without)
+        if isinstance(study.measures, ClassMeasures):
+            yield _emotion_table(study, stage, study.measures)
+
+
+def _emotion_table(study: Study, stage: Stage, measures: ClassMeasures) -> Table:
+    """F1 of each class, one row for each group of removed capsules and system."""
+    records: list[Record] = []
+    for system in (stage.systems[name] for name in ROBUST if name in stage.systems):
+        groups = _predictions_without_capsules(system)
+        whole = {"nothing": system.predictions[system.robustness_seeds, None]} if groups else {}
+        for group, predictions in (whole | groups).items():
+            confusion = confusion_by_dialogue(stage.labels, predictions, stage.dialogues, len(measures.names)).sum(-3)
+            f1, turns = scores_from_confusion(confusion)["f1_per_class"], confusion.sum(-1)
+            shown = [
+                float(f1[..., number].mean()) if turns[..., number].any() else None
+                for number in range(len(measures.names))
+            ]
+            about = {"without": group, "system": system.name}
+            records.append(about | dict(zip(measures.names, shown, strict=True)))
+    return Table(
+        "emotions_without_capsules",
+        "F1 per emotion without capsules",
+        "In per cent, mean over seeds, as in the table before: it shows which capsules carry which emotion.",
+        records,
+        {"without": lambda record: record["without"], "system": system_cell(study)}
+        | {label: score(label) for label in measures.names},
+    )
+
+
+def _predictions_without_capsules(system: System) -> dict[str, np.ndarray]:
+    """Predictions (S, D, N) without each group of capsules; none of a model without any."""
+    found = {
+        curve.removeprefix(WITHOUT_CAPSULES): predictions
+        for (curve, _), predictions in system.robustness.items()
+        if curve.startswith(WITHOUT_CAPSULES)
+    }
+    capsules = list(system.part_weights.get(CAPSULES.field, ()))
+    return {group: found[group] for group in capsule_groups(capsules) if group in found}
 
 
 def _capsule_table(study: Study, records: list[Record]) -> Table:
@@ -90,15 +130,9 @@ def _without_capsules(study: Study, stage: Stage, system: System) -> Iterator[Re
     def of(predictions: np.ndarray) -> SeedScores:
         return measures.resampled(stage.labels, predictions, stage.dialogues, draws=_CURVE_DRAWS)[main]
 
-    found = {
-        curve.removeprefix(WITHOUT_CAPSULES): predictions
-        for (curve, _), predictions in system.robustness.items()
-        if curve.startswith(WITHOUT_CAPSULES)
-    }
     whole = of(system.predictions[system.robustness_seeds, None])
-    capsules = list(system.part_weights.get(CAPSULES.field, ()))
-    for group in (group for group in capsule_groups(capsules) if group in found):
-        own = of(found[group])
+    for group, predictions in _predictions_without_capsules(system).items():
+        own = of(predictions)
         change = difference(own, whole)
         yield {
             "without": group,
