@@ -67,6 +67,8 @@ WRONG = {
     "a model of sound for text": (["--text_encoder.backbone", "@speech"], "text_encoder"),
     "an encoder's configuration": (["--text_encoder.embedding_dim", "0"], "text_encoder.*embedding_dim"),
     "folds": (["--text_encoder.folds", "1000"], "text_encoder.*folds must be from 2 to"),
+    "pre-training first": (["--pretrained", "self", "--pretraining.mask_rate", "2"], "mask_rate must be"),
+    "its corpora": (["--pretrained", "self", "--pretraining.corpora", "nowhere"], "No corpus folder at 'nowhere'"),
     "no encoder": (["--speech_encoder", "none", "--text_encoder", "none"], "nothing makes vectors"),
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -261,6 +262,10 @@ def test_the_command_pretrains(corpora, tmp_path, capsys):
     words += ["--num_train_epochs", "1", "--mask_rate", "0.3", "--use_cpu"]
     assert main(words) == 0
     captured = capsys.readouterr()
+    terms = r"reconstruction \d\.\d{4}, the mean 1; InfoNCE \d\.\d{4}"
+    line = rf"epoch 1 of 1: loss [\d.]+ \({terms}\), validation loss [\d.]+ \({terms}, chance \d\.\d{{4}}\)\n"
+    assert re.search(line, captured.err) and re.search(rf"trained, validation loss .* \({terms}, chance", captured.err)
+    assert "1 if each is guessed as the mean" in captured.out
     assert "reconstruction loss" in captured.out and f"in {tmp_path / 'run'}" in captured.out
     stored = Recipe.load(tmp_path / "run" / "training.yaml").sections["pretraining"]
     assert stored["mask_rate"] == 0.3 and stored["learning_rate"] == 0.001

@@ -99,6 +99,15 @@ def test_a_dialogue_in_two_corpora_raises_even_in_a_split_that_is_not_read(tmp_p
         read_pooled([a, b])
 
 
+def test_a_dialogue_twice_in_one_corpus_raises_even_in_a_split_that_is_not_read(tmp_path):
+    a, b = write_named(tmp_path / "a", "a", None), write_named(tmp_path / "b", "b", None)
+    for split, ids, where in (("test", ["b-test-0", "b-train-1"], "in train and in test"), ("train", "bb", "twice")):
+        table = pq.read_table(b / f"{split}.parquet")
+        pq.write_table(table.set_column(0, "dialogue_id", pa.array([*ids])), b / f"{split}.parquet")
+        with pytest.raises(InputError, match=rf"'{b}': dialogue '.*' is {where}"):
+            read_pooled([a, b])
+
+
 def test_a_corpus_given_twice_raises(tmp_path):
     a = write_named(tmp_path / "a", "a", None)
     with pytest.raises(InputError, match="given twice"):
@@ -108,6 +117,9 @@ def test_a_corpus_given_twice_raises(tmp_path):
 def test_a_name_that_no_corpus_has_raises_with_the_nearest(tmp_path):
     with pytest.raises(InputError, match="no column 'pitsh'.*did you mean 'pitch'"):
         read_pooled(three_corpora(tmp_path), speech_columns=["pitsh"])
+    twice = write_named(tmp_path / "twice", "twice", ["rate", "rate"])
+    with pytest.raises(InputError, match=f"'{twice}', train: .* names the speech column 'rate' twice"):
+        read_pooled([*three_corpora(tmp_path), twice], speech_columns=["rate"])
     with pytest.raises(InputError, match="'.*/b', train: .*no column 'loudness'"):
         read_pooled(three_corpora(tmp_path), speech_columns=["pitch", "loudness"])
 

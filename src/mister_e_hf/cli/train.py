@@ -162,6 +162,13 @@ def _print_costs(costs: list[dict]):
     print_result_once(format_costs(costs), stages=costs, hours=sum(cost["hours"] for cost in costs))
 
 
+_PRETRAINING_SCORES = {
+    "reconstruction_loss": "squared error of hidden vectors; 1 if each is guessed as the mean",
+    "contrastive_loss": "InfoNCE: finding a turn's other modality among the turns of a batch",
+    "contrastive_chance": "InfoNCE of a model that finds nothing",
+}
+
+
 def _pretrain(arguments: argparse.Namespace):
     from ..training.pretraining import pretrain
     from ..training.recipe_sections import PRETRAINING
@@ -180,7 +187,10 @@ def _pretrain(arguments: argparse.Namespace):
         return _print_costs(dry_run_of_pretraining(*run))
     results = pretrain(*run)
     scores = results["validation"] or {"loss (training)": results["history"][-1]["loss"]}
-    lines = [f"{name.replace('_', ' '):28} {value:.4f}" for name, value in scores.items()]
+    lines = [
+        f"{name.replace('_', ' '):28} {value:.4f}  {_PRETRAINING_SCORES.get(name, '')}".rstrip()
+        for name, value in scores.items()
+    ]
     print_result_once("\n".join([*lines, f"in {folder}"]), **results, folder=str(folder))
 
 

@@ -1,5 +1,7 @@
 """Report each epoch of a training in one line, in place of the dictionaries of transformers."""
 
+from collections.abc import Callable, Mapping
+
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
@@ -14,13 +16,15 @@ class EpochLines(TrainerCallback):
 
     Args:
         title: name of what is trained, such as `"text encoder"`.
+        terms: says what a loss consists of, from the metrics of training or of validation by name; empty if nothing.
     """
 
-    def __init__(self, title: str):
-        self.title = title
+    def __init__(self, title: str, terms: Callable[[Mapping[str, float]], str] = lambda metrics: ""):
+        self.title, self.terms = title, terms
         self._bar: progress.Bar | None = None
         self._scoring = False
         self._loss: float | None = None
+        self._of_loss = ""
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._loss = None
@@ -36,7 +40,7 @@ class EpochLines(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or "loss" not in (logs or {}):
             return
-        self._loss = logs["loss"]
+        self._loss, self._of_loss = logs["loss"], self._in_brackets(logs)
         if args.eval_strategy == "no":
             self._report(state, {})
 
@@ -60,17 +64,21 @@ class EpochLines(TrainerCallback):
         self._close()
 
     def _report(self, state, metrics: dict[str, float], name: str | None = None):
-        parts = [f"loss {float(self._loss or 0):.4g}"]
+        parts = [f"loss {float(self._loss or 0):.4g}{self._of_loss}"]
         name = (name or "weighted_f1").removeprefix("eval_")
         if f"eval_{name}" in metrics:
             value = float(metrics[f"eval_{name}"])
             shown = f"{100 * value:.2f}" if in_per_cent(name) else f"{value:.4f}"
-            parts.append(f"validation {score_title(name)} {shown}")
+            parts.append(f"validation {score_title(name)} {shown}{self._in_brackets(metrics, 'eval_')}")
         elif "eval_loss" in metrics:
             parts.append(f"validation loss {float(metrics['eval_loss']):.4g}")
         epoch = f"epoch {self._number(state.epoch)} of {self._number(state.num_train_epochs)}"
         progress.line(f"{self.title}, {epoch}: {', '.join(parts)}")
         self._loss = None
+
+    def _in_brackets(self, metrics: Mapping[str, float], prefix: str = "") -> str:
+        terms = self.terms({name.removeprefix(prefix): value for name, value in metrics.items()})
+        return f" ({terms})" if terms else ""
 
     @staticmethod
     def _number(epoch: float | None) -> str:

@@ -151,7 +151,7 @@ class EpochTrainer(Trainer):
         super().__init__(*arguments, **kwargs)
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
-        self.add_callback(EpochLines(self.title))
+        self.add_callback(EpochLines(self.title, self.terms_of_loss))
         if self.args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
         self._not_finite = FirstSteps()
@@ -171,6 +171,10 @@ class EpochTrainer(Trainer):
     def title(self) -> str:
         """Name of what is trained, for the lines of progress."""
         return "model"
+
+    def terms_of_loss(self, metrics: Mapping[str, float]) -> str:
+        """What the loss of a training or an evaluation consists of, for the lines of progress; nothing by default."""
+        return ""
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset if train_dataset is not None else self.train_dataset

@@ -37,11 +37,10 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .own_pretraining import model_of_run, pretraining_of_run
-from .preflight import check_seeds
 from .pretrained_start import pretraining_facts, weights_of
 from .recipe import Recipe
 from .recipe_widths import take_widths
-from .run_folder import best_epoch, check_unchanged, learning_history, peak_memory, provenance, run_once
+from .run_folder import best_epoch, check_seeds, check_unchanged, learning_history, peak_memory, provenance, run_once
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, set_seed
 
+from ..base.errors import InputError
 from ..vectors.dialogue_vectors import DialogueVectors
-from ..vectors.pooled import pool, read_pooled
+from ..vectors.pooled import check_unique_in_all, pool, read_pooled
 from .dialogue_trainer import DialogueTrainingArguments
 from .pretrained_start import OWN, new_model
-from .pretraining import further_corpora, pretrain_on
+from .pretraining import further_corpora, pretrain_on, pretraining_arguments
 from .recipe import Recipe
 from .recipe_widths import picked_columns
 
@@ -54,6 +55,31 @@ def model_of_run(recipe: Recipe, arguments: DialogueTrainingArguments, train: Di
     )
     set_seed(arguments.seed)  # the heads are the same whether or not the pre-training was finished before
     return new_model(recipe.model_config(), str(folder))
+
+
+def check_own_pretraining(recipe: Recipe, output_dir: str | Path):
+    r"""
+    Check the section `pretraining` of a recipe whose runs pre-train first; nothing to check for others.
+
+    Raises:
+        FileNotFoundError: if one of its corpora, or the train split of one, is missing.
+        InputError: naming the corpus, if one of them cannot be read, has vectors of another width than the model
+            reads, or holds a dialogue of the recipe's corpus, of any split: a run could then see what scores it.
+    """
+    if recipe.sections["training"].get("pretrained") != OWN:
+        return
+    pretraining_arguments(recipe, output_dir, 0, **own_changes(recipe))
+    if not (further := further_corpora(recipe)):
+        return
+    pooled = read_pooled(further, ("train",), picked_columns(recipe))
+    for name, width in recipe.model_config().read_widths.items():
+        if name in pooled.vectors and (found := pooled.vectors[name].width) != width:
+            raise InputError(
+                f"{recipe.source}: pretraining.corpora: the {name} vectors of {', '.join(further)} have width "
+                f"{found}, those that the model reads {width}. Leave these corpora out"
+                + (", or pick columns that all name with corpus.speech_columns" if name == "speech" else "")
+            )
+    check_unique_in_all([recipe.corpus_path(), *further])
 
 
 def own_dialogues(recipe: Recipe, train: DialogueVectors) -> DialogueVectors:

@@ -23,10 +23,11 @@ from ..vectors.dialogue_vectors import SPLITS
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
+from .own_pretraining import check_own_pretraining
 from .pretrained_start import check_pretrained
 from .recipe import Recipe
 from .recipe_widths import take_widths
-from .run_folder import read_results
+from .run_folder import check_seeds, read_results
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:
@@ -104,20 +105,6 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     return Plan(recipe, modalities, corpus)
 
 
-def check_seeds(seeds: Sequence[int]):
-    """
-    Check the seeds of a run.
-
-    Raises:
-        InputError: if a seed is out of range or appears twice.
-    """
-    for seed in seeds:
-        if not 0 <= seed < 2**32:
-            raise InputError(f"seeds: expected whole numbers from 0 to {2**32 - 1:,}, got {seed}")
-        if list(seeds).count(seed) > 1:
-            raise InputError(f"seeds: {seed} appears twice; a seed gives the same run each time")
-
-
 def named_encoders(recipe: Recipe) -> list[str]:
     """The modalities for which the recipe has a section of an encoder."""
     return [name for name, modality in MODALITIES.items() if recipe.sections.get(modality.encoder)]
@@ -168,7 +155,8 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
     Check the sections of stage 2.
 
     Raises:
-        InputError: if the model cannot be built, does not fit into memory, or cannot be trained with these arguments.
+        InputError: if the model cannot be built, does not fit into memory, or cannot be trained or pre-trained with
+            these arguments and corpora.
     """
     config, arguments = recipe.model_config(), recipe.training_arguments(output_dir, 0)
     try:
@@ -176,6 +164,7 @@ def check_conversation_model(recipe: Recipe, output_dir: str | Path):
     except InputError as error:
         raise InputError(f"{recipe.source}: section 'training': {error}") from error
     check_pretrained(config, recipe.sections["training"].get("pretrained"))
+    check_own_pretraining(recipe, output_dir)
     try:
         config = entry_of(config).model_class().described(config)
         with torch.device("meta"):

@@ -23,11 +23,10 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import SPLITS, DialogueVectors
 from ..vectors.pooled import read_pooled
 from ..vectors.store import dialogue_ids
-from .preflight import check_seeds
 from .pretraining_trainer import PretrainingArguments, PretrainingTrainer
 from .recipe import Recipe
 from .recipe_widths import picked_columns, take_picked_width
-from .run_folder import best_epoch, check_unchanged, learning_history, peak_memory, provenance, run_once
+from .run_folder import best_epoch, check_seeds, check_unchanged, learning_history, peak_memory, provenance, run_once
 from .vector_trainer import VectorTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -183,8 +182,6 @@ def read_dialogues(recipe: Recipe, corpora: Sequence[str], splits: Sequence[str]
             logger.warning("The last epoch is kept, since %s", why)
         return data
     data[_VALIDATION] = read_pooled(held_out, (_VALIDATION,), columns)
-    if both := sorted({*data["train"].dialogue_ids} & {*data[_VALIDATION].dialogue_ids}):
-        raise InputError(f"dialogue_id: dialogue '{both[0]}' is in {_VALIDATION}, too; each must appear once")
     return data
 
 

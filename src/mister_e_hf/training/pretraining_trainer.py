@@ -25,6 +25,7 @@ from ..vectors.masked_turns import EpochSampler, MaskedDialogues
 from ..vectors.sampler import LikeLengthSampler
 from .epoch_trainer import check_metric
 from .gathering import gather_rows
+from .run_folder import pretraining_terms
 from .threads import few_threads
 from .vector_trainer import VectorTrainer, VectorTrainingArguments
 
@@ -128,6 +129,9 @@ class PretrainingTrainer(VectorTrainer):
     @property
     def title(self) -> str:
         return f"{self.own_model.title}, pre-training, seed {self.args.seed}"
+
+    def terms_of_loss(self, metrics: Mapping[str, float]) -> str:
+        return pretraining_terms(metrics)
 
     # Data
 

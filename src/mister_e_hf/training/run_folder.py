@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,20 @@ from ..vectors.dialogue_vectors import DialogueVectors
 from .checkpoints import finished_checkpoints
 
 _VERSIONS = ("mister-e-hf", "torch", "transformers", "accelerate", "numpy")
+
+
+def check_seeds(seeds: Sequence[int]):
+    """
+    Check the seeds of a run.
+
+    Raises:
+        InputError: if a seed is out of range or appears twice.
+    """
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seeds: expected whole numbers from 0 to {2**32 - 1:,}, got {seed}")
+        if list(seeds).count(seed) > 1:
+            raise InputError(f"seeds: {seed} appears twice; a seed gives the same run each time")
 
 
 def claim_run(output_dir: Path, record: dict) -> bool:
@@ -81,10 +95,21 @@ def headline(scores: dict[str, Any]) -> str:
     weighted F1.
     """
     if "reconstruction_loss" in scores:
-        return f"loss {scores['loss']:.4f}"
+        return f"loss {scores['loss']:.4f} ({pretraining_terms(scores)})"
     if "mae" in scores:
         return f"MAE {scores['mae']:.4f}"
     return f"weighted F1 {100 * scores['weighted_f1']:.2f}"
+
+
+def pretraining_terms(metrics: Mapping[str, float]) -> str:
+    """The terms of a loss of pre-training, unweighted, each with what a model has that learned nothing."""
+    terms = []
+    if "reconstruction_loss" in metrics:
+        terms.append(f"reconstruction {metrics['reconstruction_loss']:.4f}, the mean 1")
+    if "contrastive_loss" in metrics:
+        chance = f", chance {metrics['contrastive_chance']:.4f}" if "contrastive_chance" in metrics else ""
+        terms.append(f"InfoNCE {metrics['contrastive_loss']:.4f}{chance}")
+    return "; ".join(terms)
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

@@ -102,7 +102,7 @@ def stated_in_all(schemas: Mapping[str, pa.Schema], where: str) -> bool:
     Raises:
         InputError: if some of them do and others do not.
     """
-    stated = {split: speech_names(schema, split) is not None for split, schema in schemas.items()}
+    stated = {split: speech_names(schema, f"{where}, {split}") is not None for split, schema in schemas.items()}
     if len(set(stated.values())) > 1:
         having, lacking = ([split for split, names in stated.items() if names == kind] for kind in (True, False))
         raise InputError(

@@ -18,7 +18,6 @@ from .dialogue_vectors import DialogueVectors, VectorColumn
 from .named_columns import check_speech_columns, speech_names, unknown_column
 from .store import (
     Table,
-    check_unique_dialogues,
     dialogue_ids,
     modalities_in,
     read_tables,
@@ -58,6 +57,7 @@ def read_pooled(
                 f"'{source}' holds no vectors in {lacking[0]}: encoders make them of audio, transcripts and video "
                 "(mister-e embed). Or leave it out"
             )
+    check_unique_in_all(sources)
     if speech_columns is not None:
         check_speech_columns(speech_columns)
         given = _with_speech_columns(given, speech_columns)
@@ -67,12 +67,10 @@ def read_pooled(
             split: DialogueVectors(table, vectors=beside, name=f"'{source}', {split}", speech_columns=speech_columns)
             for split, (table, beside) in tables.items()
         }
-        check_unique_dialogues(parts)
         for data in parts.values():
             data.check({})
         corpora[source] = list(parts.values())
     _check_widths(corpora, given)
-    _check_unique_in_all(sources)
     return pool([data for parts in corpora.values() for data in parts], ", ".join(splits))
 
 
@@ -140,8 +138,8 @@ def _remedy(modality: str, one: str, other: str, given: dict[str, dict[str, Tabl
     return f"With corpus.speech_columns, the names of columns, only corpora with these have speech ({why}). {leave}"
 
 
-def _check_unique_in_all(sources: Sequence[str | Path]):
-    """Check that no dialogue is in two corpora, whichever splits are read."""
+def check_unique_in_all(sources: Sequence[str | Path]):
+    """Raise an `InputError` if a dialogue is in two corpora, or twice in one, whichever splits are read."""
     seen: dict[str, tuple[str, str]] = {}
     for source in sources:
         own: dict[str, tuple[str, str]] = {}
@@ -153,6 +151,10 @@ def _check_unique_in_all(sources: Sequence[str | Path]):
                         f"Dialogue '{dialogue}' is in '{other}' ({there}) and in '{source}' ({split}); leave out one "
                         "of the corpora if both hold the same recordings, or rename the dialogues of one"
                     )
+                if dialogue in own:
+                    there = own[dialogue][1]
+                    where = f"twice in {split}" if there == split else f"in {there} and in {split}"
+                    raise InputError(f"'{source}': dialogue '{dialogue}' is {where}; each must be in one split, once")
                 own[dialogue] = (str(source), split)
         seen |= own
 

@@ -297,7 +297,8 @@ def _read_folder(folder: Path, split: str, named: bool) -> Table:
     for modality, parts in chunks.items():
         check_vectors(f"'{folder}'", f"{modality}_features of split {split}", parts)
     read = [_read_table(path) for path in tables]
-    if named and any(speech_names(table.schema, split) != speech_names(read[0].schema, split) for table in read):
+    where = f"'{folder}', {split}"
+    if named and any(speech_names(table.schema, where) != speech_names(read[0].schema, where) for table in read):
         raise InputError(f"'{folder}': the shards of {split} name the columns of their speech vectors differently")
     with reading(folder, f"a corpus whose shards '{split}-*.parquet' have the same columns"):
         table = pa.concat_tables(read)
