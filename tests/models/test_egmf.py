@@ -134,17 +134,35 @@ def test_blocks_of_any_size_give_the_same(changes):
         assert_same(gradients, found[0][1])
 
 
-def test_training_asks_about_turns_with_a_label_alone():
-    model = egmf(lora=LORA, dropout=0.0)
+@pytest.mark.parametrize("numeric_weight", [None, 0.0, 1.0])
+@pytest.mark.parametrize("rows", [2, 100])
+def test_training_reads_what_its_loss_needs(numeric_weight, rows):
+    """Turns with a label alone, and of them the right answers alone, unless expected scores have a loss."""
+    scores = {"id2label": {0: "sentiment"}, "problem_type": "regression", "score_range": [-3.0, 3.0]}
+    changes = {} if numeric_weight is None else scores | {"numeric_weight": numeric_weight}
+    model = egmf(lora=LORA, dropout=0.0, rows_per_forward=rows, class_weights=None, **changes)
     batch = small_batch(model.config)
-    batch["labels"][0, 1:] = -100
-    expected = model(**batch)
-    model.train()
-    output = model(**batch)
+    if numeric_weight is None:
+        batch["labels"][0, 1:] = -100
+        scored = batch["labels"] != -100
+    else:
+        batch["labels"] = torch.randn(*batch["labels"].shape, 1).double().clamp(-3, 3)
+        batch["labels"][0, 1:] = torch.nan
+        scored = batch["attention_mask"] & ~batch["labels"].isnan().all(-1)
+    found = []
+    for training in (False, True):
+        model.zero_grad()
+        output = model.train(training)(**batch)
+        output.loss.backward()
+        found.append((output, {name: parameter.grad.clone() for name, parameter in trained(model).items()}))
+    (expected, gradients), (output, in_training) = found
     torch.testing.assert_close(output.loss, expected.loss)
-    scored = batch["labels"] != -100
-    torch.testing.assert_close(output.logits[scored], expected.logits[scored])
-    assert not output.logits[~scored].any() and expected.logits[batch["attention_mask"]].any(-1).all()
+    assert_same(in_training, gradients)
+    assert expected.logits[batch["attention_mask"]].any(-1).all()
+    assert (output.logits is None) == (not numeric_weight)
+    if numeric_weight:
+        torch.testing.assert_close(output.logits[scored], expected.logits[scored])
+        assert not output.logits[~scored].any()
 
 
 def test_loss_is_that_of_the_language_model_for_the_right_answer_and_of_the_head():

@@ -8,11 +8,12 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.egmf.label_likelihood import (
     LikelihoodTree,
     answer_log_likelihoods,
-    joined,
+    own_log_likelihoods,
     read_prefix,
     rows_of,
 )
 from mister_e_hf.models.egmf.language_model import TESTED
+from mister_e_hf.models.egmf.token_probabilities import log_probabilities
 from support.tiny_language_models import tiny_language_model
 
 PROMPTS = [[5, 9, 200, 31, 7, 8], [17, 3], [44, 45, 46, 47]]
@@ -49,13 +50,15 @@ def test_one_pass_gives_the_likelihood_of_each_plain_sequence(kind, atol):
     torch.testing.assert_close(together, right, rtol=0, atol=atol)
     for row, prompt in enumerate(PROMPTS):
         torch.testing.assert_close(found(model, [prompt], tree)[0], right[row], rtol=0, atol=atol)
-    # from kept keys and values, of unequal lengths, read together or alone
+    own = own_log_likelihoods(model, rows_of(model, PROMPTS, None, [0] * 3), [ANSWERS[at] for at in (3, 0, 2)])
+    torch.testing.assert_close(own, right[range(3), [3, 0, 2]], rtol=0, atol=atol)
+    # from kept keys and values, of unequal lengths
     beginnings = [prompt[:-1] for prompt in PROMPTS]
     ends = [prompt[-1:] for prompt in PROMPTS]
     past = read_prefix(model, rows_of(model, beginnings, None, [0, 0, 0]))
     torch.testing.assert_close(found(model, ends, tree, past), right, rtol=0, atol=atol)
-    alone = joined([read_prefix(model, rows_of(model, [ids], None, [0])) for ids in beginnings])
-    torch.testing.assert_close(found(model, ends, tree, alone), right, rtol=0, atol=atol)
+    own = own_log_likelihoods(model, rows_of(model, ends, None, [0] * 3), [ANSWERS[at] for at in (3, 0, 2)], past)
+    torch.testing.assert_close(own, right[range(3), [3, 0, 2]], rtol=0, atol=atol)
 
 
 @torch.no_grad()
@@ -128,3 +131,19 @@ def test_answers_without_tokens_or_with_the_same_are_refused():
     for wrong in ([[1], []], [[1, 2], [3], [1, 2]]):
         with pytest.raises(InputError, match="each answer must have tokens that no other answer has"):
             LikelihoodTree(wrong)
+
+
+@pytest.mark.parametrize("at_once", [1, 2**24])
+def test_log_probabilities_and_their_gradient_are_those_of_a_log_softmax(at_once, monkeypatch):
+    monkeypatch.setattr("mister_e_hf.models.egmf.token_probabilities._AT_ONCE", at_once)
+    torch.manual_seed(0)
+    logits = torch.randn(3, 4, 9, dtype=torch.float64, requires_grad=True)
+    places, tokens = torch.tensor([0, 0, 2, 3]), torch.tensor([[1, 2, 2, 8], [0, 3, 3, 1], [5, 4, 0, 0]])
+    rows = torch.arange(3)[:, None]
+    expected = logits.log_softmax(-1)[rows, places, tokens]
+    torch.testing.assert_close(log_probabilities(logits, places, tokens), expected)
+    assert torch.autograd.gradcheck(lambda each: log_probabilities(each, places, tokens), logits)
+    half = logits.detach().bfloat16()
+    found = log_probabilities(half, places, tokens)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, half.float().log_softmax(-1)[rows, places, tokens])

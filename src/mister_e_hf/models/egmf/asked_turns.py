@@ -17,7 +17,7 @@ from .label_likelihood import (
     Past,
     answer_log_likelihoods,
     embedding_table,
-    joined,
+    own_log_likelihoods,
     read_prefix,
     rows_of,
 )
@@ -86,23 +86,33 @@ class Reader:
         self.language_model, self.tree, self.rows = language_model, tree, rows
         self.keeps_prefix, self.store = keeps_prefix, store
 
-    def answer_likelihoods(self, prompts: Sequence[Prompt], pseudo: torch.Tensor | None) -> torch.Tensor:
-        """The log-likelihood of each answer to each prompt: (R, S, A)."""
+    def answer_likelihoods(
+        self, prompts: Sequence[Prompt], pseudo: torch.Tensor | None, right: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        r"""
+        The log-likelihood of each answer to each prompt: (R, S, A).
+
+        Args:
+            right (`(R, S)`): index of the one answer that is wanted; the others are not read, and are 0.
+        """
         # prompts of like length together, or most of a block is padding
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row].before) + len(prompts[row].after[0]))
         blocks = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
         found = []
         for block in blocks:
-            some = [prompts[row] for row in block]
-            own = None if pseudo is None else pseudo[block]
-            if len(blocks) > 1 and torch.is_grad_enabled():
-                found.append(checkpoint(self._block, some, own, use_reentrant=False))
+            given = (
+                [prompts[row] for row in block],
+                *(None if each is None else each[block] for each in (pseudo, right)),
+            )
+            # the gradient of the last one is computed first, when nothing else is held
+            if torch.is_grad_enabled() and block is not blocks[-1]:
+                found.append(checkpoint(self._block, *given, use_reentrant=False))
             else:
-                found.append(self._block(some, own))
+                found.append(self._block(*given))
         inverse = torch.tensor(order, device=found[0].device).argsort()
         return torch.cat(found)[inverse]
 
-    def _block(self, prompts: list[Prompt], pseudo: torch.Tensor | None) -> torch.Tensor:
+    def _block(self, prompts: list[Prompt], pseudo: torch.Tensor | None, right: torch.Tensor | None) -> torch.Tensor:
         answers = len(prompts[0].after)
         if pseudo is not None:
             pseudo = pseudo.repeat_interleave(answers, 0)
@@ -119,7 +129,12 @@ class Reader:
             rows = rows_of(self.language_model, [after for _, after in each], pseudo, [0] * len(each))
         else:
             rows = rows_of(self.language_model, [[*own, *after] for own, after in each], pseudo, before)
-        found = answer_log_likelihoods(self.language_model, rows, self.tree, past)
+        if right is None:
+            found = answer_log_likelihoods(self.language_model, rows, self.tree, past)
+        else:
+            wanted = right.flatten()
+            own = own_log_likelihoods(self.language_model, rows, [self.tree.answers[at] for at in wanted], past)
+            found = own.new_zeros(len(each), len(self.tree.answers)).scatter(1, wanted[:, None], own[:, None])
         return found.unflatten(0, (len(prompts), answers))
 
     def _past(self, before: list[list[int]]) -> Past:
@@ -132,7 +147,7 @@ class Reader:
             for row, ids in enumerate(new):
                 self.store.write(ids, past, row)
         device = embedding_table(self.language_model).weight.device
-        return joined([self.store.read(ids, device) for ids in before])
+        return self.store.read(before, device)
 
     @torch.no_grad()
     def _read(self, before: list[list[int]]) -> Past:

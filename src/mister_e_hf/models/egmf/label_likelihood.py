@@ -20,6 +20,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from ...base.errors import InputError
+from .token_probabilities import log_probabilities
 
 
 class LikelihoodTree:
@@ -30,6 +31,7 @@ class LikelihoodTree:
         token_ids: tokens of each answer (A), at least one.
 
     Attributes:
+        answers: tokens of each answer (A).
         tokens: token of each node (K - 1) but the root, which is the prompt's last token.
         depths: distance of each node from the root (K).
         sees: which nodes each node sees, the root and itself among them (K, K).
@@ -42,7 +44,7 @@ class LikelihoodTree:
     """
 
     def __init__(self, token_ids: Sequence[Sequence[int]]):
-        answers = [tuple(answer) for answer in token_ids]
+        self.answers = answers = [tuple(answer) for answer in token_ids]
         if not all(answers) or len(set(answers)) != len(answers):
             raise InputError(f"each answer must have tokens that no other answer has, got {list(token_ids)}")
         nodes: dict[tuple[int, ...], int] = {(): 0}
@@ -66,11 +68,9 @@ class LikelihoodTree:
 
     def log_likelihoods(self, logits: torch.Tensor) -> torch.Tensor:
         """The log-likelihood of each answer (R, A) from the nodes' logits (R, K, V), in float32 or wider."""
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        edges, paths = self.edges.to(logits.device), self.paths.to(logits.device)
-        nodes, tokens = edges.unbind(1)
-        scores = logits[:, nodes, tokens] - logits.logsumexp(-1)[:, nodes]
-        return F.pad(scores, (0, 1))[:, paths].sum(-1)
+        nodes, tokens = self.edges.to(logits.device).unbind(1)
+        found = log_probabilities(logits, nodes, tokens.expand(len(logits), -1))
+        return F.pad(found, (0, 1))[:, self.paths.to(logits.device)].sum(-1)
 
 
 @dataclass
@@ -110,15 +110,50 @@ def answer_log_likelihoods(
     Args:
         rows: the prompts, or what of them follows `past`; each has at least one token.
     """
+    tokens = tree.tokens.expand(len(rows.lengths), -1)
+    return tree.log_likelihoods(_node_logits(language_model, rows, tokens, tree.depths, tree.sees, past))
+
+
+def own_log_likelihoods(
+    language_model: PreTrainedModel, rows: Rows, answers: Sequence[Sequence[int]], past: Past | None = None
+) -> torch.Tensor:
+    r"""
+    The log-likelihood of one answer after each prompt: (R,). Training needs no more of most answers, and they are read
+    in a fraction of the time of all.
+
+    Args:
+        rows: as above.
+        answers: tokens of the answer to each prompt (R).
+    """
+    lengths = torch.tensor([len(ids) for ids in answers])
+    place = torch.arange(int(lengths.max()))
+    tokens = torch.tensor([[*ids, *[0] * (len(place) - len(ids))] for ids in answers])
+    logits = _node_logits(language_model, rows, tokens[:, :-1], place, place <= place[:, None], past)
+    place, tokens, lengths = (each.to(logits.device) for each in (place, tokens, lengths))
+    return log_probabilities(logits, place, tokens).masked_fill(place >= lengths[:, None], 0.0).sum(-1)
+
+
+def _node_logits(
+    language_model: PreTrainedModel,
+    rows: Rows,
+    tokens: torch.Tensor,
+    depths: torch.Tensor,
+    sees: torch.Tensor,
+    past: Past | None,
+) -> torch.Tensor:
+    """
+    Logits (R, K, V) of nodes behind the prompts: their tokens (R, K - 1), those of the root left out, their distances
+    from it (K), and which nodes each of them sees (K, K).
+    """
     device = rows.embeddings.device
     count, longest, _ = rows.embeddings.shape
     width = longest - 1
     # The last token of each prompt is the tree's root; the others are before it, wherever they end.
     last = rows.embeddings[torch.arange(count, device=device), rows.lengths - 1][:, None]
-    nodes = language_model.get_input_embeddings()(tree.tokens.to(device)).to(last.dtype)
-    read = torch.cat([rows.embeddings[:, :width], last, nodes.expand(count, -1, -1)], 1)
+    nodes = language_model.get_input_embeddings()(tokens.to(device)).to(last.dtype)
+    read = torch.cat([rows.embeddings[:, :width], last, nodes], 1)
     before = torch.zeros_like(rows.lengths) if past is None else past.lengths
-    place, depths = torch.arange(width, device=device), tree.depths.to(device)
+    place, depths = torch.arange(width, device=device), depths.to(device)
     real = place < rows.lengths[:, None] - 1
     # the embedding of a last token is in the prompt's own columns, too, where nothing must see it
     positions = torch.cat([before[:, None] + place.where(real, 0), (before + rows.lengths - 1)[:, None] + depths], 1)
@@ -127,8 +162,8 @@ def answer_log_likelihoods(
         width, dtype=torch.bool, device=device
     )
     own[:, width:, :width] = real[:, None, :]
-    own[:, width:, width:] = tree.sees.to(device)
-    return tree.log_likelihoods(_logits(language_model, read, positions, own, past, len(depths)))
+    own[:, width:, width:] = sees.to(device)
+    return _logits(language_model, read, positions, own, past, len(depths))
 
 
 def embedding_table(language_model: PreTrainedModel) -> nn.Embedding:
@@ -183,7 +218,8 @@ def _run(
         attention_mask=mask[:, None],
         position_ids=positions,
         use_cache=cache is not None,
-        logits_to_keep=keep,
+        # as indices, since a slice is not contiguous, for which the head would multiply row by row
+        logits_to_keep=torch.arange(embeddings.shape[1] - keep, embeddings.shape[1], device=embeddings.device),
         **({} if cache is None else {cache_name(language_model): cache}),
     ).logits
 
@@ -221,18 +257,3 @@ def rows_of(
     if pseudo is not None:
         embeddings = embeddings.masked_scatter(is_pseudo.to(device)[..., None], pseudo.to(embeddings.dtype))
     return Rows(embeddings, counts)
-
-
-def joined(parts: Sequence[Any]) -> Past:
-    """The pasts of single prompts, each of one row, as one."""
-    lengths = torch.cat([part.lengths for part in parts])
-    longest = int(lengths.max())
-
-    def stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([F.pad(each, (0, 0, 0, longest - each.shape[2])) for each in tensors])
-
-    layers = [
-        (stacked([part.layers[layer][0] for part in parts]), stacked([part.layers[layer][1] for part in parts]))
-        for layer in range(len(parts[0].layers))
-    ]
-    return Past(layers, lengths)

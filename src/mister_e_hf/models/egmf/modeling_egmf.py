@@ -39,7 +39,8 @@ class EgmfOutput(ModelOutput):
         loss (`()`, when labels are given): the sum of the losses below.
         logits (`(B, T, C)`):
             log-likelihood of each label's answer, its end included; of a regression model the expected scores
-            (B, T, S). In training with labels, zero at the turns without one.
+            (B, T, S). In training with labels, zero at the turns without one, and None if the loss is that of the
+            right answers alone: then no others are read.
         fusion_logits (`(B, T, C)` or `(B, T, S)`): of the head on the fusion; None without it.
         expert_weights (`(B, T, E)`): weight of each expert, in the order of `config.experts`.
         expert_modality_weights (`(B, T, E, M)`):
@@ -131,10 +132,11 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         turns, fused = self.fuse(embeddings, attention_mask, masks)
         scored = None if labels is None else turns.layout.flatten(self.scored_labels(labels, turns.mask))
         asked = self.asked_turns(turns, fused, transcripts, self._places(turns, scored))
-        found = self.answer_likelihoods(asked)
-        scores = self._scores(found)
+        right = self._right_answers(scored, asked.turns)
+        found = self.answer_likelihoods(asked, right)
+        scores = self._scores(found) if right is None else None
         output = EgmfOutput(
-            logits=turns.padded(_at(asked.turns, scores, turns.layout)),
+            logits=None if scores is None else turns.padded(_at(asked.turns, scores, turns.layout)),
             expert_weights=turns.padded(fused.expert_weights),
             expert_modality_weights=turns.padded(fused.expert_modality_weights),
             modality_weights=turns.padded(fused.modality_weights),
@@ -214,6 +216,17 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
             pseudo = tokens[_other_turns(turns.layout)[places] if self.config.shuffle_pseudo_tokens else places]
         return AskedTurns(places, prompts, pseudo)
 
+    def _right_answers(self, labels: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor | None:
+        """Indices (R, S) of the right answers, any where there is none; None where the loss needs all answers."""
+        scores_all = self.config.task == "regression" and self.config.numeric_weight
+        if labels is None or not self.training or scores_all:
+            return None
+        return self._answers_to(labels[places]).clamp(min=0)
+
+    def _answers_to(self, labels: torch.Tensor) -> torch.Tensor:
+        """Labels (R), or scores (R, S) -> indices of the answers (R, S), -100 where there is none."""
+        return self._nearest(labels) if self.config.task == "regression" else labels[:, None]
+
     def _scores(self, found: torch.Tensor) -> torch.Tensor:
         """Log-likelihoods (R, S, A) -> logits (R, C), or expected scores (R, S)."""
         if self.config.task == "classification":
@@ -224,17 +237,16 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         self,
         output: EgmfOutput,
         found: torch.Tensor,
-        scores: torch.Tensor,
+        scores: torch.Tensor | None,
         head: torch.Tensor | None,
         labels: torch.Tensor,
         places: torch.Tensor,
         num_items: torch.Tensor | int | None,
     ):
         config, asked = self.config, labels[places]
-        if config.task == "classification":
-            output.answer_loss = answer_loss(found.squeeze(1), asked, self.class_weights(found), num_items)
-        else:
-            output.answer_loss = answer_loss(found, self._nearest(asked), None, num_items)
+        weights = self.class_weights(found) if config.task == "classification" else None
+        output.answer_loss = answer_loss(found, self._answers_to(asked), weights, num_items)
+        if config.task == "regression" and scores is not None:
             output.numeric_loss = config.numeric_weight * self.label_loss(scores, asked, num_items)
         if head is not None:
             output.fusion_loss = config.auxiliary_weight * self.label_loss(head, labels, num_items)

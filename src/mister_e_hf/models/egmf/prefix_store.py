@@ -31,17 +31,17 @@ class PrefixStore:
     Args:
         folder: created if it does not exist.
         language_model: whose keys and values they are.
-        dtype: of what is stored, and so of what is read from the first time on: half of float32 by default, which
-            takes half of its space.
+        dtype: of what is stored, and so of what is read from the first time on; by default float16, which takes half
+            of the space of float32, and bfloat16 of a language model in bfloat16.
 
     Raises:
         InputError: if the folder holds those of another model, or of another dtype.
     """
 
-    def __init__(self, folder: str | os.PathLike, language_model: PreTrainedModel, dtype: torch.dtype = torch.float16):
-        self.folder, self.dtype = Path(folder), dtype
-        self._computed = language_model.dtype
-        facts = {"language_model": _fingerprint(language_model), "dtype": str(dtype).removeprefix("torch.")}
+    def __init__(self, folder: str | os.PathLike, language_model: PreTrainedModel, dtype: torch.dtype | None = None):
+        self.folder, self._computed = Path(folder), language_model.dtype
+        self.dtype = dtype or (torch.bfloat16 if self._computed == torch.bfloat16 else torch.float16)
+        facts = {"language_model": _fingerprint(language_model), "dtype": str(self.dtype).removeprefix("torch.")}
         path = self.folder / _FACTS
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
@@ -60,21 +60,31 @@ class PrefixStore:
     def __contains__(self, token_ids: Sequence[int]) -> bool:
         return self._path(token_ids).is_file()
 
-    def read(self, token_ids: Sequence[int], device: torch.device) -> Past:
+    def read(self, rows: Sequence[Sequence[int]], device: torch.device) -> Past:
         r"""
-        What `write` kept for these tokens.
+        What `write` kept for the tokens of these rows.
 
         Raises:
             OSError: naming the file that is damaged.
         """
+        kept = [self._read(ids) for ids in rows]
+        layers, _, heads, _, width = kept[0].shape
+        longest = max(map(len, rows))
+        whole = torch.zeros(layers, 2, len(rows), heads, longest, width, dtype=self._computed, device=device)
+        for row, own in enumerate(kept):
+            whole[:, :, row, :, : own.shape[3]] = own
+        return Past([(keys, values) for keys, values in whole], torch.tensor([*map(len, rows)], device=device))
+
+    def _read(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """[layers, 2, heads, U, D]"""
         path = self._path(token_ids)
         try:
-            kept = load_file(path)["layers"]  # [layers, 2, heads, U, D]
+            kept = load_file(path)["layers"]
         except (SafetensorError, KeyError) as error:
-            raise OSError(f"'{path}' is damaged ({error}); remove it, and it is computed again") from error
-        kept = kept.to(device, self._computed)
-        layers = [(keys[None], values[None]) for keys, values in kept]
-        return Past(layers, torch.tensor([len(token_ids)], device=device))
+            raise _damaged(path, str(error)) from error
+        if kept.dim() != 5 or kept.shape[3] != len(token_ids):
+            raise _damaged(path, f"the shape {list(kept.shape)} for {len(token_ids)} tokens")
+        return kept
 
     def write(self, token_ids: Sequence[int], past: Past, row: int):
         """Keep one row of a past."""
@@ -94,6 +104,10 @@ class PrefixStore:
     def _path(self, token_ids: Sequence[int]) -> Path:
         name = hashlib.sha256(",".join(map(str, token_ids)).encode()).hexdigest()
         return self.folder / name[:2] / f"{name[:32]}.safetensors"
+
+
+def _damaged(path: Path, what: str) -> OSError:
+    return OSError(f"'{path}' is damaged ({what}); remove it, and it is computed again")
 
 
 @torch.no_grad()

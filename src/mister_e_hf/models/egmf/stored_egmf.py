@@ -191,13 +191,13 @@ class StoredEgmf(StoredModel):
             self.language_model.eval()
         return self
 
-    def answer_likelihoods(self, asked: AskedTurns) -> torch.Tensor:
-        """The log-likelihood of each answer to each prompt: (R, S, A)."""
+    def answer_likelihoods(self, asked: AskedTurns, right: torch.Tensor | None = None) -> torch.Tensor:
+        """The log-likelihood of each answer to each prompt (R, S, A), or of the right ones (R, S), the others 0."""
         keeps = not self.trains_language_model and self.config.pseudo_position == "last"
         reader = Reader(self.language_model, self.tree, self.config.rows_per_forward, keeps, self.prefix_store)
-        return reader.answer_likelihoods(asked.prompts, asked.pseudo)
+        return reader.answer_likelihoods(asked.prompts, asked.pseudo, right)
 
-    def keep_prefixes(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> PrefixStore:
+    def keep_prefixes(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> PrefixStore:
         r"""
         Keep what the language model reads before the pseudo tokens in a folder, and use it in every later epoch: then
         only the pseudo tokens and the answers are read. See [`PrefixStore`].
