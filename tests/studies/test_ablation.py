@@ -211,6 +211,17 @@ def test_the_commands_write_a_report(demo_folder, study, capsys):
     assert "other settings: recipe" in capsys.readouterr().err
 
 
+def test_one_fold_trains_on_train_and_scores_validation(demo_folder, tmp_path):
+    main = recipe(demo_folder).baseline("logistic_regression").changed({"training.num_train_epochs": 1})
+    out = tmp_path / "study"
+    assert ablate(main, out, [0], folds=1, variants=["full"], report=lambda line: None) == []
+    found = pq.read_table(out / "development" / "full" / "seed-0" / "fold-0" / "predictions.parquet")
+    validation = pq.read_table(demo_folder / "validation.parquet")
+    assert found.column("dialogue_id").unique().to_pylist() == validation.column("dialogue_id").to_pylist()
+    write_report(out)
+    assert "each seed (0) is trained on train and predicts validation" in (out / "report.md").read_text()
+
+
 @pytest.mark.parametrize(("name", "heads"), [("bc_lstm", []), ("sdt", ["speech", "text"])])
 def test_a_study_of_any_registered_model_has_a_report(demo_folder, tmp_path, name, heads):
     main = recipe(demo_folder).baseline(name).changed({"training.num_train_epochs": 1})
@@ -230,7 +241,7 @@ def test_a_study_of_any_registered_model_has_a_report(demo_folder, tmp_path, nam
     ("words", "message"),
     [
         (["--jobs", "0"], "jobs must be a whole number from 1, got 0"),
-        (["--folds", "1"], "folds must be a whole number from 2, got 1"),
+        (["--folds", "0"], "folds must be a whole number from 1, got 0"),
         (["--seeds", "-1"], "seeds: expected whole numbers from 0"),
         (["--seeds", "1", "1"], "seeds: 1 appears twice"),
         (["--variants", "fulll"], "Unknown variant 'fulll'"),

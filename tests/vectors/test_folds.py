@@ -77,6 +77,12 @@ def test_folds_have_similar_numbers_of_turns_and_are_reproducible():
     assert [part["validation"].dialogue_ids for part in first] == [part["validation"].dialogue_ids for part in second]
 
 
+def test_one_fold_is_the_validation_split():
+    data = corpus()
+    (part,) = development_folds(data, 1, r"^Ses\d\d")
+    assert part == {"train": data["train"], "validation": data["validation"]}
+
+
 def test_validation_can_be_a_group():
     data = corpus()
     new = validation_by_group(data, r"^Ses\d\d", "Ses01")
@@ -89,7 +95,7 @@ def test_validation_can_be_a_group():
     ("folds", "pattern", "message"),
     [
         (4, r"^Ses\d\d", "3 groups of dialogues cannot be split into 4 folds .*Ses"),
-        (1, None, "7 groups of dialogues cannot be split into 1 folds"),
+        (0, None, "7 groups of dialogues cannot be split into 0 folds"),
         (2, "Ses01", "does not match the id of dialogue 'Ses02_train2'"),
         (2, "(", "is not a regular expression"),
     ],

@@ -13,7 +13,12 @@ def add_study_commands(commands: argparse._SubParsersAction, shared: argparse.Ar
     study = argparse.ArgumentParser(add_help=False, parents=[shared])
     study.add_argument("recipe", help="recipe: a YAML file, or the name of a recipe of this package")
     study.add_argument("--out", required=True, help="folder of the study")
-    study.add_argument("--folds", type=int, default=4, help="number of folds of the development data (default: 4)")
+    study.add_argument(
+        "--folds",
+        type=int,
+        default=4,
+        help="number of folds of the development data (default: 4); 1: train on train and score validation",
+    )
     study.add_argument("--jobs", type=int, default=1, help="number of runs at the same time (default: 1)")
     study.set_defaults(takes_fields=True)
     rest = "Any other --field VALUE overrides the recipe."

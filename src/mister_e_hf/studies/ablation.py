@@ -27,7 +27,7 @@ from ..training.recipe_widths import take_widths
 from ..training.run_folder import check_seeds, git_commit
 from .absent_modalities import variants_on_corpus
 from .runs import Run, check_counts, corpus_of_study, has_label_leakage, run_all
-from .study import FULL, LABEL_LEAKAGE, ROBUST
+from .study import FULL, LABEL_LEAKAGE, is_robust
 from .study_files import check_asked, check_seed_list, read_freeze
 from .variants import Variant
 
@@ -53,7 +53,8 @@ def ablate(
             far as the corpus has the modalities that it needs.
         out: folder of the study.
         seeds: seeds with which each variant is trained.
-        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`].
+        folds: number of development folds, or 1 to train on train and score validation; see
+            [`~mister_e_hf.vectors.folds.development_folds`].
         variants: names of the variants to run; by default all.
         final: freeze the recipes and score test, in place of the folds.
         jobs: number of runs at a time; each has its own process, and they share the CPU cores.
@@ -99,7 +100,8 @@ def ablate(
     runs = []
     for seed in seeds:
         for each in chosen:
-            name, sections, robust = f"{each.name} seed {seed}", each.recipe.to_dict(), each.name in ROBUST
+            name, sections = f"{each.name} seed {seed}", each.recipe.to_dict()
+            robust = is_robust(each.name, sections)
             if final:
                 runs.append(Run(name, sections, seed, out / "final" / each.name / f"seed-{seed}", robust=robust))
             else:

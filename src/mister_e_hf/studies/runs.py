@@ -94,11 +94,10 @@ def corpus_of_study(recipe: Recipe, folds: int) -> dict[str, DialogueVectors]:
 
 
 def check_counts(**counts: int):
-    """Raise an InputError unless the counts are whole numbers from 1, and `folds` from 2."""
+    """Raise an InputError unless the counts are whole numbers from 1."""
     for name, count in counts.items():
-        least = 2 if name == "folds" else 1
-        if not isinstance(count, int) or isinstance(count, bool) or count < least:
-            raise InputError(f"{name} must be a whole number from {least}, got {count!r}")
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{name} must be a whole number from 1, got {count!r}")
 
 
 def has_label_leakage(recipe: Recipe) -> bool:

@@ -48,8 +48,9 @@ def search(
         trials: number of trials per system; 1 is the recipe without changes.
         systems: names of the models to search; by default the recipe's own and every baseline that can be trained on
             the corpus ([`~mister_e_hf.studies.absent_modalities.systems_on_corpus`]).
-        folds: number of development folds; see [`~mister_e_hf.vectors.folds.development_folds`]. The score of a trial
-            is that of all held-out turns together, with one seed.
+        folds: number of development folds, or 1 to train on train and score validation; see
+            [`~mister_e_hf.vectors.folds.development_folds`]. The score of a trial is that of all held-out turns
+            together, with one seed.
         jobs, report: as in [`~mister_e_hf.studies.ablation.ablate`].
 
     Returns:

@@ -4,6 +4,7 @@ Letters: S seeds, N turns, C classes, K targets, E heads of a model beside its m
 repetitions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ LABEL_LEAKAGE = (
 )
 
 FULL, MAJORITY, BASELINE = "full", "majority_vote", "baseline_"  # names of systems; the last begins that of a baseline
-ROBUST = (FULL, "without_modality_dropout")  # the variants that also predict damaged input
+ROBUST = (FULL, "without_modality_dropout")  # the variants that also predict damaged input, see `is_robust`
 # The held-out fold is scored, so it cannot also choose the epoch: the last one counts, and no checkpoint is needed.
 LAST_EPOCH = {
     "training.save_strategy": "no",
@@ -29,6 +30,14 @@ LAST_EPOCH = {
     "training.early_stopping_patience": None,
     "training.disable_tqdm": True,
 }
+
+
+def is_robust(variant: str, recipe: Mapping[str, Any]) -> bool:
+    """
+    Whether a variant with these sections of a recipe also predicts damaged input: more than a hundred times, which is
+    too much for a language model.
+    """
+    return variant in ROBUST and "language_model" not in recipe.get("model", {})
 
 
 @dataclass

@@ -34,8 +34,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not _all_texts(labels) or len(set(labels)) != len(labels):
         raise InputError(f"'{path}': recipe.corpus.{field} must be different names, got {short(labels)}")
     check_seed_list(settings["seeds"], path)
-    if not _is_count(settings["folds"]) or settings["folds"] < 2:
-        raise InputError(f"'{path}': folds must be a whole number from 2, got {short(settings['folds'])}")
+    if not _is_count(settings["folds"]) or settings["folds"] < 1:
+        raise InputError(f"'{path}': folds must be a whole number from 1, got {short(settings['folds'])}")
     for name, about in _mapping(settings["variants"], f"'{path}': variants").items():
         if not isinstance(name, str) or not name or Path(name).name != name or name.startswith("."):
             raise InputError(f"'{path}': variants must be named as folders of the study, got {short(repr(name))}")

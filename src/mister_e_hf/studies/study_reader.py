@@ -10,7 +10,7 @@ from ..base.errors import InputError, short
 from ..base.score_names import score_title
 from ..base.yaml_files import read_yaml
 from .prediction_files import Curves, head_column, heads_of, part_weights_of, read_predictions, read_robustness
-from .study import FULL, LAST_EPOCH, ROBUST, Stage, Study, System, derived_systems
+from .study import FULL, LAST_EPOCH, Stage, Study, System, derived_systems, is_robust
 from .study_files import asked_of, check_digests, differences, read_frozen, read_run_results, read_settings
 
 _TOLERANCE = 1e-5  # of a stored score: predictions are stored in single precision
@@ -235,7 +235,7 @@ class _StageReader:
 
     def _robustness(self, variant: str, seeds: list[int], curves: list[Curves | None]) -> tuple[Curves, list[int]]:
         """Robustness curves of the seeds that have them, and the positions of these seeds."""
-        if variant not in ROBUST:
+        if not is_robust(variant, self.recipes[variant]):
             return {}, []
         found = {number: of_seed for number, of_seed in enumerate(curves) if of_seed is not None}
         if lacking := [str(seed) for number, seed in enumerate(seeds) if number not in found]:

@@ -17,17 +17,19 @@ def development_folds(
 
     Args:
         corpus: `train` and `validation`.
-        folds: number of folds. If there are as many groups, each fold is one group (IEMOCAP: each session is held out
-            in turn); otherwise the groups are assigned at random, always in the same way, so that the folds have about
-            the same number of turns.
+        folds: number of folds; with one, the splits are left as they are, and validation is that fold. If there are
+            as many groups, each fold is one group (IEMOCAP: each session is held out in turn); otherwise the groups
+            are assigned at random, always in the same way, so that the folds have about the same number of turns.
         group_pattern: see [`dialogue_groups`].
 
     Returns:
         for each fold `train`, the dialogues of the other folds, and `validation`, its own dialogues.
 
     Raises:
-        InputError: if there are fewer groups than folds, or fewer than two folds.
+        InputError: if there are fewer groups than folds, or no fold.
     """
+    if folds == 1:
+        return [{"train": corpus["train"], "validation": corpus["validation"]}]
     splits = [corpus["train"], corpus["validation"]]
     groups = dialogue_groups([name for data in splits for name in data.dialogue_ids], group_pattern)
     names = sorted(set(groups))

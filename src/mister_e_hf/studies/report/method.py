@@ -17,11 +17,17 @@ def method(study: Study) -> list[str]:
     seeds = ", ".join(map(str, settings["seeds"]))
     if "development" in study.stages:
         chosen = _any_result(study, "development", "best_epoch")
-        paragraphs.append(
-            f"Development: train and validation together are split into {settings['folds']} folds by "
+        on_folds = (
+            f"train and validation together are split into {settings['folds']} folds by "
             f"{settings.get('fold_by', 'dialogue')}. Each seed ({seeds}) is trained once per fold without it and then "
             "predicts it, so that every turn is predicted once by a model that was not trained on its dialogue; a "
-            "seed's score is that of all these predictions together. If settings were chosen on these folds, the "
+            "seed's score is that of all these predictions together. If settings were chosen on these folds"
+        )
+        on_validation = (
+            f"each seed ({seeds}) is trained on train and predicts validation. If settings were chosen on it"
+        )
+        paragraphs.append(
+            f"Development: {on_validation if settings['folds'] == 1 else on_folds}, the "
             "scores are slightly optimistic, and p-values on them are descriptive only. "
             + (f"{LABEL_LEAKAGE} " if settings.get("vectors_knew_labels") else "")
             + (

@@ -13,7 +13,7 @@ from ...evaluation.metrics import scores_from_confusion
 from ...evaluation.significance import SeedScores, confusion_by_dialogue, difference, estimate
 from ..measures import ClassMeasures
 from ..robustness import WITHOUT_CAPSULES, capsule_groups
-from ..study import ROBUST, Stage, Study, System
+from ..study import ROBUST, Stage, Study, System, is_robust
 from .cells import Record, defined, interval, score, signed, system_cell
 from .score_tables import estimate_record
 from .table import Table
@@ -34,7 +34,8 @@ def robustness_tables(study: Study, stage: Stage) -> Iterator[Table]:
         if system and system.robustness:
             records += _curves(study, stage, system)
             without += _without_capsules(study, stage, system)
-    names = [name for name in ROBUST if name in stage.asked]
+    recipes = {name: about["recipe"] for name, about in study.settings["variants"].items()}
+    names = [name for name in ROBUST if name in stage.asked and is_robust(name, recipes[name])]
     if not names:
         return
     gap = None if records else f"no finished seed of {' or '.join(names)} has a robustness.parquet"
