@@ -278,6 +278,7 @@ def test_fine_tuning_begins_from_the_pretrained_weights(saved, name, caplog):
     listed = [record.message for record in caplog.records if record.name.startswith(of)]
     assert len(listed) == 1 and all(key in listed[0] for key in new_weights(model))
     assert not any(key in listed[0] for key in set(own) - new_weights(model))
+    assert "not sharded" not in caplog.text
 
 
 @every_saved

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from logging import LogRecord
 from typing import Any
 
 import torch
@@ -52,12 +53,15 @@ def check_heads_are_trained(model: nn.Module):
 def without_report() -> Iterator[None]:
     """Do without transformers' table of the weights that are new; [`take_pretrained`] lists them."""
     reporter = logging.get_logger("transformers.modeling_utils")
-    level = reporter.level
-    reporter.setLevel(logging.ERROR)
+
+    def is_error(record: LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    reporter.addFilter(is_error)  # if it had a level of its own, transformers would list all layers as not sharded
     try:
         yield
     finally:
-        reporter.setLevel(level)
+        reporter.removeFilter(is_error)
 
 
 def take_pretrained(model: Any, name: str | os.PathLike, info: dict[str, Any]):

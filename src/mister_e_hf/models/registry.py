@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..base.errors import InputError
+from ..base.errors import InputError, short
 from .ablations import EGMF, EGMF_FUSION, EMO_CAPS, MISTER_E, Ablation
 
 if TYPE_CHECKING:
@@ -151,15 +151,19 @@ def register(new: RegisteredModel):
         raise InputError(f"A model '{new.name}' or of type '{new.model_type}' is registered already")
     try:
         config, model, trainer = new.config_class(), new.model_class(), new.trainer_class()
+        pretraining = None if new.pretraining is None else new.pretraining_class()
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"Model '{new.name}': a class is not found, expected 'module:Class' for config, model and trainer: {error}"
+            f"Model '{new.name}': a class is not found, expected 'module:Class' for config, model, trainer and "
+            f"pretraining: {error}"
         ) from error
     if model.config_class is not config or config.model_type != new.model_type:
         raise InputError(
             f"Model '{new.name}': expected a model whose config_class is {config.__name__} and a configuration whose "
             f"model_type is '{new.model_type}', got {model.config_class.__name__} and '{config.model_type}'"
         )
+    if pretraining is not None:
+        _check_pretraining(new, pretraining)
     if missing := [name for name in ("title", "method") if not hasattr(model, name)]:
         raise InputError(f"Model '{new.name}': {model.__name__} lacks {' and '.join(missing)}")
     if missing := [name for name in set(model.loss_term_weights.values()) if not _has_field(trainer, name)]:
@@ -170,6 +174,23 @@ def register(new: RegisteredModel):
     _refuse_type_of_others(new)
     _ENTRIES[new.name] = new
     importlib.import_module(".._registration", __package__).install_loaded()
+
+
+def _check_pretraining(new: RegisteredModel, found: Any):
+    """Raise an `InputError` unless a class pre-trains this model and is known by its name from folders."""
+    from ..hub.pretrained import is_pretraining
+    from .pretraining import PretrainingModel
+
+    config, model = new.config_class(), new.model_class()
+    if not (isinstance(found, type) and issubclass(found, PretrainingModel)):
+        raise InputError(f"Model '{new.name}': its pretraining must be a PretrainingModel, got {short(repr(found))}")
+    if found.config_class is not config or getattr(found, "fine_tuned", None) is not model:
+        raise InputError(
+            f"Model '{new.name}': {found.__name__} must have config_class {config.__name__} and fine_tuned "
+            f"{model.__name__}"
+        )
+    if not is_pretraining({"architectures": [found.__name__]}):
+        raise InputError(f"Model '{new.name}': the name of {found.__name__} must end in ForPreTraining")
 
 
 def _has_field(trainer: Any, name: str) -> bool:
