@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from ...base.errors import InputError
+from ...base.errors import InputError, reading
 from ...base.whole_files import UNFINISHED, write_atomically
 from .label_likelihood import Past
 
@@ -43,17 +43,21 @@ class PrefixStore:
         self.dtype = dtype or (torch.bfloat16 if self._computed == torch.bfloat16 else torch.float16)
         facts = {"language_model": _fingerprint(language_model), "dtype": str(self.dtype).removeprefix("torch.")}
         path = self.folder / _FACTS
+        if self.folder.is_file():
+            raise InputError(f"'{self.folder}' is a file, expected a folder for the prompts that were read")
         self.folder.mkdir(parents=True, exist_ok=True)
+        # listed first: another process may write its facts, and then prompts, at this moment
+        is_empty = all(place.name.startswith(UNFINISHED) for place in self.folder.iterdir())
         if path.is_file():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            with reading(path, "a record of kept prompts"):
+                found = json.loads(path.read_text(encoding="utf-8"))
             if found != facts:
                 raise InputError(
                     f"'{self.folder}' holds the prompts of another language model ({found}), expected {facts}; give "
                     "another folder, or remove this one"
                 )
             return
-        # another process may be writing its facts at this moment
-        if any(not place.name.startswith(UNFINISHED) for place in self.folder.iterdir()):
+        if not is_empty:
             raise InputError(f"'{self.folder}' is not empty, and has no {_FACTS}; give an empty folder")
         write_atomically(path, lambda place: place.write_text(json.dumps(facts) + "\n", encoding="utf-8"))
 
