@@ -1,20 +1,39 @@
+from __future__ import annotations
+
+import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import pytest
-import torch
 
-from mister_e_hf import MisterEConfig, MisterEModel
+# The process that only hands out tests to others loads nothing heavy.
+if TYPE_CHECKING:
+    import torch
+
+    from mister_e_hf import MisterEConfig, MisterEModel
 
 pytest.register_assert_rewrite("support")
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 # Tiny models: more threads only wait for one another, here and in the processes that tests start.
-torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_configure(config: pytest.Config):
+    from support import run_folder
+
+    if not hasattr(config, "workerinput"):  # of pytest-xdist
+        run_folder.begin()
+        config.add_cleanup(run_folder.end)
+
+
+def pytest_collection_finish():
+    """What was imported stays, so that nothing looks for garbage in it: each training looks several times."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]):
@@ -34,11 +53,15 @@ def shared_dir() -> Path:
 @pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """Keep the cache of `datasets` with the files of the test."""
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture
 def tiny_config() -> Callable[..., MisterEConfig]:
+    from mister_e_hf import MisterEConfig
+
     def make(**changes) -> MisterEConfig:
         settings = {
             "speech_embedding_dim": 5,
@@ -58,6 +81,10 @@ def tiny_config() -> Callable[..., MisterEConfig]:
 
 @pytest.fixture
 def tiny_model(tiny_config) -> Callable[..., MisterEModel]:
+    import torch
+
+    from mister_e_hf import MisterEModel
+
     def make(dtype: torch.dtype = torch.float64, seed: int = 0, **changes) -> MisterEModel:
         """In evaluation mode, with no parameter and no buffer at its neutral value."""
         torch.manual_seed(seed)
@@ -74,6 +101,8 @@ def tiny_model(tiny_config) -> Callable[..., MisterEModel]:
 
 @pytest.fixture
 def make_batch() -> Callable[..., dict[str, torch.Tensor]]:
+    import torch
+
     def make(
         lengths: Sequence[int],
         config: MisterEConfig,

@@ -1,7 +1,9 @@
 """The README, and the README of each folder: their snippets run; the files, recipes, commands and options exist."""
 
+import contextlib
 import csv
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -21,6 +23,7 @@ from mister_e_hf.models import registry
 from mister_e_hf.studies.report.results_page import main_table_in
 from mister_e_hf.training.experiment import summarize
 from mister_e_hf.training.recipe_files import recipe_names
+from support.new_process import run_python
 from support.package_files import PACKAGE, ROOMS, ROOT
 from support.small_demo import run_small_demo
 
@@ -55,9 +58,16 @@ def commands(text: str) -> list[list[str]]:
 
 @cache
 def help_of(*command: str) -> str:
-    call = subprocess.run([sys.executable, "-m", "mister_e_hf", *command, "--help"], capture_output=True, timeout=60)
-    assert call.returncode == 0, (command, call.stderr)
-    return call.stdout.decode()
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert not ended.value.code, command
+    return printed.getvalue()
+
+
+@cache
+def help_of_the_demo() -> str:
+    call = [sys.executable, ROOT / "scripts" / "demo.py", "--help"]
+    return subprocess.run(call, capture_output=True, timeout=60, check=True).stdout.decode()
 
 
 @cache
@@ -182,7 +192,7 @@ def test_snippet_of_the_model_card_runs(demo_run):
     soundfile.write("2.wav", np.sin(np.arange(8000) / 9), 8000)
     snippet = "\n".join(snippets).replace("REPOSITORY", "runs/demo")
     prelude = "import torch\nspeech_embeddings, text_embeddings = torch.randn(1, 3, 32), torch.randn(1, 3, 32)\n"
-    call = subprocess.run([sys.executable, "-c", prelude + snippet], capture_output=True, text=True, timeout=120)
+    call = run_python("-c", prelude + snippet)
     assert call.returncode == 0, call.stderr
 
 
@@ -247,10 +257,8 @@ def test_every_target_of_make_exists(page):
 
 @every_page
 def test_every_option_in_the_prose_exists(page):
-    helps = [help_of(name) for name in command_names() if name != "corpus"]
+    helps = [help_of_the_demo(), *(help_of(name) for name in command_names() if name != "corpus")]
     helps += [help_of("corpus", name) for name in ("iemocap", "meld", "mosi", "mosei", "sims", "cherma", "folder")]
-    call = [sys.executable, ROOT / "scripts" / "demo.py", "--help"]
-    helps.append(subprocess.run(call, capture_output=True, timeout=60, check=True).stdout.decode())
     known = {*re.findall(r"--\w+", " ".join(helps)), *FOREIGN}
     for code in re.findall(r"`([^`]+)`", prose(TEXTS[page])):
         if "scripts/benchmarks/" in code:

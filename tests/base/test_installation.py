@@ -2,8 +2,8 @@
 
 import os
 import re
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import yaml
 
 from mister_e_hf.base import installation
 from mister_e_hf.base.installation import Conflict, conflicts
+from support.new_process import run_python  # noqa: E402
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 from lowest_versions import lowest_versions  # noqa: E402
@@ -71,16 +72,7 @@ def broken(tmp_path):
     install(tmp_path, "mister-e-hf", "numpy>=999", "zz-none", version="9.9")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
 
-    def run(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, *words],
-            env=os.environ | {"PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-
-    return run
+    return partial(run_python, env=os.environ | {"PYTHONPATH": path})
 
 
 LINE = (

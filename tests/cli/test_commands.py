@@ -25,6 +25,7 @@ from mister_e_hf.corpora.schema import LABELS as LABEL_SETS
 from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.summary import format_summary, summarize
 from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 from support.small_corpora import CALLS, LABELS, noise, read_calls, write_calls, write_iemocap, write_meld, write_mosi
 
 SCRIPT = Path(sys.executable).with_name("mister-e")
@@ -514,13 +515,8 @@ def test_impossible_push_raises_before_the_corpus_is_read(tmp_path, monkeypatch,
     status, out, error = run(*words, "a/b/c")
     assert (status, out) == (2, "") and "a/b/c" in error and error.count("\n") == 1
     monkeypatch.delenv("HF_TOKEN")
-    call = subprocess.run(
-        [SCRIPT, *words, "org/name"],
-        env={name: value for name, value in environment(tmp_path / "home").items() if "TOKEN" not in name},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    env = {name: value for name, value in environment(tmp_path / "home").items() if "TOKEN" not in name}
+    call = run_python(SCRIPT, *words, "org/name", env=env)
     assert (call.returncode, call.stdout) == (2, "")
     assert re.fullmatch(r"error: A token is needed to push to 'org/name'\. .*HF_TOKEN.*\n", call.stderr)
 
@@ -534,7 +530,7 @@ def test_push_with_and_without_a_folder(calls, tmp_path):
             "org/secret": ["--private"],
         }
         for name, more in pushed.items():
-            call = subprocess.run([*words, name, *more], env=env, capture_output=True, text=True, timeout=100)
+            call = run_python(*words, name, *more, env=env)
             assert call.returncode == 0 and only_notes(call.stderr)
             where = [f"in {tmp_path / 'out'}"] if "--out" in more else []
             assert call.stdout.splitlines()[-1 - len(where) :] == [*where, f"pushed to {name}"]

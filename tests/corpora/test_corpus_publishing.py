@@ -1,7 +1,5 @@
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -21,6 +19,7 @@ from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.store import write_corpus
 from mister_e_hf.corpora.summary import format_summary, summarize
 from support.loopback_hub import TOKEN, LoopbackHub, loopback_hub
+from support.new_process import run_python
 from support.small_corpora import read_calls, sound_of, write_calls, write_iemocap, write_meld, write_mosi
 
 LICENSED = {"iemocap": (Iemocap, write_iemocap), "meld": (Meld, write_meld), "cmu_mosi": (CmuMosi, write_mosi)}
@@ -191,9 +190,7 @@ with open(sys.argv[1], "wb") as file:
 
 
 def python(code: str, *words: Path, env: dict[str, str]) -> str:
-    call = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], env=env, capture_output=True, text=True, timeout=200
-    )
+    call = run_python("-c", code, *words, env=env)
     assert call.returncode == 0, call.stderr
     return call.stdout
 
@@ -300,9 +297,7 @@ def test_missing_token_raises_before_any_request(folder, tmp_path):
     code = "import sys; from mister_e_hf.corpora.publishing import push_corpus; push_corpus(sys.argv[1], 'org/name')"
     with loopback_hub() as hub:
         env = hub.env(tmp_path / "home", token=None)
-        call = subprocess.run(
-            [sys.executable, "-c", code, str(folder / "whole")], env=env, capture_output=True, text=True, timeout=200
-        )
+        call = run_python("-c", code, folder / "whole", env=env)
         assert call.returncode == 1
         assert call.stderr.splitlines()[-1].startswith(
             "mister_e_hf.base.errors.InputError: A token is needed to push to 'org/name'."

@@ -1,5 +1,4 @@
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mister_e_hf.corpora.store import check_replaceable, write_corpus
 from mister_e_hf.corpora.summary import format_summary, summarize
 from mister_e_hf.media.audio import AudioError
 from support.arrow_memory import counted_arrow_memory
+from support.new_process import run_python
 from support.small_corpora import CALLS, LABELS, read_calls, stretch_of, write_calls
 
 FILES = ["README.md", "test.parquet", "train.parquet", "validation.parquet"]
@@ -328,8 +328,7 @@ with open("/proc/self/status") as status:
 def test_embedding_takes_no_more_memory_for_a_larger_corpus(tmp_path):
     peaks, sizes = [], []
     for count in (40, 240):
-        words = [str(tmp_path / str(count)), str(count), str(tmp_path / "cache")]
-        call = subprocess.run([sys.executable, "-c", MEASURE, *words], capture_output=True, text=True, timeout=120)
+        call = run_python("-c", MEASURE, tmp_path / str(count), count, tmp_path / "cache")
         assert call.returncode == 0, call.stderr
         peaks.append(int(call.stdout))
         sizes.append((tmp_path / f"{count}-out" / "train.parquet").stat().st_size)

@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 
 import datasets
 import numpy as np
@@ -12,6 +10,7 @@ from mister_e_hf.corpora.dialogues import corpus_fingerprint, cross_fitting_fold
 from mister_e_hf.corpora.schema import dialogue_features
 from mister_e_hf.corpora.store import write_corpus
 from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 from support.small_corpora import read_calls, write_calls
 from support.small_encoders import LABELS, read_lines, write_lines
 
@@ -112,10 +111,7 @@ except FileNotFoundError as error:
 def test_corpus_round_trips_through_the_hub(lines, tmp_path):
     folder = write_corpus(lines, tmp_path / "corpus", embed_audio=True)
     with loopback_hub() as hub:
-        environment = hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
-        call = subprocess.run(
-            [sys.executable, "-c", HUB, str(folder)], capture_output=True, text=True, env=environment, timeout=120
-        )
+        call = run_python("-c", HUB, folder, env=hub.env(tmp_path / "home"))
     assert call.returncode == 0, call.stdout + call.stderr
     here, there, error = call.stdout.splitlines()
     assert here == there and "validation" in here

@@ -1,8 +1,7 @@
-import subprocess
-import sys
 from pathlib import Path
 
 from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 
 # By way of the Hub, each side in a process of its own
 
@@ -95,14 +94,7 @@ def test_an_encoder_and_its_backbone_are_loaded_from_the_hub(tmp_path):
     with loopback_hub() as hub:
 
         def python(code: str, home: str) -> list[str]:
-            call = subprocess.run(
-                [sys.executable, "-c", code, str(tmp_path)],
-                env=hub.env(tmp_path / home) | {"OMP_NUM_THREADS": "1"},
-                cwd=Path(__file__).parents[1],
-                capture_output=True,
-                text=True,
-                timeout=200,
-            )
+            call = run_python("-c", code, tmp_path, env=hub.env(tmp_path / home), cwd=Path(__file__).parents[1])
             assert call.returncode == 0, call.stdout + call.stderr
             return call.stdout.split()
 

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.hub.checkpoint import push_checkpoint, save_checkpoint
 from support.checkpoint_code import CHECKPOINT
 from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,9 +43,7 @@ def test_corpus_from_the_hub_to_a_pushed_checkpoint(tmp_path):
         environment = os.environ | hub.env(tmp_path / "home")
 
         def python(*words: str) -> str:
-            call = subprocess.run(
-                [sys.executable, *words], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=120
-            )
+            call = run_python(*words, env=environment, cwd=ROOT)
             assert call.returncode == 0, call.stdout + call.stderr
             return call.stdout
 

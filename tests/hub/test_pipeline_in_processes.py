@@ -1,8 +1,6 @@
 """The pipeline in fresh processes: every order of import, from disk and Hub, with and without the package."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from mister_e_hf import (
 )
 from support.hidden_packages import HIDE
 from support.loopback_hub import TOKEN, loopback_hub
+from support.new_process import run_python
 from support.small_checkpoint import write_checkpoint
 from support.small_pipeline import TASK, numbers, write_recordings
 
@@ -35,12 +34,10 @@ def sounds(tmp_path_factory) -> Path:
     return write_recordings(tmp_path_factory.mktemp("sounds"))
 
 
-# Each child is forked after torch is loaded, but neither transformers nor what is hidden from the last one.
+# Each child is a process of its own, into which neither transformers nor this package was imported.
 CHILDREN = """
 import json, os, sys, traceback
-import numpy, soundfile, soxr, torch, torch._dynamo, torch.distributed.tensor
 
-torch.set_num_threads(1)
 known = {name.partition(".")[0] for name in sys.modules}
 assert not {"transformers", "mister_e_hf", "huggingface_hub"} & known
 told = json.loads(sys.argv[1])
@@ -144,14 +141,8 @@ def test_it_loads_in_every_order_from_disk_and_hub_and_without_the_package(folde
     told = {"first": str(folder), "second": str(second), "turns": turns, "task": TASK, "token": TOKEN}
     children = {"before": PACKAGE_FIRST, "after": PACKAGE_LAST, "without": WITHOUT_THE_PACKAGE}
     with loopback_hub() as hub:
-        call = subprocess.run(
-            [sys.executable, "-c", CHILDREN, json.dumps(told), json.dumps([{"pushed": CLASS_FIRST}, children])],
-            env=hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
+        steps = json.dumps([{"pushed": CLASS_FIRST}, children])
+        call = run_python("-c", CHILDREN, json.dumps(told), steps, env=hub.env(tmp_path / "home"), cwd=tmp_path)
     assert call.returncode == 0, call.stdout + call.stderr
     found = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("pushed", *children)}
     found["pushed"] = found["pushed"]["found"]

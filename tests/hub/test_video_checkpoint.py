@@ -1,8 +1,6 @@
 """A checkpoint with an encoder of video: pushed, and loaded from the Hub with its own code, without this package."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents  # noqa
 from mister_e_hf.inference.doctor import examine  # noqa: E402
 from support.hidden_packages import HIDE  # noqa: E402
 from support.loopback_hub import loopback_hub  # noqa: E402
+from support.new_process import run_python  # noqa: E402
 from support.small_checkpoint import write_video_checkpoint  # noqa: E402
 from support.small_encoders import LABELS, tone  # noqa: E402
 from support.small_pipeline import TASK  # noqa: E402
@@ -57,14 +56,7 @@ def test_a_pushed_checkpoint_reads_video_with_its_own_code(tmp_path):
     with loopback_hub() as hub:
 
         def python(*words: str) -> str:
-            call = subprocess.run(
-                [sys.executable, "-c", *words],
-                env=hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"},
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=200,
-            )
+            call = run_python("-c", *words, env=hub.env(tmp_path / "home"), cwd=tmp_path)
             assert call.returncode == 0, call.stdout + call.stderr
             return call.stdout
 

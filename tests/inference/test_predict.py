@@ -1,21 +1,24 @@
 """`mister-e predict`: what it takes, what it writes, and what it refuses before anything is loaded."""
 
 import csv
+import io
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-import torch
 
 from mister_e_hf import cli
 from mister_e_hf.inference.predict import predict_dialogues
+from support.forks import fork
 from support.small_checkpoint import write_checkpoint
 from support.small_encoders import LABELS, RATE, tone
 
@@ -196,33 +199,28 @@ def test_a_command_that_is_ended_leaves_nothing(model, tmp_path):
     rows = "".join(f"{dialogue},{turn},so you see\n" for dialogue in range(3000) for turn in range(5))
     (tmp_path / "turns.csv").write_text("dialogue_id,order,text\n" + rows)
     words = ["predict", "turns.csv", "--model", str(model), "--out", "out/lines.jsonl"]
-    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "HF_HOME": str(tmp_path / "home")}
-    command = subprocess.Popen(
-        [sys.executable, "-m", "mister_e_hf.cli", *words], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while not any(path.stat().st_size for path in (tmp_path / "out").iterdir()):
-            assert command.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        command.send_signal(signal.SIGTERM)
-        _, error = command.communicate(timeout=60)
-    finally:
-        command.kill()
-    assert (command.returncode, error) == (130, b"interrupted\n")
+
+    def predict():
+        tempfile.tempdir = str(tmp_path / "temporary")
+        os.chdir(tmp_path)
+        sys.exit(cli.main(words))
+
+    command, deadline = fork(predict, tmp_path / "log.txt"), time.monotonic() + 90
+    while not any(path.stat().st_size for path in (tmp_path / "out").iterdir()):
+        assert os.waitpid(command, os.WNOHANG)[0] == 0 and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(command, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(command, 0)[1]) == 130
+    assert (tmp_path / "log.txt").read_text() == "interrupted\n"
     assert not list((tmp_path / "out").iterdir()) and not list((tmp_path / "temporary").iterdir())
 
 
-def test_a_terminal_in_another_encoding_gets_json_all_the_same(model, tmp_path):
+def test_a_terminal_in_another_encoding_gets_json_all_the_same(model, tmp_path, monkeypatch):
     (tmp_path / "turns.csv").write_text("text\n喜び é 🙂\n", encoding="utf-8")
     words = ["predict", "turns.csv", "--model", str(model)]
-    call = subprocess.run(
-        [sys.executable, "-m", "mister_e_hf.cli", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONIOENCODING": "latin-1", "HF_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        timeout=90,
-    )
-    assert call.returncode == 0, call.stderr
-    assert json.loads(call.stdout.decode("ascii"))["text"] == "喜び é 🙂"
-    assert torch.isfinite(torch.tensor(json.loads(call.stdout)["score"]))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    assert cli.main(words) == 0
+    sys.stdout.flush()
+    line = sys.stdout.buffer.getvalue().decode("ascii")
+    assert json.loads(line)["text"] == "喜び é 🙂" and math.isfinite(json.loads(line)["score"])

@@ -21,6 +21,7 @@ from mister_e_hf import cli
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.inference.page_turns import name_recordings, page_turns, subtitle_rows
 from mister_e_hf.inference.serve import emotions
+from support.new_process import run_python
 from support.small_demo import run_small_demo
 
 SRT = "1\n00:00:00,100 --> 00:00:00,800\nReally, you said?\n\n2\n00:00:00,900 --> 00:00:01,400\nNever.\n"
@@ -172,7 +173,7 @@ def test_without_gradio_it_says_what_to_install():
         "import sys; sys.modules['gradio'] = None\n"
         "from mister_e_hf.inference.serve import build_page\nbuild_page(None)"
     )
-    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    call = run_python("-c", code)
     assert "pip install gradio matplotlib" in call.stderr and "MissingLibraryError" in call.stderr
 
 

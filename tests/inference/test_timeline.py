@@ -1,10 +1,10 @@
 import io
 import itertools
 import json
-import subprocess
-import sys
 
 import pytest
+
+from support.new_process import run_python  # noqa: E402
 
 pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 
@@ -224,7 +224,7 @@ def test_without_matplotlib_it_says_what_to_install():
         "import sys; sys.modules['matplotlib'] = None\n"
         "from mister_e_hf.inference.timeline import timeline_figure\ntimeline_figure([])"
     )
-    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    call = run_python("-c", code)
     assert "pip install matplotlib" in call.stderr
 
 

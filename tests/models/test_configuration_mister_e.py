@@ -2,8 +2,6 @@ import copy
 import json
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from mister_e_hf import MisterEConfig
+from support.new_process import run_python
 
 LABELS = {0: "anger", 1: "joy", 2: "neutral"}
 REFUSALS = (StrictDataclassError, ValueError, TypeError)
@@ -357,14 +356,9 @@ def test_folder_loads_with_its_own_code_where_the_package_is_not_installed(tiny_
     config = unlike_the_defaults(tiny_config)
     config.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "configuration_mister_e.py").is_file()
-    call = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE, str(tmp_path / "saved"), str(tmp_path / "again")],
-        env=os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+    words = ("-c", WITHOUT_PACKAGE, tmp_path / "saved", tmp_path / "again")
+    call = run_python(*words, env=environment, cwd=tmp_path)
     assert call.returncode == 0, call.stderr
     again = AutoConfig.from_pretrained(tmp_path / "again")
     assert type(again) is MisterEConfig

@@ -5,8 +5,6 @@ The contract of a conversation model, for every registered model; its checks are
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,10 @@ from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.registry import RegisteredModel, entry, entry_of, register, registered
 from support.distributed_contract import gradient_of_a_step
 from support.forks import run_processes
+from support.hidden_packages import HIDE
 from support.modality_contract import MODALITY_CHECKS, choices
 from support.model_contract import CHECKS, assert_same, outputs_of, small_batch, small_model
+from support.new_process import run_python
 from support.score_contract import SCORE_CHECKS
 
 NAMES = [each.name for each in registered()]
@@ -35,11 +35,8 @@ def test_models_take_the_choices_of_modalities_that_they_say():
     assert {name: len(choices(name)) for name in NAMES} == {"mister_e": 4, **dict.fromkeys(one_to_three, 7), "sdt": 1}
 
 
-def run_python(*words, **environment: str) -> str:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment
-    call = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300, env=environment
-    )
+def python(*words, **environment: str) -> str:
+    call = run_python(*words, env=os.environ | {"HF_HUB_OFFLINE": "1"} | environment)
     assert call.returncode == 0, call.stdout + call.stderr
     return call.stdout
 
@@ -52,22 +49,12 @@ def test_two_processes_give_the_gradient_of_one(tmp_path):
 
 
 # Hides everything but torch and transformers, then loads each checkpoint with the code beside it.
-WITHOUT_THE_PACKAGE = """
+WITHOUT_THE_PACKAGE = (
+    HIDE
+    + """
 import json, sys
 
-HIDDEN = {"mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate"}
-
-class Hiding:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in HIDDEN else self.finder.find_spec(name, path, target)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
+hidden = hide("mister_e_hf", "datasets", "peft", "sklearn", "pandas", "pyarrow", "evaluate", "accelerate")
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
@@ -88,8 +75,9 @@ for folder in sys.argv[1:]:
     view.loss.backward()
     model.save_pretrained(folder + "_again")
     AutoModel.from_pretrained(folder + "_again", trust_remote_code=True)
-assert not HIDDEN & {name.partition(".")[0] for name in sys.modules}
+assert not hidden & {name.partition(".")[0] for name in sys.modules}
 """
+)
 
 
 def test_checkpoints_load_with_their_own_code_without_the_package(tmp_path):
@@ -103,7 +91,7 @@ def test_checkpoints_load_with_their_own_code_without_the_package(tmp_path):
         (folder / "transcripts.json").write_text(json.dumps(words))
         save_file(batch | outputs, folder / "stored.safetensors")
         folders.append(folder)
-    run_python("-c", WITHOUT_THE_PACKAGE, *folders, HF_HOME=str(tmp_path / "cache"))
+    python("-c", WITHOUT_THE_PACKAGE, *folders, HF_HOME=str(tmp_path / "cache"))
 
 
 # Stage 2 of every model runs where LoRA's library is not installed.
@@ -120,7 +108,7 @@ assert not [name for name in sys.modules if name.startswith("peft.")]
 
 
 def test_stage_2_runs_without_peft(tmp_path):
-    run_python("-c", WITHOUT_PEFT, tmp_path, *NAMES, PYTHONPATH=str(Path(__file__).parents[1]))
+    python("-c", WITHOUT_PEFT, tmp_path, *NAMES, PYTHONPATH=str(Path(__file__).parents[1]))
 
 
 # The registry

@@ -3,8 +3,6 @@
 import logging
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from mister_e_hf.models.registry import entry, registered
 from support.checkpoint_code import PRETRAINING, STAGE_2, file_stems
 from support.hidden_packages import HIDE
 from support.model_contract import LENGTHS, Batch, away_from_neutral, rows_of, small_batch, small_config, spread
+from support.new_process import run_python
 
 NAMES = [each.name for each in registered() if each.pretraining]
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -350,15 +349,9 @@ for folder in sys.argv[1:]:
 def test_folders_work_without_the_package(tmp_path):
     for name in NAMES:
         pretraining_model(name, torch.float32).save_pretrained(tmp_path / name)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "cache")}
-    call = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, *(str(tmp_path / name) for name in NAMES)],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    folders = [tmp_path / name for name in NAMES]
+    call = run_python("-c", WITHOUT_THE_PACKAGE, *folders, env=environment, cwd=tmp_path)
     assert call.returncode == 0, call.stdout + call.stderr
     models = [entry(name) for name in NAMES]
     assert call.stdout.split() == [

@@ -17,6 +17,8 @@ def hide(*packages: str) -> set[str]:
         def __getattr__(self, name):
             return getattr(self.finder, name)
 
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
     sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
     for name in packages:
         try:

@@ -1,7 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1 for tests: model and dataset repositories, pushed to and loaded from over HTTP.
 
     with loopback_hub() as hub:
-        subprocess.run([sys.executable, "script.py"], env=hub.env(home), check=True)
+        run_python("script.py", env=hub.env(home))
         assert "config.json" in hub.files("org/name")
 
 The client reads its environment when it is imported, so whatever uses this Hub runs in a new process. The Hub keeps

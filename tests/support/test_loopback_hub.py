@@ -2,8 +2,6 @@
 
 import http.client
 import json
-import subprocess
-import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,6 +9,7 @@ import pytest
 
 from support.checkpoint_code import CHECKPOINT
 from support.loopback_hub import TOKEN, LoopbackHub, loopback_hub
+from support.new_process import run_python
 
 PUSH = """
 import sys
@@ -106,9 +105,7 @@ def hub():
 
 def run(script: str, env: dict[str, str], folder: Path, *arguments: str) -> str:
     """Runs a script in a fresh process; what it prints last."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=env, cwd=folder, capture_output=True, text=True, timeout=200
-    )
+    done = run_python("-c", script, *arguments, env=env, cwd=folder)
     assert done.returncode == 0, done.stderr
     return (done.stdout.splitlines() or [""])[-1]
 

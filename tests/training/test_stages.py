@@ -2,8 +2,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from mister_e_hf.training.encoder_experiment import train_encoder
 from mister_e_hf.training.recipe import Recipe
 from support.hidden_packages import HIDE
 from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 from support.small_demo import RECIPE, SHORT, run_small_demo
 
 ROOT = Path(__file__).parents[2]
@@ -187,12 +186,10 @@ def test_an_encoder_without_a_backbone_raises_before_training(run, tmp_path, cap
 
 def test_pushed_folder_loads_without_the_package(run, tmp_path):
     with loopback_hub() as hub:
-        environment = os.environ | hub.env(tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | hub.env(tmp_path / "home")
 
         def python(code: str, *arguments: str) -> str:
-            call = subprocess.run(
-                [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=200
-            )
+            call = run_python("-c", code, *arguments, env=environment)
             assert call.returncode == 0, call.stdout + call.stderr
             return call.stdout
 

@@ -1,8 +1,6 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +11,7 @@ from mister_e_hf import DialogueVectors, read_corpus
 from mister_e_hf.base.errors import InputError
 from support.loopback_hub import loopback_hub
 from support.named_speech import vectors_of, with_names, write_named
+from support.new_process import run_python
 
 NAMES = ["pitch", "energy", "jitter", "rate"]
 
@@ -150,8 +149,6 @@ def test_names_are_found_in_the_tables_of_the_hub_and_in_its_cache(tmp_path):
     with loopback_hub() as hub:
         env = hub.env(tmp_path / "home")
         for words, more in (([str(folder)], {}), ([], {"HF_HUB_OFFLINE": "1"})):
-            call = subprocess.run(
-                [sys.executable, "-c", READ, *words], env=env | more, capture_output=True, text=True, timeout=200
-            )
+            call = run_python("-c", READ, *words, env=env | more)
             assert call.returncode == 0, call.stderr
             assert json.loads(call.stdout) == vectors_of(2, 4)[:3, [3, 0]].tolist()

@@ -1,6 +1,5 @@
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mister_e_hf import read_corpus, write_vectors
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.vectors.dialogue_vectors import SPLITS
 from mister_e_hf.vectors.store import holds_vectors
+from support.new_process import run_python
 from support.vector_tables import (
     FORMS,
     LABEL2ID,
@@ -142,7 +142,7 @@ def test_missing_split_of_a_dataset_raises():
 def test_unreachable_dataset_raises(tmp_path):
     code = "from mister_e_hf import read_corpus; read_corpus('someone/some-corpus')"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    call = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    call = run_python("-c", code, env=environment)
     assert call.returncode == 1
     message = "FileNotFoundError: 'someone/some-corpus' is neither a folder here nor a dataset that could be loaded"
     assert message in call.stderr
@@ -222,8 +222,7 @@ write_vectors(sys.argv[1], "train", table, text_features=torch.zeros(2, 2**16))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
 def test_interrupted_write_leaves_no_partial_file(tmp_path):
     write_vectors(tmp_path, "train", bare_table(), **tensors())
-    command = [sys.executable, "-c", WRITE_ON_A_FULL_DISK, str(tmp_path)]
-    call = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    call = run_python("-c", WRITE_ON_A_FULL_DISK, tmp_path)
     assert call.returncode == 1 and "File too large" in call.stderr, call.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"train.safetensors"}
     assert torch.equal(load_file(tmp_path / "train.safetensors")["text_features"], tensors()["text_features"])
@@ -268,8 +267,7 @@ def test_opening_vectors_does_not_read_them(tmp_path):
     write_vectors(tmp_path / "large", "train", table, text_features=torch.ones(turns, width))
     size = (tmp_path / "large" / "train.safetensors").stat().st_size
     assert size > 64 * 2**20
-    command = [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")]
-    call = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    call = run_python("-c", MEASURE, tmp_path / "small", tmp_path / "large")
     assert call.returncode == 0, call.stderr
     opened, read = map(int, call.stdout.split())
     assert opened < size / 8

@@ -1,8 +1,5 @@
 """Vectors of the picture beside those of speech and text."""
 
-import subprocess
-import sys
-
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -18,6 +15,7 @@ from mister_e_hf.models.baselines.configuration import LogisticRegressionConfig
 from mister_e_hf.vectors.dialogue_datasets import check_dialogues, dataset_statistics
 from mister_e_hf.vectors.dialogue_vectors import SPLITS, regroup
 from mister_e_hf.vectors.store import vector_modalities
+from support.new_process import run_python
 from support.vector_tables import (
     LABEL2ID,
     LABELS,
@@ -254,13 +252,9 @@ def test_vectors_of_three_modalities_are_mapped(tmp_path):
         )
         features = {f"{each}_features": torch.zeros(4 * count, 4096) for each in ("speech", "text", "visual")}
         write_vectors(tmp_path / name, "train", table, **features)
-    output = subprocess.run(
-        [sys.executable, "-c", MEASURE, tmp_path / "small", tmp_path / "large"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(output.stdout) < 20_000  # KiB
+    call = run_python("-c", MEASURE, tmp_path / "small", tmp_path / "large")
+    assert call.returncode == 0, call.stderr
+    assert int(call.stdout) < 20_000  # KiB
 
 
 def cut_in_fours(count: int) -> list[list[str]]:
