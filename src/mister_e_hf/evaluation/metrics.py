@@ -3,6 +3,7 @@
 Letters: N scored turns, C classes, n dialogues, R bootstrap draws.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,8 +76,15 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
     """
     confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
     order = np.argsort(confidence, kind="stable")
-    gaps = [abs(confidence[bin].sum() - correct[bin].sum()) for bin in np.array_split(order, bins) if len(bin)]
-    return float(sum(gaps) / max(len(labels), 1))
+    return _binned_error(confidence[order], correct[order], bins)
+
+
+def _binned_error(confidence: np.ndarray, correct: np.ndarray, bins: int) -> float:
+    """The calibration error of turns that are sorted by confidence."""
+    size, larger = divmod(len(confidence), bins)
+    ends = itertools.accumulate([size + 1] * larger + [size] * (bins - larger), initial=0)
+    gaps = [abs(confidence[a:b].sum() - correct[a:b].sum()) for a, b in itertools.pairwise(ends) if a < b]
+    return float(sum(gaps) / max(len(confidence), 1))
 
 
 def emotion_scores(labels: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]) -> dict:
@@ -144,10 +152,13 @@ def bootstrap_intervals(
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws)  # [R, n]
     samples = scores_from_confusion(np.einsum("rn,nij->rij", drawn, per_dialogue))
     samples.pop("f1_per_class")
+    confidence, correct = probabilities.max(-1), probabilities.argmax(-1) == labels
+    order = np.argsort(confidence, kind="stable")  # of every draw, which only repeats turns
+    confidence, correct = confidence[order], correct[order]
     samples["expected_calibration_error"] = np.array(
         [
-            expected_calibration_error(np.repeat(labels, times), np.repeat(probabilities, times, axis=0))
-            for times in drawn[:, dialogue]
+            _binned_error(np.repeat(confidence, times), np.repeat(correct, times), CALIBRATION_BINS)
+            for times in drawn[:, dialogue[order]]
         ]
     )
     calibration = samples["expected_calibration_error"]
