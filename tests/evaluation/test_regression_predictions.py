@@ -196,8 +196,9 @@ def test_predictions_of_a_trained_model(tmp_path):
     config = LogisticRegressionConfig(
         modalities=["text"], text_embedding_dim=2, problem_type="regression", id2label=dict(enumerate(NAMES))
     )
+    unseen = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "report_to": "none"}
     settings = DialogueTrainingArguments(
-        str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=60, learning_rate=0.05, report_to="none"
+        str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=60, learning_rate=0.05, **unseen
     )
     trainer = DialogueTrainer(LogisticRegressionModel(config), settings, train_dataset=data, eval_dataset=data)
     trainer.train()

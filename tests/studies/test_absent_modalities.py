@@ -58,7 +58,7 @@ def named(tmp_path_factory) -> Path:
 
 def test_a_search_trains_every_system_without_what_the_corpus_lacks(nameless, tmp_path):
     lines, systems = [], ["mister_e", "logistic_regression"]
-    given = recipe_of(nameless)
+    given = recipe_of(nameless, baselines={"logistic_regression": {"training": {"num_train_epochs": 1}}})
     found = search(given, tmp_path / "search", 1, systems, folds=2, report=lines.append)
     assert all(trial["weighted_f1"] is not None for trials in found.values() for trial in trials)
     assert lines[0] == "the corpus has no vectors of speech; trained without them: everything"

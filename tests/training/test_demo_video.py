@@ -36,10 +36,10 @@ def fitted(folder, corpus, modalities: tuple[str, ...]) -> np.ndarray:
     )
     arguments = DialogueTrainingArguments(
         str(folder),
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         lr_scheduler_type="cosine",
-        num_train_epochs=15,
-        per_device_train_batch_size=8,
+        num_train_epochs=5,
+        per_device_train_batch_size=16,
         use_cpu=True,
         report_to="none",
         disable_tqdm=True,

@@ -213,7 +213,8 @@ def relabelled(corpus: datasets.DatasetDict, chosen: np.ndarray) -> datasets.Dat
 
 
 def test_the_encoder_of_a_fold_does_not_see_the_fold(corpus, backbones, tmp_path):
-    settings = recipe(backbones, tuning="full", folds=3)
+    epoch = {"num_train_epochs": 1}
+    settings = recipe(backbones, tuning="full", folds=3, training=epoch)
     train_encoder(settings, "text", tmp_path / "run", corpus=corpus)
     fold = cross_fitting_folds(len(corpus["train"]), 3)
     other = relabelled(corpus, fold == 1)
@@ -229,13 +230,14 @@ def test_the_encoder_of_a_fold_does_not_see_the_fold(corpus, backbones, tmp_path
         )
         assert "test" not in results
     # With the folds or without them, the encoder of all is the same one.
-    alone = train_encoder(recipe(backbones, tuning="full"), "text", tmp_path / "alone", corpus=corpus)
+    settings = recipe(backbones, tuning="full", training=epoch)
+    alone = train_encoder(settings, "text", tmp_path / "alone", corpus=corpus)
     assert contents(tmp_path / "alone")["model.safetensors"] == contents(tmp_path / "run")["model.safetensors"]
     assert not (tmp_path / "alone" / "folds").exists() and "held_out" not in alone
 
 
 def test_folds_can_be_added_later_and_are_trained_once(corpus, backbones, tmp_path):
-    settings = recipe(backbones, tuning="frozen")
+    settings = recipe(backbones, tuning="frozen", training={"num_train_epochs": 1})
     train_encoder(settings, "text", tmp_path, corpus=corpus)
     before = contents(tmp_path)
     settings.set("text_encoder.folds", 2)
@@ -259,7 +261,7 @@ KILLED = {
 
 @pytest.mark.parametrize(("modality", "changes"), KILLED.values(), ids=KILLED)
 def test_a_killed_run_resumes_to_the_same_bytes(corpus, backbones, tmp_path, modality, changes):
-    settings = recipe(backbones, modality, {"head_learning_rate": 1e-2}, **changes)
+    settings = recipe(backbones, modality, {"head_learning_rate": 1e-2, "num_train_epochs": 2}, **changes)
 
     def die(event: str, words: tuple):
         # before the second checkpoint has its name

@@ -202,7 +202,7 @@ def test_full_model_beats_each_expert_and_a_model_without_context(tmp_path):
     for name, change in (("full", lambda table: table), ("context-free", single_turns)):
         folder = tmp_path / f"{name}-corpus"
         folder.mkdir()
-        for split, table in demo_corpus().items():
+        for split, table in demo_corpus(sizes={"train": 160, "validation": 30, "test": 60}).items():
             pq.write_table(change(table), folder / f"{split}.parquet")
         batch = ["--per_device_train_batch_size", "64"] if name == "context-free" else []
         words = ["--corpus", str(folder), *settings, *batch]

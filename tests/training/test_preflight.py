@@ -16,16 +16,13 @@ from mister_e_hf.training import preflight, stages
 from mister_e_hf.training.dry_run import _order, dry_run, format_costs
 from mister_e_hf.training.recipe import Recipe
 from mister_e_hf.training.threads import few_threads, use_threads
-from support.small_demo import RECIPE, SHORT, run_small_demo
+from support.small_demo import RECIPE, SHORT, small_demo
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
+def demo() -> Path:
     """Corpus and untrained backbones of the demo."""
-    folder = run_small_demo(tmp_path_factory.mktemp("preflight") / "run")
-    for made in ("encoders", "vectors"):
-        shutil.rmtree(folder / made)
-    return folder / "demo"
+    return small_demo() / "demo"
 
 
 def words(demo: Path, corpus: Path | None = None) -> list[str]:

@@ -23,7 +23,8 @@ def corpus(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("name", [each.name for each in registered()])
 def test_train_and_evaluate(corpus, tmp_path, name):
-    made = recipe("--corpus", corpus, "--num_train_epochs", "1", "--disable_tqdm").baseline(name)
+    made = recipe("--corpus", corpus, "--disable_tqdm").baseline(name)
+    made.set("training.num_train_epochs", 1)
     if "language_model" in made.fields()["model"]:
         made.set("model.language_model", tiny_language_model("gpt2"))
         made.set("model.lora", {"r": 2})

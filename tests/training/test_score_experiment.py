@@ -160,7 +160,7 @@ def test_a_killed_run_resumes_to_the_same_result(scores, run, tmp_path):
 # EGMF begins from a language model, which no baseline of this recipe names.
 @pytest.mark.parametrize("name", [each.name for each in registered() if each.name != "egmf"])
 def test_every_model_is_trained_for_scores(scores, tmp_path, name):
-    made = score_recipe(scores, "--num_train_epochs", "1").baseline(name)
+    made = score_recipe(scores).baseline(name).changed({"training.num_train_epochs": 1})
     results = run_experiment(made, tmp_path / "run", seed=0)
     assert tuple(results["test"]) == ("mixture", *made.model_config().heads)
     assert evaluate_checkpoint(tmp_path / "run", use_cpu=True)["as_stored"]
