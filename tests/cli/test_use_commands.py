@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,8 @@ from transformers import pipeline
 from mister_e_hf import MisterEConfig, MisterEModel, cli, read_corpus
 from mister_e_hf.hub.checkpoint import checkpoint_files, save_checkpoint
 from support.loopback_hub import loopback_hub
-from support.small_demo import run_small_demo
+from support.new_process import run_python
+from support.small_demo import copy_small_demo
 
 SUBTITLES = """1
 00:00:00,100 --> 00:00:00,800
@@ -34,7 +33,7 @@ Never.
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    return run_small_demo(tmp_path_factory.mktemp("use") / "run")
+    return copy_small_demo(tmp_path_factory.mktemp("use") / "run")
 
 
 @pytest.fixture
@@ -203,10 +202,8 @@ def test_dry_run_lists_the_files_of_a_push(run, command, tmp_path):
     ]
     environment = os.environ | {"HF_HOME": str(tmp_path / "home")}
     with loopback_hub() as hub:
-        words = [sys.executable, "-m", "mister_e_hf.cli", "push", str(run), "org/name", "--private"]
-        done = subprocess.run(
-            words, env=environment | hub.env(tmp_path / "home"), capture_output=True, text=True, timeout=100
-        )
+        words = ("-m", "mister_e_hf.cli", "push", run, "org/name", "--private")
+        done = run_python(*words, env=environment | hub.env(tmp_path / "home"))
         assert done.returncode == 0 and done.stdout == "pushed to org/name\n", done.stderr
         assert set(hub.files("org/name")) - {".gitattributes"} == set(listed)
 
@@ -227,8 +224,7 @@ print(MisterEModel.from_pretrained("org/model").push_to_hub("org/again"))
 def test_model_pushes_the_folder_it_was_loaded_from(run, tmp_path):
     with loopback_hub() as hub:
         environment = os.environ | hub.env(tmp_path / "home")
-        words = [sys.executable, "-c", PUSH_ON, str(run)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=100)
+        done = run_python("-c", PUSH_ON, run, env=environment)
         assert done.returncode == 0, done.stderr
         for name in ("org/model", "org/again"):
             assert set(hub.files(name)) - {".gitattributes"} == set(checkpoint_files(run))
