@@ -11,8 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import checkpoint
 
 from ..base.errors import InputError
+
+# Up to as many turns, all dialogues of a batch are attended to together, and each whole.
+_LONG = 256
+# Pairs of turns of a longer dialogue, times heads, whose scores are computed at once.
+_PAIRS = 2**24
 
 
 class TurnLayout:
@@ -114,23 +120,49 @@ class TurnLayout:
 
         Several streams (N, M, A), with keys (N, M), attend each to its own turns, as M calls would.
         """
+        if len(self._groups) == 1:
+            return self._attend(query, key, value, num_heads, causal, dropout, slopes, keys)
+        found = []
+        for rows, group in self._groups:
+            own = None if keys is None else keys[rows]
+            found.append(group._attend(query[rows], key[rows], value[rows], num_heads, causal, dropout, slopes, own))
+        order = torch.cat([rows for rows, _ in self._groups])
+        return torch.cat(found)[order.argsort()]
 
+    def _attend(self, query, key, value, num_heads, causal, dropout, slopes, keys) -> torch.Tensor:
         def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads], M heads of M streams
             return _split(self.pad(rows), num_heads, 2).transpose(1, 2)
 
         seen = None
-        place = torch.arange(self.longest, device=self.index.device)
         if keys is not None:
             seen = _by_head(self.pad(keys), num_heads, query.dim() - 2)[..., None, :]
         # Padding is at the end, which causal attention never sees; only real turns are kept.
         elif not causal and not self.is_rectangular:
+            place = torch.arange(self.longest, device=self.index.device)
             seen = (place < self.lengths[:, None])[:, None, None, :]
-        if causal and (slopes is not None or seen is not None):
-            earlier = place <= place[:, None]
-            seen = earlier if seen is None else seen & earlier
-        mask = seen if slopes is None else _distance_bias(slopes, place, place, seen)
-        attended = _attended(heads(query), heads(key), heads(value), mask, dropout, keys is not None, causal)
+        attention = _Attention(seen, causal, slopes, dropout, keys is not None)
+        attended = attention(heads(query), heads(key), heads(value))
         return self.unpad(attended.transpose(1, 2).flatten(2)).view_as(query)
+
+    @property
+    def _groups(self) -> list[tuple[torch.Tensor, "TurnLayout"]]:
+        """
+        The rows and the layout of dialogues of like length, since attention computes every dialogue as long as the
+        longest beside it. Dialogues of up to `_LONG` turns are one group, the others one for each doubling.
+        """
+        if not hasattr(self, "_groups_cache"):
+            own = torch.arange(self.count, device=self.index.device)
+            self._groups_cache = [(own, self)] if self.longest <= _LONG else self._split_by_length(own)
+        return self._groups_cache
+
+    def _split_by_length(self, own: torch.Tensor) -> list[tuple[torch.Tensor, "TurnLayout"]]:
+        doublings = (self.lengths.clamp(min=_LONG) / _LONG).log2().ceil()
+        groups: list[tuple[torch.Tensor, TurnLayout]] = []
+        for doubling in doublings.unique():
+            lengths = self.lengths[doublings == doubling]
+            place = torch.arange(int(lengths.max()), device=own.device)
+            groups.append((own[(doublings == doubling)[self.dialogue]], TurnLayout(place < lengths[:, None])))
+        return groups
 
     @property
     def _packing(self):
@@ -149,23 +181,65 @@ def _by_head(keys: torch.Tensor, num_heads: int, streams: int) -> torch.Tensor:
     return keys.transpose(-1, -2).repeat_interleave(num_heads, -2) if streams else keys[..., None, :]
 
 
-def _attended(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    dropout: float,
-    with_sink: bool,
-    causal: bool,
-) -> torch.Tensor:
-    """Attention of (..., T, A) under a mask that already has what is causal; a sink is a key and a value of zeros."""
-    if with_sink:
-        assert mask is not None
-        key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
-        mask = F.pad(mask, (0, 1), value=mask.dtype == torch.bool)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None
-    )
+class _Attention:
+    """
+    Attention of the last Tq of Tk turns to all of them, or, if causal, to those up to themselves.
+
+    Args:
+        seen (`(..., heads or 1, 1, Tk)`, bool): which turns are attended to; None for all.
+        causal: whether no turn sees a later one.
+        slopes (`(heads,)`): by which a score is lowered with the distance; None for 0.
+        dropout: of the weights.
+        with_sink: whether a key and a value of zeros are beside the others.
+    """
+
+    def __init__(
+        self,
+        seen: torch.Tensor | None,
+        causal: bool,
+        slopes: torch.Tensor | None = None,
+        dropout: float = 0.0,
+        with_sink: bool = False,
+    ):
+        self.seen, self.causal, self.slopes = seen, causal, slopes
+        self.dropout, self.with_sink = dropout, with_sink
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """query (..., heads, Tq, D), key, value (..., heads, Tk, D) -> (..., heads, Tq, D)"""
+        count, past = query.shape[-2], key.shape[-2] - query.shape[-2]
+        if self.causal and self.seen is None and self.slopes is None and not past and not self.dropout:
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        # A mask of all pairs, and the weights that dropout needs, grow with the square of a dialogue's turns.
+        has_pairs = self.causal or self.slopes is not None or self.dropout > 0
+        size = max(1, _PAIRS // key.shape[:-1].numel())
+        if not has_pairs or count <= max(_LONG, size):
+            return self._block(query, key, value, past)
+        found = []
+        for start in range(0, count, size):
+            some, before = query[..., start : start + size, :], past + start
+            if torch.is_grad_enabled():  # computed again for its gradient, rather than kept
+                found.append(checkpoint(self._block, some, key, value, before, use_reentrant=False))
+            else:
+                found.append(self._block(some, key, value, before))
+        return torch.cat(found, -2)
+
+    def _block(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, before: int) -> torch.Tensor:
+        """Queries with so many turns before them."""
+        seen, end = self.seen, before + query.shape[-2]
+        if self.causal and end < key.shape[-2]:
+            key, value = key[..., :end, :], value[..., :end, :]
+            seen = None if seen is None else seen[..., :end]
+        key_place = torch.arange(key.shape[-2], device=key.device)
+        place = key_place[before:end]
+        if self.causal:
+            earlier = key_place <= place[:, None]
+            seen = earlier if seen is None else seen & earlier
+        mask = seen if self.slopes is None else _distance_bias(self.slopes, place, key_place, seen)
+        if self.with_sink:
+            assert mask is not None
+            key, value = F.pad(key, (0, 0, 0, 1)), F.pad(value, (0, 0, 0, 1))
+            mask = F.pad(mask, (0, 1), value=mask.dtype == torch.bool)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=self.dropout)
 
 
 def _distance_bias(
@@ -261,15 +335,12 @@ class NextTurns(TurnLayout):
             kept = [torch.cat(both) for both in zip(self.past[module], kept, strict=True)]
         self.found[module] = tuple(kept)
         key, value = kept[:2]
-        # The last of the new turns sees everything, the one before it all but that, and so on.
-        seen = torch.ones(len(query), len(key), dtype=torch.bool, device=key.device).tril(len(key) - len(query))
+        seen = torch.ones(1, len(key), dtype=torch.bool, device=key.device)
         if keys is not None:
-            seen = seen & _by_head(kept[2], num_heads, query.dim() - 2)[..., None, :]
-        if slopes is not None:
-            place = torch.arange(len(key), device=key.device)
-            seen = _distance_bias(slopes, place[-len(query) :], place, seen)
+            seen = _by_head(kept[2], num_heads, query.dim() - 2)[..., None, :]
         asking, key, value = (_split(rows, num_heads, 1).transpose(0, 1) for rows in (query, key, value))
-        attended = _attended(asking, key, value, seen, dropout, keys is not None, causal)
+        # to the past and, among the new turns, to earlier ones
+        attended = _Attention(seen, True, slopes, dropout, keys is not None)(asking, key, value)
         return attended.transpose(0, 1).reshape(query.shape)
 
 
@@ -280,4 +351,5 @@ class WithinTurns:
         """query (N, M, A), key, value (N, K, A), keys (N, K), of which one at least is true -> (N, M, A)"""
         asking, key, value = (_split(rows, num_heads, 2).transpose(1, 2) for rows in (query, key, value))
         mask = None if keys is None else keys[:, None, None, :]
-        return _attended(asking, key, value, mask, dropout, False, False).transpose(1, 2).flatten(2)
+        attended = F.scaled_dot_product_attention(asking, key, value, attn_mask=mask, dropout_p=dropout)
+        return attended.transpose(1, 2).flatten(2)
