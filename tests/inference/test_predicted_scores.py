@@ -99,7 +99,7 @@ def test_each_target_has_a_line_on_an_axis_of_its_own():
 
     figure = timeline_figure([turn | {"start": n, "end": n + 0.5} for n, turn in enumerate(turns(9, gate=True))])
     valence, activation, gate = figure.axes
-    assert [axes.get_ylabel() for axes in figure.axes] == ["valence", "activation", "gate weight"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["valence", "activation", "gate\nweight"]
     for axes, target in ((valence, "valence"), (activation, "activation")):
         line = next(line for line in axes.lines if line.get_gid() == "scores")
         np.testing.assert_allclose(line.get_ydata(), [turn["scores"][target] for turn in turns(9)])

@@ -102,7 +102,7 @@ def test_weights_of_experts_inside_a_model_are_its_gate(tmp_path):
     again = read_predictions(tmp_path / "again.csv")["a"]
     assert [(turn["gate"], turn["modality_gate"]) for turn in again] == [(experts, modalities)] * 2
     axes = timeline_figure(turns).axes
-    assert [each.get_ylabel() for each in axes] == ["probability", "gate weight", "modality weight"]
+    assert [each.get_ylabel() for each in axes] == ["probability", "gate\nweight", "modality\nweight"]
 
 
 @pytest.mark.parametrize("named", [True, False])

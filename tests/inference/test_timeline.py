@@ -52,13 +52,23 @@ def test_capsules_have_a_panel_below_whose_names_fit():
     figure = timeline_figure(turns)
     figure.savefig(io.BytesIO())
     _, gate, capsules = figure.axes
-    assert (gate.get_ylabel(), capsules.get_ylabel()) == ("gate weight", "capsule weight")
+    assert (gate.get_ylabel(), capsules.get_ylabel()) == ("gate\nweight", "capsule\nweight")
     assert [text.get_text() for text in capsules.get_legend().get_texts()] == seven[::-1]
     assert len({(patch.get_facecolor(), patch.get_hatch()) for patch in capsules.patches}) == 7
     frame, page = capsules.get_legend().get_window_extent(), figure.bbox
     assert frame.y0 >= page.y0 and frame.x1 <= page.x1 and not frame.overlaps(gate.get_legend().get_window_extent())
     heights = [sum(patch.get_height() for patch in capsules.patches[turn::6]) for turn in range(6)]
     assert heights == pytest.approx([1, 1, 0, 1, 1, 1])
+
+
+def test_titles_of_panels_do_not_overlap():
+    turns = [turn | {"modality_gate": {"speech": 0.4, "text": 0.6}} for turn in dialogue(3)]
+    figure = timeline_figure(turns)
+    figure.savefig(io.BytesIO())
+    titles = [axes.yaxis.label for axes in figure.axes]
+    assert [title.get_text() for title in titles] == ["probability", "gate\nweight", "modality\nweight"]
+    frames = [title.get_window_extent() for title in titles]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(frames, 2))
 
 
 def test_without_times_the_axis_counts_turns():

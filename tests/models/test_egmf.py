@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -84,6 +86,24 @@ def test_lora_starts_as_the_base_and_alone_is_trained_in_the_language_model(kind
     assert any(model.get_parameter(name).any() for name in names if "lora_B" in name)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_merged_lora_is_the_same_model(kind):
+    model = egmf(kind, lora=LORA)
+    batch = small_batch(model.config)
+    base = outputs_of(model, batch)["logits"]
+    step(model, batch)
+    expected = outputs_of(model, batch)
+    assert not torch.allclose(expected["logits"], base)
+    layers = [module for module in model.language_model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.merge()
+    assert layers and all(layer.merged for layer in layers)
+    assert_same(outputs_of(model, batch), expected, 1e-6)
+    for layer in layers:
+        layer.unmerge()
+    assert_same(outputs_of(model, batch), expected, 1e-6)
+
+
 def test_scale_of_pseudo_tokens_is_that_of_the_embeddings():
     for kind in ("gpt2", "gemma3_text"):  # Gemma's layer multiplies its table
         model = egmf(kind, dtype=torch.float32)
@@ -132,6 +152,38 @@ def test_blocks_of_any_size_give_the_same(changes):
     for outputs, gradients in found[1:]:
         assert_same(outputs, found[0][0])
         assert_same(gradients, found[0][1])
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": LORA}])
+def test_memory_does_not_grow_with_the_turns_that_the_language_model_reads(changes):
+    """Of the scores, nothing of a block is kept when the next one is read; nor for the gradient."""
+
+    def kept(turns: int, rows: int) -> int:
+        """Bytes that are kept for the gradient."""
+        model = egmf(rows_per_forward=rows, **changes).train()
+        batch, logits, storages = small_batch(model.config, [turns]), [], {}
+        batch["transcripts"] = [["yes"] * turns]
+
+        def count(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        def before(*_):
+            assert len(logits) < 2 or logits[-2]() is None
+
+        model.language_model.register_forward_pre_hook(before)
+        model.language_model.register_forward_hook(lambda *given: logits.append(weakref.ref(given[-1].logits)))
+        outputs_of(model.eval(), batch)
+        assert len(logits) >= -(-turns // rows)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            loss = model.train()(**batch).loss
+        found = sum(storages.values())
+        loss.backward()
+        assert model.pseudo_tokens.scale.grad.isfinite()
+        return found
+
+    blocks, at_once = (kept(40, rows) - kept(20, rows) for rows in (4, 40))
+    assert 0 < blocks < 0.1 * at_once
 
 
 @pytest.mark.parametrize("numeric_weight", [None, 0.0, 1.0])

@@ -33,6 +33,14 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
         )  # of what importing took before
 
 
+def test_growth_is_measured_beside_another_commit(tmp_path):
+    source = FOLDER.parents[1] / "src"
+    numbers = run("growth.py", tmp_path, "--models", "mister_e, attention_decay", "--train", "--before", str(source))
+    (found,) = numbers.values()
+    assert list(found) == ["before", "now"] and list(found["now"]) == ["8", "16", "beside short ones"]
+    assert all(each["seconds"] > 0 for row in found.values() for each in row.values())
+
+
 def test_parts_for_a_gpu_run_on_a_cpu(tmp_path):
     numbers = run("gpu.py", tmp_path)
     assert numbers["matrix_rate"] > 0

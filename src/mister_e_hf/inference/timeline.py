@@ -178,7 +178,7 @@ def _plot_weights(
         axes.bar(starts, heights, widths, bottom=below, align="edge", edgecolor=outline, linewidth=0.5, **style)
         below = [low + height for low, height in zip(below, heights, strict=True)]
     axes.set_ylim(0, 1)
-    axes.set_ylabel(title)
+    axes.set_ylabel(title.replace(" ", "\n"))  # the panels are low, and a title in one line overlaps the next
     patches = [Patch(edgecolor="white", **style) for style in reversed(styles)]  # from top to bottom, as the bars
     legend = axes.legend(patches, ["-"] * len(patches), loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _name(legend, [for_plot(part, _LETTERS) for part in reversed(list(weights))])
