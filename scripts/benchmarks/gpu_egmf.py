@@ -111,31 +111,33 @@ def dialogues(turns: int, width: int) -> dict[str, Any]:
 class Work:
     """The operations of a language model on a batch; a multiply-add counts 2, and what is not a product counts 0."""
 
-    def __init__(self, model: EgmfModel, batch: dict[str, Any], keeps_prefix: bool):
+    def __init__(self, model: EgmfModel, batch: dict[str, Any], trains: bool):
         masks = {name: batch.get(f"{name}_mask") for name in model.config.modalities}
         turns, _ = model.fuse({name: batch[f"{name}_embeddings"] for name in masks}, batch["attention_mask"], masks)
         places = range(turns.layout.count)
         prompts = ask(model.prompts, model.config.modalities, turns, batch["transcripts"], places)
-        nodes, pseudo = len(model.tree.depths), model.config.num_pseudo_tokens
-        self.turns, self.tokens, pairs = len(prompts), 0, 0
-        for prompt in prompts:
-            before, after = len(prompt.before), len(prompt.after[0]) + pseudo
+        # training reads the right answer alone
+        labels = turns.layout.flatten(batch["labels"]).tolist()
+        nodes = [len(model.tree.answers[label]) if trains else len(model.tree.depths) for label in labels]
+        self.tokens, pairs = 0, 0
+        for prompt, own in zip(prompts, nodes, strict=True):
+            before, after = len(prompt.before), len(prompt.after[0]) + model.config.num_pseudo_tokens
             longest = before + after
-            pairs += longest * (longest + 1) // 2 + (nodes - 1) * longest
-            self.tokens += longest + nodes - 1
-            if keeps_prefix:
+            pairs += longest * (longest + 1) // 2 + (own - 1) * longest
+            self.tokens += longest + own - 1
+            if model.prefix_store is not None:
                 pairs -= before * (before + 1) // 2
                 self.tokens -= before
         layers = model.language_model.base_model.layers
         linear = [module for module in layers.modules() if isinstance(module, torch.nn.Linear)]
         weights = sum(module.weight.numel() for module in linear)
-        trained = sum(module.weight.numel() for module in linear if module.weight.requires_grad)
-        own = model.language_model.config
-        attention = 4 * own.num_hidden_layers * own.hidden_size * pairs
-        head = 2 * own.hidden_size * own.vocab_size * nodes * self.turns
-        self.forward = 2 * weights * self.tokens + attention + head
-        # what is frozen has a gradient of its input, but none of its weights
-        self.training = 2 * self.forward + 2 * trained * self.tokens
+        config = model.language_model.config
+        attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
+        head = 2 * config.hidden_size * config.vocab_size * sum(nodes)
+        self.operations = 2 * weights * self.tokens + attention + head
+        if trains:  # what is frozen has a gradient of its input, but none of its weights
+            trained = sum(module.weight.numel() for module in linear if module.weight.requires_grad)
+            self.operations = 2 * self.operations + 2 * trained * self.tokens
 
 
 def measure_steps(device: Device, model: EgmfModel, turns: int, rows: int, quick: bool) -> dict[str, Any]:
@@ -161,15 +163,16 @@ def measure_steps(device: Device, model: EgmfModel, turns: int, rows: int, quick
         with torch.autocast(device.device.type, torch.bfloat16):
             return model(**{name: values for name, values in batch.items() if name != "labels"}).logits
 
-    with torch.no_grad():
-        work = Work(model, batch, keeps_prefix=model.prefix_store is not None)
-    found: dict[str, Any] = {"turns": turns, "rows_per_forward": rows, "tokens": work.tokens}
-    for kind, call, operations in (("training", train, work.training), ("scoring", score, work.forward)):
+    found: dict[str, Any] = {"turns": turns, "rows_per_forward": rows}
+    for kind, call in (("training", train), ("scoring", score)):
+        with torch.no_grad():
+            work = Work(model, batch, trains=kind == "training")
         model.train(kind == "training")
         device.forget_peak()
         seconds = device.seconds(call, least, most)
         rates = {"turns_per_second": turns / seconds, "tokens_per_second": work.tokens / seconds}
-        found[kind] = {"seconds": seconds, "operations": operations, **rates, "peak_bytes": device.peak_bytes()}
+        measured = {"seconds": seconds, **rates, "peak_bytes": device.peak_bytes()}
+        found[kind] = {"tokens": work.tokens, "operations": work.operations, **measured}
     return found
 
 
@@ -223,12 +226,11 @@ def _report(rows: list[dict[str, Any]]) -> str:
         ("mode", lambda row: row["mode"]),
         ("turns", lambda row: str(row["turns"])),
         ("at once", lambda row: str(row["rows_per_forward"])),
-        ("tokens", lambda row: f"{row['tokens'] / row['turns']:.0f} a turn"),
     ]
     for kind in ("training", "scoring"):
         columns += [
-            (f"{kind}, turns/s", lambda row, kind=kind: f"{row[kind]['turns_per_second']:,.1f}"),
-            ("tokens/s", lambda row, kind=kind: f"{row[kind]['tokens_per_second']:,.0f}"),
+            (f"{kind}, tokens a turn", lambda row, kind=kind: f"{row[kind]['tokens'] / row['turns']:.0f}"),
+            ("turns/s", lambda row, kind=kind: f"{row[kind]['turns_per_second']:,.1f}"),
             ("of the rate", lambda row, kind=kind: f"{row[kind]['share_of_rate']:.1%}"),
             ("peak", lambda row, kind=kind: memory(row, kind)),
         ]

@@ -44,12 +44,12 @@ def test_growth_is_measured_beside_another_commit(tmp_path):
 def test_parts_for_a_gpu_run_on_a_cpu(tmp_path):
     numbers = run("gpu.py", tmp_path)
     assert numbers["matrix_rate"] > 0
-    frozen = {row["mode"]: row for row in numbers["egmf"] if row["turns"] == 8}
-    lora, kept = frozen.values()
-    assert len(numbers["egmf"]) == 4 and lora["tokens"] > 4 * kept["tokens"] > 0  # the prompts' texts are not read
-    for row in numbers["egmf"]:
-        work = {kind: row[kind]["operations"] for kind in ("training", "scoring")}
-        assert 2 <= work["training"] / work["scoring"] < 4 and row["training"]["share_of_rate"] > 0
+    assert len(numbers["egmf"]) == 4
+    for kind in ("training", "scoring"):
+        lora, kept = (row[kind] for row in numbers["egmf"] if row["turns"] == 8)
+        assert lora["tokens"] > 4 * kept["tokens"] > 0  # the prompts' texts are not read again
+        assert lora["operations"] > kept["operations"] > 0
+        assert all(row[kind]["share_of_rate"] > 0 for row in numbers["egmf"])
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from ..base.errors import InputError
 # Up to as many turns, all dialogues of a batch are attended to together, and each whole.
 _LONG = 256
 # Pairs of turns of a longer dialogue, times heads, whose scores are computed at once.
-_PAIRS = 2**24
+_PAIRS = 2**22
 
 
 class TurnLayout:
