@@ -12,7 +12,7 @@ from support.small_recipes import (
 
 def test_corpus_that_fits(demo_folder):
     corpus = recipe("--corpus", str(demo_folder)).read_corpus()
-    assert {split: len(data) for split, data in corpus.items()} == {"train": 240, "validation": 60, "test": 100}
+    assert {split: len(data) for split, data in corpus.items()} == {"train": 48, "validation": 20, "test": 20}
 
 
 def test_no_corpus_given():
