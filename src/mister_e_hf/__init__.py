@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .training.recipe import Recipe as Recipe
     from .vectors.collator import DialogueCollator as DialogueCollator
     from .vectors.dialogue_vectors import DialogueVectors as DialogueVectors
+    from .vectors.pooled import read_pooled as read_pooled
     from .vectors.sampler import LikeLengthSampler as LikeLengthSampler
     from .vectors.store import read_corpus as read_corpus
     from .vectors.store import write_vectors as write_vectors
@@ -72,6 +73,7 @@ _HOME = {
     "ConversationEmotionPipeline": "inference.pipeline_conversation_emotion",
     "DialogueVectors": "vectors.dialogue_vectors",
     "read_corpus": "vectors.store",
+    "read_pooled": "vectors.pooled",
     "write_vectors": "vectors.store",
     "DialogueCollator": "vectors.collator",
     "LikeLengthSampler": "vectors.sampler",

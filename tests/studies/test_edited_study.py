@@ -140,6 +140,10 @@ CHANGES = {
         table("predictions", lambda v: [[99] * len(v[0]) for _ in v], "robustness.parquet"),
         "class indices from -1 to 5",
     ),
+    "robustness without turns": (
+        table("predictions", lambda v: [[-1] * len(v[0]) for _ in v], "robustness.parquet"),
+        "there for all turns, since only 'start cut' leaves some out",
+    ),
     "a temperature of 0": (
         results(lambda v: v["calibration"].update(temperature=0)),
         "must be a positive number, got 0",

@@ -274,4 +274,4 @@ def test_the_command_pretrains(corpora, tmp_path, capsys):
 
 
 def test_public_names():
-    assert mister_e_hf.MisterEForPreTraining and mister_e_hf.PretrainingTrainer and mister_e_hf.PretrainingArguments
+    assert mister_e_hf.MisterEForPreTraining and mister_e_hf.PretrainingTrainer and mister_e_hf.read_pooled

@@ -17,6 +17,8 @@ from .study_files import is_number
 
 Curves = dict[tuple[str, float], np.ndarray]  # by curve and level, class indices (D, N) or scores (D, N, K)
 
+CUT = "start cut"  # the one curve on which turns are left out
+
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction")
 _OF_HEAD = {"classification": "_probabilities", "regression": "_prediction"}
 _TOLERANCE = 1e-4  # for probabilities in single precision
@@ -161,6 +163,8 @@ def read_robustness(path: Path, turns: int, measures: Measures) -> Curves | None
                 )
             where = f"'{path}': predictions of '{curve}' at {level} must be"
             found.setdefault((curve, level), []).append(_damaged(predictions, measures, where))
+            if curve != CUT and not measures.is_kept(found[curve, level][-1]).all():
+                raise InputError(f"{where} there for all turns, since only '{CUT}' leaves some out")
     return {key: np.array(rows) for key, rows in sorted(found.items())}
 
 

@@ -18,6 +18,7 @@ from ..models.emo_caps.modeling_emo_caps import EmoCapsModel
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..training.dialogue_trainer import DialogueTrainer
 from ..vectors.dialogue_vectors import DialogueVectors
+from .prediction_files import CUT
 
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 NOISE_LEVELS = (0.0, 0.5, 1.0, 2.0, 4.0)
@@ -60,7 +61,7 @@ def robustness_table(trainer: DialogueTrainer, data: DialogueVectors, draws: int
                 unchanged = _predictions(trainer, data, np.ones(data.num_turns, dtype=bool))
             rows.append({"curve": curve, "level": level, "draw": 0, "predictions": unchanged})
             continue
-        for draw in range(1 if curve == "start cut" else draws):
+        for draw in range(1 if curve == CUT else draws):
             damaged = _Damaged(data, damage, torch.Generator().manual_seed(seed + draw))
             predictions = _predictions(trainer, cast(DialogueVectors, damaged), damaged.kept)
             rows.append({"curve": curve, "level": level, "draw": draw, "predictions": predictions})
@@ -127,7 +128,7 @@ def _damages(model: ConversationPreTrainedModel, modalities: list[str]) -> Itera
         for level in NOISE_LEVELS:
             yield curve, level, _noise(of, level)
     for share in CUT_SHARES:
-        yield "start cut", share, _cut(share)
+        yield CUT, share, _cut(share)
 
 
 def _removal(modalities: tuple[str, ...], share: float) -> Damage:
