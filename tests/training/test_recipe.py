@@ -110,10 +110,9 @@ def test_studies_of_egmf_compare_it_with_the_models_of_the_other_recipe(name, ot
     for each in baselines():
         assert egmf.baseline(each.name).to_dict() == experts.baseline(each.name).to_dict()
     capsules, own = egmf.baseline("emo_caps"), Recipe.load(RECIPES[f"emo-caps-{name}-small"])
-    assert all(own.value(f"model.{field}") == value for field, value in capsules.sections["model"].items())
-    for field in own.sections["model"]:
-        assert capsules.value(f"model.{field}") == own.value(f"model.{field}"), field
-    assert all(own.value(f"training.{field}") == value for field, value in capsules.sections["training"].items())
+    for section in ("model", "training"):
+        for field, value in own.sections[section].items():
+            assert capsules.value(f"{section}.{field}") == value, field
     alone = egmf.baseline("egmf_fusion")
     for field in ("hidden_size", "num_layers", "num_attention_heads", "dropout", "feature_clip", "class_weights"):
         assert getattr(alone.model_config(), field) == getattr(egmf.model_config(), field), field
