@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from logging import LogRecord
+from logging import LogRecord, getLogger
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def check_heads_are_trained(model: nn.Module):
 @contextlib.contextmanager
 def without_report() -> Iterator[None]:
     """Do without transformers' table of the weights that are new; [`take_pretrained`] lists them."""
-    reporter = logging.get_logger("transformers.modeling_utils")
+    reporter = getLogger("transformers.modeling_utils")
 
     def is_error(record: LogRecord) -> bool:
         return record.levelno >= logging.ERROR
