@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mister_e_hf import cli
-from support.small_demo import copy_small_demo
+from support.small_demo import run_small_demo
 from support.terminal import FOREIGN, Terminal
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "reference_checkpoint.safetensors"
@@ -58,7 +58,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("output")
-    run, lines, weights = copy_small_demo(folder / "run"), folder / "lines.jsonl", folder / "moe_model.pth"
+    run, lines, weights = run_small_demo(folder / "run"), folder / "lines.jsonl", folder / "moe_model.pth"
     assert cli.main(["predict", f"{run}/demo/recordings/test", "--model", str(run), "--out", str(lines)]) == 0
     stored = {
         name.removeprefix("weights."): tensor for name, tensor in load_file(REFERENCE).items() if "weights." in name

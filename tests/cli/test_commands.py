@@ -24,6 +24,7 @@ from mister_e_hf.corpora import summary
 from mister_e_hf.corpora.schema import LABELS as LABEL_SETS
 from mister_e_hf.corpora.schema import SPLITS
 from mister_e_hf.corpora.summary import format_summary, summarize
+from support.forks import fork
 from support.loopback_hub import loopback_hub
 from support.new_process import run_python
 from support.small_corpora import CALLS, LABELS, noise, read_calls, write_calls, write_iemocap, write_meld, write_mosi
@@ -442,18 +443,22 @@ def test_interrupted_command_returns_130_and_leaves_no_files(tmp_path, sent):
     lines = ["dialogue_id,order,file_name,split"]
     lines += [f"d{dialogue},{turn},long.wav,train" for dialogue in range(20) for turn in range(3)]
     (tmp_path / "source" / "metadata.csv").write_text("\n".join(lines))
-    words = ["corpus", "folder", "--data_dir", tmp_path / "source", "--embed_audio", "--out", tmp_path / "out"]
-    env = environment(tmp_path / "home")
-    command = subprocess.Popen([SCRIPT, *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = command.stdout.readline()  # once the counts are there, the folder is being written, for seconds
-        command.send_signal(sent)
-        _, error = command.communicate(timeout=60)
-    finally:
-        command.kill()
-    assert line.split() == ["train"]
-    assert (command.returncode, error) == (130, "interrupted\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "source"]
+    words = ["corpus", "folder", "--data_dir", "source", "--embed_audio", "--out", "out", "--cache_dir", "cache"]
+
+    def command():
+        os.chdir(tmp_path)
+        sys.exit(cli.main(words))
+
+    log = tmp_path / "log.txt"
+    log.touch()
+    process, end = fork(command, log), time.monotonic() + 90
+    while "train " not in log.read_text():  # once the counts are there, the folder is being written, for seconds
+        assert os.waitpid(process, os.WNOHANG)[0] == 0 and time.monotonic() < end, log.read_text()
+        time.sleep(0.01)
+    os.kill(process, sent)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
+    assert log.read_text().endswith("\ninterrupted\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "log.txt", "source"]
 
 
 def test_interrupt_while_audio_is_read_is_not_lost(calls, monkeypatch, run):
