@@ -452,12 +452,13 @@ def test_interrupted_command_returns_130_and_leaves_no_files(tmp_path, sent):
     log = tmp_path / "log.txt"
     log.touch()
     process, end = fork(command, log), time.monotonic() + 90
-    while "train " not in log.read_text():  # once the counts are there, the folder is being written, for seconds
+    # Once the counts are there, the folder is being written, for seconds.
+    while not re.search(r"without video +60\n", log.read_text()):
         assert os.waitpid(process, os.WNOHANG)[0] == 0 and time.monotonic() < end, log.read_text()
         time.sleep(0.01)
     os.kill(process, sent)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130
-    assert log.read_text().endswith("\ninterrupted\n")
+    assert log.read_text().endswith("interrupted\n")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "log.txt", "source"]
 
 
