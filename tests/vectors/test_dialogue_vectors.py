@@ -230,6 +230,14 @@ def test_transcripts_of_turns_are_kept_in_any_split_of_them():
         assert "transcripts" not in dialogues(texts=unusable)[0]
 
 
+def test_a_dialogue_without_a_list_of_transcripts_has_none_and_a_short_list_is_said(caplog):
+    texts = [["Hello?", None, "Yes."], None, ["a", "b", "c", "d"]]
+    data = dialogues(texts=texts)
+    assert [data[index]["transcripts"] for index in range(3)] == [texts[0], [None], texts[2]]
+    assert "transcripts" not in dialogues(texts=[["too", "few"], ["Hm."], texts[2]])[0]
+    assert "'texts' of dialogue 'd0' are 2, and it has 3 turns: no transcripts are read" in caplog.text
+
+
 def test_another_modality_needs_one_more_entry_of_modalities(monkeypatch, tmp_path):
     monkeypatch.setitem(MODALITIES, "motion", Modality("motion", content="pose", noun="poses"))
     motion = torch.randn(TURNS, 3)

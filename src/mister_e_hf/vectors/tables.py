@@ -227,14 +227,27 @@ class TurnColumns:
         )
 
     def transcripts(self) -> list[list[str | None]] | None:
-        """The transcripts of each dialogue's turns, None where a turn has none; None without such a column."""
+        """
+        The transcripts of each dialogue's turns, None where a turn has none; None without such a column, or, with a
+        warning, if it has not as many as a dialogue has turns.
+        """
         if "texts" not in self.names or not is_list(self.table["texts"].type):
             return None
         if not (is_text(kind := self.table["texts"].type.value_type) or pa.types.is_null(kind)):
             return None
-        texts = self.table["texts"].to_pylist()
-        aligned = all(len(turns or []) == length for turns, length in zip(texts, self.lengths, strict=True))
-        return texts if aligned else None
+        texts: list[list[str | None]] = []
+        for row, (turns, length) in enumerate(zip(self.table["texts"].to_pylist(), self.lengths, strict=True)):
+            texts.append([None] * int(length) if turns is None else turns)
+            if len(texts[-1]) != length:
+                logger.warning(
+                    "%s: 'texts' of dialogue '%s' are %d, and it has %d turns: no transcripts are read",
+                    self.name,
+                    self.dialogue_ids[row],
+                    len(texts[-1]),
+                    length,
+                )
+                return None
+        return texts
 
     def vectors(self, field: str) -> tuple[np.ndarray, np.ndarray]:
         """The vectors (N, D), and whether each turn has one (N,)."""
