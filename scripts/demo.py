@@ -89,7 +89,7 @@ def show_dialogue(folder: Path):
         f"Dialogue {test.dialogue_ids[0]}: the generator's emotions, and predictions of the checkpoint in {folder}\n"
     )
     gated = view.gate_weights is not None
-    titles = ["generator", "mixture" if heads else "model", *heads, *(["gate"] if gated else [])]
+    titles = ["generator", "mixture" if len(heads) > 1 else "model", *heads, *(["gate"] if gated else [])]
     print(("turn  " + "".join(f"{title:11}" for title in titles)).rstrip())
     for turn, label in enumerate(test[0]["labels"].tolist()):
         logits = [view.logits[0, turn], *(values[0, turn] for values in (view.head_logits or {}).values())]
