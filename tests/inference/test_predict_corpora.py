@@ -21,8 +21,7 @@ from support.small_checkpoint import write_checkpoint
 from support.small_videos import clip
 from support.vector_tables import LENGTHS, TURNS, bare_table, cut
 
-# EGMF reads words, too, which these corpora have for turns without a text vector.
-NAMES = [entry.name for entry in registered() if entry.name != "egmf"]
+NAMES = [entry.name for entry in registered()]
 TEXTS = [f"words {number}" for number in range(TURNS)]
 SCORES = {"problem_type": "regression", "id2label": {0: "valence", 1: "activation"}}
 
@@ -128,6 +127,46 @@ def test_vectors_that_do_not_fit_raise(widths, words, message, tmp_path, predict
     assert status == 2
     with pytest.raises(ValueError, match=message):
         raise ValueError(errors)
+
+
+def test_words_without_a_vector_are_for_the_model_alone_even_beside_an_encoder(tmp_path, text_encoder, predict):
+    model, corpus = small_model("egmf", torch.float32), write_corpus(tmp_path / "corpus", "egmf")
+    save_checkpoint(tmp_path / "without", model)
+    save_checkpoint(tmp_path / "with", model, encoders={"text": text_encoder})
+    (one, lines, said), (other, others, _) = (
+        predict(corpus, "--model", tmp_path / name, "--quiet") for name in ("without", "with")
+    )
+    assert (one, other) == (0, 0) and lines == others and "has no text_encoder/" not in said
+
+
+def test_words_of_a_table_go_to_a_model_that_reads_them(tmp_path, predict):
+    save_checkpoint(tmp_path / "model", small_model("egmf", torch.float32))
+    (tmp_path / "turns.csv").write_text('text\nhello\nso well\n""\n')
+    status, lines, errors = predict(tmp_path / "turns.csv", "--model", tmp_path / "model")
+    assert status == 0 and [line.get("text") for line in lines] == ["hello", "so well", None]
+    assert errors.count("has no text_encoder/, so the model reads the words of turns with text and without") == 1
+    assert "1 of 3 turns have no transcript, which the model reads" in errors
+    assert lines[0]["scores"] != lines[1]["scores"]
+
+
+def test_a_checkpoint_is_not_an_input(tmp_path, predict):
+    save_checkpoint(tmp_path / "model", small_model("mult", torch.float32))
+    write_corpus(tmp_path / "model" / "vectors")
+    status, _, errors = predict(tmp_path / "model", "--model", tmp_path / "model")
+    assert status == 2 and "is a checkpoint, which --model takes" in errors
+    assert f"its own vectors are in '{tmp_path / 'model' / 'vectors'}'" in errors
+
+
+def test_shards_of_vectors_are_one_split(tmp_path, predict):
+    save_checkpoint(tmp_path / "model", small_model("mult", torch.float32))
+    whole = predict(write_corpus(tmp_path / "corpus"), "--model", tmp_path / "model")[1]
+    for path in [*(tmp_path / "corpus").iterdir()]:
+        path.rename(path.with_stem(f"{path.stem}-00000-of-00001"))
+    status, lines, errors = predict(tmp_path / "corpus", "--model", tmp_path / "model")
+    assert status == 0 and lines == whole, errors
+    status, lines, errors = predict(tmp_path / "corpus" / "test-00000-of-00001.parquet", "--model", tmp_path / "model")
+    assert status == 0, errors
+    assert lines == [{key: line[key] for key in line if key != "split"} for line in whole[TURNS:]]
 
 
 def test_a_table_of_turns_for_a_model_without_encoders_raises(tmp_path, predict):

@@ -22,8 +22,7 @@ from mister_e_hf.inference.serve import emotions
 from mister_e_hf.models.registry import registered
 from support.model_contract import small_model
 
-# What EGMF expects depends on the transcripts, not on vectors alone.
-NAMES = [entry.name for entry in registered() if entry.name != "egmf"]
+NAMES = [entry.name for entry in registered()]
 TARGETS = {0: "valence", 1: "activation", 2: "dominance"}
 SCORES = {"problem_type": "regression", "id2label": TARGETS}
 TURNS = [{"text": "so well"}, {}, {"text": "grr"}]
@@ -42,7 +41,9 @@ def test_pipeline_gives_the_model_s_scores(name, tmp_path, text_encoder):
     with torch.inference_mode():
         vectors, present = erc._encoders.embed(erc.preprocess(TURNS))
         inputs = {f"{key}_embeddings": rows[None] for key, rows in vectors.items()}
-        view = erc.model.view(erc.model(**inputs, **{f"{key}_mask": rows[None] for key, rows in present.items()}))
+        inputs |= {f"{key}_mask": rows[None] for key, rows in present.items()}
+        inputs |= {"transcripts": [[turn.get("text") for turn in TURNS]]} if config.reads_transcripts else {}
+        view = erc.model.view(erc.model(**inputs))
     for number, turn in enumerate(found):
         assert list(turn["scores"]) == list(TARGETS.values()) and turn["task"] == "regression"
         assert (turn["label"], turn["score"]) == ("valence", turn["scores"]["valence"])

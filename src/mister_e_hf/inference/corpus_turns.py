@@ -35,8 +35,14 @@ def finished_corpus(source: Path) -> FinishedCorpus | None:
     neither, such as a table with a row per turn.
 
     Raises:
-        InputError: if a table is damaged.
+        InputError: if a table is damaged, or the folder is a checkpoint.
     """
+    if (source / "config.json").is_file():
+        beside = f"; its own vectors are in '{source / 'vectors'}'" if (source / "vectors").is_dir() else ""
+        raise InputError(
+            f"'{source}' is a checkpoint, which --model takes; the input of predict is a recording, a table or a "
+            f"corpus{beside}"
+        )
     tables = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
     if not tables or any(path.suffix.lower() != ".parquet" for path in tables):
         return None

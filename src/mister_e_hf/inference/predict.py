@@ -11,9 +11,12 @@ from ..base import progress
 from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES, TASK
 from ..base.plain_text import some_of
+from ..base.prompt_counts import prompt_sentence
+from ..base.score_names import capitalized
 from ..media.subtitles import SUBTITLES, read_subtitles
 from ..media.text_files import read_text, split_lines, text_of_name
 from .dialogue_turns import DialogueTurns
+from .transcript_notes import TranscriptNotes
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +78,17 @@ def predict_dialogues(
     if of_vectors and (options.get("transcriber") or columns):
         given = "--columns" if columns else "--transcriber"
         raise InputError(f"{given} is for turns with audio or text, and '{source}' holds vectors")
-    if not of_vectors and not any(has_encoder(str(model), name, **hub) for name in loaded.config.modalities):
+    takes_contents = loaded.config.reads_transcripts or any(
+        has_encoder(str(model), name, **hub) for name in loaded.config.modalities
+    )
+    if not of_vectors and not takes_contents:
         raise InputError(
             f"'{model}' has no encoders, so it takes vectors: a corpus folder or Parquet table with the columns "
             f"{' and '.join(MODALITIES[name].features for name in loaded.config.modalities)}. '{source}' has none"
         )
     options |= {"device": device, "trust_remote_code": False}
     erc = pipeline(TASK, model=loaded, **options)  # type: ignore[call-overload]  # tasks of transformers alone
+    erc._encoders.only_given = of_vectors
     reads_video = "visual" in loaded.config.modalities
     if segments is not None:
         dialogues = _recording(source, segments, reads_video)
@@ -189,6 +196,7 @@ def check_device(device: str):
 def _predicted(erc, dialogues: Iterator[DialogueTurns]) -> Generator[dict[str, Any], None, None]:
     to_warn = "visual" not in erc.model.config.modalities
     answered = unparsed = 0
+    notes = TranscriptNotes(erc.model.config)
     with progress.bar("predicting", None, "vectors") as bar:
         erc._encoders.on_vectors = bar.update
         for name, turns, texts, split in dialogues:
@@ -203,10 +211,14 @@ def _predicted(erc, dialogues: Iterator[DialogueTurns]) -> Generator[dict[str, A
             for number, (turn, answer) in enumerate(zip(turns, found, strict=True)):
                 known = {field: turn.get(field) for field in ("start", "end", "text")}
                 known |= {} if texts is None else {"text": texts[number]}
+                notes.add([answer.get("text", known["text"])])
                 known = {field: value for field, value in known.items() if value is not None}
                 answered += "answer" in answer
                 unparsed += "unparsed" in answer
                 yield {**place, "turn": number, **known, **answer}
+    for sentence in (*notes.sentences(), prompt_sentence(erc.model.prompt_counts())):
+        if sentence is not None:
+            logger.warning("%s", capitalized(sentence))
     if unparsed:
         logger.warning(
             "%d of %d answers are neither a label nor a score of the model: `answer` is empty, and `unparsed` is the "

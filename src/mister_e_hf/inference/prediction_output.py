@@ -19,8 +19,6 @@ from ..base.whole_files import write_atomically
 FIELDS = {"dialogue": "string", "split": "string", "turn": "int64", "start": "float64", "end": "float64"}
 FIELDS |= {"text": "string", "label": "string", "score": "float64", "answer": "string", "unparsed": "string"}
 _AT_TIMES = {"split": "split", "answer": "answer", "unparsed": "answer"}  # columns, and the field that brings them
-
-_ANSWERS = ("answer", "unparsed")
 _AT_ONCE = 10_000  # rows of a Parquet row group
 _NARROWEST = 20  # columns of a terminal for the text of a turn
 # Line separators that JSON allows within a line, control characters of terminals, and unpaired surrogates.
@@ -211,8 +209,9 @@ class _Columns:
     def cells(self, line: Mapping[str, Any]) -> list[Any]:
         weights = weight_columns(line)
         scores = [line["scores"].get(label) for label in self.labels]
-        fields = (written_answer(line.get(name)) if name in _ANSWERS else line.get(name) for name in self.fields)
-        return [*fields, *scores, *(weights.get(name) for name in self.weights)]
+        fields = {name: line.get(name) for name in self.fields}
+        fields |= {name: written_answer(fields[name]) for name in fields if _AT_TIMES.get(name) == "answer"}
+        return [*fields.values(), *scores, *(weights.get(name) for name in self.weights)]
 
 
 _Writer = Callable[[Lines, _Columns, Path], None]

@@ -48,6 +48,11 @@ class TurnEncoders:
         encoders: by modality, an encoder and its processor to use instead.
         transcriber: name or pipeline of a speech recognition model for turns with audio and without text.
 
+    Attributes:
+        on_vectors: called with the number of new vectors.
+        only_given: whether the vectors that turns have themselves are all: in a corpus of vectors, a turn without one
+            lacks the modality, and its transcript is for a model that reads transcripts.
+
     Raises:
         InputError: if encoders do not belong to the model.
     """
@@ -68,7 +73,9 @@ class TurnEncoders:
                 f"transcriber must be the name or pipeline of a recognition model, got {short(repr(transcriber))}"
             )
         self.model, self.transcriber, self.pairs = model, transcriber, dict(encoders)
-        self.on_vectors: Callable[[int], Any] | None = None  # called with the number of new vectors
+        self.on_vectors: Callable[[int], Any] | None = None
+        self.only_given = False
+        self._reads_words_alone: bool | None = None  # unknown until a turn has text and no vector of it
         for modality, pair in self.pairs.items():
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InputError(f"encoders['{modality}'] must be (encoder, processor), got {type(pair).__name__}")
@@ -79,8 +86,10 @@ class TurnEncoders:
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Vectors (N, D) of each modality that the model reads, 0 where a turn lacks it, and presence (N,)."""
         vectors, present = self._given_vectors(turns)
+        if self.only_given:
+            return vectors, present
         for modality, content in CONTENTS.items():
-            read = modality in vectors
+            read = modality in vectors and not (modality == "text" and self._takes_words_alone(turns, present["text"]))
             transcribed = {n for n, turn in enumerate(turns) if modality == "speech" and self._lacks_transcript(turn)}
             waiting = [
                 number
@@ -100,6 +109,21 @@ class TurnEncoders:
                     found = [(number, each) for number, each in found if not present[modality][number]]
                     self._encode(modality, turns, found, vectors, present)
         return vectors, present
+
+    def _takes_words_alone(self, turns: list[Turn], present: torch.Tensor) -> bool:
+        """Whether text is for the model alone, which reads transcripts: nothing makes vectors of it. Said once."""
+        if not self.model.config.reads_transcripts:
+            return False
+        if all(turn.text is None or there for turn, there in zip(turns, present.tolist(), strict=True)):
+            return False
+        if self._reads_words_alone is None:
+            self._reads_words_alone, text = not self.has("text"), MODALITIES["text"]
+            if self._reads_words_alone:
+                logger.warning(
+                    f"The checkpoint has no {text.encoder}/, so the model reads the words of turns with text and "
+                    f"without {text.embedding} alone, as where that vector is missing"
+                )
+        return self._reads_words_alone
 
     def _given_vectors(self, turns: list[Turn]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """The vectors that turns have themselves, of each modality that the model reads, as `embed` returns them."""

@@ -5,7 +5,7 @@ main one.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,21 @@ class ConversationPreTrainedModel(StoredModel):
     def view(self, output: Any) -> ConversationOutput:
         """The common view of this model's own output; a model with an output class of its own overrides it."""
         return output
+
+    def prompt_counts(self) -> dict[str, int]:
+        """
+        Of a model that writes prompts, since it was made: how many `prompts`, and what was left out of those that were
+        too long, `earlier_turns` and the ends of `shortened_turns`. Empty for other models.
+        """
+        return {}
+
+    def example_prompt(self, transcripts: Sequence[str | None] = ()) -> str | None:
+        """The prompt of the last turn of a dialogue as text, by default of two lines; None without prompts."""
+        return None
+
+    def what_is_trained(self) -> list[str]:
+        """Sentences for a dry run on what of the model is trained, and what it reads beside vectors."""
+        return []
 
     def loss_parts(self, output: Any) -> dict[str, torch.Tensor]:
         """By name, the parts that the output's `loss` is the sum of, for the log; empty where it has one."""

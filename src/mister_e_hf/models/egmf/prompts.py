@@ -119,6 +119,20 @@ class PromptWriter:
             found.append(self._prompt(words))
         return found
 
+    def as_text(self, transcripts: Sequence[str | None], pseudo: str) -> str:
+        r"""
+        The prompt of the last turn of a dialogue whose turns have every modality, as the language model reads it.
+
+        Args:
+            transcripts: as in `prompts`.
+            pseudo: what to show for the pseudo tokens.
+        """
+        present = [set(self.config.modalities)] * len(transcripts)
+        counts, self.counts = self.counts, PromptCounts()  # it is not read
+        ((before, after),) = self.prompts(transcripts, present, [len(transcripts) - 1])
+        self.counts = counts
+        return f"{self._tokens.text(before[len(self._tokens.start) :])}{pseudo}{self._tokens.text(after[0])}"
+
     def _prompt(self, words: list[int]) -> Prompt:
         if self.config.pseudo_position == "first":
             return Prompt(self._tokens.start, tuple([*words, *cue] for cue in self._cues))

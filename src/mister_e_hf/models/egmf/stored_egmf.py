@@ -1,8 +1,9 @@
 """An EGMF model as a checkpoint folder, and where its language model and tokenizer come from."""
 
 import copy
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ from .language_model_trial import try_language_model
 from .prefix_store import PrefixStore
 from .prompts import PromptWriter
 from .pseudo_tokens import PseudoTokens
+from .wording import WORDINGS
 
 _PREFIX = f"{FOLDER}."
 
@@ -178,6 +180,29 @@ class StoredEgmf(StoredModel):
         if name not in self._words:
             self._words[name] = make()
         return self._words[name]
+
+    def prompt_counts(self) -> dict[str, int]:
+        return dataclasses.asdict(self.prompts.counts)
+
+    def example_prompt(self, transcripts: Sequence[str | None] = ()) -> str:
+        said = list(transcripts) or list(WORDINGS[self.config.language].example)
+        pseudo = self.config.num_pseudo_tokens if self.config.use_pseudo_tokens else 0
+        return self.prompts.as_text(said, f"<{pseudo} pseudo tokens>" if pseudo else "")
+
+    def what_is_trained(self) -> list[str]:
+        config, own = self.config, list(self.language_model.parameters())
+        trained = sum(each.numel() for each in own if each.requires_grad)
+        others = sum(each.numel() for each in self.parameters() if each.requires_grad) - trained
+        adapter = 0 if config.lora is None else trained
+        size = sum(each.numel() for each in own) - adapter
+        how = "trained whole" if config.train_language_model else f"with LoRA of {adapter:,}" if adapter else "frozen"
+        longest = longest_prompt(self.language_model, config)
+        return [
+            f"language model {config.language_model}: {size:,} parameters ({config.language_model_dtype}), {how}; "
+            f"{others:,} others are trained",
+            f"prompts in the language '{config.language}', of at most {longest:,} tokens with the answer and "
+            f"{config.context_turns} earlier turns",
+        ]
 
     # Run
 

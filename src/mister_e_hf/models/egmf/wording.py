@@ -20,6 +20,7 @@ class Wording:
         gap: what separates the cue from the answer.
         comma, last_comma: what separates the entries of a list, and the last two of them.
         emotion, sentiment: the noun for classes.
+        example: two turns, to show a prompt.
     """
 
     classes: str
@@ -35,6 +36,7 @@ class Wording:
     last_comma: str
     emotion: str
     sentiment: str
+    example: tuple[str, str]
 
     def listed(self, words: Sequence[str], last: str | None = None) -> str:
         """Words as a list: "a, b or c"."""
@@ -63,6 +65,7 @@ WORDINGS = {
         last_comma=" or ",
         emotion="emotion",
         sentiment="sentiment",
+        example=("You did what?", "Calm down."),
     ),
     "zh": Wording(
         classes="请识别这段中文对话中当前一句的{noun}：{answers}。",
@@ -78,6 +81,7 @@ WORDINGS = {
         last_comma="或",
         emotion="情绪",
         sentiment="情感",
+        example=("你说什么？", "别生气。"),
     ),
 }
 SENTIMENTS = frozenset({"negative", "non-negative", "neutral", "positive", "消极", "非消极", "中性", "积极"})
