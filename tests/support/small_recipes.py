@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 
 from mister_e_hf import Recipe
 from mister_e_hf.corpora.demo import LABELS
-from support.tiny_language_models import tiny_language_model
+from support.tiny_language_models import language_model_fields, tiny_language_model
 
 RECIPES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "hub_configs").glob("*.yaml"))}
 SMALL = [name for name in RECIPES if name.endswith("-small")]
 # Recipes without labels, which are else those of the corpus they are used on.
-OWN_LABELS = {name: ["--corpus.labels", "calm", "upset"] for name in ("own-small", "own-video")}
+OWN_LABELS = {name: ["--corpus.labels", "calm", "upset"] for name in ("own-small", "own-video", "own-egmf")}
 PUBLISHED = [name for name in RECIPES if f"{name}-small" in RECIPES and not name.startswith("egmf-")]
 SECTIONS = {
     "model": {"speech_embedding_dim": 24, "text_embedding_dim": 32, "hidden_size": 16},
@@ -33,9 +33,17 @@ ENCODERS = {
 
 def here(name: str) -> list[str]:
     """Words that complete a recipe of the package on this machine: labels of no corpus, a language model at hand."""
-    if name.startswith("egmf-"):
-        return ["--model.language_model", tiny_language_model("qwen2")]
-    return OWN_LABELS.get(name, [])
+    language_model = ["--model.language_model", tiny_language_model("qwen2")] if "egmf" in name else []
+    return [*language_model, *OWN_LABELS.get(name, [])]
+
+
+def with_language_model(made: Recipe) -> Recipe:
+    """The recipe with a language model at hand if its model begins from one, such as a baseline that names none."""
+    if "language_model" in made.fields()["model"]:
+        for field, value in language_model_fields("qwen2").items():
+            if field != "language_model_config":
+                made.set(f"model.{field}", value)
+    return made
 
 
 def write(folder: Path, text: str) -> Path:

@@ -22,7 +22,7 @@ SECTIONS = {
 
 def score_corpus(sizes: dict[str, int] = SIZES) -> dict[str, pa.Table]:
     """The demo's corpus with the columns `valence` and `activation`, null at some turns, and vectors of video."""
-    tables = demo_corpus(0, sizes=sizes).items()
+    tables = demo_corpus(0, sizes=sizes, transcripts="en").items()
     return {split: _with_scores(table, np.random.default_rng(seed)) for seed, (split, table) in enumerate(tables)}
 
 

@@ -72,6 +72,9 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
     evaluate.add_argument("--split", default="test", help="split to score (default: test)")
     evaluate.add_argument("--vectors", help="folder to keep the computed vectors in (default: a temporary one)")
     evaluate.add_argument("--out", help="JSON file to write all scores to")
+    evaluate.add_argument(
+        "--answers", action="store_true", help="also score the answers that the language model of EGMF writes"
+    )
     evaluate.add_argument("--use_cpu", action="store_true", help="run on the CPU even if a GPU is available")
     evaluate.set_defaults(run=_evaluate)
     push = commands.add_parser("push", parents=[shared], help="push a checkpoint folder to the Hub")
@@ -174,21 +177,29 @@ def _evaluate(arguments: argparse.Namespace):
     check_model(arguments.model, arguments.revision)
     hide_unnamed_bars()
     from ..base.files import check_output, write_json
+    from ..base.prompt_counts import prompt_sentence
+    from ..evaluation.answer_scores import format_answers
     from ..evaluation.predictions import format_results, summarize
     from ..training.evaluate import evaluate_checkpoint
 
-    options = {name: getattr(arguments, name) for name in ("corpus", "split", "vectors", "use_cpu", "revision")}
+    names = ("corpus", "split", "vectors", "use_cpu", "revision", "answers")
+    options = {name: getattr(arguments, name) for name in names}
     if arguments.out:
         check_output(arguments.out, [arguments.model, arguments.corpus])
     found = evaluate_checkpoint(arguments.model, **options)
     print_result(format_results({arguments.split: summarize([found["scores"]])}, arguments.split), **found)
+    if "answers" in found:
+        print_result(format_answers(found["answers"]))
+    if (said := prompt_sentence(found.get("prompts", {}))) is not None:
+        print_result(said)
     if found["as_stored"] is not None:
         print_result(
             "equal to what results.json holds" if found["as_stored"] else "NOT equal to what results.json holds"
         )
     if arguments.out:
         check_output(arguments.out, [found["corpus"]])
-        write_json(arguments.out, found["scores"])
+        further = {name: found[name] for name in ("answers", "prompts") if name in found}
+        write_json(arguments.out, found["scores"] | further)
         print_result(f"in {arguments.out}", file=arguments.out)
 
 

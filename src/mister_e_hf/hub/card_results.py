@@ -5,6 +5,7 @@ from huggingface_hub import EvalResult
 from ..base.head_names import head_titles
 from ..base.part_weights import PART_WEIGHTS
 from ..base.plain_text import for_markdown, for_terminal
+from ..base.prompt_counts import prompt_sentence
 from ..base.score_names import SCORE_NAMES, capitalized
 from ..corpora.licences import CUSTOM, CorpusOfRun
 
@@ -56,6 +57,8 @@ def results_section(results: dict) -> str:
         if weights := results.get(kind.field):
             listed = ", ".join(f"{for_markdown(name)} {weight:.2f}" for name, weight in weights.items())
             lines += ["", f"Mean {kind.title}s on test: {listed}."]
+    if sentence := prompt_sentence(results.get("prompts", {}).get("test", {})):
+        lines += ["", f"On test {sentence}."]
     if "calibration" in results:
         lines += ["", _calibration(results["calibration"], mixture)]
     return "\n".join(lines)

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from ..base.errors import InputError
-from .loading import is_local, read_json
+from .loading import find_file, is_local, read_json
 
 FIELD = "language_model"  # of a configuration, the model's name on the Hub or its folder
 FOLDER = "language_model"  # of a checkpoint
@@ -54,6 +56,23 @@ def with_public_name(
     if _ADAPTER in paths:
         contents[_ADAPTER] = read_json(paths[_ADAPTER]) | {"base_model_name_or_path": public, "revision": None}
     return contents
+
+
+def licence_of(name: str, **hub: Any) -> str | None:
+    r"""
+    What the card of a language model says of its licence; None without one, or if it cannot be read.
+
+    Args:
+        name: a folder, or its id on the Hub.
+        hub: revision, token, cache_dir, local_files_only.
+    """
+    try:
+        path = find_file(name, "README.md", hub)
+        data = None if path is None else ModelCard.load(path).data
+    except Exception:  # any of huggingface_hub, or of YAML
+        return None
+    found = None if data is None else data.get("license_name") or data.get("license")
+    return found if isinstance(found, str) else None
 
 
 def language_model_sentence(config: Any) -> str:

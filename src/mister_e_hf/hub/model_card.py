@@ -62,6 +62,7 @@ def model_card(
         f"{model.num_parameters():,} parameters.{_heads(config)}{picked_columns(config)}"
         + language_model_sentence(config),
         "## Use": "\n\n".join([_use(config, encoders), *(_encoder_use(name, recipe) for name in encoders)]),
+        **_prompt(model),
         "## Data": _data(corpus, results),
         "## Results": results_section(results)
         + ("\n\n![Confusion matrix of the test split](confusion.png)" if has_plot else ""),
@@ -77,6 +78,15 @@ def model_card(
     return ModelCard(
         f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(f"{head}\n\n{text}" for head, text in sections.items()) + "\n"
     )
+
+
+def _prompt(model: Any) -> dict[str, str]:
+    """The section on the prompts of a model that writes any."""
+    prompt = model.example_prompt()
+    if prompt is None:
+        return {}
+    shown = for_terminal(prompt, lines=True).replace("```", "~~~")
+    return {"## Prompt": f"What its language model reads of the second turn of a dialogue:\n\n```text\n{shown}\n```"}
 
 
 def _predicted(config: Any) -> str:

@@ -11,6 +11,7 @@ from ..base.installation import version_of
 from ..base.modalities import MODALITIES, Modality
 from ..base.plain_text import count_of
 from ..hub.checkpoint import checkpoint_files
+from ..hub.language_models import FIELD, licence_of
 from .stored_stages import load_encoder, load_model
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
@@ -37,6 +38,8 @@ def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     yield True, f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes {held}"
     predicted = "scores of" if config.task == "regression" else "labels"
     yield True, f"{predicted} {', '.join(config.id2label.values())}"
+    if getattr(config, FIELD, None) is not None:
+        yield True, _language_model(model)
     yield from _try_out(model)
     for modality in MODALITIES.values():
         if (folder / modality.encoder).is_dir():
@@ -64,6 +67,20 @@ def _try_out(model: Any) -> Iterator[tuple[bool, str]]:
     yield (
         finite,
         f"logits of three random turns are {'finite' if finite else 'NaN or infinite: its weights are broken'}",
+    )
+
+
+def _language_model(model: Any) -> str:
+    """The language model that was loaded with a model: its kind, size, memory, place and licence."""
+    config, own = model.config, list(model.language_model.parameters())
+    size, memory = sum(each.numel() for each in own), sum(each.numel() * each.element_size() for each in own)
+    held = config.holds_language_model
+    name = config.language_model
+    where = "held by the checkpoint" if held else f"found where the checkpoint names it, '{name}'"
+    licence = licence_of(name, revision=config.language_model_revision) or "not stated"
+    return (
+        f"language model of type {model.language_model.config.model_type}: {size:,} parameters, {memory / 2**20:,.0f} "
+        f"MiB of memory in {str(model.language_model.dtype).removeprefix('torch.')}; {where}; licence {licence}"
     )
 
 

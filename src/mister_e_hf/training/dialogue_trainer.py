@@ -169,9 +169,11 @@ class DialogueTrainer(VectorTrainer):
         processes = self.accelerator.num_processes
         # In evaluation a batch's loss is its own mean, whatever the other processes hold.
         num_items_in_batch = num_items_in_batch if model.training else None
+        prompts = self.own_model.prompt_counts()
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = outputs["loss"]
         if model.training:
+            self.note_prompts(prompts)
             terms = self.loss_terms(outputs, inputs["labels"], num_items_in_batch)
             loss = loss + sum(self._weight_of(name) * value for name, value in terms.items())
             self.watch(model=outputs["loss"], **terms, loss=loss)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..base.modalities import MODALITIES
 from ..corpora.dialogues import turns_of_dialogues
 from ..encoders.utterances import Utterances
 from ..models.configuration_conversation import ConversationConfig
+from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_vectors import DialogueVectors
 from .epoch_trainer import EpochTrainingArguments
 from .own_pretraining import own_changes, own_dialogues
@@ -28,6 +29,7 @@ from .recipe import Recipe
 from .run_folder import peak_memory, read_results
 from .utterance_trainer import UtteranceTrainer
 
+_SHOWN_TURNS = 4  # of the dialogue whose prompt is shown
 # Training arguments of the trial steps, in place of those of the recipe.
 _ONE_STEP: dict[str, Any] = {
     "max_steps": 2,
@@ -54,7 +56,8 @@ def dry_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,))
 
     Returns:
         for each stage `stage`, `seconds_a_step`, `steps`, `hours` (training, evaluation and embedding) and
-        `peak_memory_bytes` of the process so far.
+        `peak_memory_bytes` of the process so far; and `reads`, sentences on a language model, if it has one, and a
+        prompt.
 
     Raises:
         InputError: for mistakes that would end the run later.
@@ -92,7 +95,8 @@ def format_costs(costs: Sequence[dict[str, Any]]) -> str:
         lines.append(
             f"{cost['stage']:24} {cost['seconds_a_step']:15.3f} {cost['steps']:9,} {cost['hours']:9.2f} {memory:>12}"
         )
-    return "\n".join([*lines, f"{sum(cost['hours'] for cost in costs):.2f} hours to the end"])
+    lines.append(f"{sum(cost['hours'] for cost in costs):.2f} hours to the end")
+    return "\n".join([*lines, *(sentence for cost in costs for sentence in cost.get("reads", ()))])
 
 
 class _Clock(TrainerCallback):
@@ -164,8 +168,13 @@ def _conversation_costs(plan: Plan, folder: str, runs: int) -> list[dict[str, An
         return recipe.trainer_class(model, arguments, train_dataset=chosen, eval_dataset=chosen)
 
     recipe.sections["training"] |= _ONE_STEP
-    arguments, model = recipe.training_arguments(folder, 0), recipe.model()
-    return [*costs, _cost_of_dialogues(recipe.title(), trainer_on, real, train, validation, runs)]
+    arguments, model = recipe.training_arguments(folder, 0), cast(ConversationPreTrainedModel, recipe.model())
+    cost = _cost_of_dialogues(recipe.title(), trainer_on, real, train, validation, runs)
+    if sentences := model.what_is_trained():
+        said = getattr(train, "transcripts", None) or [[]]
+        prompt = model.example_prompt(next((each for each in said if any(each)), [])[:_SHOWN_TURNS])
+        cost["reads"] = [*sentences, f"the prompt of a turn:\n{prompt}"]
+    return [*costs, cost]
 
 
 def _pretraining_cost(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import re
 import tempfile
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
+from torch.utils.data import DataLoader
 
+from ..base import progress
 from ..base.errors import InputError, reading, short
 from ..base.modalities import MODALITIES
 from ..base.yaml_files import read_yaml
@@ -19,9 +22,12 @@ from ..encoders.embedding import embed_corpus
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import Utterances
-from ..evaluation.predictions import predict, probabilities, score
+from ..evaluation.answer_scores import answer_scores
+from ..evaluation.predictions import labels_of, predict, probabilities, score
 from ..hub.loading import find_file, read_json
+from ..inference.generated_answers import check_writes_answers
 from ..inference.stored_stages import has_encoder, load_encoder, load_model
+from ..inference.transcript_notes import transcript_notes
 from ..models.configuration_conversation import ConversationConfig
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_vectors import DialogueVectors
@@ -30,6 +36,8 @@ from ..vectors.store import holds_vectors, read_corpus, read_tables
 from .corpus_settings import CORPUS_FIELDS, CorpusSettings
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .recipe_fields import fits, type_name
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ("label_column", "score_column")
 
@@ -42,6 +50,7 @@ def evaluate_checkpoint(
     batch_size: int | None = None,
     use_cpu: bool = False,
     revision: str | None = None,
+    answers: bool = False,
 ) -> dict[str, Any]:
     r"""
     Score a checkpoint on one split of a corpus.
@@ -56,22 +65,27 @@ def evaluate_checkpoint(
         batch_size: dialogues per batch; by default as in the evaluation of training.
         use_cpu: run on the CPU even if a GPU is available.
         revision: branch, tag or commit on the Hub.
+        answers: also score the answers that a language model writes by itself.
 
     Returns:
         `scores` by head, as in `results.json`; `corpus`, what was scored; and `as_stored`, whether the scores equal
         those in `results.json` for the same split of the same data, None if it holds none. The rounding of sums
-        depends on the number of threads, so calibration may differ by 1e-6.
+        depends on the number of threads, so calibration may differ by 1e-6. Of a model that writes prompts also
+        `prompts`, what was left out of them; with `answers` also `answers`, from [`answer_scores`].
 
     Raises:
         FileNotFoundError: if the checkpoint or the corpus does not exist.
         InputError: if a file of the checkpoint is damaged (file and field are named), its scores are not finite, the
-            corpus does not fit the model, or it holds audio and transcripts and the checkpoint has no encoders.
+            corpus does not fit the model, or it holds audio and transcripts and the checkpoint has no encoders; or if
+            answers are asked of a model that writes none.
     """
     hub = {} if revision is None else {"revision": revision}
     if Path(split).name != split or split in ("", ".", ".."):
         raise InputError(f"--split takes the name of a split, such as test; got '{split}'")
     loaded = cast(ConversationPreTrainedModel, load_model(model, **hub))
     config = loaded.config
+    if answers:
+        check_writes_answers(loaded)
     recipe, stored = _recipe(model, hub), _results(model, hub)
     settings = recipe["corpus"]
     source = corpus or settings.get("path")
@@ -112,18 +126,39 @@ def evaluate_checkpoint(
         data = read(source)
         data.check(config.read_widths)
         batch = batch_size or recipe["training"].get("per_device_eval_batch_size", 8)
-        output = predict(scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu), data)
+        trainer = scoring_trainer(loaded, f"{temporary}/run", batch, use_cpu)
+        for sentence in transcript_notes(config, {split: data.transcripts}, {split: data.num_turns}):
+            logger.warning("%s", sentence)
+        output, further = predict(trainer, data), {}
+        if prompts := loaded.prompt_counts():
+            further["prompts"] = prompts
         _refuse_not_finite(model, output, data)
         names = list(config.id2label.values())
         if not regression:
             output = probabilities(output, config.calibration_temperature)
-        scores = score(output, data, names, bins=settings.get("score_bins"))
+        bins = settings.get("score_bins")
+        scores = score(output, data, names, bins=bins)
+        if answers:
+            further["answers"] = answer_scores(labels_of(data), _answers(trainer, data, batch), names, bins)
         same = fingerprint == data.fingerprint()
     agrees = None
     if same and split in stored:
         # A model may declare more heads by now than the version that stored these scores.
         agrees = _agree({head: found for head, found in scores.items() if head in stored[split]}, stored[split])
-    return {"scores": scores, "corpus": scored, "as_stored": agrees}
+    return {"scores": scores, "corpus": scored, "as_stored": agrees, **further}
+
+
+def _answers(trainer: DialogueTrainer, data: DialogueVectors, batch_size: int) -> list[list[int | float | None]]:
+    """What the model writes about each turn (N), read as a label or as a score of each target (S)."""
+    model: Any = trainer.own_model
+    found = []
+    with progress.bar("writing answers", len(data), "dialogues") as bar:
+        for batch in DataLoader(data, batch_size=batch_size, collate_fn=trainer.data_collator):
+            batch.pop("labels", None)
+            for dialogue in model.generate_answers(**trainer._prepare_inputs(batch)):
+                found += [[model.answers.parse(text) for text in texts] for texts in dialogue if texts]
+                bar.update()
+    return found
 
 
 def _label_columns(settings: dict[str, Any], source: Any, split: str, own: bool) -> dict[str, str]:

@@ -18,6 +18,7 @@ from transformers import set_seed
 from ..base.errors import InputError
 from ..base.files import check_output_folder, file_digest, sync_folder, write_json, write_table
 from ..base.processes import report
+from ..base.prompt_counts import counted_since
 from ..base.whole_files import write_atomically, writing
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.confusion_figure import confusion_figure
@@ -103,7 +104,13 @@ def _run(
     results["corpus"] = corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)
     output_dir, model = trainer.output_dir, trainer.own_model
     config, names = model.config, list(model.config.id2label.values())
-    outputs = {split: predict(trainer, corpus[split]) for split in ("validation", "test")}
+    outputs, prompts = {}, {}
+    for split in ("validation", "test"):
+        before = model.prompt_counts()
+        outputs[split] = predict(trainer, corpus[split])
+        prompts[split] = trainer.over_processes(counted_since(before, model.prompt_counts())) if before else {}
+    if any(prompts.values()):
+        results["prompts"] = prompts
     if recipe.regression:
         results |= {"task": config.task, "targets": recipe.corpus.target_columns}
         report(f"{recipe.title()}: no temperature is fitted, since scores are not probabilities")

@@ -28,6 +28,7 @@ from .pretrained_start import check_pretrained
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import check_seeds, read_results
+from .transcript_check import check_transcripts
 
 
 def encoder_folder(output_dir: str | Path, modality: str) -> Path:
@@ -75,6 +76,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
             progress.line(sentence)
         _leave_out(recipe, [name for name in MODALITIES if name not in found], "the corpus has no vectors of")
         check_conversation_model(recipe, output_dir)
+        check_transcripts(recipe)
         return Plan(recipe, [])
     if columns is not None:
         only = vector_modalities(recipe.corpus_path())
@@ -97,6 +99,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
         width = recipe.encoder(modality).config(recipe.label2id).embedding_dim
         recipe.set(f"model.{MODALITIES[modality].width}", width)
     check_conversation_model(recipe, output_dir)
+    check_transcripts(recipe, corpus)
     _check_splits(recipe, corpus, modalities)
     with progress.bar("checking the encoders", len(modalities), "encoders") as bar:
         for modality in modalities:

@@ -1,6 +1,7 @@
 """What the trainers of models of vectors share: their inputs, statistics, log of loss terms and pushes."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from ..base import progress
 from ..base.errors import InputError
 from ..base.modalities import MODALITIES
+from ..base.prompt_counts import counted_since
 from ..hub.checkpoint import push_checkpoint, save_checkpoint
 from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_datasets import dataset_statistics
@@ -43,6 +45,7 @@ class VectorTrainer(EpochTrainer):
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
         self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        self._prompts: dict[str, int] = {}
         self._unread = [name for name in MODALITIES if name not in self.own_model.config.modalities]
 
     @property
@@ -99,8 +102,24 @@ class VectorTrainer(EpochTrainer):
         for name, value in terms.items():
             self._term_sums[f"{name}_loss"] += value.detach()
 
+    def note_prompts(self, before: Mapping[str, int]):
+        """Remember what was left out of the prompts of a training batch; `before` are the counts before it."""
+        for name, count in counted_since(before, self.own_model.prompt_counts()).items():
+            self._prompts[name] = self._prompts.get(name, 0) + count
+
+    def over_processes(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Counts of this process -> of all."""
+        sums = self.accelerator.reduce(torch.tensor([*counts.values()], device=self.args.device), reduction="sum")
+        return dict(zip(counts, sums.tolist(), strict=True))
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight."""
+        """
+        As the Trainer's; a training log gets the mean over its steps of each loss term, before its weight, and the
+        counts of its prompts.
+        """
+        if "loss" in logs and self._prompts:
+            logs |= self.over_processes(self._prompts)
+            self._prompts.clear()
         if "loss" in logs and self._term_sums:
             steps = max(self.state.global_step - self._steps_at_last_log, 1)
             names = sorted(self._term_sums)
