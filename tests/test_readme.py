@@ -26,6 +26,7 @@ from mister_e_hf.training.recipe_files import recipe_names
 from support.new_process import run_python
 from support.package_files import PACKAGE, ROOMS, ROOT
 from support.small_demo import run_small_demo
+from support.tiny_language_models import tiny_language_model
 
 PATTERNS = ("README.md", "CONTRIBUTING.md", "hub_configs/README.md", "scripts/README.md", "src/**/README.md")
 PAGES = {str(path.relative_to(ROOT)): path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))}
@@ -164,6 +165,34 @@ def test_commands_for_your_own_recordings_run(demo_run, own_cache, capsys):
     assert "# MiSTER-E, calls" in Path("runs/calls/README.md").read_text()
 
 
+def test_commands_of_a_language_model_run(demo_run, capsys):
+    steps = block_after(README, "language model")
+    assert [words[1] for words in steps] == ["train", "predict"]
+    # the recipe's own would have to be downloaded
+    tiny = ["--model.language_model", tiny_language_model("llama"), "--use_cpu"]
+    for words in steps:
+        assert main([*words[1:], *(tiny if words[1] == "train" else [])]) == 0, (words, capsys.readouterr().err)
+    with Path("runs/egmf.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"answer", "unparsed", "gate weight of local"} <= rows[0].keys() and all(row["text"] for row in rows)
+
+
+def test_commands_from_clips_to_capsules_run(tmp_path, monkeypatch, own_cache, capsys):
+    monkeypatch.chdir(tmp_path)
+    demo, *steps = block_after(TEXTS["src/mister_e_hf/inference/README.md"], "clips to capsules")
+    assert demo == ["python", "scripts/demo.py", "runs/demo-video", "--video"]
+    run_small_demo("runs/demo-video", video=True)
+    tiny = ["--num_train_epochs", "1", "--use_cpu"]
+    for modality in ("speech", "text", "visual"):
+        tiny += [f"--{modality}_encoder.backbone", f"runs/demo-video/demo/backbones/{modality}"]
+        tiny += [f"--{modality}_encoder.training.num_train_epochs", "1", f"--{modality}_encoder.training.use_cpu"]
+        tiny += [f"--{modality}_encoder.num_frames", "2"] if modality == "visual" else []
+    for words in steps:
+        assert main([*words[1:], *(tiny if words[1] == "train" else [])]) == 0, (words, capsys.readouterr().err)
+    turns = [json.loads(line) for line in Path("runs/clips.jsonl").read_text().splitlines()]
+    assert all("speech+text+visual" in turn["capsules"] and "text" in turn for turn in turns)
+
+
 def test_the_demo_ends_with_what_was_shown_and_commands_that_work(demo_run, capsys):
     specification = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
     demo = importlib.util.module_from_spec(specification)
@@ -295,7 +324,7 @@ def test_the_recipes_are_those_that_are_described():
     further = {"mister-e-mosi-score", "mister-e-mosei", "mister-e-sims", "mister-e-cherma"}
     sizes |= {f"{name}{size}" for name in further for size in ("", "-small")}
     sizes |= {"emo-caps-iemocap6-small", "emo-caps-meld", "emo-caps-meld-small", "emo-caps-mosi-small"}
-    sizes |= {"demo", "demo-recordings", "demo-video", "emo-caps-demo-video", "own-small", "own-video"}
+    sizes |= {"demo", "demo-recordings", "demo-video", "emo-caps-demo-video", "own-small", "own-video", "own-egmf"}
     sizes |= {f"egmf-{corpus}" for corpus in ("meld", "meld-small", "mosi-small", "mosei", "sims", "cherma")}
     assert {*recipe_names()} == sizes
 
