@@ -62,6 +62,7 @@ def test_answers_are_read_or_unparsed(task):
         scores = after["answer"].values() if task == "scores" else [after["answer"]]
         assert len(after.get("unparsed", ())) == sum(score is None for score in scores)
     assert any("unparsed" in turn for turn in sum(found, []))  # a language model with random weights
+    assert model.prompt_counts()["prompts"] == 2 * len(sum(given, []))  # once for each call, with answers or without
     for again in ([erc(dialogue, answers=True) for dialogue in given], erc(given, answers=True, batch_size=3)):
         assert [written(dialogue) for dialogue in again] == [written(dialogue) for dialogue in found]
 

@@ -100,8 +100,9 @@ def test_a_dry_run_says_what_it_trains_and_shows_a_prompt(corpus, tmp_path):
     assert "prompts in the language 'en', of at most 280 tokens with the answer and 6 earlier turns" in shown
     said = pq.read_table(corpus / "train.parquet")["texts"].to_pylist()[0]
     assert f'Current turn: "{said[min(3, len(said) - 1)]}"\n<4 pseudo tokens>The emotion is' in shown
-    frozen = dry_run(recipe_of(corpus, lora=None), tmp_path / "run")
-    assert "(float32), frozen; " in format_costs(frozen)
+    keeps = recipe_of(corpus, lora=None)
+    keeps.set("training.prefix_folder", str(tmp_path / "kept"))
+    assert "(float32), frozen; " in format_costs(dry_run(keeps, tmp_path / "run")) and not any(tmp_path.iterdir())
 
 
 def test_a_corpus_without_transcripts_is_refused_before_anything_is_trained(tmp_path):

@@ -82,7 +82,8 @@ def model_card(
 
 def _prompt(model: Any) -> dict[str, str]:
     """The section on the prompts of a model that writes any."""
-    prompt = model.example_prompt()
+    # A model whose class comes from the code of an older checkpoint has no such method.
+    prompt = getattr(model, "example_prompt", lambda: None)()
     if prompt is None:
         return {}
     shown = for_terminal(prompt, lines=True).replace("```", "~~~")

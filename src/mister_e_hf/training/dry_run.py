@@ -168,6 +168,8 @@ def _conversation_costs(plan: Plan, folder: str, runs: int) -> list[dict[str, An
         return recipe.trainer_class(model, arguments, train_dataset=chosen, eval_dataset=chosen)
 
     recipe.sections["training"] |= _ONE_STEP
+    if recipe.sections["training"].get("prefix_folder"):  # of a language model that keeps what it has read
+        recipe.sections["training"]["prefix_folder"] = f"{folder}/prefixes"
     arguments, model = recipe.training_arguments(folder, 0), cast(ConversationPreTrainedModel, recipe.model())
     cost = _cost_of_dialogues(recipe.title(), trainer_on, real, train, validation, runs)
     if sentences := model.what_is_trained():

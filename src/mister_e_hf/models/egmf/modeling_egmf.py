@@ -187,7 +187,8 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         found: list[list[list[str]]] = [[[] for _ in dialogue] for dialogue in turns.mask]
         if turns.weight:
             places = torch.arange(turns.layout.count, device=turns.mask.device)
-            asked = self.asked_turns(turns, fused, transcripts, places)
+            with self.prompts.uncounted():  # `forward` counts them
+                asked = self.asked_turns(turns, fused, transcripts, places)
             language_model, rows = self.language_model, self.config.rows_per_forward
             texts = written_answers(language_model, self.answers, asked.prompts, asked.pseudo, rows, constrained)
             width = turns.mask.shape[1]

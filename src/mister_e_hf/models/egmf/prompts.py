@@ -4,8 +4,9 @@ Letters: S targets of a regression; a classification has one answer, S = 1.
 """
 
 import bisect
+import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class PromptWriter:
     """
 
     def __init__(self, config: Any, tokenizer: Any, longest: int):
-        self.config, self.counts = config, PromptCounts()
+        self.config, self.counts, self._said = config, PromptCounts(), False
         self._tokens, self._wording = TextTokens(tokenizer), WORDINGS[config.language]
         names = label_names(config)
         is_regression = config.task == "regression"
@@ -128,10 +129,18 @@ class PromptWriter:
             pseudo: what to show for the pseudo tokens.
         """
         present = [set(self.config.modalities)] * len(transcripts)
-        counts, self.counts = self.counts, PromptCounts()  # it is not read
-        ((before, after),) = self.prompts(transcripts, present, [len(transcripts) - 1])
-        self.counts = counts
+        with self.uncounted():
+            ((before, after),) = self.prompts(transcripts, present, [len(transcripts) - 1])
         return f"{self._tokens.text(before[len(self._tokens.start) :])}{pseudo}{self._tokens.text(after[0])}"
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Prompts that are written in this context are not counted: they are shown, or counted elsewhere."""
+        counts, self.counts = self.counts, PromptCounts()
+        try:
+            yield
+        finally:
+            self.counts = counts
 
     def _prompt(self, words: list[int]) -> Prompt:
         if self.config.pseudo_position == "first":
@@ -164,9 +173,9 @@ class PromptWriter:
         return self._tokens(f"{self._wording.turn.format(said=self._wording.gap.join(parts))}\n")
 
     def _count(self, what: str, number: int = 1):
-        before = self.counts.earlier_turns + self.counts.shortened_turns
         setattr(self.counts, what, getattr(self.counts, what) + number)
-        if number and not before:
+        if number and not self._said:
+            self._said = True
             logger.warning(
                 "A prompt is too long: it goes without the oldest turns of the dialogue, or without the end of its own"
                 " turn. Raise max_length (%d tokens with the answer) for more",
