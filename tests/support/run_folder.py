@@ -11,12 +11,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-NAME = "ERC_TESTS_RUN"
+NAME, PREFIX = "ERC_TESTS_RUN", "erc-tests-"
 
 
 def begin():
     """Create the folder; the processes that this one starts find it in their environment."""
-    os.environ[NAME] = tempfile.mkdtemp(prefix=f"erc-tests-{os.getpid()}-")
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not _runs(folder):  # it was killed
+            shutil.rmtree(folder, ignore_errors=True)
+    os.environ[NAME] = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-")
 
 
 def end():
@@ -29,11 +32,17 @@ def run_folder() -> Path:
 
 def goes_on() -> bool:
     """Whether the run has not ended, also not by a signal that nobody can catch."""
+    return _runs(run_folder()) and run_folder().is_dir()
+
+
+def _runs(folder: Path) -> bool:
     try:
-        os.kill(int(run_folder().name.split("-")[2]), 0)
+        os.kill(int(folder.name.removeprefix(PREFIX).partition("-")[0]), 0)
     except ProcessLookupError:
         return False
-    return run_folder().is_dir()
+    except PermissionError:  # of another user
+        pass
+    return True
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:

@@ -204,7 +204,8 @@ def test_full_model_beats_each_expert_and_a_model_without_context(tmp_path):
         folder.mkdir()
         for split, table in demo_corpus(sizes={"train": 160, "validation": 30, "test": 60}).items():
             pq.write_table(change(table), folder / f"{split}.parquet")
-        batch = ["--per_device_train_batch_size", "64"] if name == "context-free" else []
+        # Without context there are 12 times as many dialogues; 4 epochs suffice (weighted F1 0.80, 0.78 after 3).
+        batch = ["--per_device_train_batch_size", "64", "--num_train_epochs", "4"] if name == "context-free" else []
         words = ["--corpus", str(folder), *settings, *batch]
         results = run_experiment(Recipe.load(ROOT / "hub_configs" / "demo.yaml", words), tmp_path / name, seed=0)
         scores[name] = results["test"]
