@@ -100,7 +100,7 @@ def test_predict_plot_serve_and_doctor(name, tmp_path, text_encoder, capsys):
     assert [line["text"] for line in lines] == ["so well", "grr"]
     assert cli.main(["plot", str(tmp_path / "call.jsonl")]) == 0 and (tmp_path / "call.png").is_file()
     weights = [kind for kind in ANSWERED_WEIGHTS if kind.answer in lines[0]]
-    assert [axes.get_ylabel() for axes in timeline_figure(lines).axes] == [
+    assert [axes.get_ylabel().replace("\n", " ") for axes in timeline_figure(lines).axes] == [
         "probability",
         *(kind.title for kind in weights),
     ]
