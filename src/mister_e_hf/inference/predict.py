@@ -65,7 +65,6 @@ def predict_dialogues(
     from transformers import pipeline
 
     from ..models.modeling_conversation import ConversationPreTrainedModel
-    from .corpus_turns import finished_corpus, turns_of_dialogues, turns_of_vectors
     from .stored_stages import has_encoder, load_model
 
     if device is not None:
@@ -73,7 +72,11 @@ def predict_dialogues(
     options = {name: value for name, value in options.items() if value is not None}
     hub = {} if revision is None else {"revision": revision}
     loaded = cast(ConversationPreTrainedModel, load_model(str(model), **hub))
-    corpus = finished_corpus(source) if segments is None else None
+    corpus = None
+    if segments is None and not _is_transcript(source):
+        from .corpus_turns import finished_corpus  # needs datasets, which takes a second; a recording does not
+
+        corpus = finished_corpus(source)
     of_vectors = corpus is not None and corpus.of_vectors
     if of_vectors and (options.get("transcriber") or columns):
         given = "--columns" if columns else "--transcriber"
@@ -93,6 +96,8 @@ def predict_dialogues(
     if segments is not None:
         dialogues = _recording(source, segments, reads_video)
     elif corpus is not None:
+        from .corpus_turns import turns_of_dialogues, turns_of_vectors
+
         dialogues = turns_of_vectors(corpus, loaded.config) if of_vectors else turns_of_dialogues(corpus)
     else:
         dialogues = _transcript(source) if _is_transcript(source) else _tables(source, columns, reads_video)
