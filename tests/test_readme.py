@@ -77,12 +77,11 @@ def command_names() -> list[str]:
 
 
 def is_field(option: str) -> bool:
-    """Whether a recipe has the field that the option names."""
-    recipe = Recipe.load("mister-e-meld-small")
+    """Whether a recipe has the field that the option names, of MiSTER-E or of EGMF."""
     section, _, field = option.removeprefix("--").rpartition(".")
     sections = [section] if section else ["model", "corpus", "training"]
-    fields = recipe.fields()
-    return field == "corpus" or any(field in fields.get(name, ()) for name in sections)
+    known = [Recipe.load(name).fields() for name in ("mister-e-meld-small", "egmf-meld-small")]
+    return field == "corpus" or any(field in fields.get(name, ()) for name in sections for fields in known)
 
 
 def block_after(text: str, mark: str) -> list[list[str]]:

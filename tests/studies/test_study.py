@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mister_e_hf.studies.study import MAJORITY, derived_systems
+from mister_e_hf.studies.study import MAJORITY, derived_systems, is_robust
 from mister_e_hf.studies.study_reader import read_study
 from support.small_study import VARIANTS, fail, remove, rewrite, write_study
 
@@ -234,3 +234,8 @@ def test_errors_name_curves_that_do_not_fit(out):
     rewrite(path, lambda c: cut(c, 1))
     with pytest.raises(ValueError, match="robustness.parquet of one seed holds other curves"):
         read_study(out)
+
+
+def test_language_models_do_not_predict_damaged_input():
+    assert is_robust("full", {"model": {"hidden_size": 8}}) and not is_robust("baseline_mult", {"model": {}})
+    assert not is_robust("full", {"model": {"hidden_size": 8, "language_model": "a/model"}})
