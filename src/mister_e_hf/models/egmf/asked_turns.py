@@ -100,15 +100,13 @@ class Reader:
         blocks = [order[start : start + self.rows] for start in range(0, len(order), self.rows)]
         found = []
         for block in blocks:
-            given = (
-                [prompts[row] for row in block],
-                *(None if each is None else each[block] for each in (pseudo, right)),
-            )
+            some = [prompts[row] for row in block]
+            own, wanted = (None if each is None else each[block] for each in (pseudo, right))
             # the gradient of the last one is computed first, when nothing else is held
             if torch.is_grad_enabled() and block is not blocks[-1]:
-                found.append(checkpoint(self._block, *given, use_reentrant=False))
+                found.append(checkpoint(self._block, some, own, wanted, use_reentrant=False))
             else:
-                found.append(self._block(*given))
+                found.append(self._block(some, own, wanted))
         inverse = torch.tensor(order, device=found[0].device).argsort()
         return torch.cat(found)[inverse]
 
