@@ -188,7 +188,7 @@ def test_labels_that_cannot_be_told_apart_raise():
         answers_of(labels=["joy", "happy"], language="zh")
     with pytest.raises(REFUSED, match="The labels 'fun' and 'glee' are both answered with 'joy'"):
         answers_of(labels=["fun", "glee"], label_words={"fun": "joy", "glee": "joy"})
-    with pytest.raises(REFUSED, match="label_words gives the label 'fun' no word"):
+    with pytest.raises(REFUSED, match="The label 'fun' has no word; give it one in label_words"):
         answers_of(labels=["fun", "glee"], label_words={"fun": " "})
     with pytest.raises(InputError, match="The tokenizer cannot write the answer 'glee' of the label 'glee'"):
         answers_of("of_words", labels=["joy", "glee"])

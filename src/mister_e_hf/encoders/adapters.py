@@ -14,6 +14,7 @@ from typing import Any
 
 import regex  # transformers requires it; unlike re, it can stop
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
@@ -160,8 +161,13 @@ def fetch_adapter(name: str | os.PathLike, hub: Mapping[str, Any]) -> dict[str, 
 
 
 def _load(path: str) -> dict[str, torch.Tensor]:
-    check_kinds(path)
-    return load_file(path)
+    try:
+        check_kinds(path)
+        return load_file(path)
+    except SafetensorError as error:
+        raise OSError(
+            f"'{path}' is damaged, or was truncated in download ({error}). Save or download it again."
+        ) from error
 
 
 def _prefix(lora: LoraSettings) -> str:

@@ -167,22 +167,29 @@ def answer_texts(config: Any) -> list[str]:
     The possible answers of a configuration as text.
 
     Raises:
-        InputError: if two labels have the same word, or the grid of scores does not reach from one end to the other.
+        InputError: if two labels or targets have the same word, or one has none, or the grid of scores does not reach
+            from one end to the other.
     """
+    names = label_names(config)
     if config.task == "regression":
+        _words(names, config, "target", "called")
         low, high = config.score_range or (-3.0, 3.0)
         return _grid(low, high, config.score_step)
-    names = label_names(config)
     if config.answer == "index":
         return [str(index) for index in range(len(names))]
+    return _words(names, config, "label", "answered with")
+
+
+def _words(names: Sequence[str], config: Any, what: str, used: str) -> list[str]:
+    """The words of labels or targets in one line each, none of them empty, and no two the same."""
     words = [" ".join(word.split()) for word in words_of(names, config.language, config.label_words)]
     folded = [_folded(word) for word in words]
     for number, word in enumerate(folded):
         if not word:
-            raise InputError(f"label_words gives the label '{names[number]}' no word")
+            raise InputError(f"The {what} '{names[number]}' has no word; give it one in label_words")
         if (first := folded.index(word)) != number:
             raise InputError(
-                f"The labels '{names[first]}' and '{names[number]}' are both answered with '{words[number]}'; give "
+                f"The {what}s '{names[first]}' and '{names[number]}' are both {used} '{words[number]}'; give "
                 "one of them another word in label_words"
             )
     return words
@@ -191,7 +198,8 @@ def answer_texts(config: Any) -> list[str]:
 def _grid(low: float, high: float, step: float) -> list[str]:
     """The numbers from low to high, with a sign and all of one width."""
     first, last, distance = (Decimal(repr(float(number))) for number in (low, high, step))
-    count, rest = divmod(last - first, distance)
+    is_short = (high - low) / step < 2 * _MOST_SCORES  # of more steps, a decimal may have no number
+    count, rest = divmod(last - first, distance) if is_short else (0, 0)
     if rest or not 1 <= count < _MOST_SCORES:
         raise InputError(
             f"score_step must divide score_range into 1 to {_MOST_SCORES - 1:,} steps, got {step:g} and "

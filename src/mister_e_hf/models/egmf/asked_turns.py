@@ -11,6 +11,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ...base.errors import InputError, short
 from ..turns import RealTurns
 from .label_likelihood import (
     LikelihoodTree,
@@ -45,11 +46,16 @@ def ask(
     transcripts: Sequence[Sequence[str | None]] | None,
     places: Sequence[int],
 ) -> list[Prompt]:
-    """The prompts of the turns at these places among the real ones (N)."""
-    layout, width = turns.layout, turns.mask.shape[1]
+    r"""
+    The prompts of the turns at these places among the real ones (N).
+
+    Raises:
+        InputError: if the transcripts are not a string or None for each turn.
+    """
+    layout = turns.layout
     said: list[str | None] = [None] * layout.count
     if transcripts is not None and turns.weight:
-        said = [transcripts[at // width][at % width] for at in layout.index.tolist()]
+        said = _said(transcripts, turns)
     masks = [turns.present[name].tolist() for name in modalities]
     present = [{name for name, mask in zip(modalities, masks, strict=True) if mask[at]} for at in range(layout.count)]
     wanted, prompts, start = set(places), [], 0
@@ -59,6 +65,21 @@ def ask(
         prompts += writer.prompts(said[start : own.stop], present[start : own.stop], numbers)
         start = own.stop
     return prompts
+
+
+def _said(transcripts: Sequence[Sequence[str | None]], turns: RealTurns) -> list[str | None]:
+    """The transcripts of the real turns (N)."""
+    count, width = turns.mask.shape
+    lengths = [-1 if isinstance(dialogue, str | None) else len(dialogue) for dialogue in transcripts]
+    if lengths != [width] * count:
+        raise InputError(
+            f"transcripts must be {count} lists of {width} strings or None, as the mask of the turns is, got "
+            f"{short(transcripts)}"
+        )
+    said = [transcripts[at // width][at % width] for at in turns.layout.index.tolist()]
+    if wrong := [text for text in said if not isinstance(text, str | None)]:
+        raise InputError(f"transcripts must be strings, or None where a turn has none, got {short(repr(wrong[0]))}")
+    return said
 
 
 class Reader:

@@ -29,6 +29,7 @@ TESTED = ("llama", "qwen2", "gemma3_text", "gpt2")
 _LORA_TARGETS = {"gpt2": r".*\.c_attn"}
 _OTHER_LORA_TARGETS = r".*\.(q_proj|v_proj)"
 _CHUNK = 2**16
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 # Fields of its configuration that are not those of the architecture.
 _NOT_DESCRIBED = ("transformers_version", "auto_map", "quantization_config")
 
@@ -50,8 +51,12 @@ def longest_prompt(language_model: PreTrainedModel, config: EgmfConfig) -> int:
     """How many tokens a prompt and its answer may have: within all positions, and all layers see them all."""
     own = language_model.config.get_text_config()
     limits = [config.max_length, getattr(own, "max_position_embeddings", None)]
-    if "sliding_attention" in (getattr(own, "layer_types", None) or ()):
+    layers = getattr(own, "layer_types", None)
+    # some types have a window in every layer, and do not list their layers
+    if "sliding_attention" in layers if layers else getattr(own, "use_sliding_window", True):
         limits.append(getattr(own, "sliding_window", None))
+    if "chunked_attention" in (layers or ()):
+        limits.append(getattr(own, "attention_chunk_size", None))
     return min(limit for limit in limits if limit is not None)
 
 
@@ -137,17 +142,17 @@ def stored_language_model(place: str | os.PathLike, config: EgmfConfig, dtype: A
             f"{error}. Restore it, or pass language_model=... with its new place; save_language_model=True stores its "
             "weights in the checkpoint"
         ) from error
-    expected, found = config.require_language_model_config(), model.config
-    if (expected.model_type, expected.get_text_config().hidden_size, expected.vocab_size) != (
-        found.model_type,
-        found.get_text_config().hidden_size,
-        found.vocab_size,
-    ):
+    if _sizes(config.require_language_model_config()) != _sizes(model.config):
         raise InputError(
             f"'{name}' is another language model than the one that '{place}' was trained on; pass language_model=... "
             "and language_model_revision=... of that one"
         )
     return model
+
+
+def _sizes(config: transformers.PreTrainedConfig) -> list[Any]:
+    """What two language models of one architecture and size have in common."""
+    return [config.model_type, *(getattr(config.get_text_config(), name, None) for name in _SIZES)]
 
 
 def read_language_model(language_model: PreTrainedModel, folder: str | os.PathLike):
@@ -175,6 +180,20 @@ def load_tokenizer(name: str | os.PathLike, options: Mapping[str, Any]):
     given = {key: options[key] for key in (*ACCESS_OPTIONS, "revision", "subfolder") if options.get(key) is not None}
     with explained(name, given, or_pickle=True):
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **given)
+
+
+def check_tokens(language_model: PreTrainedModel, tokenizer: Any):
+    r"""
+    Raises:
+        InputError: if the tokenizer writes tokens that the language model has no embedding for.
+    """
+    size = embedding_table(language_model).num_embeddings
+    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id or 0)  # others that were added are not written
+    if largest >= size:
+        raise InputError(
+            f"The tokenizer writes tokens up to {largest}, and the {language_model.config.model_type} language model "
+            f"has embeddings up to {size - 1}: they do not belong together"
+        )
 
 
 def stored_tokenizer(place: str | os.PathLike, options: Mapping[str, Any]):

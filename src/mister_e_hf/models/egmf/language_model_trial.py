@@ -13,13 +13,19 @@ logger = logging.get_logger(__name__)
 # How far log-likelihoods may differ: the effect of rounding, with room for deep models.
 _TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-2}
 _TOLERANCE_OF_HALF = 1.0
+_LONG = 2048
 
 
 @torch.no_grad()
-def try_language_model(language_model: PreTrainedModel):
+def try_language_model(language_model: PreTrainedModel, longest: int):
     r"""
     Compare, for a model type that is not tested, the log-likelihoods of three answers to two prompts, read together as
-    embeddings and from a kept prefix, with those of each plain sequence of token ids.
+    embeddings and from a kept prefix, with those of each plain sequence of token ids; and so of a long prompt
+    beside a short one, which shows a layer that does not see all of it.
+
+    Args:
+        language_model: in any mode.
+        longest: how many tokens a prompt and its answer may have.
 
     Raises:
         InputError: if it cannot be run, or they differ, with the numbers.
@@ -30,7 +36,7 @@ def try_language_model(language_model: PreTrainedModel):
     training = language_model.training
     language_model.eval()
     try:
-        difference = _difference(language_model)
+        difference = _difference(language_model, min(longest, _LONG))
     except Exception as error:  # a model may raise anything for input that it was not made for
         raise _refusal(config, f"running it fails ({type(error).__name__}: {short(error)})") from error
     finally:
@@ -48,7 +54,7 @@ def try_language_model(language_model: PreTrainedModel):
     )
 
 
-def _difference(language_model: PreTrainedModel) -> float:
+def _difference(language_model: PreTrainedModel, longest: int) -> float:
     table = embedding_table(language_model)
     size, device = table.num_embeddings, table.weight.device
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +68,11 @@ def _difference(language_model: PreTrainedModel) -> float:
     past = read_prefix(language_model, rows_of(language_model, [prompt[:3] for prompt in prompts], None, [0, 0]))
     rest = rows_of(language_model, [prompt[3:] for prompt in prompts], None, [0, 0])
     kept = answer_log_likelihoods(language_model, rest, tree, past)
-    return max((found.cpu().double() - expected).abs().max().item() for found in (whole, kept))
+    long = torch.randint(size, (max(1, longest - 2),), generator=generator).tolist()
+    far = answer_log_likelihoods(language_model, rows_of(language_model, [long, prompts[1]], None, [0, 0]), tree)
+    last = torch.stack([torch.tensor(_plain(language_model, long, answers[-1], device)), expected[1, -1]])
+    pairs = ((whole, expected), (kept, expected), (far[:, -1], last))
+    return torch.stack([(found.cpu().double() - right).abs().max() for found, right in pairs]).max().item()
 
 
 def _plain(language_model: PreTrainedModel, prompt: list[int], answer: list[int], device: torch.device) -> float:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ...base.errors import InputError
 from ...encoders.adapters import read_adapter, set_adapter_state
-from ...hub.loading import ACCESS_OPTIONS, differences
+from ...hub.loading import ACCESS_OPTIONS, differences, explained
 from ..stored_models import StoredModel
 from .answers import Answers
 from .asked_turns import AskedTurns, Reader
@@ -21,6 +21,7 @@ from .label_likelihood import LikelihoodTree, embedding_table
 from .language_model import (
     FOLDER,
     build_language_model,
+    check_tokens,
     describe_language_model,
     embedding_scale,
     fetch_language_model,
@@ -90,7 +91,7 @@ class StoredEgmf(StoredModel):
         tokenizer = load_tokenizer(config.language_model, {**options, "revision": config.language_model_revision})
         model._take(language_model, tokenizer)
         model._fit_scale()
-        try_language_model(language_model)
+        try_language_model(language_model, longest_prompt(language_model, model.config))
         model.prompts, model.answers  # noqa: B018  # raise now if the tokenizer cannot write them
         return model
 
@@ -126,6 +127,7 @@ class StoredEgmf(StoredModel):
                 f"{width}, its states {self.width}; expected the same"
             )
         self.language_model = language_model
+        check_tokens(language_model, tokenizer)
         prepare_language_model(language_model, self.config)
         self.tokenizer = tokenizer
         self.train(self.training)
@@ -283,11 +285,14 @@ class StoredEgmf(StoredModel):
 
     def load_trained_weights(self, folder: str | os.PathLike):
         """Load the weights of a checkpoint of this model. A language model that was not trained is left as it is."""
-        state, expected = load_file(os.path.join(folder, "model.safetensors")), self.trained_state()
+        with explained(folder, {}):
+            state = load_file(os.path.join(folder, "model.safetensors"))
+            adapter = None if self.config.lora is None else read_adapter(os.path.join(folder, FOLDER))
+        expected = self.trained_state()
         if listed := differences(state, expected):
             raise InputError(f"'{folder}' is not a checkpoint of this model ({listed})")
         self.load_state_dict(state, strict=False)
-        if self.config.lora is not None:
-            set_adapter_state(self.language_model, lora_of(self.config), read_adapter(os.path.join(folder, FOLDER)))
+        if adapter is not None:
+            set_adapter_state(self.language_model, lora_of(self.config), adapter)
         elif self.config.train_language_model:
             read_language_model(self.language_model, folder)

@@ -49,6 +49,8 @@ class TextTokens:
         return self._ids(text)
 
     def _ids(self, text: str) -> list[int]:
+        # half of a surrogate pair, which JSON may hold, is not text to a tokenizer
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         return [token for token in ids if token not in self._special]  # a Unigram may still have the piece "</s>"
 

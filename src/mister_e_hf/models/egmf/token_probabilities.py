@@ -42,7 +42,7 @@ class _LogProbabilities(torch.autograd.Function):
         (gradient,) = gradients
         logits, total, places, index = ctx.saved_tensors
         of_place = torch.zeros_like(total).index_add_(1, places, gradient)
-        found = torch.empty_like(logits)
+        found = torch.empty_like(logits, memory_format=torch.contiguous_format)
         step = _rows(logits)
         for start in range(0, len(logits), step):
             some = slice(start, start + step)
