@@ -139,7 +139,7 @@ def test_results_as_a_table():
     lines = format_results({"test": summarize(runs(0, 1))}).splitlines()
     assert lines[0].split() == ["test", "MAE", "Corr", "CCC", "N"]
     assert [line[:26].strip() for line in lines[1:]] == [
-        "mixture", "speech", "mixture, valence", "mixture, arousal", "speech, valence", "speech, arousal"
+        "model", "speech", "model, valence", "model, arousal", "speech, valence", "speech, arousal"
     ]  # fmt: skip
     mean, spread = summarize(runs(0, 1))["mixture"]["mae"].values()
     assert f"{mean:.3f} ± {spread:.3f}" in lines[1]

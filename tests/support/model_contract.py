@@ -283,10 +283,11 @@ def padding_alone_takes_part_with_zeros(name: str, folder: Path):
             batch[modality.embeddings][:] = content
         output = model(**batch, num_items_in_batch=5)
         view = model.view(output)
-        heads = (view.head_logits or {}).values()
-        assert output.loss.item() == 0 and all((values == 0).all() for values in (view.logits, *heads))
+        # a model that is trained on the right answers alone has no logits here
+        found = [values for values in (view.logits, *(view.head_logits or {}).values()) if values is not None]
+        assert output.loss.item() == 0 and all((values == 0).all() for values in found)
         # the Trainer's further terms depend on these, too
-        (output.loss + sum(values.sum() for values in (view.logits, *heads))).backward()
+        (output.loss + sum(values.sum() for values in found)).backward()
         for key, parameter in model.named_parameters():
             assert parameter.grad is not None and (parameter.grad == 0).all(), key
 
@@ -386,7 +387,12 @@ def few_dialogues_are_learned_by_heart(name: str, folder: Path):
     for _ in range(200):
         optimizer.zero_grad()
         output = model(**batch)
-        if (output.logits.argmax(-1) == batch["labels"])[scored].all():
+        logits = output.logits
+        if logits is None:  # of a model that is trained on the right answers alone
+            with torch.no_grad():
+                logits = model.eval()(**batch).logits
+            model.train()
+        if (logits.argmax(-1) == batch["labels"])[scored].all():
             return
         output.loss.backward()
         optimizer.step()

@@ -35,7 +35,7 @@ class ConversationOutput(ModelOutput):
         loss (`()`, when labels are given): the model's own loss.
         logits (`(B, T, C)`):
             scores of the main head before the softmax; of a regression model the predicted scores (B, T, S), in the
-            labels' unit, and so are `head_logits`.
+            labels' unit, and so are `head_logits`. None in training where the loss reads the right answers alone.
         head_logits (`dict[str, (B, T, C)]`): scores of each further head, in the order of `config.heads`; None without
             any.
         gate_weights (`(B, T, E)`): weights of the heads, in the order of `config.heads`; None without a gate.
