@@ -2,10 +2,10 @@
 
     python scripts/benchmarks/gpu.py                        all parts, at most four minutes
     python scripts/benchmarks/gpu.py --parts egmf --json gpu.json
-    python scripts/benchmarks/gpu.py --quick                tiny sizes on the CPU: that it runs, not what it measures
+    python scripts/benchmarks/gpu.py --quick                a test run with tiny sizes on the CPU
 
 Weights and inputs are random. Operations are counted on real tokens: padding, and what is computed a second time to
-save memory, count as nothing. What is not measured when the time is over is left out, and a line says so.
+save memory, are not counted. After the time limit no further row is measured, and a message says so.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         print(f"\n{part}\n")
         results[part] = PARTS[part](device, rate, options.quick)
     if not device.has_time:
-        print("\nthe time is over: what is missing was not measured; --minutes allows more")
+        print("\nthe time limit was reached, so some rows were not measured; raise --minutes")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results

@@ -196,7 +196,7 @@ def contestants(device: Device, quick: bool) -> Iterator[tuple[str, str, EgmfMod
 
 
 def measure_egmf(device: Device, rate: float, quick: bool) -> list[dict[str, Any]]:
-    """A row for each language model, mode and step; a row whose step does not fit the memory says so."""
+    """A row for each language model, mode and step; a row whose step does not fit in memory is marked."""
     rows = []
     for name, mode, model in contestants(device, quick):
         for turns, at_once in [(4, 4), (8, 4)] if quick else STEPS:
@@ -206,7 +206,7 @@ def measure_egmf(device: Device, rate: float, quick: bool) -> list[dict[str, Any
             try:
                 found = measure_steps(device, model, turns, at_once, quick)
             except torch.OutOfMemoryError:
-                print(f"{name}, {mode}: {turns} turns, {at_once} at once, do not fit the memory")
+                print(f"{name}, {mode}: {turns} turns, {at_once} at once, do not fit in memory")
                 found = {"turns": turns, "rows_per_forward": at_once, "out_of_memory": True}
             for kind in {"training", "scoring"} & set(found):
                 found[kind]["share_of_rate"] = found[kind]["operations"] / found[kind]["seconds"] / rate

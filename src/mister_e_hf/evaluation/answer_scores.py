@@ -17,7 +17,7 @@ def answer_scores(
     labels: np.ndarray, answers: Sequence[Sequence[int | float | None]], names: Sequence[str], bins: str | None = None
 ) -> dict[str, Any]:
     r"""
-    Score written answers. One that could not be read is no class and no score: it is counted, and left out.
+    Score written answers. Answers that could not be read are counted in `unparsed` and excluded from the scores.
 
     Args:
         labels: class indices (N,), -100 where a turn has none; or scores (N, S), NaN where one is missing.
@@ -42,7 +42,7 @@ def answer_scores(
         return found | regression_scores(kept, np.nan_to_num(read), list(names), bins)
     kept, chosen = np.where(readable[:, 0], labels, IGNORE_INDEX), np.nan_to_num(read[:, 0]).astype(np.int64)
     scores = emotion_scores(kept, np.eye(len(names))[chosen], names)
-    scores.pop("expected_calibration_error")  # they are no probabilities
+    scores.pop("expected_calibration_error")  # needs probabilities
     return found | scores
 
 

@@ -152,7 +152,9 @@ class Reader:
             found = answer_log_likelihoods(self.language_model, rows, self.tree, past)
         else:
             wanted = right.flatten()
-            own = own_log_likelihoods(self.language_model, rows, [self.tree.answers[at] for at in wanted], past)
+            own = own_log_likelihoods(
+                self.language_model, rows, [self.tree.answers[at] for at in wanted.tolist()], past
+            )
             found = own.new_zeros(len(each), len(self.tree.answers)).scatter(1, wanted[:, None], own[:, None])
         return found.unflatten(0, (len(prompts), answers))
 

@@ -132,7 +132,8 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         turns, fused = self.fuse(embeddings, attention_mask, masks)
         scored = None if labels is None else turns.layout.flatten(self.scored_labels(labels, turns.mask))
         asked = self.asked_turns(turns, fused, transcripts, self._places(turns, scored))
-        right = self._right_answers(scored, asked.turns)
+        wanted = None if scored is None else self._answers_to(scored[asked.turns])
+        right = wanted.clamp(min=0) if wanted is not None and self._reads_right_answers else None
         found = self.answer_likelihoods(asked, right)
         scores = self._scores(found) if right is None else None
         output = EgmfOutput(
@@ -144,11 +145,11 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         head = self.in_label_unit(self.head(self.dropout(fused.states))) if self.config.auxiliary_weight else None
         if head is not None:
             output.fusion_logits = turns.padded(head)
-        if scored is not None:
+        if scored is not None and wanted is not None:
             if weight := self.config.balance_weight:
                 balance = self.balance_loss(fused.expert_weights, scored, turns.layout, num_items_in_batch)
                 output.balance_loss = weight * balance
-            self._add_losses(output, found, scores, head, scored, asked.turns, num_items_in_batch)
+            self._add_losses(output, found, wanted, scores, head, scored, asked.turns, num_items_in_batch)
             if head is None and not self.config.use_pseudo_tokens:
                 # a parameter without a gradient would block the other processes
                 output.loss = cast(torch.Tensor, output.loss) + 0.0 * fused.states.sum()
@@ -217,12 +218,10 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
             pseudo = tokens[_other_turns(turns.layout)[places] if self.config.shuffle_pseudo_tokens else places]
         return AskedTurns(places, prompts, pseudo)
 
-    def _right_answers(self, labels: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor | None:
-        """Indices (R, S) of the right answers, any where there is none; None where the loss needs all answers."""
-        scores_all = self.config.task == "regression" and self.config.numeric_weight
-        if labels is None or not self.training or scores_all:
-            return None
-        return self._answers_to(labels[places]).clamp(min=0)
+    @property
+    def _reads_right_answers(self) -> bool:
+        """Whether the loss needs the right answers alone, as in training without a loss of the expected scores."""
+        return self.training and not (self.config.task == "regression" and self.config.numeric_weight)
 
     def _answers_to(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (R), or scores (R, S) -> indices of the answers (R, S), -100 where there is none."""
@@ -238,6 +237,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         self,
         output: EgmfOutput,
         found: torch.Tensor,
+        wanted: torch.Tensor,
         scores: torch.Tensor | None,
         head: torch.Tensor | None,
         labels: torch.Tensor,
@@ -246,7 +246,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
     ):
         config, asked = self.config, labels[places]
         weights = self.class_weights(found) if config.task == "classification" else None
-        output.answer_loss = answer_loss(found, self._answers_to(asked), weights, num_items)
+        output.answer_loss = answer_loss(found, wanted, weights, num_items)
         if config.task == "regression" and scores is not None:
             output.numeric_loss = config.numeric_weight * self.label_loss(scores, asked, num_items)
         if head is not None:
