@@ -52,6 +52,13 @@ def test_parts_for_a_gpu_run_on_a_cpu(tmp_path):
         assert all(row[kind]["share_of_rate"] > 0 for row in numbers["egmf"])
 
 
+def test_what_a_gpu_would_do_is_counted(tmp_path):
+    (train, predict, half, _) = run("launches.py", tmp_path, "--models", "mister_e")["now"]
+    assert (train["work"], train["precision"], predict["work"]) == ("training step", "float32", "prediction")
+    assert half["launch"] > train["launch"] > predict["launch"] > 100
+    assert half["cast"] > 50 and train["operators"]["launch: recurrence"] == 2
+
+
 @pytest.mark.slow
 def test_models_of_one_hidden_size_are_compared(tmp_path):
     numbers = run("modalities.py", tmp_path, "--models", "mult", "mister_e", "emo_caps", "--side_by_side", "8")
