@@ -37,6 +37,7 @@ STAGE_2 = (
     *SHARED,
     "hub.pretrained",
     "models.turns",
+    "models.turn_recurrence",
     "models.turn_layers",
     "models.configuration_conversation",
     "models.stored_models",

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from ..base.errors import InputError
+from .turn_recurrence import in_one_product, packed_gru
 
 # Up to as many turns, all dialogues of a batch are attended to together, and each whole.
 _LONG = 256
@@ -97,6 +98,8 @@ class TurnLayout:
     def recur(self, recurrence: nn.RNNBase, rows: torch.Tensor) -> torch.Tensor:
         """Run a recurrence over each dialogue's own turns: (N, D) -> (N, H)."""
         order, inverse, batch_sizes = self._packing
+        if in_one_product(recurrence, rows):
+            return packed_gru(recurrence, rows[order], batch_sizes)[inverse]
         packed, _ = recurrence(PackedSequence(rows[order], batch_sizes))
         return packed.data[inverse]
 
