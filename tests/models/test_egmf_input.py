@@ -1,17 +1,20 @@
 """EGMF and what it cannot read: transcripts, labels and language models that others made."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.models.egmf.answers import Answers
 from mister_e_hf.models.egmf.asked_turns import Reader
 from mister_e_hf.models.egmf.configuration_egmf import EgmfConfig
 from mister_e_hf.models.egmf.language_model import longest_prompt
+from mister_e_hf.models.egmf.language_model_fingerprint import language_model_fingerprint
 from mister_e_hf.models.egmf.modeling_egmf import EgmfModel
 from mister_e_hf.models.egmf.text_tokens import TextTokens
 from mister_e_hf.models.egmf.token_probabilities import log_probabilities
@@ -135,6 +138,77 @@ def test_another_depth_of_the_language_model_is_noticed(tmp_path):
     saved(tmp_path / "language", "llama", **{**CONFIGS["llama"], "num_hidden_layers": 3})
     with pytest.raises(InputError, match="is another language model than the one that .* was trained on"):
         EgmfModel.from_pretrained(tmp_path / "model")
+
+
+def test_another_language_model_of_the_same_size_is_noticed(tmp_path):
+    place = saved(tmp_path / "language", "llama", **CONFIGS["llama"])
+    model, folder = new_model(place, lora={"r": 2}), tmp_path / "model"
+    model.save_pretrained(folder)
+    for dtype in ("float32", "bfloat16", "float16"):  # the same weights, rounded or not
+        EgmfModel.from_pretrained(folder, dtype=dtype)
+    saved(tmp_path / "language", "llama", size=0.2, **CONFIGS["llama"])
+    with pytest.raises(
+        InputError, match="'.*language' has other weights than when '.*model' was trained on it. Put th"
+    ):
+        EgmfModel.from_pretrained(folder)
+    with pytest.raises(
+        InputError, match="'.*model' was trained on other weights of the language model '.*language' t"
+    ):
+        new_model(place, lora={"r": 2}).load_trained_weights(folder)
+    assert EgmfModel.from_pretrained(folder, language_model_fingerprint=None).config.lora == {"r": 2}
+    config = json.loads((folder / "config.json").read_text())
+    del config["language_model_fingerprint"]  # as older folders
+    (folder / "config.json").write_text(json.dumps(config))
+    EgmfModel.from_pretrained(folder)
+    new_model(place, lora={"r": 2}).load_trained_weights(folder)
+
+
+def test_a_fingerprint_knows_a_small_change_and_not_the_names():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **CONFIGS["llama"]))
+    found = language_model_fingerprint(model)
+    model.model.layers = torch.nn.ModuleList(reversed(model.model.layers))  # the same weights under other names
+    assert language_model_fingerprint(model) == found
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight *= 1.00001
+    assert language_model_fingerprint(model) != found
+
+
+def test_what_is_not_a_causal_language_model_is_named(tmp_path):
+    def message(place) -> str:
+        with pytest.raises((InputError, OSError)) as raised:
+            new_model(str(place))
+        return str(raised.value)
+
+    (tmp_path / "empty").mkdir()
+    assert "'empty' has no config.json with a model_type; expected a causal" in message(tmp_path / "empty").replace(
+        f"{tmp_path}/", ""
+    )
+    bert = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    place = saved(tmp_path / "bert", "bert", **bert, intermediate_size=16)
+    assert message(place).endswith("is of type 'bert', not a causal language model")
+    place = saved(tmp_path / "headless", "llama", **CONFIGS["llama"])
+    AutoModel.from_pretrained(place).save_pretrained(place)
+    assert "(missing: lm_head.weight). A causal language model is expected whole" in message(place)
+    place = Path(saved(tmp_path / "speechless", "llama", **CONFIGS["llama"]))
+    (place / "tokenizer.json").unlink()
+    assert "speechless' holds no whole tokenizer: tokenizer.json is missing" in message(place)
+
+
+def test_the_embeddings_of_the_language_model_do_not_get_lora():
+    for kind, name in (("llama", "model.embed_tokens"), ("gpt2", "transformer.wte")):
+        with pytest.raises(InputError, match=f"lora.target_modules matches '{name}', the embeddings of the language"):
+            new_model(tiny_language_model(kind), lora={"target_modules": ".*(embed_tokens|wte)"})
+
+
+@pytest.mark.parametrize("name", ["", "tokenizer.json", "tokenizer_config.json"])
+def test_a_checkpoint_without_its_tokenizer_is_one_line(name, tmp_path):
+    new_model(tiny_language_model("llama"), lora={"r": 2}).save_pretrained(tmp_path)
+    path = tmp_path / "language_model" / name
+    path.unlink() if name else shutil.rmtree(path)
+    expected = f"language_model' holds no whole tokenizer: {name or 'tokenizer_config.json'} is missing; save, copy or"
+    with pytest.raises(OSError, match=expected):
+        EgmfModel.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "language_model/adapter/adapter_model.safetensors"])

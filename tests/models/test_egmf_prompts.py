@@ -162,5 +162,7 @@ def test_what_is_left_out_is_said_once(caplog):
 
 
 def test_an_instruction_that_is_too_long_raises():
-    with pytest.raises(InputError, match=r"A prompt may have 20 tokens, fewer than the \d+ of its instruction"):
+    with pytest.raises(
+        InputError, match=r"max_length leaves 20 tokens for a prompt, fewer than the \d+ of its instruction"
+    ):
         writer_of(longest=20)

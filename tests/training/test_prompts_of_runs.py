@@ -14,7 +14,7 @@ from mister_e_hf.corpora.demo import LABELS, demo_corpus
 from mister_e_hf.inference.doctor import examine
 from mister_e_hf.training.dry_run import dry_run, format_costs
 from mister_e_hf.training.evaluate import evaluate_checkpoint
-from mister_e_hf.training.preflight import check_run
+from mister_e_hf.training.preflight import check_conversation_model, check_run
 from mister_e_hf.training.stages import train
 from support.tiny_language_models import tiny_language_model
 
@@ -113,6 +113,65 @@ def test_a_corpus_without_transcripts_is_refused_before_anything_is_trained(tmp_
             with pytest.raises(InputError, match=r"'egmf' reads transcripts, and no turn of train has one \(column"):
                 start(recipe_of(corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 60}, "max_length leaves 4. tokens for a prompt, fewer than the"),
+        ({"label_words": {"joy": "\ufffd\ud800"}}, "The tokenizer cannot write the answer"),
+        ({"lora": {"target_modules": "nothing"}}, "lora.target_modules 'nothing' matches no module"),
+    ],
+    ids=["max_length", "label_words", "lora"],
+)
+def test_what_the_language_model_cannot_read_or_write_is_said_before_anything_is_trained(
+    changes, message, corpus, tmp_path
+):
+    recipe = recipe_of(corpus, **changes)
+    with pytest.raises(InputError, match=f"section 'model': {message}"):
+        check_conversation_model(recipe, tmp_path / "run")
+
+
+def test_a_score_that_cannot_be_answered_is_named(corpus, tmp_path):
+    folder, tables = tmp_path / "scored", {}
+    folder.mkdir()
+    for split in SIZES:
+        table = pq.read_table(corpus / f"{split}.parquet")
+        scores = [[0.5] * len(turns) for turns in table["texts"].to_pylist()]
+        scores[1][2] = 4.2 if split == "train" else 9.0  # others may be scored: they are errors of the model
+        tables[split] = table.append_column("valence", pa.array(scores))
+        pq.write_table(tables[split], folder / f"{split}.parquet")
+    recipe = recipe_of(folder)
+    recipe.sections["corpus"] = {"path": str(folder), "targets": ["valence"]}
+    count = sum(map(len, tables["train"]["texts"].to_pylist()))
+    expected = (
+        f"train: turn 3 of dialogue '{tables['train']['dialogue_id'][1]}' has the score 4.2 of 'valence', outside of "
+        rf"-3.05 to 3.05, which the model can answer \(1 of {count} scores are\); set score_range"
+    )
+    for start in (dry_run, train):
+        with pytest.raises(InputError, match=expected):
+            start(recipe, tmp_path / "run")
+    data = recipe.read_corpus()["train"]
+    trainer = recipe.trainer_class(
+        model=recipe.model(),
+        args=recipe.training_arguments(tmp_path / "own", 0),
+        train_dataset=[*data],
+        eval_dataset=data,
+    )
+    with pytest.raises(InputError, match="train_dataset: turn 3 of dialogue 1 has the score 4.2 of 'valence'"):
+        trainer.train()
+    recipe.set("model.score_range", [-5.0, 5.0])
+    results = train(recipe, tmp_path / "run")
+    assert results["test"]["mixture"]["mae"]["mean"] > 0
+
+
+def test_a_corpus_of_vectors_is_read_once(corpus, tmp_path, monkeypatch):
+    read, count = Recipe.read_corpus, []
+    monkeypatch.setattr(Recipe, "read_corpus", lambda recipe: count.append(1) or read(recipe))
+    dry_run(recipe_of(corpus), tmp_path / "run")
+    assert len(count) == 1
+    train(recipe_of(corpus).baseline("logistic_regression"), tmp_path / "run")
+    assert len(count) == 2
 
 
 def test_turns_without_words_are_counted_and_another_language_is_said(tmp_path, caplog):

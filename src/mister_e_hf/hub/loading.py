@@ -26,6 +26,10 @@ _LOOK = {f"_raise_exceptions_for_{kind}": False for kind in ("gated_repo", "miss
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _INTEGER_BUFFERS = ("num_batches_tracked", "position_ids")  # of backbones; never trained
 _LARGEST = torch.finfo(torch.float32).max ** 0.5  # the square of a larger weight overflows
+_ADVICE = (
+    "Load them with the config.json they were saved with, or for other classes pass id2label and "
+    "ignore_mismatched_sizes=True."
+)
 
 
 def load_strictly(
@@ -33,6 +37,7 @@ def load_strictly(
     name: str | os.PathLike,
     *args: Any,
     reinitialized: Callable[[str], bool] | None = None,
+    advice: str = _ADVICE,
     **kwargs: Any,
 ) -> tuple[Model, dict[str, Any]]:
     r"""
@@ -42,6 +47,7 @@ def load_strictly(
         load: `super().from_pretrained` of a [`~transformers.PreTrainedModel`].
         name: folder, or id on the Hub.
         reinitialized: whether a weight, by its name, may have another shape because it is initialized again.
+        advice: what to do if the weights do not fit, as the end of the message.
         args, kwargs: for `load`.
 
     Returns:
@@ -60,16 +66,21 @@ def load_strictly(
             ignore_mismatched_sizes=True,
             **{"use_safetensors": True, **kwargs},
         )
-    check_fit(name, info, reinitialized)
+    check_fit(name, info, reinitialized, advice)
     return model, info
 
 
-def check_fit(name: str | os.PathLike, info: Mapping[str, Any], reinitialized: Callable[[str], bool] | None = None):
+def check_fit(
+    name: str | os.PathLike,
+    info: Mapping[str, Any],
+    reinitialized: Callable[[str], bool] | None = None,
+    advice: str = _ADVICE,
+):
     r"""
     Args:
         name: folder, or id on the Hub.
         info: transformers' loading info.
-        reinitialized: see [`load_strictly`].
+        reinitialized, advice: see [`load_strictly`].
 
     Raises:
         InputError: naming the weights that are missing, unexpected or of another shape.
@@ -78,10 +89,7 @@ def check_fit(name: str | os.PathLike, info: Mapping[str, Any], reinitialized: C
     if reinitialized is not None:
         mismatched = {key for key in mismatched if not reinitialized(key)}
     if listed := listed_problems(info["missing_keys"], info["unexpected_keys"], mismatched):
-        raise InputError(
-            f"The weights in '{name}' do not fit this configuration ({listed}). Load them with the config.json they "
-            "were saved with, or for other classes pass id2label and ignore_mismatched_sizes=True."
-        )
+        raise InputError(f"The weights in '{name}' do not fit this configuration ({listed}). {advice}")
 
 
 def finish_loading(model: nn.Module, name: str | os.PathLike):

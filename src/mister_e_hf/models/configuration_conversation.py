@@ -133,6 +133,11 @@ class ConversationConfig(LabelledConfig):
         return False
 
     @property
+    def score_limits(self) -> tuple[float, float] | None:
+        """The lowest and the highest score that the model can be trained on; None without limits."""
+        return None
+
+    @property
     def streams(self) -> bool:
         """Whether the model can take the turns of a dialogue one by one."""
         return False

@@ -20,7 +20,7 @@ from ..models.configuration_conversation import ConversationConfig
 from ..models.mister_e.modeling_mister_e import MisterEOutput, expert_availability
 from ..models.modeling_conversation import ConversationOutput
 from ..vectors.collator import DialogueCollator
-from ..vectors.dialogue_datasets import check_dialogues, target_statistics
+from ..vectors.dialogue_datasets import check_dialogues, check_scores, target_statistics
 from .epoch_trainer import check_metric
 from .gathering import gather_rows
 from .score_labels import as_bits, as_countable, epoch_scores, from_bits, with_scores
@@ -138,10 +138,11 @@ class DialogueTrainer(VectorTrainer):
         As the Trainer's `train`. Unless training resumes, the model's standardisation is fitted first, if asked for.
 
         Raises:
-            InputError: if a dataset is not one of dialogues with labels, or no turn has a modality that is to be
-                standardised.
+            InputError: if a dataset is not one of dialogues with labels, no turn has a modality that is to be
+                standardised, or a score of train is outside of those that the model can answer.
         """
         check_dialogues(self.train_dataset, "train_dataset", self.own_model.config)
+        check_scores(self.train_dataset, "train_dataset", self.own_model.config)
         if self.args.eval_strategy != "no" and not isinstance(self.eval_dataset, dict):
             check_dialogues(self.eval_dataset, "eval_dataset", self.own_model.config)
         self.say_what_is_not_read(self.train_dataset)

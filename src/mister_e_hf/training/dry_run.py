@@ -153,10 +153,10 @@ def _conversation_costs(plan: Plan, folder: str, runs: int) -> list[dict[str, An
     recipe = Recipe(plan.recipe.to_dict(), plan.recipe.source)
     real, config = recipe.training_arguments(folder, 0), recipe.model_config()
     train: DialogueVectors | _RandomDialogues
-    if plan.corpus is None:
-        data = recipe.read_corpus()
-        train, validation = data["train"], data["validation"].num_turns
+    if plan.vectors is not None:
+        train, validation = plan.vectors["train"], plan.vectors["validation"].num_turns
     else:  # the vectors do not exist yet; random ones take as long
+        assert plan.corpus is not None
         train = _RandomDialogues(config, plan.modalities, turns_of_dialogues(plan.corpus["train"]))
         validation = int(turns_of_dialogues(plan.corpus["validation"]).sum())
     costs = []

@@ -156,11 +156,16 @@ def _read_corpus(recipe: Recipe) -> dict[str, DialogueVectors]:
     for sentence in take_widths(recipe):
         report(sentence)
     corpus = recipe.read_corpus()
+    say_shortcomings(recipe, corpus)
+    return corpus
+
+
+def say_shortcomings(recipe: Recipe, corpus: Mapping[str, DialogueVectors]):
+    """Warn of what a corpus lacks for training and scoring."""
     if PartialState().is_main_process:
         chooses = bool(recipe.value("training.load_best_model_at_end"))
         for sentence in corpus_facts(recipe.corpus.path, corpus, recipe.corpus.names, chooses)["shortcomings"]:
             logger.warning("%s", sentence)
-    return corpus
 
 
 def train_model(
@@ -187,16 +192,21 @@ def train_model(
 
 
 def run_seeds(
-    recipe: Recipe, output_dir: str | Path, seeds: list[int], encoders: Mapping[str, Path] | None = None
+    recipe: Recipe,
+    output_dir: str | Path,
+    seeds: list[int],
+    encoders: Mapping[str, Path] | None = None,
+    corpus: dict[str, DialogueVectors] | None = None,
 ) -> dict:
     """
     Run each seed into `output_dir/seed-N/` and write their mean and standard deviation to `output_dir/summary.json`.
+    Arguments as in [`run_experiment`].
     """
     if recipe.sections["training"].get("push_to_hub"):
         raise InputError("--push_to_hub with several seeds would push one over the other: push the folder of one seed")
     check_seeds(seeds)
     recipe.training_arguments(Path(output_dir) / f"seed-{seeds[0]}", seeds[0])
-    corpus = _read_corpus(recipe)
+    corpus = _read_corpus(recipe) if corpus is None else corpus
     runs = [run_experiment(recipe, Path(output_dir) / f"seed-{seed}", seed, corpus, encoders) for seed in seeds]
     summary = {"seeds": seeds, "test": summarize([run["test"] for run in runs])}
     summary["validation"] = summarize([run["validation"] for run in runs])

@@ -19,7 +19,8 @@ from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES
 from ..evaluation.regression import REGRESSION_SCORES
 from ..models.registry import entry_of
-from ..vectors.dialogue_vectors import SPLITS
+from ..vectors.dialogue_datasets import check_scores
+from ..vectors.dialogue_vectors import SPLITS, DialogueVectors
 from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
@@ -45,11 +46,13 @@ class Plan:
         recipe: the recipe, changed where the corpus lacks a modality.
         modalities: modalities whose encoders are trained and make the vectors; none for a corpus of vectors.
         corpus: the dialogues; None for a corpus of vectors.
+        vectors: the splits of a corpus of vectors; None for one of dialogues.
     """
 
     recipe: Recipe
     modalities: list[str]
     corpus: datasets.DatasetDict | None = None
+    vectors: dict[str, DialogueVectors] | None = None
 
 
 def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -> Plan:
@@ -76,8 +79,10 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
             progress.line(sentence)
         _leave_out(recipe, [name for name in MODALITIES if name not in found], "the corpus has no vectors of")
         check_conversation_model(recipe, output_dir)
-        check_transcripts(recipe)
-        return Plan(recipe, [])
+        vectors = recipe.read_corpus()
+        check_transcripts(recipe, vectors)
+        check_scores(vectors["train"], "train", recipe.model_config())
+        return Plan(recipe, [], vectors=vectors)
     if columns is not None:
         only = vector_modalities(recipe.corpus_path())
         holds = "no vectors but those of speech, without such names" if only else "audio and transcripts, not vectors"

@@ -14,7 +14,7 @@ from ..corpora.dialogues import load_dialogues
 from ..encoders.embedding import RECORD, embed_corpus
 from ..evaluation.predictions import summarize
 from .encoder_experiment import check_same_corpus, fold_folders, load_encoder, train_encoder
-from .experiment import run_experiment, run_seeds
+from .experiment import run_experiment, run_seeds, say_shortcomings
 from .preflight import check_run, encoder_folder, named_encoders, with_turns
 from .recipe import Recipe
 from .run_folder import read_results
@@ -69,9 +69,11 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
     """
     output_dir, plan = Path(output_dir), check_run(recipe, output_dir, seeds)
     recipe, corpus, modalities = plan.recipe, plan.corpus, plan.modalities
-    if corpus is None:
+    if plan.vectors is not None:
+        say_shortcomings(recipe, plan.vectors)
         modalities = _own_vectors(recipe.corpus_path(), output_dir)
     else:
+        assert corpus is not None
         for modality in modalities:
             train_encoder(recipe, modality, encoder_folder(output_dir, modality), corpus=corpus)
         recipe.set("corpus.path", str(embed(recipe, output_dir, corpus=corpus)))
@@ -85,8 +87,8 @@ def train(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,)) -
         assert results is not None  # the encoder is trained
         recipe.set(f"model.{MODALITIES[modality].width}", results["embedding_dim"])
     if len(seeds) > 1:
-        return run_seeds(recipe, output_dir, list(seeds), encoders)
-    return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], encoders=encoders)["test"]])}
+        return run_seeds(recipe, output_dir, list(seeds), encoders, plan.vectors)
+    return {"test": summarize([run_experiment(recipe, output_dir, seeds[0], plan.vectors, encoders)["test"]])}
 
 
 def _own_vectors(vectors: str, output_dir: Path) -> list[str]:

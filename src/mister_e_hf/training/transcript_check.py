@@ -1,25 +1,25 @@
 """Check, before a run, the transcripts of its corpus, which a model may read beside vectors."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import datasets
 
 from ..base.errors import InputError
 from ..inference.transcript_notes import transcript_notes
+from ..vectors.dialogue_vectors import DialogueVectors
 from .recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 
-def check_transcripts(recipe: Recipe, corpus: datasets.DatasetDict | None = None):
+def check_transcripts(recipe: Recipe, corpus: datasets.DatasetDict | Mapping[str, DialogueVectors]):
     r"""
     Warn of turns without a transcript, by split, and of transcripts in another language than the model's prompts.
 
     Args:
         recipe: of a model that may read transcripts.
-        corpus: the dialogues; None for a corpus of vectors, which is read.
+        corpus: the splits of its corpus, of dialogues or of vectors.
 
     Raises:
         InputError: if the model reads transcripts, and train has none at all.
@@ -27,14 +27,11 @@ def check_transcripts(recipe: Recipe, corpus: datasets.DatasetDict | None = None
     config = recipe.model_config()
     if not config.reads_transcripts:
         return
-    splits: dict[str, Any]
-    if corpus is None:
-        read = recipe.read_corpus()
-        splits = {name: data.transcripts for name, data in read.items()}
-        turns = {name: data.num_turns for name, data in read.items()}
-    else:
-        splits = {name: list(_transcripts(data)) for name, data in corpus.items()}
-        turns = {name: sum(map(len, dialogues)) for name, dialogues in splits.items()}
+    splits, turns = {}, {}
+    for name, data in corpus.items():
+        found = data.transcripts if isinstance(data, DialogueVectors) else list(_transcripts(data))
+        splits[name] = found
+        turns[name] = sum(map(len, found or ())) if found is not None else data.num_turns
     if not any((text or "").strip() for dialogue in splits["train"] or () for text in dialogue):
         raise InputError(
             f"{recipe.source}: section 'model': a model of type '{config.model_type}' reads transcripts, and no turn "

@@ -102,6 +102,35 @@ def _check_labels(labels: torch.Tensor, name: str, config: Any):
         )
 
 
+def check_scores(dataset: Any, name: str, config: Any):
+    r"""
+    Check that a regression can be trained on all scores of a dataset.
+
+    Args:
+        dataset, name, config: as in [`check_dialogues`], of a dataset that it accepts.
+
+    Raises:
+        InputError: naming dialogue and turn, if a score is outside of the configuration's `score_limits`.
+    """
+    if config.score_limits is None:
+        return
+    low, high = config.score_limits
+    labels = _all_labels(dataset).double()
+    outside = (labels < low) | (labels > high)
+    if outside.any():
+        turn, target = outside.nonzero()[0].tolist()
+        starts = np.cumsum([0, *dialogue_lengths(dataset)])
+        dialogue = int(np.searchsorted(starts, turn, side="right")) - 1
+        ids = getattr(dataset, "dialogue_ids", None)
+        raise InputError(
+            f"{name}: turn {turn - starts[dialogue] + 1} of dialogue "
+            f"{dialogue if ids is None else repr(ids[dialogue])} has the score {labels[turn, target]:g} of "
+            f"'{config.id2label[target]}', outside of {low:g} to {high:g}, which the model can answer ("
+            f"{int(outside.sum()):,} of {int((~labels.isnan()).sum()):,} scores are); set score_range to the range of "
+            "the corpus"
+        )
+
+
 def dialogue_lengths(dataset: Any) -> np.ndarray:
     """Number of turns of each dialogue (n,), in the order of the dataset."""
     if getattr(dataset, "lengths", None) is not None:
@@ -151,12 +180,7 @@ def target_statistics(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         InputError: naming the target, if no turn has it or a score is infinite.
     """
-    if getattr(dataset, "labels", None) is not None:
-        labels = torch.as_tensor(dataset.labels)
-    else:
-        where = "dialogue {} of the dataset"
-        labels = torch.cat([field_of(dataset[row], "labels", where.format(row)) for row in range(len(dataset))])
-    labels = labels.double()
+    labels = _all_labels(dataset).double()
     count = (~labels.isnan()).sum(0)
     if (wrong := (count == 0) | labels.isinf().any(0)).any():
         target = int(wrong.nonzero()[0, 0])
@@ -167,6 +191,14 @@ def target_statistics(dataset: Any) -> tuple[torch.Tensor, torch.Tensor]:
         )
     mean = labels.nan_to_num().sum(0) / count
     return mean, ((labels - mean).nan_to_num().square().sum(0) / count).sqrt()
+
+
+def _all_labels(dataset: Any) -> torch.Tensor:
+    """Scores (N, S) of all turns."""
+    if getattr(dataset, "labels", None) is not None:
+        return torch.as_tensor(dataset.labels)
+    where = "dialogue {} of the dataset"
+    return torch.cat([field_of(dataset[row], "labels", where.format(row)) for row in range(len(dataset))])
 
 
 def _blocks(dataset: Any, modality: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

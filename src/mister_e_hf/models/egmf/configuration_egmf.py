@@ -28,6 +28,9 @@ class EgmfConfig(EgmfFusionConfig):
             one, unless its folder holds them, but never code.
         language_model_revision (`str`, *optional*): branch, tag or commit of the language model.
         language_model_config (`dict`, *optional*): the language model's own configuration.
+        language_model_fingerprint (`str`, *optional*):
+            hash of the weights that `language_model` named when this model was made; others raise. None compares
+            nothing.
         language_model_dtype (`str`, defaults to `"float32"`): dtype of the language model's weights.
         lora (`dict`, *optional*):
             LoRA in the language model, with `r` (16), `alpha` (32), `dropout` (0.05) and `target_modules`, a regular
@@ -46,7 +49,9 @@ class EgmfConfig(EgmfFusionConfig):
         instruction (`str`, *optional*): what the prompt begins with, instead of the language's own instruction.
         label_words (`dict[str, str]`, *optional*): what is answered for a label, by its name; others by their name.
         answer (`str`, defaults to `"word"`): whether a label is answered with its `"word"` or its `"index"`.
-        score_range (`list[float]`, *optional*): lowest and highest score of a regression; by default -3 and 3.
+        score_range (`list[float]`, *optional*):
+            lowest and highest score of a regression that can be answered, by default -3 and 3; training on others
+            raises.
         score_step (`float`, defaults to 0.1): distance of the scores that can be answered.
         auxiliary_weight (`float`, defaults to 0.3): weight of the loss of the head on the fusion; 0 leaves it out.
         numeric_weight (`float`, defaults to 1.0): weight of the loss of a regression's expected score.
@@ -57,6 +62,7 @@ class EgmfConfig(EgmfFusionConfig):
     language_model: str | None = None
     language_model_revision: str | None = None
     language_model_config: dict | None = None
+    language_model_fingerprint: str | None = None
     language_model_dtype: str = "float32"
     lora: dict | None = None
     train_language_model: bool = False
@@ -95,6 +101,14 @@ class EgmfConfig(EgmfFusionConfig):
     @property
     def streams(self) -> bool:
         return False
+
+    @property
+    def score_limits(self) -> tuple[float, float] | None:
+        if self.task != "regression":
+            return None
+        low, *_, high = map(float, answer_texts(self))
+        half = float(self.score_step) / 2
+        return low - half, high + half
 
     @property
     def holds_language_model(self) -> bool:

@@ -3,10 +3,11 @@
 Letters: V size of the vocabulary, W width.
 """
 
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from transformers.utils.hub import resolve_revision
 
 from ...base.errors import InputError
 from ...encoders.adapters import LoraSettings, add_adapter, fetch_adapter, save_adapter, set_adapter_state
-from ...hub.loading import ACCESS_OPTIONS, explained, finish_loading, load_strictly, require_config
+from ...hub.loading import (
+    ACCESS_OPTIONS,
+    explained,
+    find_file,
+    finish_loading,
+    load_strictly,
+    require_config,
+)
+from ...hub.pretrained import without_report
 from .configuration_egmf import EgmfConfig
 from .label_likelihood import embedding_table
+from .language_model_fingerprint import same_language_model
 
 FOLDER = "language_model"
 
@@ -29,6 +39,8 @@ TESTED = ("llama", "qwen2", "gemma3_text", "gpt2")
 _LORA_TARGETS = {"gpt2": r".*\.c_attn"}
 _OTHER_LORA_TARGETS = r".*\.(q_proj|v_proj)"
 _CHUNK = 2**16
+# Of tokenizers of every kind.
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")
 # Fields of its configuration that are not those of the architecture.
 _NOT_DESCRIBED = ("transformers_version", "auto_map", "quantization_config")
@@ -73,11 +85,6 @@ def embedding_scale(language_model: PreTrainedModel) -> torch.Tensor:
     return (total / count).sqrt()
 
 
-def is_meta(language_model: PreTrainedModel) -> bool:
-    """Whether the model has no values yet."""
-    return next(language_model.parameters()).is_meta
-
-
 def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
     r"""
     Write the language model's own configuration, and the commit that its revision is now, into a configuration; no
@@ -95,10 +102,18 @@ def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
         raise InputError("language_model must name a causal language model: its folder, or its name on the Hub")
     revision = resolve_revision(name, config.language_model_revision, **options)
     where = {**options, **({} if revision is None else {"revision": revision})}
-    model_type = require_config(name, where).get("model_type")
-    known = transformers.CONFIG_MAPPING
+    stated = require_config(name, where)
+    if "model_type" not in stated:
+        raise InputError(
+            f"language_model '{name}' has no config.json with a model_type; expected a causal language model as "
+            "save_pretrained writes it, with its tokenizer"
+        )
+    model_type, known = stated["model_type"], transformers.CONFIG_MAPPING
     kind = known[model_type] if isinstance(model_type, str) and model_type in known else None
-    if kind is None or kind not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+    is_causal = kind is not None and kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if is_causal and kind in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        is_causal = bool(stated.get("is_decoder"))  # BERT's kind reads both ways unless its configuration says so
+    if not is_causal:
         raise InputError(f"language_model '{name}' is of type '{model_type}', not a causal language model")
     with explained(name, where):
         found = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **where).to_dict()
@@ -139,13 +154,18 @@ def stored_language_model(place: str | os.PathLike, config: EgmfConfig, dtype: A
     except (OSError, InputError) as error:
         raise OSError(
             f"'{place}' is trained on the language model '{name}' (revision {revision}), which could not be loaded: "
-            f"{error}. Restore it, or pass language_model=... with its new place; save_language_model=True stores its "
-            "weights in the checkpoint"
+            f"{error}. Restore it, or pass language_model=... with its new place (it is a field of config.json, too); "
+            "save_language_model=True stores its weights in the checkpoint"
         ) from error
     if _sizes(config.require_language_model_config()) != _sizes(model.config):
         raise InputError(
             f"'{name}' is another language model than the one that '{place}' was trained on; pass language_model=... "
             "and language_model_revision=... of that one"
+        )
+    if not same_language_model(config.language_model_fingerprint, config.language_model_dtype, model):
+        raise InputError(
+            f"The language model '{name}' has other weights than when '{place}' was trained on it. Put those back, or "
+            "pass language_model=... with their new place; language_model_fingerprint=None reads with these instead"
         )
     return model
 
@@ -163,9 +183,10 @@ def read_language_model(language_model: PreTrainedModel, folder: str | os.PathLi
 
 def _load(name: str | os.PathLike, dtype: torch.dtype | str, options: Mapping[str, Any]) -> PreTrainedModel:
     options = {key: value for key, value in options.items() if value is not None}
-    with explained(name, options):
-        load: Callable[..., Any] = transformers.AutoModelForCausalLM.from_pretrained
-        model, _ = load_strictly(load, name, dtype=dtype, trust_remote_code=False, **options)
+    load: Callable[..., Any] = transformers.AutoModelForCausalLM.from_pretrained
+    advice = "A causal language model is expected whole, with the weights of its head, as save_pretrained writes it."
+    with explained(name, options), without_report():
+        model, _ = load_strictly(load, name, dtype=dtype, trust_remote_code=False, advice=advice, **options)
     finish_loading(model, name)
     return model.eval()
 
@@ -179,7 +200,22 @@ def load_tokenizer(name: str | os.PathLike, options: Mapping[str, Any]):
     """
     given = {key: options[key] for key in (*ACCESS_OPTIONS, "revision", "subfolder") if options.get(key) is not None}
     with explained(name, given, or_pickle=True):
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **given)
+        try:
+            return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **given)
+        except ValueError as error:
+            _require_tokenizer(name, given, _VOCABULARIES, error)
+            raise
+
+
+def _require_tokenizer(
+    name: str | os.PathLike, given: Mapping[str, Any], files: Sequence[str], cause: BaseException | None = None
+):
+    """Raise, in one line, if a tokenizer has none of these files."""
+    if not any(find_file(name, file, given) for file in files):
+        place = "/".join(filter(None, (str(name), given.get("subfolder"))))
+        raise FileNotFoundError(
+            f"'{place}' holds no whole tokenizer: {files[0]} is missing; save, copy or push the whole folder again"
+        ) from cause
 
 
 def check_tokens(language_model: PreTrainedModel, tokenizer: Any):
@@ -198,7 +234,9 @@ def check_tokens(language_model: PreTrainedModel, tokenizer: Any):
 
 def stored_tokenizer(place: str | os.PathLike, options: Mapping[str, Any]):
     """The tokenizer in the `language_model/` of a checkpoint."""
-    return load_tokenizer(place, {**options, **_inside(options)})
+    options = {**options, **_inside(options)}
+    _require_tokenizer(place, options, ["tokenizer_config.json"])
+    return load_tokenizer(place, options)
 
 
 def _inside(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +268,17 @@ def prepare_language_model(language_model: PreTrainedModel, config: EgmfConfig):
     """Freeze what is not trained, and add LoRA's layers."""
     language_model.requires_grad_(config.train_language_model)
     if config.lora is not None:
-        add_adapter(language_model, lora_of(config))
+        own = {name for name, module in language_model.named_modules() if module is embedding_table(language_model)}
+
+        def check(modules: Sequence[str]):
+            if reached := sorted(own & set(modules)):
+                raise InputError(
+                    f"lora.target_modules matches '{reached[0]}', the embeddings of the language model, which also "
+                    "set the scale of the pseudo tokens and stay as they are; name projections, such as the default "
+                    f"'{_LORA_TARGETS.get(language_model.config.model_type, _OTHER_LORA_TARGETS)}'"
+                )
+
+        add_adapter(language_model, dataclasses.replace(lora_of(config), check=check))
 
 
 def fetch_lora(place: str | os.PathLike, language_model: PreTrainedModel, config: EgmfConfig, options):

@@ -6,7 +6,8 @@ from transformers.utils import logging
 
 from ...base.errors import InputError, short
 from .label_likelihood import LikelihoodTree, answer_log_likelihoods, embedding_table, read_prefix, rows_of
-from .language_model import TESTED, is_meta
+from .language_model import TESTED
+from .language_model_fingerprint import is_meta
 
 logger = logging.get_logger(__name__)
 

@@ -254,7 +254,9 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         output.loss = torch.stack([*self.loss_parts(output).values()]).sum()
 
     def _nearest(self, scores: torch.Tensor) -> torch.Tensor:
-        """The index of the answer nearest to each score, -100 where it is NaN."""
+        """The index of the answer nearest to each score, -100 where it is NaN; in evaluation also beyond the grid."""
+        if not self.training and (values := self.answers.values) is not None:
+            scores = scores.clamp(values[0], values[-1])
         nearest = [
             IGNORE_INDEX if value != value else self.answers.nearest(value) for value in scores.flatten().tolist()
         ]

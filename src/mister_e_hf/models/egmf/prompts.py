@@ -78,9 +78,9 @@ class PromptWriter:
         least = max(len(self._turn(said, others)) for said in ("", None))
         if self._room < least:
             raise InputError(
-                f"A prompt may have {longest} tokens, fewer than the {longest - self._room + least} of its instruction"
-                " and a turn without words; raise max_length, up to what the language model can take, or shorten "
-                "the instruction"
+                f"max_length leaves {max(longest, 0)} tokens for a prompt, fewer than the "
+                f"{longest - self._room + least} of its instruction and a turn without words; raise max_length, up to "
+                "what the language model can take, or shorten the instruction"
             )
 
     def _instruction_text(self, nouns: list[str]) -> str:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ...base.errors import InputError
 from ...encoders.adapters import read_adapter, set_adapter_state
-from ...hub.loading import ACCESS_OPTIONS, differences, explained
+from ...hub.loading import ACCESS_OPTIONS, check_weight_files, differences, explained, is_local, require_config
 from ..stored_models import StoredModel
 from .answers import Answers
 from .asked_turns import AskedTurns, Reader
@@ -26,7 +26,6 @@ from .language_model import (
     embedding_scale,
     fetch_language_model,
     fetch_lora,
-    is_meta,
     load_tokenizer,
     longest_prompt,
     lora_of,
@@ -37,6 +36,7 @@ from .language_model import (
     stored_tokenizer,
     width_of,
 )
+from .language_model_fingerprint import is_meta, language_model_fingerprint
 from .language_model_trial import try_language_model
 from .prefix_store import PrefixStore
 from .prompts import PromptWriter
@@ -86,6 +86,8 @@ class StoredEgmf(StoredModel):
             raise InputError(f"Unknown option '{unknown[0]}'; expected one of {', '.join(ACCESS_OPTIONS)}")
         config = copy.deepcopy(config)
         language_model = fetch_language_model(config, options)
+        if not config.train_language_model:
+            config.language_model_fingerprint = language_model_fingerprint(language_model)
         model = cls(config, with_language_model=False)
         assert config.language_model is not None  # as `fetch_language_model` made sure
         tokenizer = load_tokenizer(config.language_model, {**options, "revision": config.language_model_revision})
@@ -103,6 +105,13 @@ class StoredEgmf(StoredModel):
     def described(cls, config):
         config = copy.deepcopy(config)
         describe_language_model(config, {})
+        assert config.language_model is not None  # as `describe_language_model` made sure
+        if is_local(config.language_model):
+            check_weight_files(config.language_model)
+        with torch.device("meta"):
+            model = cls(config)
+        check_tokens(model.language_model, model.tokenizer)
+        model.prompts, model.answers  # noqa: B018  # as `from_language_model` does, without weights
         return config
 
     @property
@@ -285,6 +294,13 @@ class StoredEgmf(StoredModel):
 
     def load_trained_weights(self, folder: str | os.PathLike):
         """Load the weights of a checkpoint of this model. A language model that was not trained is left as it is."""
+        stored = require_config(folder, {}).get("language_model_fingerprint")
+        own = self.config.language_model_fingerprint
+        if None not in (stored, own) and stored != own:
+            raise InputError(
+                f"'{folder}' was trained on other weights of the language model '{self.config.language_model}' than "
+                "those that are there now; put them back, or start again in another folder"
+            )
         with explained(folder, {}):
             state = load_file(os.path.join(folder, "model.safetensors"))
             adapter = None if self.config.lora is None else read_adapter(os.path.join(folder, FOLDER))
