@@ -111,8 +111,10 @@ def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
     model_type, known = stated["model_type"], transformers.CONFIG_MAPPING
     kind = known[model_type] if isinstance(model_type, str) and model_type in known else None
     is_causal = kind is not None and kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if is_causal and kind in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        is_causal = bool(stated.get("is_decoder"))  # BERT's kind reads both ways unless its configuration says so
+    if kind is not None and kind in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        is_causal = is_causal and bool(
+            stated.get("is_decoder")
+        )  # BERT's kind reads both ways unless its configuration says so
     if not is_causal:
         raise InputError(f"language_model '{name}' is of type '{model_type}', not a causal language model")
     with explained(name, where):
