@@ -7,8 +7,6 @@ micro-batches and processes add up to the undivided batch. Terms are computed in
 turn they are an exact zero that still has a gradient.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -43,16 +41,46 @@ def focal_loss(
         class_weights (`(C,)`, *optional*): factor of each turn by its class. The divisor stays the number of turns.
         num_items: divisor; by default the number of labels that are not -100.
     """
-    scored = labels != IGNORE_INDEX
-    log_probabilities = F.log_softmax(_at_least_float32(logits[scored]), dim=-1)
-    target = labels[scored].unsqueeze(-1)
+    rows, scored = _focal_rows(logits, labels, gamma, class_weights)
+    return rows.sum() / _divisor(num_items, scored)
+
+
+def _focal_rows(
+    logits: torch.Tensor, labels: torch.Tensor, gamma: float, class_weights: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The focal loss of each turn (...), 0 where `scored` (...) is false, and that."""
+    scored, target = _scored(labels)
+    log_probabilities = F.log_softmax(_only(scored, logits), dim=-1)
     log_p = log_probabilities.gather(-1, target).squeeze(-1)
-    # 1 - p from the other classes: exact where p rounds to 1, and its power has a finite gradient there
-    others = log_probabilities.exp().scatter(-1, target, 0.0).sum(-1)
-    loss = -log_p if gamma == 0 else -(others.clamp(min=torch.finfo(others.dtype).tiny) ** gamma) * log_p
+    if gamma == 0:
+        loss = -log_p
+    else:
+        # 1 - p from the other classes: exact where p rounds to 1, and its power has a finite gradient there
+        others = log_probabilities.exp().scatter(-1, target, 0.0).sum(-1)
+        loss = -(others.clamp(min=torch.finfo(others.dtype).tiny) ** gamma) * log_p
+    return _weighed(loss, scored, target, class_weights), scored
+
+
+# A mask as an index would have the host wait for an accelerator, to learn how many rows there are.
+
+
+def _scored(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which labels (...) are scored, and the labels as an index (..., 1), 0 where they are not."""
+    scored = labels != IGNORE_INDEX
+    return scored, labels.clamp(min=0).unsqueeze(-1)
+
+
+def _only(scored: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Values (..., C) in float32 or wider, 0 without a gradient where they are not scored (...), whatever they are."""
+    return _at_least_float32(values).masked_fill(~scored[..., None], 0.0)
+
+
+def _weighed(
+    loss: torch.Tensor, scored: torch.Tensor, target: torch.Tensor, class_weights: torch.Tensor | None
+) -> torch.Tensor:
     if class_weights is not None:
-        loss = loss * class_weights.to(loss)[labels[scored]]
-    return loss.sum() / _divisor(num_items, scored)
+        loss = loss * class_weights.to(loss)[target.squeeze(-1)]
+    return loss.masked_fill(~scored, 0.0)
 
 
 def answer_loss(
@@ -71,12 +99,9 @@ def answer_loss(
         class_weights (`(A,)`, *optional*): factor of each turn by its answer. The divisor stays the number of turns.
         num_items: divisor; by default the number of answers that are not -100.
     """
-    scored = answers != IGNORE_INDEX
-    right = answers[scored].unsqueeze(-1)
-    loss = -_at_least_float32(log_likelihoods[scored]).gather(-1, right).squeeze(-1)
-    if class_weights is not None:
-        loss = loss * class_weights.to(loss)[answers[scored]]
-    return loss.sum() / _divisor(num_items, scored)
+    scored, right = _scored(answers)
+    loss = -_only(scored, log_likelihoods).gather(-1, right).squeeze(-1)
+    return _weighed(loss, scored, right, class_weights).sum() / _divisor(num_items, scored)
 
 
 def focal_terms(
@@ -96,11 +121,17 @@ def focal_terms(
         logits (`(..., C)`), expert_logits (`(..., E, C)`), expert_mask (`(..., E)`, bool), labels (`(...)`).
     """
     num_items = _divisor(num_items, labels != IGNORE_INDEX)
-    terms = [focal_loss(logits, labels, gamma, class_weights, num_items)]
-    for expert in range(expert_logits.shape[-2]):
-        present_labels = labels.masked_fill(~expert_mask[..., expert], IGNORE_INDEX)
-        terms.append(focal_loss(expert_logits[..., expert, :], present_labels, gamma, class_weights, num_items))
-    return terms
+    heads, counted = _with_experts(logits, expert_logits, expert_mask)
+    own_labels = labels.unsqueeze(-1).masked_fill(~counted, IGNORE_INDEX)
+    rows, _ = _focal_rows(heads, own_labels, gamma, class_weights)
+    return list((rows.flatten(0, -2).sum(0) / num_items).unbind())
+
+
+def _with_experts(
+    mixture: torch.Tensor, experts: torch.Tensor, expert_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mixture and then the experts, (..., 1 + E, C), and which of them are there (..., 1 + E)."""
+    return torch.cat([mixture.unsqueeze(-2), experts], dim=-2), F.pad(expert_mask, (1, 0), value=True)
 
 
 def margin_loss(
@@ -121,14 +152,12 @@ def margin_loss(
         labels (`(...)`): class indices, -100 where nothing is scored.
         class_weights (`(C,)`, *optional*), num_items: as in [`focal_loss`].
     """
-    scored = labels != IGNORE_INDEX
-    found, target = _at_least_float32(lengths[scored]), labels[scored].unsqueeze(-1)
+    scored, target = _scored(labels)
+    found = _only(scored, lengths)
     short, long = (positive - found).clamp(min=0).square(), weight * (found - negative).clamp(min=0).square()
     true = torch.zeros_like(found, dtype=torch.bool).scatter(-1, target, True)
     loss = torch.where(true, short, long).sum(-1)
-    if class_weights is not None:
-        loss = loss * class_weights.to(loss)[labels[scored]]
-    return loss.sum() / _divisor(num_items, scored)
+    return _weighed(loss, scored, target, class_weights).sum() / _divisor(num_items, scored)
 
 
 def regression_loss(
@@ -149,13 +178,18 @@ def regression_loss(
         num_items: divisor; by default the number of labels that are not NaN.
     """
     scored = ~labels.isnan()
-    found = _at_least_float32(predictions[scored])
-    expected = labels[scored].to(found)
+    return _regression_rows(predictions, labels, scored, kind, delta).sum() / _divisor(num_items, scored)
+
+
+def _regression_rows(
+    predictions: torch.Tensor, labels: torch.Tensor, scored: torch.Tensor, kind: str, delta: float
+) -> torch.Tensor:
+    """The loss of each score, 0 where it is not scored."""
+    found = _at_least_float32(predictions).masked_fill(~scored, 0.0)
+    expected = labels.to(found).masked_fill(~scored, 0.0)
     if kind == "huber":
-        total = F.huber_loss(found, expected, reduction="sum", delta=delta)
-    else:
-        total = F.l1_loss(found, expected, reduction="sum")
-    return total / _divisor(num_items, scored)
+        return F.huber_loss(found, expected, reduction="none", delta=delta)
+    return F.l1_loss(found, expected, reduction="none")
 
 
 def regression_terms(
@@ -175,12 +209,11 @@ def regression_terms(
         predictions (`(..., S)`), expert_predictions (`(..., E, S)`), expert_mask (`(..., E)`, bool), labels
         (`(..., S)`).
     """
-    num_items = _divisor(num_items, ~labels.isnan())
-    terms = [regression_loss(predictions, labels, kind, delta, num_items)]
-    for expert in range(expert_predictions.shape[-2]):
-        present_labels = labels.masked_fill(~expert_mask[..., expert, None], math.nan)
-        terms.append(regression_loss(expert_predictions[..., expert, :], present_labels, kind, delta, num_items))
-    return terms
+    scored = ~labels.isnan()
+    heads, counted = _with_experts(predictions, expert_predictions, expert_mask)
+    own_labels = labels.unsqueeze(-2).expand_as(heads)
+    rows = _regression_rows(heads, own_labels, scored.unsqueeze(-2) & counted[..., None], kind, delta)
+    return list((rows.sum(-1).flatten(0, -2).sum(0) / _divisor(num_items, scored)).unbind())
 
 
 def contrastive_loss(
@@ -191,6 +224,7 @@ def contrastive_loss(
     candidates: torch.Tensor | None = None,
     candidate_labels: torch.Tensor | None = None,
     anchor_offset: int = 0,
+    counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
     r"""
     Supervised contrastive loss (Khosla et al. 2020, L_out in eq. 2) over the states of both modalities. An anchor
@@ -204,8 +238,11 @@ def contrastive_loss(
         candidates (`(K, H)`), candidate_labels (`(K,)`): the states to compare with, the anchors among them, when
             other processes' states join in. By default the anchors.
         anchor_offset: row of the first anchor in `candidates`.
+        counted (`(M,)`, bool, *optional*): which anchors there are; the others change nothing. Not with `candidates`.
     """
-    divisor = max(len(anchors), 1) if num_items is None else 2 * _divisor(num_items, anchor_labels)
+    divisor: torch.Tensor | int = max(len(anchors), 1) if counted is None else counted.sum().clamp(min=1)
+    if num_items is not None:
+        divisor = 2 * _divisor(num_items, anchor_labels)
     with torch.autocast(anchors.device.type, enabled=False):
         anchors = F.normalize(_at_least_float32(anchors), dim=-1)
         if candidates is None:
@@ -214,17 +251,18 @@ def contrastive_loss(
             assert candidate_labels is not None
             candidates = F.normalize(_at_least_float32(candidates), dim=-1)
         similarity = anchors @ candidates.T / temperature  # [M, K]
-    rows = torch.arange(len(anchors), device=anchors.device)
-    itself = torch.zeros_like(similarity, dtype=torch.bool)
-    itself[rows, rows + anchor_offset] = True
-    positive = (anchor_labels[:, None] == candidate_labels[None, :]) & ~itself
-    lowest = torch.finfo(
-        similarity.dtype
-    ).min  # not -inf: an only state has no other, and its gradient must not be NaN
-    log_total = similarity.masked_fill(itself, lowest).logsumexp(1)
+    rows = torch.arange(len(candidates), device=anchors.device)
+    other = rows != rows[anchor_offset : anchor_offset + len(anchors), None]
+    if counted is not None:
+        other = other & counted
+    positive = (anchor_labels[:, None] == candidate_labels[None, :]) & other
+    # not -inf: an only state has no other, and its gradient must not be NaN
+    lowest = torch.finfo(similarity.dtype).min
+    log_total = similarity.masked_fill(~other, lowest).logsumexp(1)
     positives = positive.sum(1)
     mean_positive = similarity.masked_fill(~positive, 0.0).sum(1) / positives.clamp(min=1)
-    per_anchor = torch.where(positives > 0, log_total - mean_positive, 0.0)
+    has_loss = positives > 0 if counted is None else (positives > 0) & counted
+    per_anchor = torch.where(has_loss, log_total - mean_positive, 0.0)
     # 0 * sum keeps the other processes' states on the graph of a process without an anchor
     return per_anchor.sum() / divisor + 0.0 * candidates.sum()
 
@@ -243,20 +281,16 @@ def consistency_loss(
         num_items: divisor; by default the number of labels that are not -100.
     """
     scored = labels != IGNORE_INDEX
-    log_p = F.log_softmax(_at_least_float32(expert_logits[scored]), dim=-1)  # [N, E, C]
-    mask = expert_mask[scored]
+    there = expert_mask & scored[..., None]  # [..., E]
+    log_p = F.log_softmax(_only(there, expert_logits), dim=-1)  # [..., E, C]
     p = log_p.exp()
-    total, pairs = log_p.sum() * 0.0, torch.zeros(len(mask), dtype=torch.long, device=mask.device)
-    divergences = []
-    for first in range(log_p.shape[1]):
-        for second in range(first + 1, log_p.shape[1]):
-            both = mask[:, first] & mask[:, second]
-            divergence = ((p[:, first] - p[:, second]) * (log_p[:, first] - log_p[:, second])).sum(-1)
-            divergences.append(torch.where(both, divergence, 0.0))
-            pairs = pairs + both
-    if divergences:
-        total = total + (torch.stack(divergences).sum(0) / pairs.clamp(min=1)).sum()
-    return total / _divisor(num_items, scored)
+    # each pair twice, and each expert with itself, which adds 0
+    between = ((p.unsqueeze(-2) - p.unsqueeze(-3)) * (log_p.unsqueeze(-2) - log_p.unsqueeze(-3))).sum(-1)
+    both = there.unsqueeze(-1) & there.unsqueeze(-2)  # [..., E, E]
+    count = there.sum(-1)
+    pairs = (count * (count - 1)).clamp(min=1)  # each twice
+    total = between.masked_fill(~both, 0.0).sum((-1, -2)) / pairs
+    return total.sum() / _divisor(num_items, scored)
 
 
 def reconstruction_errors(reconstructed: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

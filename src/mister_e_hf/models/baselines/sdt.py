@@ -90,7 +90,10 @@ class SdtModel(BaselineModel):
 
     def _distillation(self, heads, labels, num_items) -> torch.Tensor:
         # As in the authors' code, the gradient goes through the teacher too.
-        scored, temperature = labels != IGNORE_INDEX, self.config.distillation_temperature
-        teacher, *students = (F.log_softmax(logits[scored] / temperature, -1) for logits in heads)
+        # A turn that is not scored gets the same logits from all, which adds 0; a mask as an index would have the host
+        # wait for an accelerator.
+        left_out, temperature = (labels == IGNORE_INDEX)[:, None], self.config.distillation_temperature
+        known = (logits.masked_fill(left_out, 0.0) for logits in heads)
+        teacher, *students = (F.log_softmax(logits / temperature, -1) for logits in known)
         divergences = [F.kl_div(student, teacher, reduction="sum", log_target=True) for student in students]
         return sum(divergences) / torch.as_tensor(num_items).clamp(min=1)
