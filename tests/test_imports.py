@@ -246,7 +246,8 @@ def test_no_file_is_too_long(folder):
 
 @pytest.mark.parametrize("module", ["base.losses", "models.turns"])
 def test_losses_and_turns_import_only_torch(module):
-    others = {"models.turns": {"base.errors", "models.turn_recurrence"}, "base.losses": {"base.modalities"}}
+    turns = {"base.devices", "base.errors", "models.turn_attention", "models.turn_recurrence"}
+    others = {"models.turns": turns, "base.losses": {"base.modalities"}}
     assert reached(module) == ({"torch"}, {module, *others[module]})
 
 
@@ -272,7 +273,7 @@ def test_models_import_only_torch_and_transformers(module):
     allowed = {"torch", "transformers", "huggingface_hub", "safetensors", "regex"} | ({"peft"} if language else set())
     assert outside <= allowed
     files = {"encoders.adapters", "hub.loading", "base.installation", "base.whole_files"} if language else set()
-    assert ours <= {*SHARED, *MODELS, "hub.pretrained", *files}
+    assert ours <= {*SHARED, *MODELS, "hub.pretrained", "base.devices", *files}
 
 
 def test_model_imports_the_files_of_its_checkpoint():
@@ -289,7 +290,8 @@ def test_registry_of_models_imports_no_model():
 def test_pipeline_needs_neither_corpora_nor_trainers():
     outside, ours = reached("inference.pipeline_conversation_emotion")
     assert not {"datasets", "pyarrow", "accelerate", "sklearn", "scipy"} & outside
-    assert ours == {*PIPELINE, *STAGE_1, "models.turns", "models.turn_recurrence", "models.configuration_conversation"}
+    turns = {"models.turns", "models.turn_attention", "models.turn_recurrence", "base.devices"}
+    assert ours == {*PIPELINE, *STAGE_1, *turns, "models.configuration_conversation"}
 
 
 def test_encoder_imports_only_torch_and_transformers_and_its_adapters_peft():

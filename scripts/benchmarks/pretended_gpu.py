@@ -130,6 +130,8 @@ def _without_device(arguments, options):
     tensor, *others = arguments
     where = next((each for each in (*others, options.get("device")) if isinstance(each, (str, torch.device))), None)
     if where is not None and torch.device(where).type == "cpu":
+        if any(Path(each.filename).name == "clip_grad.py" for each in traceback.extract_stack()):
+            return tensor, options  # which asks torch itself where a gradient is
         _counts.waited("to")
         return tensor.detach().host, options
     others = [each for each in others if not isinstance(each, (str, torch.device)) and each is not None]
@@ -185,6 +187,8 @@ class _OneCall(torch.autograd.Function):
         context.name, context.inputs = name, inputs
         _counts.launched(name)
         dtype = inputs[0].dtype
+        if name == "attention":  # fused attention has the heads beside one another in memory
+            return (OnGpu(torch.zeros(shapes[0], dtype=dtype).transpose(1, 2).contiguous().transpose(1, 2)),)
         return tuple(OnGpu(torch.zeros(shape, dtype=dtype)) for shape in shapes)
 
     @staticmethod

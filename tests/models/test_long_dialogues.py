@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mister_e_hf.models import turns
+from mister_e_hf.models import turn_attention, turns
 from mister_e_hf.models.registry import registered
 from mister_e_hf.models.turns import TurnLayout
 from support.model_contract import assert_same, assert_streams, gradients_of, outputs_of, small_batch, small_model
@@ -20,9 +20,10 @@ def test_groups_and_blocks_change_nothing(name, changes, monkeypatch):
     model = small_model(name, **changes)
     batch = small_batch(model.config, [9, 1, 5, 4, 9, 2])
     expected, gradients = outputs_of(model, batch), gradients_of(model, batch)
-    monkeypatch.setattr(turns, "_LONG", 2)
+    monkeypatch.setattr(turns, "LONG", 2)
+    monkeypatch.setattr(turn_attention, "LONG", 2)
     for pairs in (2**24, 1, 40):
-        monkeypatch.setattr(turns, "_PAIRS", pairs)
+        monkeypatch.setattr(turn_attention, "_PAIRS", pairs)
         assert_same(outputs_of(model, batch), expected)
         assert_same(gradients_of(model, batch), gradients)
     if getattr(model.config, "causal", False) and model.config.streams:
@@ -52,7 +53,7 @@ def test_a_long_dialogue_costs_short_ones_nothing(monkeypatch):
 
 @pytest.mark.parametrize("options", [{"slopes": torch.ones(2)}, {"dropout": 0.1}, {"causal": True, "dropout": 0.1}])
 def test_pairs_of_turns_are_compared_in_blocks(options, monkeypatch):
-    monkeypatch.setattr(turns, "_PAIRS", 2**20)
+    monkeypatch.setattr(turn_attention, "_PAIRS", 2**20)
     shapes = attend([2000], monkeypatch, **options)
     assert sum(queries for _, queries, _ in shapes) == 2000
     assert all(2 * queries * 2000 <= 2**20 for _, queries, _ in shapes)

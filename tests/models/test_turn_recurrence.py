@@ -107,7 +107,7 @@ def test_predictions_are_those_of_torch_to_the_bit():
     module = gru(2, True, torch.float32).eval()
     rows = torch.randn(7, 5)
     layout = TurnLayout(torch.arange(4) < torch.tensor([[4], [2], [1]]))
-    order, inverse, sizes = layout.packing()
+    order, inverse, sizes = layout.packing
     assert torch.equal(layout.recur(module, rows), module(PackedSequence(rows[order], sizes))[0].data[inverse])
     torch.testing.assert_close(layout.recur(module.train(), rows), layout.recur(module.eval(), rows))
 

@@ -36,13 +36,16 @@ STAGE_1 = (
 STAGE_2 = (
     *SHARED,
     "hub.pretrained",
+    "base.devices",
     "models.turns",
+    "models.turn_attention",
     "models.turn_recurrence",
     "models.turn_layers",
     "models.configuration_conversation",
     "models.stored_models",
     "models.modeling_conversation",
     "models.mister_e.configuration_mister_e",
+    "models.mister_e.co_attention",
     "models.mister_e.modeling_mister_e",
 )
 PROCESSOR = ("encoders.processing_utterance_encoder", "encoders.processor_files")

@@ -5,7 +5,7 @@ main one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from transformers import initialization
 from transformers.utils import ModelOutput
 
+from ..base.devices import moved
 from ..base.errors import InputError
 from ..base.fitted_statistics import FittedStatistics
 from ..base.losses import focal_loss, regression_loss
@@ -79,6 +80,9 @@ class ConversationPreTrainedModel(StoredModel):
         tags: tags of the model card.
         checkpoint_files: glob patterns of what its checkpoint folder holds beside configuration, weights, code and
             encoders.
+        reads_host:
+            whether `forward` takes masks and labels that are on the host, where the embeddings are on an accelerator,
+            as it does where they go through `real_turns` and `scored_rows` alone. The trainer then leaves them there.
         loss_term_weights: by the name of each loss term beside the output's `loss`, the field of the training
             arguments that is its weight.
     """
@@ -95,6 +99,7 @@ class ConversationPreTrainedModel(StoredModel):
     citation: str = ""
     tags: tuple[str, ...] = ()
     checkpoint_files: tuple[str, ...] = ()
+    reads_host: bool = False
     loss_term_weights: Mapping[str, str] = {}
 
     def __init__(self, config: Any, *arguments, **kwargs):
@@ -165,7 +170,7 @@ class ConversationPreTrainedModel(StoredModel):
     def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
         """The configured class weights (C,), or None."""
         weights = self.config.label_weights()
-        return None if weights is None else like.new_tensor(weights)
+        return None if weights is None else moved(torch.tensor(weights, dtype=like.dtype), like.device)
 
     def in_label_unit(self, rows: torch.Tensor) -> torch.Tensor:
         """What a head computes, (..., C) or (..., S): unchanged for classes, for scores in the labels' unit."""
@@ -187,15 +192,26 @@ class ConversationPreTrainedModel(StoredModel):
         embeddings: Mapping[str, torch.Tensor | None],
         attention_mask: torch.Tensor | None,
         masks: Mapping[str, torch.Tensor | None],
-        layout: Callable[[torch.Tensor], TurnLayout] = TurnLayout,
+        past: DialogueCache | None = None,
     ) -> RealTurns:
-        """The real turns of a batch, after `check_inputs`, in a layout of their mask (B, T)."""
+        r"""
+        The real turns of a batch, after `check_inputs`, in a layout of their mask (B, T). Masks may be on the host,
+        where the embeddings are not.
+
+        Raises:
+            InputError: if `past` is given and the model does not stream.
+        """
+        device = next((vectors.device for vectors in embeddings.values() if vectors is not None), None)
         real, present = self.check_inputs(embeddings, attention_mask, masks)
         weight = real.any()
-        places = layout(real if weight else torch.ones_like(real))
-        return RealTurns(real, weight, places, {name: places.flatten(mask) for name, mask in present.items()})
+        places = self.layout_after(real if weight else torch.ones_like(real), past, device)
+        rows = {name: places.flatten(mask) for name, mask in present.items()}
+        moved = places.moved(torch.stack([*rows.values()])).unbind() if rows else ()
+        return RealTurns(places.moved(real), weight, places, dict(zip(rows, moved, strict=True)), real, rows)
 
-    def layout_after(self, real: torch.Tensor, past: DialogueCache | None) -> TurnLayout:
+    def layout_after(
+        self, real: torch.Tensor, past: DialogueCache | None, device: torch.device | None = None
+    ) -> TurnLayout:
         r"""
         The layout of the real turns (B, T) that follow those of a cache, if one is given.
 
@@ -203,13 +219,13 @@ class ConversationPreTrainedModel(StoredModel):
             InputError: if the model does not stream.
         """
         if past is None:
-            return TurnLayout(real)
+            return TurnLayout(real, device)
         if not self.config.streams:
             raise InputError(
                 "Only a causal model can take turns one by one: this one (config.causal is false) was trained to use "
                 "a dialogue's later turns, too. Train with --model.causal true, or give it whole dialogues"
             )
-        return past.layout(real)
+        return past.layout(real, device)
 
     def check_inputs(
         self,
@@ -224,8 +240,8 @@ class ConversationPreTrainedModel(StoredModel):
             embeddings, masks: by modality, in the order of [`MODALITIES`]: (B, T, D) and (B, T).
 
         Returns:
-            Masks as (B, T) booleans: the real turns, and by modality that the model has a width for the turns that
-            have it.
+            Masks as (B, T) booleans on the host: the real turns, and by modality that the model has a width for the
+            turns that have it.
 
         Raises:
             InputError: if no embeddings are given, or of a modality that the model does not take, or shapes disagree
@@ -256,13 +272,14 @@ class ConversationPreTrainedModel(StoredModel):
         }.items():
             if mask is not None and tuple(mask.shape) != batch_shape:
                 raise InputError(f"{name} must have shape (B, T) = {batch_shape}, got {tuple(mask.shape)}")
-        everywhere = torch.ones(batch_shape, dtype=torch.bool, device=next(iter(given.values())).device)
-        real = everywhere if attention_mask is None else attention_mask.bool()
+        everywhere = torch.ones(batch_shape, dtype=torch.bool)
+        real, *own = _on_host([attention_mask, *masks.values()])
+        real = everywhere if real is None else real
         present = {}
-        for name, mask in masks.items():
+        for name, mask in zip(masks, own, strict=True):
             if name in given:
-                present[name] = real if mask is None else real & mask.bool()
-            elif mask is not None and (mask.bool() & real).any():
+                present[name] = real if mask is None else real & mask
+            elif mask is not None and (mask & real).any():
                 raise InputError(
                     f"{MODALITIES[name].mask} is true at some turns, but {MODALITIES[name].embeddings} is None"
                 )
@@ -277,7 +294,10 @@ class ConversationPreTrainedModel(StoredModel):
     def modality_turns(
         self, embeddings: Mapping[str, torch.Tensor | None], present: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> dict[str, ModalityTurns]:
-        """The turns of each modality that the model reads, from vectors (B, T, D) and where they are present (N,)."""
+        """
+        The turns of each modality that the model reads, from vectors (B, T, D) and where they are present (N,), which
+        may be on the host.
+        """
         turns = {}
         for name, vectors in embeddings.items():
             module = self.input_of(name)
@@ -295,3 +315,15 @@ class ConversationPreTrainedModel(StoredModel):
             labels = labels.masked_fill(~real, IGNORE_INDEX)
         self.config.check_labels(labels, real.shape)
         return labels
+
+    def scored_rows(self, labels: torch.Tensor, turns: RealTurns) -> torch.Tensor:
+        """[`scored_labels`] as rows, (N,) or (N, S). Labels of the host are checked there."""
+        real = turns.mask_on_host if labels.device.type == "cpu" else turns.mask
+        return turns.layout.moved(turns.layout.flatten(self.scored_labels(labels, real)))
+
+
+def _on_host(masks: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Masks (B, T) as booleans on the host; those of an accelerator are copied at once, since it is waited for."""
+    there = [mask.bool() for mask in masks if mask is not None and mask.device.type != "cpu"]
+    copied = iter(torch.stack(there).cpu() if there else ())
+    return [mask if mask is None else mask.bool() if mask.device.type == "cpu" else next(copied) for mask in masks]

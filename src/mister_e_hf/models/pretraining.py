@@ -174,7 +174,7 @@ class PretrainingModel(ConversationPreTrainedModel):
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
         masked = {"speech": speech_masked, "text": text_masked, "visual": visual_masked}
         turns = self.real_turns(embeddings, attention_mask, masks)
-        modalities = self.modality_turns(embeddings, turns.present, turns.layout)
+        modalities = self.modality_turns(embeddings, turns.present_on_host, turns.layout)
         hidden = {name: self._hidden(name, masked[name], turns) for name in modalities}
         states = self.states({name: self._replaced(name, modalities[name], hidden[name]) for name in hidden}, turns)
         output = PretrainingOutput(present={name: turns.padded(turns.present[name]) for name in modalities})

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..base.devices import moved
 from ..base.fitted_statistics import FittedStatistics
 from .turns import TurnLayout
 
@@ -17,11 +18,14 @@ class ModalityTurns(NamedTuple):
     """
     One modality's vectors at the real turns, standardised (N, D), zero where `absent` (N, 1), which `null` (D,)
     replaces. `absent` is None where no turn lacks the modality, `null` in a model that never reads an absent vector.
+    `unread` is 0 () with a gradient to `null` that is 0 too, where no turn lacks the modality in training: a parameter
+    without a gradient would block the other processes.
     """
 
     vectors: torch.Tensor
     absent: torch.Tensor | None
     null: torch.Tensor | None
+    unread: torch.Tensor | None = None
 
 
 class ModalityInput(FittedStatistics):
@@ -33,13 +37,15 @@ class ModalityInput(FittedStatistics):
         self.null_embedding = nn.Parameter(torch.zeros(embedding_dim)) if replaces_absent else None
 
     def forward(self, embeddings: torch.Tensor, present: torch.Tensor) -> ModalityTurns:
-        """embeddings (N, D), present (N,)"""
+        """embeddings (N, D), present (N,), which may be on the host"""
         vectors = (embeddings.to(self.mean) - self.mean) / self.std
         if self.feature_clip is not None:
             vectors = vectors.clamp(-self.feature_clip, self.feature_clip)
         if present.all():
-            return ModalityTurns(vectors, None, self.null_embedding)
-        absent = ~present[:, None]
+            null = self.null_embedding
+            unread = None if null is None or not torch.is_grad_enabled() else 0.0 * null.sum()
+            return ModalityTurns(vectors, None, null, unread)
+        absent = moved(~present[:, None], vectors.device)
         return ModalityTurns(vectors.masked_fill(absent, 0.0), absent.to(vectors), self.null_embedding)
 
 
@@ -55,8 +61,7 @@ class TurnLinear(nn.Linear):
     """Linear map of one modality's vectors, absent ones included: [`ModalityTurns`] -> (N, H)."""
 
     def forward(self, turns: ModalityTurns) -> torch.Tensor:  # type: ignore[override]  # a layer of other input
-        # 0 * null: a parameter without a gradient would block the other processes
-        bias = self.bias if turns.null is None else self.bias + 0.0 * turns.null.sum()
+        bias = self.bias if turns.unread is None else self.bias + turns.unread
         return project(turns, self.weight) + bias
 
 

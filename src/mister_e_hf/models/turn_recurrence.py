@@ -9,7 +9,8 @@ have their rows in this order: n = tanh(x_n + r * h_n), and the state becomes n 
 maps of the input and of the state h.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -26,6 +27,19 @@ def in_one_product(module: nn.RNNBase, rows: torch.Tensor) -> TypeGuard[nn.GRU]:
     """
     trained = module.training and torch.is_grad_enabled() and rows.device.type == "cpu"
     return trained and isinstance(module, nn.GRU) and module.bias
+
+
+@contextlib.contextmanager
+def in_own_precision(recurrence: nn.RNNBase, rows: torch.Tensor) -> Iterator[torch.Tensor]:
+    """
+    The rows in the precision of a recurrence's weights, without autocast, on CUDA: there autocast copies every weight
+    into a buffer of the other precision at each call, and its gradient back.
+    """
+    if rows.device.type != "cuda":
+        yield rows
+        return
+    with torch.autocast("cuda", enabled=False):
+        yield rows.to(recurrence.weight_ih_l0.dtype)
 
 
 def packed_gru(module: nn.GRU, rows: torch.Tensor, batch_sizes: torch.Tensor) -> torch.Tensor:

@@ -92,8 +92,9 @@ class DialogueRNNModel(BaselineModel):
     def heads(self, turns, layout: TurnLayout) -> tuple[torch.Tensor, ...]:
         rows = self.dropout(joined(turns))
         # each dialogue's rows from its last turn to its first; indexing twice restores the order
-        start = torch.arange(layout.count, device=rows.device) - layout.position
-        backwards = start + layout.lengths[layout.dialogue] - 1 - layout.position
+        places = layout.on_host
+        start = torch.arange(layout.count) - places.position
+        backwards = layout.moved(start + places.lengths[places.dialogue] - 1 - places.position)
         emotions = torch.cat(
             [self.from_first(rows, layout), self.from_last(rows[backwards], layout)[backwards]], dim=-1
         )  # [N, 2 H]

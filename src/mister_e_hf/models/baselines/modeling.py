@@ -21,6 +21,7 @@ class BaselineModel(ConversationPreTrainedModel):
 
     config_class = BaselineConfig
     tags = ("baseline",)
+    reads_host = True
 
     def __init__(self, config: BaselineConfig):
         super().__init__(config)
@@ -60,11 +61,11 @@ class BaselineModel(ConversationPreTrainedModel):
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
         turns = self.real_turns(embeddings, attention_mask, masks)
-        computed = self.heads(self.modality_turns(embeddings, turns.present, turns.layout), turns.layout)
+        computed = self.heads(self.modality_turns(embeddings, turns.present_on_host, turns.layout), turns.layout)
         main, *others = heads = tuple(self.in_label_unit(rows) for rows in computed)
         loss = None
         if labels is not None:
-            scored = turns.layout.flatten(self.scored_labels(labels, turns.mask))
+            scored = self.scored_rows(labels, turns)
             loss = self.turn_loss(heads, scored, num_items_in_batch)
         names = self.config.heads
         head_logits = {name: turns.padded(rows) for name, rows in zip(names, others, strict=True)} if names else None

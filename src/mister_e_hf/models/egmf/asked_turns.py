@@ -56,10 +56,10 @@ def ask(
     said: list[str | None] = [None] * layout.count
     if transcripts is not None and turns.weight:
         said = _said(transcripts, turns)
-    masks = [turns.present[name].tolist() for name in modalities]
+    masks = [turns.present_on_host[name].tolist() for name in modalities]
     present = [{name for name, mask in zip(modalities, masks, strict=True) if mask[at]} for at in range(layout.count)]
     wanted, prompts, start = set(places), [], 0
-    for length in layout.lengths.tolist():
+    for length in layout.on_host.lengths.tolist():
         own = range(start, start + length)
         numbers = [at - start for at in own if at in wanted]
         prompts += writer.prompts(said[start : own.stop], present[start : own.stop], numbers)
@@ -76,7 +76,7 @@ def _said(transcripts: Sequence[Sequence[str | None]], turns: RealTurns) -> list
             f"transcripts must be {count} lists of {width} strings or None, as the mask of the turns is, got "
             f"{short(transcripts)}"
         )
-    said = [transcripts[at // width][at % width] for at in turns.layout.index.tolist()]
+    said = [transcripts[at // width][at % width] for at in turns.layout.on_host.index.tolist()]
     if wrong := [text for text in said if not isinstance(text, str | None)]:
         raise InputError(f"transcripts must be strings, or None where a turn has none, got {short(repr(wrong[0]))}")
     return said

@@ -130,7 +130,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
         turns, fused = self.fuse(embeddings, attention_mask, masks)
-        scored = None if labels is None else turns.layout.flatten(self.scored_labels(labels, turns.mask))
+        scored = None if labels is None else self.scored_rows(labels, turns)
         asked = self.asked_turns(turns, fused, transcripts, self._places(turns, scored))
         wanted = None if scored is None else self._answers_to(scored[asked.turns])
         right = wanted.clamp(min=0) if wanted is not None and self._reads_right_answers else None
@@ -193,7 +193,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
             language_model, rows = self.language_model, self.config.rows_per_forward
             texts = written_answers(language_model, self.answers, asked.prompts, asked.pseudo, rows, constrained)
             width = turns.mask.shape[1]
-            for at, text in zip(turns.layout.index.tolist(), texts, strict=True):
+            for at, text in zip(turns.layout.on_host.index.tolist(), texts, strict=True):
                 found[at // width][at % width] = text
         return found
 

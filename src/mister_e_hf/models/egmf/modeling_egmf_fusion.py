@@ -116,6 +116,8 @@ class EgmfFusionOutput(ModelOutput):
 class EgmfPreTrainedModel(ConversationPreTrainedModel):
     """Base class of the models that hold an [`ExpertFusion`] as `fusion`."""
 
+    reads_host = True
+
     config: EgmfFusionConfig
     fusion: ExpertFusion
 
@@ -155,8 +157,10 @@ class EgmfPreTrainedModel(ConversationPreTrainedModel):
         Args:
             embeddings, masks: by modality: (B, T, D) and (B, T), as `forward` takes them.
         """
-        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self.layout_after(real, past))
-        fused = self.fusion(self.modality_turns(embeddings, turns.present, turns.layout), turns.present, turns.layout)
+        turns = self.real_turns(embeddings, attention_mask, masks, past)
+        fused = self.fusion(
+            self.modality_turns(embeddings, turns.present_on_host, turns.layout), turns.present, turns.layout
+        )
         if isinstance(turns.layout, NextTurns) and past is not None:
             past.add(turns.layout)
         return turns, fused
@@ -220,7 +224,7 @@ class EgmfFusionModel(EgmfPreTrainedModel):
         logits = self.in_label_unit(self.head(self.dropout(fused.states)))
         loss = balance = None
         if labels is not None:
-            scored = turns.layout.flatten(self.scored_labels(labels, turns.mask))
+            scored = self.scored_rows(labels, turns)
             loss = self.label_loss(logits, scored, num_items_in_batch)
             if weight := self.config.balance_weight:
                 balance = weight * self.balance_loss(fused.expert_weights, scored, turns.layout, num_items_in_batch)

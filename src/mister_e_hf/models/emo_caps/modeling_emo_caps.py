@@ -69,6 +69,7 @@ class EmoCapsModel(ConversationPreTrainedModel):
         "[Li et al. 2022](https://arxiv.org/abs/2203.13504)"
     )
     tags = ("capsules", "emo-caps")
+    reads_host = True
 
     config: EmoCapsConfig
 
@@ -140,9 +141,9 @@ class EmoCapsModel(ConversationPreTrainedModel):
         """
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
-        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self.layout_after(real, past))
+        turns = self.real_turns(embeddings, attention_mask, masks, past)
         layout, present = turns.layout, turns.present
-        states = self.backbone(self.modality_turns(embeddings, present, layout), present, layout)
+        states = self.backbone(self.modality_turns(embeddings, turns.present_on_host, layout), present, layout)
         poses, activations = self.capsules(states, present)
         if self._removed:
             kept = torch.tensor([name not in self._removed for name in self.config.capsules], device=poses.device)
@@ -152,7 +153,7 @@ class EmoCapsModel(ConversationPreTrainedModel):
 
         loss = None
         if labels is not None:
-            scored = layout.flatten(self.scored_labels(labels, turns.mask))
+            scored = self.scored_rows(labels, turns)
             loss = self._loss(logits, scored, num_items_in_batch)
 
         if isinstance(layout, NextTurns) and past is not None:

@@ -17,8 +17,9 @@ from transformers.utils import ModelOutput
 
 from ...base.losses import focal_terms, regression_terms
 from ..modeling_conversation import ConversationOutput, ConversationPreTrainedModel
-from ..turn_layers import ModalityInput, ModalityTurns, TurnAttention, TurnConvolution, TurnLinear
+from ..turn_layers import ModalityInput, ModalityTurns, TurnConvolution, TurnLinear
 from ..turns import DialogueCache, NextTurns, TurnLayout
+from .co_attention import CoAttentionLayer
 from .configuration_mister_e import EXPERTS, MisterEConfig
 
 # Old name of the base class.
@@ -102,44 +103,6 @@ class ContextExpert(nn.Module):
         return states
 
 
-def _attention(config: MisterEConfig) -> TurnAttention:
-    return TurnAttention(
-        config.hidden_size,
-        config.attention_dim,
-        config.num_attention_heads,
-        config.attention_dropout,
-        config.causal,
-        config.attention_decay,
-    )
-
-
-class CoAttentionLayer(nn.Module):
-    """Text attends to speech and speech to text, then each stream to itself; residual and LayerNorm after either."""
-
-    def __init__(self, config: MisterEConfig):
-        super().__init__()
-        self.speech_to_text = _attention(config)
-        self.text_to_speech = _attention(config)
-        self.speech_to_speech = _attention(config)
-        self.text_to_text = _attention(config)
-        self.speech_cross_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.text_cross_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.speech_self_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.text_self_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(
-        self, speech: torch.Tensor, text: torch.Tensor, layout: TurnLayout
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """speech, text (N, H) -> (N, H) each"""
-        speech, text = (
-            self.speech_cross_norm(speech + self.speech_to_text(speech, text, layout)),
-            self.text_cross_norm(text + self.text_to_speech(text, speech, layout)),
-        )
-        speech = self.speech_self_norm(speech + self.speech_to_speech(speech, speech, layout))
-        text = self.text_self_norm(text + self.text_to_text(text, text, layout))
-        return speech, text
-
-
 class FusionExpert(nn.Module):
     """Both modalities together: co-attention, or concatenation of one projection each."""
 
@@ -172,8 +135,11 @@ class FusionExpert(nn.Module):
         self, speech: ModalityTurns, text: ModalityTurns, context: Mapping[str, torch.Tensor], layout: TurnLayout
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The final speech and text states, (N, H) each; `context` as for `forward`."""
-        speech_states = self.dropout(self.speech_projection(speech) + context.get("speech", 0.0))
-        text_states = self.dropout(self.text_projection(text) + context.get("text", 0.0))
+        speech_states, text_states = self.speech_projection(speech), self.text_projection(text)
+        if context:
+            speech_states = speech_states + context.get("speech", 0.0)
+            text_states = text_states + context.get("text", 0.0)
+        speech_states, text_states = self.dropout(speech_states), self.dropout(text_states)
         for layer in self.layers:
             speech_states, text_states = layer(speech_states, text_states, layout)
         if self.speech_skip is not None and self.text_skip is not None:
@@ -194,13 +160,17 @@ class ExpertGate(nn.Module):
             self.dense = nn.Linear(num_experts * config.num_labels, config.gate_hidden_size)
             self.output = nn.Linear(config.gate_hidden_size, num_experts)
 
-    def forward(self, expert_logits: torch.Tensor, available: torch.Tensor) -> torch.Tensor:
-        """expert_logits (N, E, C) or (N, E, S), available (N, E) with at least one true in each row -> (N, E)"""
+    def forward(self, expert_logits: torch.Tensor, available: torch.Tensor | None) -> torch.Tensor:
+        """
+        expert_logits (N, E, C) or (N, E, S), available (N, E) with at least one true in each row, None where all are
+        -> (N, E)
+        """
         if not self.learned:
+            available = torch.ones_like(expert_logits[..., 0]) if available is None else available
             return available.to(expert_logits) / available.sum(1, keepdim=True)
-        seen = expert_logits.masked_fill(~available[..., None], 0.0)
+        seen = expert_logits if available is None else expert_logits.masked_fill(~available[..., None], 0.0)
         scores = self.output(F.relu(self.dense(seen.flatten(1)))) / self.temperature
-        return scores.masked_fill(~available, -torch.inf).softmax(-1)
+        return (scores if available is None else scores.masked_fill(~available, -torch.inf)).softmax(-1)
 
 
 class MisterEModel(ConversationPreTrainedModel):
@@ -217,6 +187,7 @@ class MisterEModel(ConversationPreTrainedModel):
     method = "MiSTER-E ([Dutta, Balaji and Ganapathy 2026](https://arxiv.org/abs/2602.23300))"
     citation = CITATION
     tags = ("mixture-of-experts", "mister-e")
+    reads_host = True
     # Both compare turns or experts of the whole step, across processes: MisterETrainer computes them.
     loss_term_weights = {"contrastive": "contrastive_weight", "consistency": "consistency_weight"}
 
@@ -270,13 +241,13 @@ class MisterEModel(ConversationPreTrainedModel):
         """
         embeddings = {"speech": speech_embeddings, "text": text_embeddings, "visual": visual_embeddings}
         masks = {"speech": speech_mask, "text": text_mask, "visual": visual_mask}
-        turns = self.real_turns(embeddings, attention_mask, masks, lambda real: self.layout_after(real, past))
-        layout, present = turns.layout, dict(turns.present)
+        turns = self.real_turns(embeddings, attention_mask, masks, past)
+        layout, present, seen = turns.layout, turns.present, dict(turns.present_on_host)
         if self.training and self.config.modality_dropout:
-            for name, mask in present.items():
-                kept = torch.rand(layout.count, device=mask.device) >= self.config.modality_dropout
-                present[name] = mask & kept
-        modalities = self.modality_turns(embeddings, present, layout)
+            for name, mask in seen.items():
+                seen[name] = mask & (torch.rand(layout.count) >= self.config.modality_dropout)
+            present = {name: layout.moved(mask) for name, mask in seen.items()}
+        modalities = self.modality_turns(embeddings, seen, layout)
 
         logits_of_experts, context, speech_states, text_states = [], {}, None, None
         for name in ("speech", "text"):
@@ -289,16 +260,18 @@ class MisterEModel(ConversationPreTrainedModel):
             )
             logits_of_experts.append(logits)
         expert_logits = torch.stack(logits_of_experts, dim=1)  # [N, E, C]
-        available = expert_availability(self.config.experts, present["speech"], present["text"])
-        available_to_gate = available | ~available.any(1, keepdim=True)
-        gate_weights = self.gate(expert_logits, available_to_gate)
+        available = expert_availability(self.config.experts, seen["speech"], seen["text"])
+        all_available = bool(available.all())
+        both = torch.stack([available, available | ~available.any(1, keepdim=True)])
+        available, available_to_gate = layout.moved(both).unbind()
+        gate_weights = self.gate(expert_logits, None if all_available else available_to_gate)
         # the gate compares the experts in one unit, whatever the targets' units are
         expert_logits = self.in_label_unit(expert_logits)
         logits = (gate_weights[..., None] * expert_logits).sum(1)
 
         loss, losses = None, None
         if labels is not None:
-            scored = layout.flatten(self.scored_labels(labels, turns.mask))
+            scored = self.scored_rows(labels, turns)
             terms = self._loss_terms(logits, expert_logits, available, scored, num_items_in_batch)
             loss, losses = sum(terms[1:], terms[0]), torch.stack(terms).detach()
 
