@@ -10,6 +10,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import ModelOutput
 
+from ..base.devices import moved
 from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
 from ..base.modalities import IGNORE_INDEX
@@ -176,18 +177,19 @@ class DialogueTrainer(VectorTrainer):
         if model.training:
             self.note_prompts(prompts)
             terms = self.loss_terms(outputs, inputs["labels"], num_items_in_batch)
-            loss = loss + sum(self._weight_of(name) * value for name, value in terms.items())
+            for name, value in terms.items():
+                loss = loss + self._weight_of(name) * value
             self.watch(model=outputs["loss"], **terms, loss=loss)
             self.note_terms(self.own_model.loss_parts(outputs) | terms)
             # Each process holds its part of a sum over all of them, of which the backward pass takes the mean.
-            loss = loss * processes
+            loss = loss * processes if processes > 1 else loss
         return (loss, outputs) if return_outputs else loss
 
     def loss_terms(
         self, outputs: ModelOutput, labels: torch.Tensor, num_items: torch.Tensor | int | None
     ) -> dict[str, torch.Tensor]:
         """Loss terms beside the model's own loss, by name; see [`ConversationPreTrainedModel.loss_terms`]."""
-        return self.own_model.loss_terms(outputs, labels, num_items)
+        return self.own_model.loss_terms(outputs, moved(labels, outputs["loss"].device), num_items)
 
     def _weight_of(self, term: str) -> float:
         name = self.own_model.loss_term_weights.get(term)
@@ -222,8 +224,8 @@ class DialogueTrainer(VectorTrainer):
         view = self.own_model.view(output)
         weights = {field: getattr(view, field) for field in WEIGHT_FIELDS}
         view = ConversationOutput(logits=view.logits, head_logits=view.head_logits, **weights)
-        if labels is not None and self._is_regression:
-            labels = as_bits(labels)
+        if labels is not None:
+            labels = moved(as_bits(labels) if self._is_regression else labels, self.args.device)
         return loss, None if prediction_loss_only else view, labels
 
     def emotion_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
@@ -263,19 +265,28 @@ class MisterETrainer(DialogueTrainer):
             terms["contrastive"] = self._contrastive(outputs, labels, num_items)
         if "consistency" in named and self.args.consistency_weight and len(model.config.heads) > 1:
             available = expert_availability(model.config.experts, outputs.speech_mask, outputs.text_mask)
-            terms["consistency"] = consistency_loss(outputs.expert_logits, available, labels, num_items)
+            own_labels = moved(labels, outputs.expert_logits.device)
+            terms["consistency"] = consistency_loss(outputs.expert_logits, available, own_labels, num_items)
         return terms
 
     def _contrastive(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> torch.Tensor:
         assert outputs.speech_mask is not None and outputs.text_mask is not None
         assert outputs.speech_states is not None and outputs.text_states is not None
-        scored = labels != IGNORE_INDEX
-        speech, text = outputs.speech_mask & scored, outputs.text_mask & scored
-        states = torch.cat([outputs.speech_states[speech], outputs.text_states[text]])
-        state_labels = torch.cat([labels[speech], labels[text]])
+        # where the labels are: on the host nothing waits
+        device = outputs.speech_states.device
+        scored = moved((labels != IGNORE_INDEX).flatten().nonzero().squeeze(1), device)
+
+        def at_scored(*parts: torch.Tensor) -> torch.Tensor:
+            return torch.cat([part.flatten(0, 1).index_select(0, scored) for part in parts])
+
+        states = at_scored(outputs.speech_states, outputs.text_states)
+        counted = at_scored(outputs.speech_mask, outputs.text_mask)
+        own_labels = moved(labels, device)
+        state_labels = at_scored(own_labels, own_labels)
         options = {"temperature": self.args.contrastive_temperature, "num_items": num_items}
         if self.accelerator.num_processes == 1:
-            return contrastive_loss(states, state_labels, **options)
+            return contrastive_loss(states, state_labels, counted=counted, **options)
+        states, state_labels = states[counted], state_labels[counted]
         all_states, all_labels, offset = gather_rows(self.accelerator, states, state_labels)
         return contrastive_loss(
             states,

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from accelerate.data_loader import DataLoaderShard
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ..base.devices import moved
 from ..base.errors import InputError, short
 from ..base.modalities import IGNORE_INDEX
 from ..base.whole_files import UNFINISHED, sync, writing
@@ -186,6 +188,17 @@ class EpochTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         # Predictions are in the order of the dataset.
         return torch.utils.data.SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+
+    def _get_dataloader(self, *arguments, **kwargs):
+        loader = super()._get_dataloader(*arguments, **kwargs)
+        if isinstance(loader, DataLoaderShard):
+            loader.device = None  # or all of a batch would be on the device before `_prepare_inputs` sees it
+        return loader
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor) and self.args.device.type == "cuda":
+            return moved(data, self.args.device)  # the Trainer's own waits
+        return super()._prepare_input(data)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         # transformers counts the labels that are not -100; a score that is missing is NaN.
@@ -360,24 +373,25 @@ class FirstSteps:
     """The first step at which each value was not finite, noted on its device without waiting for it."""
 
     def __init__(self):
-        self._steps: dict[str, torch.Tensor] = {}
+        self._steps: dict[tuple[str, ...], torch.Tensor] = {}
 
     @torch.no_grad()
     def note(self, step: int, values: Mapping[str, torch.Tensor]):
-        for name, value in values.items():
-            value = value.detach()
-            earlier = self._steps.get(name)
-            if earlier is None:
-                earlier = torch.full((), _NO_STEP, device=value.device)
-            self._steps[name] = torch.where(value.isfinite().all(), earlier, earlier.clamp(max=step))
+        """values by name, () each"""
+        names, found = tuple(values), torch.stack([value.detach() for value in values.values()])
+        earlier = self._steps.get(names)
+        if earlier is None:
+            earlier = torch.full_like(found, _NO_STEP, dtype=torch.long)
+        self._steps[names] = torch.where(found.isfinite(), earlier, earlier.clamp(max=step))
 
     def first(self) -> tuple[int, str] | None:
         """The earliest of these steps and the name of the value; of several the one that was noted first."""
         if not self._steps:
             return None
-        steps = torch.stack(list(self._steps.values())).tolist()
+        names = [name for each in self._steps for name in each]
+        steps = torch.cat(list(self._steps.values())).tolist()
         step = min(steps)
-        return None if step == _NO_STEP else (step, list(self._steps)[steps.index(step)])
+        return None if step == _NO_STEP else (step, names[steps.index(step)])
 
 
 _NO_STEP = 2**62

@@ -44,7 +44,7 @@ class VectorTrainer(EpochTrainer):
 
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
-        self._term_sums: dict[str, torch.Tensor | float] = defaultdict(float)
+        self._term_sums: dict[tuple[str, ...], torch.Tensor] = {}
         self._prompts: dict[str, int] = {}
         self._unread = [name for name in MODALITIES if name not in self.own_model.config.modalities]
 
@@ -87,10 +87,18 @@ class VectorTrainer(EpochTrainer):
         if unread and self.is_world_process_zero():
             progress.line(f"{self.title}: the model does not read the dialogues' {' and '.join(unread)} vectors")
 
+    @property
+    def host_fields(self) -> frozenset[str]:
+        """The fields of a batch that stay on the host, where the model reads them without waiting for the device."""
+        masks = (each.mask for each in MODALITIES.values())
+        return frozenset({"attention_mask", "labels", *masks} if self.own_model.reads_host else ())
+
     def _prepare_inputs(self, inputs):
-        """As the Trainer's, without the modalities that the model does not read."""
+        """As the Trainer's, without the modalities that the model does not read, and but for the `host_fields`."""
         left_out = {field for name in self._unread for field in (MODALITIES[name].embeddings, MODALITIES[name].mask)}
-        return super()._prepare_inputs({name: values for name, values in inputs.items() if name not in left_out})
+        stays = {name: values for name, values in inputs.items() if name in self.host_fields - left_out}
+        moves = {name: values for name, values in inputs.items() if name not in left_out | {*stays}}
+        return super()._prepare_inputs(moves) | stays
 
     # The log
 
@@ -99,8 +107,9 @@ class VectorTrainer(EpochTrainer):
         """Remember terms of the loss of a training batch, by name, for the log."""
         if not self._term_sums:  # the first batch since the last log, or since training resumed
             self._steps_at_last_log = self.state.global_step
-        for name, value in terms.items():
-            self._term_sums[f"{name}_loss"] += value.detach()
+        if terms:
+            names, values = tuple(terms), torch.stack([value.detach().float() for value in terms.values()])
+            self._term_sums[names] = self._term_sums[names] + values if names in self._term_sums else values
 
     def note_prompts(self, before: Mapping[str, int]):
         """Remember what was left out of the prompts of a training batch; `before` are the counts before it."""
@@ -122,10 +131,12 @@ class VectorTrainer(EpochTrainer):
             self._prompts.clear()
         if "loss" in logs and self._term_sums:
             steps = max(self.state.global_step - self._steps_at_last_log, 1)
-            names = sorted(self._term_sums)
-            sums = torch.stack([torch.as_tensor(self._term_sums[name]).float() for name in names]).to(self.args.device)
-            sums = self.accelerator.reduce(sums, reduction="sum")
-            logs |= {name: float(value) / steps for name, value in zip(names, sums, strict=True)}
+            names = [name for each in self._term_sums for name in each]
+            sums = torch.cat(list(self._term_sums.values())).to(self.args.device)
+            found: dict[str, float] = defaultdict(float)
+            for name, value in zip(names, self.accelerator.reduce(sums, reduction="sum").tolist(), strict=True):
+                found[f"{name}_loss"] += value / steps
+            logs |= {name: found[name] for name in sorted(found)}
             self._term_sums.clear()
         super().log(logs, start_time)
 
