@@ -109,6 +109,21 @@ def test_tokens_without_an_embedding_are_refused(tmp_path):
         new_model(place)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_words_that_were_added_without_an_embedding_are_refused(special, tmp_path):
+    place = saved(tmp_path, "llama", **CONFIGS["llama"])
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([f"added{number}" for number in range(9)], special_tokens=special)
+    tokenizer.save_pretrained(place)
+    if special:  # such tokens are never written
+        new_model(place)
+        return
+    with pytest.raises(
+        InputError, match="writes tokens up to 304, and the llama language model has embeddings up to 2"
+    ):
+        new_model(place)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "phi3", "starcoder2"])
 def test_a_window_of_all_layers_bounds_the_prompts(kind, tmp_path):
     model = new_model(saved(tmp_path, kind, **{**CONFIGS["mistral"], "sliding_window": 220}))

@@ -226,7 +226,9 @@ def check_tokens(language_model: PreTrainedModel, tokenizer: Any):
         InputError: if the tokenizer writes tokens that the language model has no embedding for.
     """
     size = embedding_table(language_model).num_embeddings
-    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id or 0)  # others that were added are not written
+    # special tokens that were added are not written, other ones are where a transcript has their text
+    added = [token for token, each in tokenizer.added_tokens_decoder.items() if not each.special]
+    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id or 0, *added)
     if largest >= size:
         raise InputError(
             f"The tokenizer writes tokens up to {largest}, and the {language_model.config.model_type} language model "
