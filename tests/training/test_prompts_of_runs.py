@@ -110,7 +110,10 @@ def test_a_corpus_without_transcripts_is_refused_before_anything_is_trained(tmp_
     blank = write_corpus(tmp_path / "blank", "en", lambda texts: [[" "] * len(turns) for turns in texts])
     for corpus in (silent, blank):
         for start in (dry_run, train, check_run):
-            with pytest.raises(InputError, match=r"'egmf' reads transcripts, and no turn of train has one \(column"):
+            with pytest.raises(
+                InputError,
+                match=r"'egmf' reads transcripts, and no turn of train has one \(column `texts` .*, a string per turn",
+            ):
                 start(recipe_of(corpus), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

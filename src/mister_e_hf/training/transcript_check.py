@@ -35,8 +35,8 @@ def check_transcripts(recipe: Recipe, corpus: datasets.DatasetDict | Mapping[str
     if not any((text or "").strip() for dialogue in splits["train"] or () for text in dialogue):
         raise InputError(
             f"{recipe.source}: section 'model': a model of type '{config.model_type}' reads transcripts, and no turn "
-            "of train has one (column `texts` of a table of vectors, `text` of a turn). Add them, or choose a model "
-            "that reads vectors alone"
+            "of train has one (column `texts` of a table of vectors, a string per turn; `text` of a turn). Add them, "
+            "or choose a model that reads vectors alone"
         )
     for sentence in transcript_notes(config, splits, turns):
         logger.warning("%s", sentence)
