@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .inference.pipeline_conversation_emotion import ConversationEmotionPipeline as ConversationEmotionPipeline
     from .media.audio import load_audio as load_audio
     from .media.video import load_frames as load_frames
+    from .models.egmf.configuration_egmf import EgmfConfig as EgmfConfig
     from .models.egmf.configuration_egmf_fusion import EgmfFusionConfig as EgmfFusionConfig
+    from .models.egmf.modeling_egmf import EgmfModel as EgmfModel
+    from .models.egmf.modeling_egmf import EgmfOutput as EgmfOutput
     from .models.egmf.modeling_egmf_fusion import EgmfFusionModel as EgmfFusionModel
     from .models.egmf.modeling_egmf_fusion import EgmfFusionOutput as EgmfFusionOutput
     from .models.emo_caps.configuration_emo_caps import EmoCapsConfig as EmoCapsConfig
@@ -58,6 +61,9 @@ _HOME = {
     "MisterEConfig": "models.mister_e.configuration_mister_e",
     "MisterEModel": "models.mister_e.modeling_mister_e",
     "MisterEOutput": "models.mister_e.modeling_mister_e",
+    "EgmfConfig": "models.egmf.configuration_egmf",
+    "EgmfModel": "models.egmf.modeling_egmf",
+    "EgmfOutput": "models.egmf.modeling_egmf",
     "EgmfFusionConfig": "models.egmf.configuration_egmf_fusion",
     "EgmfFusionModel": "models.egmf.modeling_egmf_fusion",
     "EgmfFusionOutput": "models.egmf.modeling_egmf_fusion",

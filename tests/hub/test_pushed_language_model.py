@@ -62,4 +62,5 @@ def test_the_card_says_how_the_language_model_is_used():
 
     assert "[org/lm](https://huggingface.co/org/lm), with LoRA, whose weights are downloaded" in sentence(lora={})
     assert "as it is, whose weights are part of this checkpoint" in sentence(holds_language_model=True)
+    assert "`lm`, as it is, whose weights are in a folder on the machine" in sentence(language_model="/here/lm")
     assert sentence(language_model=None) == "" == language_model_sentence(SimpleNamespace())

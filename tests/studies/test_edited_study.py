@@ -136,6 +136,10 @@ CHANGES = {
         table("gate_weights", lambda v: [[NAN] * 3 for _ in v], noted=True),
         "gate_weights hold NaN",
     ),
+    "robustness of another seed": (
+        swapped("robustness.parquet"),
+        r"robustness.parquet': without damage \d+ of \d+ predictions are not those of predictions.parquet beside it",
+    ),
     "robustness of class 99": (
         table("predictions", lambda v: [[99] * len(v[0]) for _ in v], "robustness.parquet"),
         "class indices from -1 to 5",

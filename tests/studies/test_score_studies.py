@@ -12,6 +12,7 @@ import yaml
 pytest.importorskip("matplotlib", reason="needs the extra `plot`")
 
 from mister_e_hf import Recipe  # noqa: E402
+from mister_e_hf.base.errors import InputError  # noqa: E402
 from mister_e_hf.evaluation.predictions import predict  # noqa: E402
 from mister_e_hf.models.registry import baselines  # noqa: E402
 from mister_e_hf.studies.ablation import ablate  # noqa: E402
@@ -127,8 +128,11 @@ def test_every_subset_is_removed_and_every_modality_gets_noise(trainer, tmp_path
         if row["level"] == 0:
             np.testing.assert_array_equal(np.array(row["predictions"], dtype=np.float32), plain)
     measures = ScoreMeasures(["valence", "activation"])
-    found = read_robustness(tmp_path / "robustness.parquet", data.num_turns, measures)
+    beside = {"label": data.labels, "prediction": plain}
+    found = read_robustness(tmp_path / "robustness.parquet", beside, measures)
     assert found is not None and found["start cut", 0.4].shape == (1, data.num_turns, 2)
+    with pytest.raises(InputError, match="without damage .* of .* predictions are not those of predictions.parquet"):
+        read_robustness(tmp_path / "robustness.parquet", beside | {"prediction": -plain}, measures)
     cut = np.isnan(found["start cut", 0.4][0]).all(-1)
     starts = np.concatenate([np.arange(length) < int(0.4 * length) for length in data.lengths])
     np.testing.assert_array_equal(cut, starts)

@@ -244,8 +244,8 @@ def robustness_rows(
     """Rows of robustness.parquet; `predicted` makes predictions of damaged outputs."""
     rows = []
     for curve, levels in CURVES.items():
-        for level in levels:
-            for draw in range(1 if curve == "start cut" else 2):
+        for level in (0.0, *levels):
+            for draw in range(1 if curve == "start cut" or level == 0 else 2):
                 predictions = predicted(mixture + 3 * level * generator.normal(size=mixture.shape)).tolist()
                 if curve == "start cut":
                     place = np.arange(len(mixture)) % turns_each

@@ -177,6 +177,18 @@ def test_labels_and_transcripts_are_not_needed_and_statistics_are_fitted(tmp_pat
     torch.testing.assert_close(model.speech_input.std, deviation.float())
 
 
+@pytest.mark.parametrize(("value", "shown"), [(0.0, "zero"), (2.0, "the same")])
+def test_vectors_that_say_nothing_are_warned_of(tmp_path, caplog, value, shown):
+    data = [each | {"speech_embeddings": torch.full_like(each["speech_embeddings"], value)} for each in tiny_data()]
+    trainer = PretrainingTrainer(tiny_pretraining_model(), pretraining_arguments(tmp_path), train_dataset=data)
+    with caplog.at_level("WARNING"):
+        trainer.standardize_inputs(data)
+    assert [record.message for record in caplog.records] == [
+        f"train: the speech vectors of all turns are {shown}, so nothing can be learned from them; check how they "
+        "were made, or leave them out"
+    ]
+
+
 def test_what_cannot_be_pretrained_is_refused(tmp_path):
     arguments = pretraining_arguments(tmp_path)
     with pytest.raises(InputError, match="PretrainingTrainer trains pre-training models .* got MisterEModel"):

@@ -87,6 +87,16 @@ def test_evaluate_scores_the_answers_that_it_writes(run, tmp_path, capsys):
     assert json.loads(out.read_text())["answers"] == answers
 
 
+def test_scores_of_half_precision_may_differ_from_the_stored_ones_and_this_is_said(corpus, tmp_path, caplog):
+    train(recipe_of(corpus, language_model_dtype="bfloat16"), tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    results["test"]["mixture"]["weighted_f1"] += 0.01
+    (tmp_path / "run/results.json").write_text(json.dumps(results))
+    with caplog.at_level(logging.WARNING):
+        assert not evaluate_checkpoint(tmp_path / "run", use_cpu=True)["as_stored"]
+    assert "The model computes in bfloat16, whose rounding depends on how much is read at once" in caplog.text
+
+
 def test_the_doctor_names_the_language_model(run, tmp_path):
     findings = [text for good, text in examine(run) if good]
     (said,) = [text for text in findings if text.startswith("language model of type llama: ")]
@@ -97,7 +107,7 @@ def test_a_dry_run_says_what_it_trains_and_shows_a_prompt(corpus, tmp_path):
     costs = dry_run(recipe_of(corpus), tmp_path / "run")
     shown = format_costs(costs)
     assert f"language model {tiny_language_model('llama')}: " in shown and "(float32), with LoRA of " in shown
-    assert "prompts in the language 'en', of at most 280 tokens with the answer and 6 earlier turns" in shown
+    assert "prompts in English, of at most 280 tokens with the answer and 6 earlier turns" in shown
     said = pq.read_table(corpus / "train.parquet")["texts"].to_pylist()[0]
     assert f'Current turn: "{said[min(3, len(said) - 1)]}"\n<4 pseudo tokens>The emotion is' in shown
     keeps = recipe_of(corpus, lora=None)

@@ -82,7 +82,11 @@ def language_model_sentence(config: Any) -> str:
         return ""
     how = "trained whole" if config.train_language_model else "as it is" if config.lora is None else "with LoRA"
     shown = f"`{Path(name).name}`" if is_local(name) else f"[{name}](https://huggingface.co/{name})"
-    where = "are part of this checkpoint" if config.holds_language_model else "are downloaded from there"
+    where = "are downloaded from there"
+    if config.holds_language_model:
+        where = "are part of this checkpoint"
+    elif is_local(name):
+        where = "are in a folder on the machine where it was trained"
     return (
         f" It reads the transcripts with the language model {shown}, {how}, whose weights {where} and whose own "
         "licence applies to them."

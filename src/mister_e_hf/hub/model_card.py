@@ -116,7 +116,10 @@ def picked_columns(config: Any) -> str:
 
 
 def _heads(config: Any) -> str:
-    return f" Beside its own prediction it has those of its heads {', '.join(config.heads)}." if config.heads else ""
+    if not config.heads:
+        return ""
+    heads = f"heads {_listed(config.heads)}" if len(config.heads) > 1 else f"head {config.heads[0]}"
+    return f" Beside its own prediction it has {'those' if len(config.heads) > 1 else 'that'} of its {heads}."
 
 
 def _base_models(config: Any, recipe: dict, encoders: Sequence[str]) -> list[str] | None:

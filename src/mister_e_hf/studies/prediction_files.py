@@ -22,6 +22,7 @@ CUT = "start cut"  # the one curve on which turns are left out
 _TURN_COLUMNS = ("split", "dialogue_id", "utterance_id", "label", "prediction")
 _OF_HEAD = {"classification": "_probabilities", "regression": "_prediction"}
 _TOLERANCE = 1e-4  # for probabilities in single precision
+_HALF_TOLERANCE = 0.03  # between outputs of a model in half precision and in single
 
 
 def read_predictions(path: Path, measures: Measures, split: str | None) -> dict[str, np.ndarray]:
@@ -143,10 +144,19 @@ def _lists(
     return values
 
 
-def read_robustness(path: Path, turns: int, measures: Measures) -> Curves | None:
-    """Read `robustness.parquet`: predictions by curve and level; None without such a file."""
+def read_robustness(path: Path, table: Mapping[str, np.ndarray], measures: Measures) -> Curves | None:
+    r"""
+    Read `robustness.parquet`: predictions by curve and level; None without such a file.
+
+    Args:
+        table: what [`read_predictions`] found beside it.
+
+    Raises:
+        InputError: if it is damaged, or its predictions of undamaged input are those of another run.
+    """
     if not path.is_file():
         return None
+    turns = len(table["label"])
     found: dict[tuple[str, float], list] = {}
     with reading(path, "a table of predictions"):
         rows = sorted(
@@ -165,7 +175,25 @@ def read_robustness(path: Path, turns: int, measures: Measures) -> Curves | None
             found.setdefault((curve, level), []).append(_damaged(predictions, measures, where))
             if curve != CUT and not measures.is_kept(found[curve, level][-1]).all():
                 raise InputError(f"{where} there for all turns, since only '{CUT}' leaves some out")
+    for (_, level), predicted in found.items():
+        if level == 0 and (other := int(_of_another_run(predicted[0], table).sum())):
+            raise InputError(
+                f"'{path}': without damage {other} of {turns} predictions are not those of predictions.parquet beside "
+                "it: one of the two files was edited, swapped or copied"
+            )
     return {key: np.array(rows) for key, rows in sorted(found.items())}
+
+
+def _of_another_run(predicted: np.ndarray, table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """
+    Which predictions of undamaged input (N,) or (N, K) differ from those of the table by more than rounding, that of
+    half precision included.
+    """
+    if (probabilities := table.get("probabilities")) is not None:
+        own = np.take_along_axis(probabilities, predicted[:, None], -1)[:, 0]
+        return probabilities.max(-1) - own > _HALF_TOLERANCE
+    expected = table["prediction"]
+    return (np.abs(predicted - expected) > _HALF_TOLERANCE * np.maximum(np.abs(expected), expected.std(0))).any(-1)
 
 
 def _damaged(predictions: list[Any], measures: Measures, where: str) -> np.ndarray:

@@ -210,8 +210,8 @@ class _StageReader:
                 f"'{path}': the label of utterance '{turn[1]}' of dialogue '{turn[0]}' differs from that of other runs"
             )
         curves = [
-            read_robustness(p / "robustness.parquet", len(t["label"]), self.measures)
-            for p, t in zip(parts, tables, strict=True)
+            read_robustness(part / "robustness.parquet", t, self.measures)
+            for part, t in zip(parts, tables, strict=True)
         ]
         return columns, results, _joined(curves, order, seed_folder)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import DataLoader
 
 from ..base import progress
@@ -145,6 +146,13 @@ def evaluate_checkpoint(
     if same and split in stored:
         # A model may declare more heads by now than the version that stored these scores.
         agrees = _agree({head: found for head, found in scores.items() if head in stored[split]}, stored[split])
+        halves = {weight.dtype for weight in loaded.parameters()} & {torch.float16, torch.bfloat16}
+        if not agrees and halves:
+            logger.warning(
+                "The model computes in %s, whose rounding depends on how much is read at once and on "
+                "training.prefix_folder, so the scores may differ a little from those in results.json",
+                str(halves.pop()).removeprefix("torch."),
+            )
     return {"scores": scores, "corpus": scored, "as_stored": agrees, **further}
 
 

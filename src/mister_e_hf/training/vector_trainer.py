@@ -1,5 +1,6 @@
 """What the trainers of models of vectors share: their inputs, statistics, log of loss terms and pushes."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ..models.modeling_conversation import ConversationPreTrainedModel
 from ..vectors.dialogue_datasets import dataset_statistics
 from ..vectors.dialogue_vectors import DialogueVectors
 from .epoch_trainer import EpochTrainer, EpochTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -78,7 +81,15 @@ class VectorTrainer(EpochTrainer):
             found = data.statistics(name) if own else dataset_statistics(data, name)
             if found is None:
                 raise InputError(f"train_dataset: no turn has {name}, so its vectors cannot be standardised")
-            module.set_statistics(*found)
+            mean, deviation = found
+            if not deviation.any() and self.is_world_process_zero():
+                logger.warning(
+                    "train: the %s vectors of all turns are %s, so nothing can be learned from them; check how they "
+                    "were made, or leave them out",
+                    name,
+                    "the same" if mean.any() else "zero",
+                )
+            module.set_statistics(mean, deviation)
 
     def say_what_is_not_read(self, data: Any):
         """Report the modalities of these dialogues that the model does not read."""

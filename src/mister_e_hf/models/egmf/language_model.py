@@ -38,7 +38,7 @@ TESTED = ("llama", "qwen2", "gemma3_text", "gpt2")
 # Names of modules that get LoRA where the configuration names none.
 _LORA_TARGETS = {"gpt2": r".*\.c_attn"}
 _OTHER_LORA_TARGETS = r".*\.(q_proj|v_proj)"
-_CHUNK = 2**16
+_CHUNK = 2**10  # rows of a table: a block stays in the cache of a processor
 # Of tokenizers of every kind.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size")

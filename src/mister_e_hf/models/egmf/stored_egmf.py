@@ -211,7 +211,7 @@ class StoredEgmf(StoredModel):
         return [
             f"language model {config.language_model}: {size:,} parameters ({config.language_model_dtype}), {how}; "
             f"{others:,} others are trained",
-            f"prompts in the language '{config.language}', of at most {longest:,} tokens with the answer and "
+            f"prompts in {WORDINGS[config.language].name}, of at most {longest:,} tokens with the answer and "
             f"{config.context_turns} earlier turns",
         ]
 

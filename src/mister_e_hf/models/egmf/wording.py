@@ -10,6 +10,7 @@ class Wording:
     How a prompt is worded in one language.
 
     Args:
+        name: of the language, in English.
         classes: the instruction for classes, from `{noun}` and `{answers}`.
         scores: the instruction for scores, from `{noun}`, `{low}` and `{high}`.
         earlier: the line before the earlier turns.
@@ -23,6 +24,7 @@ class Wording:
         example: two turns, to show a prompt.
     """
 
+    name: str
     classes: str
     scores: str
     earlier: str
@@ -52,6 +54,7 @@ class Wording:
 
 WORDINGS = {
     "en": Wording(
+        name="English",
         classes="Recognize the {noun} of the current turn of this English dialogue: {answers}.",
         scores="Rate the {noun} of the current turn of this English dialogue from {low} to {high}.",
         earlier="Earlier turns:",
@@ -68,6 +71,7 @@ WORDINGS = {
         example=("You did what?", "Calm down."),
     ),
     "zh": Wording(
+        name="Chinese",
         classes="请识别这段中文对话中当前一句的{noun}：{answers}。",
         scores="请评估这段中文对话中当前一句的{noun}，范围从{low}到{high}。",
         earlier="之前的对话：",
