@@ -79,7 +79,12 @@ def written_tokens(
     allowed = LogitsProcessorList([_AllowedTokens(AnswerTree(answers.token_ids), answers.end)] if constrained else [])
     embeddings, mask = _padded_before(rows)
     written = cast(GenerationMixin, language_model).generate(
-        inputs_embeds=embeddings, attention_mask=mask, generation_config=settings, logits_processor=allowed
+        inputs_embeds=embeddings,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=allowed,
+        # as an index: a slice is not contiguous, for which the head multiplies row by row, in bfloat16 for seconds each
+        logits_to_keep=[-1],
     )
     return cast(torch.Tensor, written).tolist()
 
