@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, pipeline
 
@@ -16,12 +18,14 @@ from mister_e_hf import MisterEForPreTraining, MisterEModel
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.base.modalities import TASK
 from mister_e_hf.cli.commands import main
-from mister_e_hf.corpora.demo import SPEECH_DIM, TEXT_DIM, demo_corpus
+from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents
 from mister_e_hf.training.evaluate import evaluate_checkpoint
 from mister_e_hf.training.experiment import run_seeds
 from mister_e_hf.training.pretraining import pretrain
 from mister_e_hf.training.recipe import Recipe
+from support.loopback_hub import loopback_hub
+from support.new_process import run_python
 
 MODEL = {
     "speech_embedding_dim": SPEECH_DIM,
@@ -217,6 +221,35 @@ def test_a_push_holds_what_loads_the_model(pretrained, tmp_path):
     for name in ("results.json", "training.yaml", "README.md"):
         content = contents[name] if isinstance(contents[name], bytes) else contents[name].read_bytes()
         assert str(pretrained.parents[1]).encode() not in content
+
+
+PUSHED = """
+import sys
+import torch
+import yaml
+from transformers import AutoModelForPreTraining
+from mister_e_hf import cli
+assert cli.main(["push", sys.argv[1], "org/pretrained", "--dry_run"]) == 0
+assert cli.main(["push", sys.argv[1], "org/pretrained"]) == 0
+here, there = (AutoModelForPreTraining.from_pretrained(each).state_dict() for each in (sys.argv[1], "org/pretrained"))
+assert here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
+begun = ["train", sys.argv[2], "--pretrained", "org/pretrained", "--output_dir", sys.argv[3]]
+assert cli.main(begun) == 0
+assert cli.main(["push", sys.argv[3], "org/tuned", "--dry_run"]) == 0
+"""
+
+
+def test_a_pretrained_folder_is_pushed_and_trained_from_by_its_id(pretrained, corpora, tmp_path):
+    begun = recipe(corpora[0])
+    begun.set("corpus.labels", list(LABELS))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(begun.to_dict()))
+    with loopback_hub() as hub:
+        words = ("-c", PUSHED, str(pretrained), str(tmp_path / "recipe.yaml"), str(tmp_path / "run"))
+        done = run_python(*words, env=os.environ | {"HF_HOME": str(tmp_path / "home")} | hub.env(tmp_path / "home"))
+        assert done.returncode == 0, done.stderr
+        assert {"model.safetensors", "README.md", "pretraining_mister_e.py"} <= set(hub.files("org/pretrained"))
+    assert "pushed to org/pretrained" in done.stdout
+    assert Recipe.load(tmp_path / "run/training.yaml").sections["training"]["pretrained"] == "org/pretrained"
 
 
 def test_splits_are_those_that_are_named(corpora, tmp_path, caplog):

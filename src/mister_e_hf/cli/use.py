@@ -213,7 +213,7 @@ def _push(arguments: argparse.Namespace):
         weights_elsewhere,
     )
     from ..hub.language_models import FIELD
-    from ..inference.stored_stages import load_model
+    from ..inference.stored_stages import load_any_model
 
     base_models = dict(parse_pairs(arguments.base_model or [], "--base_model", "NAME=ID"))
     known = (*MODALITIES, FIELD)
@@ -223,7 +223,7 @@ def _push(arguments: argparse.Namespace):
     files = checkpoint_files(arguments.folder)
     check_repository(arguments.repository)
     hide_unnamed_bars()
-    load_model(arguments.folder)  # never push a checkpoint that cannot be loaded
+    load_any_model(arguments.folder)  # never push a checkpoint that cannot be loaded
     if arguments.dry_run:
         contents = pushed_contents(arguments.folder, base_models)
         claims = card_claims(contents)

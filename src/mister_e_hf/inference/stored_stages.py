@@ -3,14 +3,14 @@
 import os
 from typing import Any
 
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 
 from ..base.errors import InputError, reading, short
 from ..base.modalities import MODALITIES
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..hub.loading import find_file, require_config
-from ..hub.pretrained import check_has_heads
+from ..hub.pretrained import check_has_heads, holds_pretraining
 from ..models.configuration_conversation import ConversationConfig
 
 STAGE_1 = "mister_e_utterance_encoder"
@@ -33,6 +33,14 @@ def load_model(name: str | os.PathLike, **hub: Any) -> PreTrainedModel:
         raise InputError(f"'{name}' is not a checkpoint: it has no config.json")
     with reading(name, "a checkpoint"):
         return AutoModel.from_pretrained(name, trust_remote_code=False, **hub)
+
+
+def load_any_model(name: str | os.PathLike, **hub: Any) -> PreTrainedModel:
+    """As [`load_model`], and also a pre-training model, which predicts nothing."""
+    if not holds_pretraining(name, hub):
+        return load_model(name, **hub)
+    with reading(name, "a checkpoint"):
+        return AutoModelForPreTraining.from_pretrained(name, trust_remote_code=False, **hub)
 
 
 def _check_kind(config: dict[str, Any]):

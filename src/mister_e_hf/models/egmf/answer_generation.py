@@ -83,7 +83,7 @@ def written_tokens(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=allowed,
-        # as an index: a slice is not contiguous, for which the head multiplies row by row, in bfloat16 for seconds each
+        # as an index: a slice is not contiguous, for which the head multiplies row by row, in bfloat16 slowly
         logits_to_keep=[-1],
     )
     return cast(torch.Tensor, written).tolist()
