@@ -201,7 +201,7 @@ def test_damage_names_the_file(tmp_path):
     for name in ("trainer_state.json", "optimizer.pt", "adapter/adapter_model.safetensors"):
         (checkpoint / name).write_text("{}" * 10)
     assert damage(checkpoint) == "scheduler.pt is missing or empty"
-    seal(checkpoint)
+    seal(checkpoint, "float32")
     assert damage(checkpoint) is None
     (checkpoint / "adapter/adapter_model.safetensors").write_text("[]" * 10)
     assert damage(checkpoint) == "adapter/adapter_model.safetensors was changed since it was saved"

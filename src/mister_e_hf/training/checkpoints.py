@@ -35,14 +35,35 @@ def _step(checkpoint: Path) -> int | None:
     return int(number) if number.isascii() and number.isdecimal() else None
 
 
-def seal(checkpoint: Path):
-    """Write all files of a checkpoint to disk, and a manifest with their sizes and SHA-256."""
+def seal(checkpoint: Path, precision: str):
+    """
+    Write all files of a checkpoint to disk, and a manifest with their sizes and SHA-256 and the precision of the
+    training.
+    """
     files = {}
     for path in sorted(checkpoint.rglob("*")):
         if path.is_file() and path.name != MANIFEST:
             files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, file_digest(path)]
             sync(path)
-    write_json(checkpoint / MANIFEST, {"files": files})
+    write_json(checkpoint / MANIFEST, {"precision": precision, "files": files})
+
+
+def check_precision(checkpoint: Path, precision: str):
+    r"""
+    Check that a checkpoint is of a training in this precision, as far as its manifest says so.
+
+    Raises:
+        InputError: if it is of another.
+    """
+    if not (checkpoint / MANIFEST).is_file():
+        return
+    with reading(checkpoint / MANIFEST, "a manifest"):
+        made_in = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")).get("precision", precision)
+    if made_in != precision:
+        raise InputError(
+            f"'{checkpoint}' is of a training in {made_in}, but this one is in {precision}: its result would be "
+            f"neither's. Resume in {made_in} (--bf16 or --fp16 true or false), or choose another --output_dir"
+        )
 
 
 def damage(checkpoint: Path) -> str | None:

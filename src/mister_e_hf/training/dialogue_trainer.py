@@ -215,7 +215,7 @@ class DialogueTrainer(VectorTrainer):
         """As the Trainer's, but what is predicted keeps its names: the model's common view, without the loss."""
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get("labels")
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.as_loaded():
             if labels is None:
                 loss, output = None, model(**inputs)
             else:

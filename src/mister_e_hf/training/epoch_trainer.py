@@ -26,7 +26,7 @@ from ..base.whole_files import UNFINISHED, sync, writing
 from ..evaluation.metrics import SCORES
 from ..vectors.dialogue_datasets import dialogue_lengths
 from ..vectors.sampler import LikeLengthSampler
-from .checkpoints import damage, finished_checkpoints, newest_whole, remove, seal
+from .checkpoints import check_precision, damage, finished_checkpoints, newest_whole, remove, seal
 from .epoch_lines import EpochLines
 from .training_fields import check_field, check_launcher, check_together, greater_is_better
 
@@ -83,6 +83,11 @@ class EpochTrainingArguments(TrainingArguments):
             )
         if self.fp16 and self.device.type == "cpu":
             raise InputError("fp16 has no effect on a CPU; leave it out, or use bf16")
+
+    @property
+    def precision(self) -> str:
+        """Of the matrix products of training: `"bf16"`, `"fp16"` or `"float32"`."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "float32"
 
     def for_regression(self) -> Self:
         """
@@ -250,6 +255,8 @@ class EpochTrainer(Trainer):
         return broadcast_object_list(found)[0]
 
     def _train(self, checkpoint: Path | None, **kwargs):
+        if checkpoint is not None:
+            check_precision(checkpoint, self.args.precision)
         if self.args.should_save:
             shutil.rmtree(self.output_dir / UNFINISHED, ignore_errors=True)
         return super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
@@ -289,7 +296,7 @@ class EpochTrainer(Trainer):
                 # The step of the best checkpoint is stored, not its path: the folder of the run may move.
                 self.state.best_model_checkpoint = None
                 self.state.save_to_json(str(unfinished / TRAINER_STATE_NAME))
-                seal(unfinished)
+                seal(unfinished, self.args.precision)
             if (output_dir / folder).exists():
                 remove(output_dir / folder)
             os.replace(unfinished, output_dir / folder)

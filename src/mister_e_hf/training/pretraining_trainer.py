@@ -239,7 +239,7 @@ class PretrainingTrainer(VectorTrainer):
         InfoNCE compares the turns of a process's batch.
         """
         inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.as_loaded():
             outputs = model(**inputs)
             sums = {name: errors.sum(1) for name, errors in outputs.errors.items()}
             counts = {

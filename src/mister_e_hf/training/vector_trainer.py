@@ -1,8 +1,9 @@
 """What the trainers of models of vectors share: their inputs, statistics, log of loss terms and pushes."""
 
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ class VectorTrainer(EpochTrainer):
     def own_model(self) -> ConversationPreTrainedModel:
         """The model without what the Trainer wraps around it."""
         return self.accelerator.unwrap_model(self.model)
+
+    @contextlib.contextmanager
+    def as_loaded(self) -> Iterator[None]:
+        """
+        Compute as the model does that is loaded from its checkpoint: on a CPU in float32 however it was trained. On
+        a GPU scores are those of autocast, as in training.
+        """
+        model = self.own_model
+        wrapped = model.__dict__.pop("forward", None) if self.args.device.type == "cpu" else None
+        try:
+            yield
+        finally:
+            if wrapped is not None:
+                model.forward = wrapped
 
     @property
     def title(self) -> str:
