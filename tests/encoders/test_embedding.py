@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from mister_e_hf import Recipe, read_corpus
+from mister_e_hf.base import threads
 from mister_e_hf.base.errors import InputError
 from mister_e_hf.corpora.dialogues import cross_fitting_folds
 from mister_e_hf.corpora.publishing import corpus_of, push_corpus
@@ -513,3 +514,20 @@ def test_damaged_shards_are_made_again_and_that_is_said(corpus, encoders, whole,
     assert contents(folder) == contents(whole)
     for table in tables[:3]:
         assert f"'{table}' or its vectors are damaged" in caplog.text
+
+
+def test_a_small_encoder_on_a_cpu_uses_one_thread(corpus, encoders, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    encoder, processor = encoders["text"]
+    used: list[int] = []
+    hook = encoder.register_forward_pre_hook(lambda *_: used.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        embed_turns(encoder, processor, Utterances(corpus["test"], "text"))
+        monkeypatch.setattr(threads, "SMALL_ENCODER", 8)
+        embed_turns(encoder, processor, Utterances(corpus["test"], "text"))
+        assert used[0] == 1 and used[-1] == 2 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mister_e_hf.models import turn_attention, turns
+from mister_e_hf.models.baselines.dialogue_rnn import _Past
 from mister_e_hf.models.registry import registered
 from mister_e_hf.models.turns import TurnLayout
 from support.model_contract import assert_same, assert_streams, gradients_of, outputs_of, small_batch, small_model
@@ -72,3 +73,24 @@ def test_dropout_in_blocks_is_computed_again_as_it_was():
     (gradient,) = torch.autograd.grad(mixed.sum(), value)
     # attention is linear in its values
     torch.testing.assert_close((gradient * value).sum(), mixed.sum())
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_recurrence_reads_at_each_step_only_dialogues_that_are_that_long(train, monkeypatch):
+    monkeypatch.setattr(turns, "LONG", 2)
+    model = small_model("dialogue_rnn").train(train)
+    read: list[int] = []
+    model.from_last.party_cell.register_forward_pre_hook(lambda _, inputs: read.append(len(inputs[0])))
+    with torch.set_grad_enabled(train):
+        model(**small_batch(model.config, [9, 1, 2, 1]))
+    assert read == [4, 2, *[1] * 7]
+
+
+def test_past_states_are_in_one_tensor_that_grows_with_the_dialogues_still_read():
+    past, states = _Past(), torch.randn(70, 3, 2)
+    with torch.no_grad():
+        for number, state in enumerate(states):
+            past.add(state[: 3 if number < 10 else 1])
+            reading = 3 if number < 9 else 1
+            assert torch.equal(past.of(reading), states[: number + 1, :reading].transpose(0, 1))
+    assert past._together is not None and past._together.shape == (1, 128, 2)

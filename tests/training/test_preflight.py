@@ -11,11 +11,11 @@ import torch
 
 from mister_e_hf import MisterEConfig, MisterEModel, cli
 from mister_e_hf.base.errors import InputError
+from mister_e_hf.base.threads import few_threads, use_threads
 from mister_e_hf.corpora.dialogues import load_dialogues
 from mister_e_hf.training import preflight, stages
 from mister_e_hf.training.dry_run import _order, dry_run, format_costs
 from mister_e_hf.training.recipe import Recipe
-from mister_e_hf.training.threads import few_threads, use_threads
 from support.small_demo import RECIPE, SHORT, small_demo
 
 

@@ -149,7 +149,7 @@ def _train(arguments: argparse.Namespace):
 
 def _use_threads(count: int):
     from ..base.errors import InputError
-    from ..training.threads import use_threads
+    from ..base.threads import use_threads
 
     if not 1 <= count <= 1024:
         raise InputError(f"--threads must be a whole number from 1 to 1,024, got {count}")

@@ -17,8 +17,10 @@ from ..base.errors import InputError
 from ..base.files import check_output_folder
 from ..base.modalities import MODALITIES
 from ..base.processes import own_folder, processes, report
+from ..base.threads import few_threads
 from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues, turns_of_dialogues
 from .alignment import Alignment, align
+from .backbones import width_and_states
 from .modeling_utterance_encoder import UtteranceEncoder
 from .packing import packed_batches
 from .processing_utterance_encoder import MisterEProcessor
@@ -196,7 +198,7 @@ def embed_turns(
     dtype = options.dtype_on(device)
     was_training = encoder.training
     encoder.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), few_threads(encoder, device, width_and_states(encoder.config)[0]):
         for indices, batch in loader:
             if batch is not None:
                 with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):

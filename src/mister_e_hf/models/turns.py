@@ -84,6 +84,11 @@ class TurnLayout:
         """Whether all dialogues have the same number of real turns, so that `pad` pads nothing."""
         return self.count == self.num_dialogues * self.longest
 
+    @property
+    def is_long(self) -> bool:
+        """Whether dialogues are computed apart from those of another length, for one is long."""
+        return self.longest > LONG
+
     def pad(self, rows: torch.Tensor) -> torch.Tensor:
         """(N, ...) -> (B', longest, ...), padded at the end with zeros."""
         if self.is_rectangular:
@@ -181,7 +186,7 @@ class TurnLayout:
     @property
     def joins_streams(self) -> bool:
         """Whether `attend_streams` is faster: an accelerator is bound by the number of calls, a CPU by the work."""
-        return self.device.type != "cpu" and self.longest <= LONG
+        return self.device.type != "cpu" and not self.is_long
 
     def attend_streams(
         self, rows: torch.Tensor, num_heads: int, causal: bool, dropout: float, crosses: bool
@@ -216,7 +221,7 @@ class TurnLayout:
         longest beside it. Dialogues of up to `LONG` turns are one group, the others one for each doubling.
         """
         own = torch.arange(self.count)
-        if self.longest <= LONG:
+        if not self.is_long:
             return [(own, self)]
         lengths = self.on_host.lengths
         doublings = (lengths.clamp(min=LONG) / LONG).log2().ceil()

@@ -15,6 +15,7 @@ from ..base.errors import InputError
 from ..base.losses import consistency_loss, contrastive_loss
 from ..base.modalities import IGNORE_INDEX
 from ..base.part_weights import WEIGHT_FIELDS
+from ..base.threads import few_threads
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
 from ..evaluation.regression import REGRESSION_SCORES
 from ..models.configuration_conversation import ConversationConfig
@@ -25,7 +26,6 @@ from ..vectors.dialogue_datasets import check_dialogues, check_scores, target_st
 from .epoch_trainer import check_metric
 from .gathering import gather_rows
 from .score_labels import as_bits, as_countable, epoch_scores, from_bits, with_scores
-from .threads import few_threads
 from .vector_trainer import VectorTrainer, VectorTrainingArguments
 
 

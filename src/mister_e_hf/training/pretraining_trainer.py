@@ -18,6 +18,7 @@ from transformers import EvalPrediction
 from ..base.errors import InputError
 from ..base.losses import info_nce_of_turns
 from ..base.modalities import IGNORE_INDEX, MODALITIES
+from ..base.threads import few_threads
 from ..models.pretraining import PretrainingModel, PretrainingOutput
 from ..vectors.collator import DialogueCollator
 from ..vectors.dialogue_datasets import check_dialogues
@@ -26,7 +27,6 @@ from ..vectors.sampler import LikeLengthSampler
 from .epoch_trainer import check_metric
 from .gathering import gather_rows
 from .run_folder import pretraining_terms
-from .threads import few_threads
 from .vector_trainer import VectorTrainer, VectorTrainingArguments
 
 logger = logging.getLogger(__name__)

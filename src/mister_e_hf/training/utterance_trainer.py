@@ -9,6 +9,8 @@ from transformers import EvalPrediction
 
 from ..base.errors import InputError
 from ..base.losses import IGNORE_INDEX
+from ..base.threads import few_threads
+from ..encoders.backbones import width_and_states
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import UtteranceCollator, Utterances
@@ -99,7 +101,15 @@ class UtteranceTrainer(EpochTrainer):
     def _train(self, checkpoint, **kwargs):
         if self.encoder.config.task == "regression" and checkpoint is None:
             self._fit_scale()
-        return super()._train(checkpoint, **kwargs)
+        with self._few_threads():
+            return super()._train(checkpoint, **kwargs)
+
+    def evaluation_loop(self, *arguments, **kwargs):
+        with self._few_threads():
+            return super().evaluation_loop(*arguments, **kwargs)
+
+    def _few_threads(self):
+        return few_threads(self.encoder, self.args.device, width_and_states(self.encoder.config)[0])
 
     def _fit_scale(self):
         data: Any = self.train_dataset

@@ -50,22 +50,60 @@ class DialogueRecurrence(nn.Module):
 
     def forward(self, rows: torch.Tensor, layout: TurnLayout) -> torch.Tensor:
         """rows (N, D) in the order of reading -> emotion states (N, H)"""
-        # Padding is read last, so that it cannot influence the state of a real turn.
         parts = self.global_cell.of_turns(rows), self.party_cell.of_turns(rows), self.context_query(rows)
-        steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
+        # Each step reads the dialogues that are that long. Short batches are padded in evaluation, so that predictions
+        # stay those of older versions to the bit; padding is read last and cannot influence a real turn.
+        packs = self.training or layout.is_long
+        if packs:
+            order, inverse, batch_sizes = layout.packing
+            steps = zip(*(part[order].split(batch_sizes.tolist()) for part in parts), strict=True)
+        else:
+            steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
         party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
-        past: list[torch.Tensor] = []
-        parties: list[torch.Tensor] = []
+        past, parties = _Past(), []
         for to_global, to_party, query in steps:
-            if past:
-                states = torch.stack(past, dim=1)  # [B, t, H]
+            reading = len(query)
+            if parties:
+                states = past.of(reading)  # [b, t, H]
                 weights = (states @ query[..., None]).softmax(1)
                 context = (weights * states).sum(1)
-            common = self.global_cell(to_global, party, common)
-            past.append(common)
-            party = self.dropout(self.party_cell(to_party, context, party))
+            common = self.global_cell(to_global, party[:reading], common[:reading])
+            past.add(common)
+            party = self.dropout(self.party_cell(to_party, context[:reading], party[:reading]))
             parties.append(party)
-        return self.dropout(layout.recur(self.emotion_gru, layout.unpad(torch.stack(parties, dim=1))))
+        read = torch.cat(parties)[inverse] if packs else layout.unpad(torch.stack(parties, dim=1))
+        return self.dropout(layout.recur(self.emotion_gru, read))
+
+
+class _Past:
+    """
+    The states of the steps until now, of the dialogues that are still read: without a gradient in one tensor that
+    doubles when it is full, so that memory is linear; with one as they are, since it may not be written to.
+    """
+
+    def __init__(self):
+        self._states: list[torch.Tensor] = []
+        self._together: torch.Tensor | None = None
+        self._count = 0
+
+    def of(self, reading: int) -> torch.Tensor:
+        """Of the first so many dialogues, (b, t, H)."""
+        if self._together is not None:
+            return self._together[:reading, : self._count]
+        return torch.stack([state[:reading] for state in self._states], dim=1)
+
+    def add(self, state: torch.Tensor):
+        """state (b, H)"""
+        if torch.is_grad_enabled():
+            self._states.append(state)
+            return
+        if self._together is None or self._count == self._together.shape[1]:
+            larger = state.new_empty(len(state), max(2 * self._count, 32), state.shape[1])
+            if self._together is not None:
+                larger[:, : self._count] = self._together[: len(state)]
+            self._together = larger
+        self._together[: len(state), self._count] = state
+        self._count += 1
 
 
 class DialogueRNNModel(BaselineModel):
