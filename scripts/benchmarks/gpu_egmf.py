@@ -5,7 +5,7 @@ Letters: R turns of a step, L tokens of a turn's prompt, K nodes of the tree of 
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,23 @@ _PROMPT = (
 ).split()
 
 
-def write_language_model(folder: Path, size: dict[str, Any], device: torch.device):
-    """A language model of a size with random weights, in bfloat16, and a tokenizer to which a word is a token."""
+def write_tokenizer(folder: Path, words: Sequence[str], special: Sequence[str], **named: str):
+    """A tokenizer to which a word is a token, with special tokens that have names such as `pad_token`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=1500, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=1500, special_tokens=list(special), initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator([f" {word}" for word in [*WORDS, *_PROMPT, *LABELS.values()]] * 3, trainer)
-    special = {"bos_token": "<s>", "eos_token": "</s>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    tokenizer.train_from_iterator([f" {word}" for word in words] * 3, trainer)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
+
+
+def write_language_model(folder: Path, size: dict[str, Any], device: torch.device):
+    """A language model of a size with random weights, in bfloat16, and a tokenizer to which a word is a token."""
+    words = [*WORDS, *_PROMPT, *LABELS.values()]
+    write_tokenizer(folder, words, ["<s>", "</s>"], bos_token="<s>", eos_token="</s>")
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     with device:
         config = transformers.AutoConfig.for_model(**size, **ids)

@@ -45,6 +45,25 @@ class Device:
             found.append(time.perf_counter() - start)
         return statistics.median(found)
 
+    def once(self, call: Callable[[], Any]) -> float:
+        """Seconds of one call."""
+        self.wait()
+        start = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - start
+
+    def busy_share(self, call: Callable[[], Any]) -> float | None:
+        """Share of a call's time in which the device computes, under the profiler; None on a CPU."""
+        if not self.is_gpu:
+            call()
+            return None
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities, acc_events=True) as profiler:
+            seconds = self.once(call)
+        kernels = [each for each in profiler.events() if each.device_type == torch.autograd.DeviceType.CUDA]
+        return sum(each.time_range.elapsed_us() for each in kernels) / 1e6 / seconds
+
     def forget_peak(self):
         if self.is_gpu:
             torch.cuda.empty_cache()

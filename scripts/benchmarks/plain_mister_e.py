@@ -122,7 +122,7 @@ def plain_focal(logits: torch.Tensor, labels: torch.Tensor, gamma: float) -> tor
 def plain_contrastive(speech_states: torch.Tensor, text_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     states = F.normalize(torch.cat([speech_states.flatten(0, 1), text_states.flatten(0, 1)]), dim=-1)
     labels = labels.flatten().repeat(2)  # padding, -1, is a class like the others
-    others = 1 - torch.eye(len(labels))
+    others = 1 - torch.eye(len(labels), device=labels.device)
     positive = (labels[:, None] == labels[None, :]) * others
     similarity = states @ states.T
     similarity = similarity - similarity.max(1, keepdim=True).values.detach()

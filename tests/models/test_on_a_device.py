@@ -5,6 +5,7 @@ import contextlib
 import pytest
 import torch
 
+from mister_e_hf.models.turn_transformer import in_one_product, maps_of
 from mister_e_hf.models.turns import TurnLayout
 from mister_e_hf.vectors.collator import DialogueCollator
 from support.model_contract import small_batch, small_model
@@ -52,10 +53,19 @@ def test_streams_together_are_those_apart(lengths, changes, monkeypatch):
         torch.testing.assert_close(value, apart[key], atol=1e-6, rtol=1e-5)
 
 
+def test_maps_in_one_product_are_those_apart():
+    torch.manual_seed(0)
+    maps = [torch.nn.Linear(5, size, dtype=torch.float64) for size in (3, 4, 3)]
+    rows = torch.randn(2, 7, 5, dtype=torch.float64)
+    for found, expected in zip(in_one_product(rows, maps), maps_of(rows, maps), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert [each.shape[-1] for each in maps_of(rows.to(META), [each.to(META) for each in maps])] == [3, 4, 3]
+
+
 def test_masks_of_the_host_and_of_the_device_are_read_alike():
     batch = DialogueCollator()([{"speech_embeddings": torch.randn(n, 3)} for n in (2, 4)])
     mask = batch["attention_mask"]
     here, there = TurnLayout(mask), TurnLayout(mask, META)
     assert (here.count, here.longest) == (there.count, there.longest) == (6, 4)
-    assert there.index.device == META and there.on_host.index.tolist() == here.index.tolist()
+    assert there.index.device == META and there.on_host.place.tolist() == here.index.tolist()
     assert there.flatten(mask).device.type == "cpu"

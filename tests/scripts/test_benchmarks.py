@@ -41,8 +41,18 @@ def test_growth_is_measured_beside_another_commit(tmp_path):
     assert all(each["seconds"] > 0 for row in found.values() for each in row.values())
 
 
-def test_parts_for_a_gpu_run_on_a_cpu(tmp_path):
-    numbers = run("gpu.py", tmp_path)
+@pytest.mark.slow
+def test_all_rows_for_a_gpu_run_on_a_cpu(tmp_path):
+    numbers = run("gpu.py", tmp_path, "--rows", "stage2", "prediction", "stage1", "embedding")
+    assert {row["corpus"] for row in numbers["stage2"]} == {"meld", "iemocap"} and len(numbers["stage2"]) == 11
+    assert {row["turns"] for row in numbers["prediction"]} == {10, 512}
+    names = ["RoBERTa-large", "WavLM-large", "Llama-3.1-8B", "Qwen2-Audio-7B"]
+    assert [row["backbone"] for row in numbers["stage1"]] == names
+    assert all(row["share_of_rate"] > 0 for name in ("stage1", "embedding") for row in numbers[name])
+
+
+def test_egmf_on_a_gpu_runs_on_a_cpu(tmp_path):
+    numbers = run("gpu.py", tmp_path, "--rows", "egmf")
     assert numbers["matrix_rate"] > 0
     assert len(numbers["egmf"]) == 4
     for kind in ("training", "scoring"):

@@ -30,6 +30,7 @@ STAGE_1 = (
     "encoders.backbone_trial",
     "encoders.adapters",
     "encoders.encoder_lora",
+    "encoders.layer_mixture",
     "encoders.pooling",
     "encoders.fingerprint",
 )

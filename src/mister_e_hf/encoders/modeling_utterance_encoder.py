@@ -48,6 +48,7 @@ from .backbones import (
 from .configuration_utterance_encoder import UtteranceEncoderConfig
 from .encoder_lora import lora_settings
 from .fingerprint import encoder_fingerprint
+from .layer_mixture import LayerMixture
 from .pooling import UtterancePooling
 
 _ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
@@ -254,7 +255,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
             raise InputError(
                 f"Turns {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
             )
-        mixed = self._mixed([state[mask].to(self.norm.weight.dtype) for state in states])
+        mixed = self._pooled_states(states, mask)
         utterance = utterance_index[:, None].expand_as(mask)[mask]
         embeddings = self.projection(self.pooling(self.norm(mixed), utterance, count))
         logits = self.head(self.dropout(F.relu(embeddings)))
@@ -271,14 +272,13 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         weights = None if given is None else logits.new_tensor(given)
         return focal_loss(logits, labels, self.config.focal_gamma, weights, num_items)
 
-    def _mixed(self, states: list[torch.Tensor]) -> torch.Tensor:
+    def _pooled_states(self, states: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+        """States (W, P, H) where `mask` (W, P) is true, mixed if there are several: (R, H)."""
+        dtype = self.norm.weight.dtype
         if self.config.layer != "weighted_sum":
-            return states[0]
-        weights = self.layer_weights.softmax(0)
-        mixed = weights[0] * states[0]
-        for weight, state in zip(weights[1:], states[1:], strict=True):
-            mixed = mixed + weight * state
-        return mixed
+            return states[0][mask].to(dtype)
+        places = mask.flatten().nonzero().squeeze(1)
+        return LayerMixture.apply(self.layer_weights.softmax(0), places, dtype, *states)
 
     def fingerprint(self) -> str:
         """Hash of the settings and trained weights, see [`encoder_fingerprint`]."""

@@ -39,7 +39,7 @@ def in_own_precision(recurrence: nn.RNNBase, rows: torch.Tensor) -> Iterator[tor
         yield rows
         return
     with torch.autocast("cuda", enabled=False):
-        yield rows.to(recurrence.weight_ih_l0.dtype)
+        yield rows.to(next(recurrence.parameters()).dtype)
 
 
 def packed_gru(module: nn.GRU, rows: torch.Tensor, batch_sizes: torch.Tensor) -> torch.Tensor:

@@ -58,7 +58,7 @@ class TurnLayout:
         rows = values.flatten(0, 1)
         if self.count == len(rows):
             return rows
-        return rows[self.on_host.index if values.device.type == "cpu" else self.index]
+        return rows[self.on_host.place if values.device.type == "cpu" else self.index]
 
     def unflatten(self, rows: torch.Tensor) -> torch.Tensor:
         """(N, ...) -> (B, T, ...), zero at padding."""
@@ -237,13 +237,13 @@ class TurnLayout:
 class Places(NamedTuple):
     r"""
     Args:
-        index (`(N,)`): of each real turn among the B * T positions.
+        place (`(N,)`): of each real turn among the B * T positions.
         dialogue (`(N,)`): which of the dialogues it is in.
         position (`(N,)`): its place in that.
         lengths (`(B',)`): real turns of each dialogue.
     """
 
-    index: torch.Tensor
+    place: torch.Tensor
     dialogue: torch.Tensor
     position: torch.Tensor
     lengths: torch.Tensor

@@ -76,7 +76,7 @@ def _said(transcripts: Sequence[Sequence[str | None]], turns: RealTurns) -> list
             f"transcripts must be {count} lists of {width} strings or None, as the mask of the turns is, got "
             f"{short(transcripts)}"
         )
-    said = [transcripts[at // width][at % width] for at in turns.layout.on_host.index.tolist()]
+    said = [transcripts[at // width][at % width] for at in turns.layout.on_host.place.tolist()]
     if wrong := [text for text in said if not isinstance(text, str | None)]:
         raise InputError(f"transcripts must be strings, or None where a turn has none, got {short(repr(wrong[0]))}")
     return said

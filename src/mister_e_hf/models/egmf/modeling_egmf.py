@@ -193,7 +193,7 @@ class EgmfModel(StoredEgmf, EgmfPreTrainedModel):
             language_model, rows = self.language_model, self.config.rows_per_forward
             texts = written_answers(language_model, self.answers, asked.prompts, asked.pseudo, rows, constrained)
             width = turns.mask.shape[1]
-            for at, text in zip(turns.layout.on_host.index.tolist(), texts, strict=True):
+            for at, text in zip(turns.layout.on_host.place.tolist(), texts, strict=True):
                 found[at // width][at % width] = text
         return found
 
