@@ -60,7 +60,8 @@ class DialogueRecurrence(nn.Module):
         else:
             steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
         party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
-        past, parties = _Past(), []
+        past = _Past()
+        parties: list[torch.Tensor] = []
         for to_global, to_party, query in steps:
             reading = len(query)
             if parties:
