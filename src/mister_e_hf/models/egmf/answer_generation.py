@@ -5,6 +5,7 @@ V its vocabulary, A possible answers.
 """
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import cast
 
 import torch
@@ -83,10 +84,17 @@ def written_tokens(
         attention_mask=mask,
         generation_config=settings,
         logits_processor=allowed,
-        # as an index: a slice is not contiguous, for which the head multiplies row by row, in bfloat16 slowly
-        logits_to_keep=[-1],
+        **_last_logits(language_model),
     )
     return cast(torch.Tensor, written).tolist()
+
+
+def _last_logits(language_model: PreTrainedModel) -> dict[str, list[int]]:
+    """
+    The position whose logits are computed, where the model can leave out the others. As an index: a slice is not
+    contiguous, for which the head multiplies row by row, in bfloat16 slowly.
+    """
+    return {"logits_to_keep": [-1]} if "logits_to_keep" in signature(language_model.forward).parameters else {}
 
 
 def _padded_before(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -112,9 +112,8 @@ def describe_language_model(config: EgmfConfig, options: Mapping[str, Any]):
     kind = known[model_type] if isinstance(model_type, str) and model_type in known else None
     is_causal = kind is not None and kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     if kind is not None and kind in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        is_causal = is_causal and bool(
-            stated.get("is_decoder")
-        )  # BERT's kind reads both ways unless its configuration says so
+        # BERT's kind reads both ways unless its configuration says so
+        is_causal = is_causal and bool(stated.get("is_decoder"))
     if not is_causal:
         raise InputError(f"language_model '{name}' is of type '{model_type}', not a causal language model")
     with explained(name, where):
