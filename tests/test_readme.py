@@ -50,7 +50,7 @@ def prose(text: str) -> str:
 
 def commands(text: str) -> list[list[str]]:
     """What a page tells to type, as words of `mister-e` or of a script; in blocks and between backticks."""
-    lines = [line for block in blocks(text, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
     lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(text))]
     lines = [COMMAND.sub("", re.sub(r"\s+#.*", "", line)) for line in lines]
     found = [shlex.split(line) for line in lines if re.match(r"mister-e |scripts/\S+\.py ", line)]

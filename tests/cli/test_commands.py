@@ -482,6 +482,21 @@ def test_interrupt_while_audio_is_read_is_not_lost(calls, monkeypatch, run):
     assert sys.unraisablehook is hook
 
 
+def test_interrupt_while_audio_is_written_is_not_an_error(calls, monkeypatch, run):
+    class Interrupted(io.BytesIO):
+        """A callback from C, in which exceptions are dropped, writes it."""
+
+        def write(self, buffer):
+            raise KeyboardInterrupt
+
+    def write(*_):
+        soundfile.write(Interrupted(), np.zeros(100_000), 16_000, format="FLAC")
+
+    monkeypatch.setattr(summary, "summarize", write)
+    assert run("corpus", "folder", "--data_dir", calls) == (130, "", "interrupted\n")
+    time.sleep(0.2)  # in which nothing may interrupt the test itself
+
+
 @pytest.mark.parametrize("buffered", [True, False])
 def test_closed_pipe_is_ignored_and_the_work_is_finished(calls, tmp_path, buffered):
     reading, writing = os.pipe()

@@ -16,8 +16,8 @@ from mister_e_hf.base.whole_files import UNFINISHED
 from mister_e_hf.corpora.demo import demo_corpus
 from mister_e_hf.evaluation.metrics import softmax
 from mister_e_hf.training.checkpoints import MANIFEST, damage, finished_checkpoints, newest_whole, remove, seal
-from mister_e_hf.training.epoch_trainer import FirstSteps
 from mister_e_hf.training.experiment import run_experiment
+from mister_e_hf.training.first_steps import FirstSteps
 from mister_e_hf.training.run_folder import claim_run, read_results
 from mister_e_hf.vectors.store import write_vectors
 

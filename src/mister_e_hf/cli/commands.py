@@ -66,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failure.status
     except Exception as error:
         close_bars()
+        if _cancel_repeated():  # what called the interrupted callback has failed for it
+            print("interrupted", file=sys.stderr)
+            return 130
         for_the_user = isinstance(error, InputError | OSError)
         if arguments.debug:
             traceback.print_exc()
@@ -78,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2 if for_the_user else 1
     finally:
         sys.unraisablehook = hook
+        _cancel_repeated()
     return 0
 
 
@@ -178,6 +182,20 @@ def _end_process_group():
 def _interrupt_again(lost: "sys.UnraisableHookArgs"):
     """Repeat an interrupt that arrived in a callback from C, as when audio is read, where Python drops exceptions."""
     if lost.exc_type is KeyboardInterrupt:
-        threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
+        # not at once: what called the callback may fail for it, and clean up
+        _repeated.append(threading.Timer(0.1, signal.raise_signal, [signal.SIGINT]))
+        _repeated[-1].start()
     else:
         sys.__unraisablehook__(lost)
+
+
+def _cancel_repeated() -> bool:
+    """Do not repeat interrupts that wait for it; whether any did."""
+    waiting = [timer for timer in _repeated if timer.is_alive()]
+    for timer in waiting:
+        timer.cancel()
+    _repeated.clear()
+    return bool(waiting)
+
+
+_repeated: list[threading.Timer] = []

@@ -28,6 +28,7 @@ from ..vectors.dialogue_datasets import dialogue_lengths
 from ..vectors.sampler import LikeLengthSampler
 from .checkpoints import check_precision, damage, finished_checkpoints, newest_whole, remove, seal
 from .epoch_lines import EpochLines
+from .first_steps import FirstSteps
 from .training_fields import check_field, check_launcher, check_together, greater_is_better
 
 logger = logging.getLogger(__name__)
@@ -374,31 +375,3 @@ class EpochTrainer(Trainer):
                 f"Training ended at step {step}: {what} is not finite (NaN or infinity). Lower learning_rate or set "
                 "max_grad_norm, and check the range of the input"
             )
-
-
-class FirstSteps:
-    """The first step at which each value was not finite, noted on its device without waiting for it."""
-
-    def __init__(self):
-        self._steps: dict[tuple[str, ...], torch.Tensor] = {}
-
-    @torch.no_grad()
-    def note(self, step: int, values: Mapping[str, torch.Tensor]):
-        """values by name, () each"""
-        names, found = tuple(values), torch.stack([value.detach() for value in values.values()])
-        earlier = self._steps.get(names)
-        if earlier is None:
-            earlier = torch.full_like(found, _NO_STEP, dtype=torch.long)
-        self._steps[names] = torch.where(found.isfinite(), earlier, earlier.clamp(max=step))
-
-    def first(self) -> tuple[int, str] | None:
-        """The earliest of these steps and the name of the value; of several the one that was noted first."""
-        if not self._steps:
-            return None
-        names = [name for each in self._steps for name in each]
-        steps = torch.cat(list(self._steps.values())).tolist()
-        step = min(steps)
-        return None if step == _NO_STEP else (step, names[steps.index(step)])
-
-
-_NO_STEP = 2**62
