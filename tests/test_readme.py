@@ -176,6 +176,7 @@ def test_commands_of_a_language_model_run(demo_run, capsys):
     assert {"answer", "unparsed", "gate weight of local"} <= rows[0].keys() and all(row["text"] for row in rows)
 
 
+@pytest.mark.slow
 def test_commands_from_clips_to_capsules_run(tmp_path, monkeypatch, own_cache, capsys):
     monkeypatch.chdir(tmp_path)
     demo, *steps = block_after(TEXTS["src/mister_e_hf/inference/README.md"], "clips to capsules")

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from support.loopback_hub import loopback_hub
 from support.new_process import run_python
 
@@ -90,6 +92,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_an_encoder_and_its_backbone_are_loaded_from_the_hub(tmp_path):
     with loopback_hub() as hub:
 

@@ -129,6 +129,7 @@ assert not hidden & {name.partition(".")[0] for name in sys.modules}
 )
 
 
+@pytest.mark.slow
 def test_it_loads_in_every_order_from_disk_and_hub_and_without_the_package(folder, pipe, sounds, tmp_path):
     second = write_checkpoint(tmp_path / "second", seed=2)
     turns = [

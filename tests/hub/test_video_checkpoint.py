@@ -48,6 +48,7 @@ print(json.dumps(found))
 )
 
 
+@pytest.mark.slow
 def test_a_pushed_checkpoint_reads_video_with_its_own_code(tmp_path):
     folder = write_video_checkpoint(tmp_path / "run")
     write_clip(tmp_path / "clip.mp4", [plain((200, 20, 20))] * 20, fps=10, sound=tone(2, 220))

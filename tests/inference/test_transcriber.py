@@ -108,6 +108,7 @@ def letters_and_spaces(text: str) -> list[str]:
     return re.sub("[^a-z ]", "", text.lower().replace("\x92", "'")).split()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_whisper_hears_what_is_said_in_real_clips(pipe, shared_dir):
     with (shared_dir / "data" / "meld_raw" / "test_sent_emo.csv").open(newline="", encoding="utf-8") as file:

@@ -352,6 +352,7 @@ config.save_pretrained(sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_folder_loads_with_its_own_code_where_the_package_is_not_installed(tiny_config, tmp_path):
     config = unlike_the_defaults(tiny_config)
     config.save_pretrained(tmp_path / "saved")

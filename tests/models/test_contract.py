@@ -107,6 +107,7 @@ assert not [name for name in sys.modules if name.startswith("peft.")]
 """
 
 
+@pytest.mark.slow
 def test_stage_2_runs_without_peft(tmp_path):
     python("-c", WITHOUT_PEFT, tmp_path, *NAMES, PYTHONPATH=str(Path(__file__).parents[1]))
 

@@ -15,6 +15,7 @@ def run(script: str, folder: Path, *words: str) -> dict:
     return json.loads((folder / "numbers.json").read_text())
 
 
+@pytest.mark.slow
 def test_stage2_benchmark_runs_with_little_padding(tmp_path):
     numbers = run("stage2.py", tmp_path)
     assert {row["corpus"] for row in numbers["training"]} == {"meld", "iemocap"}
@@ -23,6 +24,7 @@ def test_stage2_benchmark_runs_with_little_padding(tmp_path):
     assert all(rate > 0 for row in numbers["training"] for rate in row["turns_per_second"])
 
 
+@pytest.mark.slow
 def test_a_third_modality_and_another_commit_are_compared(tmp_path):
     source = FOLDER.parents[1] / "src"
     numbers = run("modalities.py", tmp_path, "--models", "bc_lstm", "--before", str(source))
@@ -33,6 +35,7 @@ def test_a_third_modality_and_another_commit_are_compared(tmp_path):
         )  # of what importing took before
 
 
+@pytest.mark.slow
 def test_growth_is_measured_beside_another_commit(tmp_path):
     source = FOLDER.parents[1] / "src"
     numbers = run("growth.py", tmp_path, "--models", "mister_e, attention_decay", "--train", "--before", str(source))

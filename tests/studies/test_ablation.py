@@ -222,6 +222,7 @@ def test_one_fold_trains_on_train_and_scores_validation(demo_folder, tmp_path):
     assert "each seed (0) is trained on train and predicts validation" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "heads"), [("bc_lstm", []), ("sdt", ["speech", "text"])])
 def test_a_study_of_any_registered_model_has_a_report(demo_folder, tmp_path, name, heads):
     main = recipe(demo_folder).baseline(name).changed({"training.num_train_epochs": 1})

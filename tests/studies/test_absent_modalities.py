@@ -141,6 +141,7 @@ def test_models_begin_from_pretraining_with_more_modalities(nameless, named, tmp
         assert "pretrained_weights" in run
 
 
+@pytest.mark.slow
 def test_a_run_pretrains_itself_without_what_its_corpus_lacks(nameless, named, tmp_path):
     given = recipe_of(nameless, EMO_CAPS, pretraining=ONE_EPOCH | {"corpora": [str(named)]})
     assert ablate(given, tmp_path / "study", [0], 2, ["pretrained"], report=print) == []

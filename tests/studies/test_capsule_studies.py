@@ -140,6 +140,7 @@ def test_groups_of_capsules_differ_and_leave_some():
     assert list(capsule_groups(THREE)) == GROUPS
 
 
+@pytest.mark.slow
 def test_scores_have_the_same_tables(tmp_path):
     corpus = write_score_corpus(tmp_path / "corpus", {"train": 12, "validation": 6, "test": 4})
     out = tmp_path / "study"

@@ -101,6 +101,7 @@ def killed(corpus, whole, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_any_rename_resumes_to_the_same_result(corpus, whole, tmp_path):
     count = train_dying(corpus, tmp_path / "counted", None)
     assert outcome(tmp_path / "counted") == outcome(whole) and count > 50

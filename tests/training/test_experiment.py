@@ -195,6 +195,7 @@ def single_turns(table: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
+@pytest.mark.slow
 def test_full_model_beats_each_expert_and_a_model_without_context(tmp_path):
     """The method's claim on a corpus where the right answer is known: mixture over experts, context over none."""
     settings = ["--num_train_epochs", "6", "--disable_tqdm"]

@@ -32,6 +32,7 @@ def test_recipes_for_own_corpora_train_on_vectors_of_any_width(vectors, tmp_path
     assert "trained earlier" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_baselines_of_a_study_have_the_widths_of_the_corpus(vectors, tmp_path):
     words = ["--folds", "2", "--seeds", "0", "--variants", "full", "baseline_bc_lstm", "--corpus", str(vectors)]
     assert cli.main(["ablate", "own-small", "--out", str(tmp_path / "study"), *words, *QUICK]) == 0

@@ -158,6 +158,7 @@ def test_a_killed_run_resumes_to_the_same_result(scores, run, tmp_path):
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [each.name for each in registered()])
 def test_every_model_is_trained_for_scores(scores, tmp_path, name):
     made = with_language_model(score_recipe(scores).baseline(name).changed({"training.num_train_epochs": 1}))

@@ -107,6 +107,7 @@ def videos(tmp_path_factory) -> datasets.DatasetDict:
     return datasets.DatasetDict(corpus)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["classes", "scores"])
 def test_an_encoder_of_video_learns_what_the_picture_shows(videos, tmp_path, task):
     folder = write_backbone(tmp_path / "base", "resnet")
