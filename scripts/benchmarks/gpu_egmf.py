@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from gpu_measures import Device, table
+from gpu_measures import Device, table, training_step
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mister_e_hf.models.egmf.asked_turns import ask
@@ -152,16 +152,7 @@ def measure_steps(device: Device, model: EgmfModel, turns: int, rows: int, quick
         name: values.to(device.device) if isinstance(values, torch.Tensor) else values
         for name, values in dialogues(turns, model.config.speech_embedding_dim).items()
     }
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
     least, most = (0.0, 1) if quick else (1.5, 20)
-
-    def train():
-        optimizer.zero_grad()
-        with torch.autocast(device.device.type, torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
 
     @torch.no_grad()
     def score():
@@ -169,7 +160,7 @@ def measure_steps(device: Device, model: EgmfModel, turns: int, rows: int, quick
             return model(**{name: values for name, values in batch.items() if name != "labels"}).logits
 
     found: dict[str, Any] = {"turns": turns, "rows_per_forward": rows}
-    for kind, call in (("training", train), ("scoring", score)):
+    for kind, call in (("training", training_step(model, batch)), ("scoring", score)):
         with torch.no_grad():
             work = Work(model, batch, trains=kind == "training")
         model.train(kind == "training")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 from gpu_egmf import WORDS, write_tokenizer
-from gpu_measures import Device, table
+from gpu_measures import Device, table, training_step
 
 from embed import write_folder
 from mister_e_hf import DialogueFolder, MisterEProcessor, UtteranceEncoder
@@ -179,17 +179,8 @@ def _train(name: str, folder: Path, turns: int, again: bool, device: Device, rat
     work = Work(encoder, batch)
     moved = {key: value.to(device.device) for key, value in batch.items()}
     moved["labels"] = torch.arange(turns, device=device.device) % len(LABELS)
-    optimizer = torch.optim.AdamW([each for each in encoder.parameters() if each.requires_grad], lr=1e-5, fused=True)
-
-    def step():
-        optimizer.zero_grad()
-        with torch.autocast(device.device.type, torch.bfloat16):
-            loss = encoder(**moved).loss
-        loss.backward()
-        optimizer.step()
-
     device.forget_peak()
-    seconds = device.seconds(step, 0.0 if quick else 1.5, 1 if quick else 10)
+    seconds = device.seconds(training_step(encoder, moved), 0.0 if quick else 1.5, 1 if quick else 10)
     mask = moved["attention_mask"]
     return {
         "seconds": seconds,
