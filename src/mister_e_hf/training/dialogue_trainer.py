@@ -259,30 +259,31 @@ class MisterETrainer(DialogueTrainer):
     args: MisterETrainingArguments
 
     def loss_terms(self, outputs, labels, num_items):
-        terms, model = super().loss_terms(outputs, labels, num_items), self.own_model
+        own_labels = moved(labels, outputs["loss"].device)
+        terms, model = super().loss_terms(outputs, own_labels, num_items), self.own_model
         named = model.loss_term_weights
         if "contrastive" in named and self.args.contrastive_weight and outputs.speech_states is not None:
-            terms["contrastive"] = self._contrastive(outputs, labels, num_items)
+            # where the labels are: on the host nothing waits
+            scored = moved((labels != IGNORE_INDEX).flatten().nonzero().squeeze(1), own_labels.device)
+            terms["contrastive"] = self._contrastive(outputs, own_labels, scored, num_items)
         if "consistency" in named and self.args.consistency_weight and len(model.config.heads) > 1:
             available = expert_availability(model.config.experts, outputs.speech_mask, outputs.text_mask)
-            own_labels = moved(labels, outputs.expert_logits.device)
             terms["consistency"] = consistency_loss(outputs.expert_logits, available, own_labels, num_items)
         return terms
 
-    def _contrastive(self, outputs: MisterEOutput, labels: torch.Tensor, num_items) -> torch.Tensor:
+    def _contrastive(
+        self, outputs: MisterEOutput, labels: torch.Tensor, scored: torch.Tensor, num_items
+    ) -> torch.Tensor:
+        """labels (B, T), and the places (K,) among the B * T of those that are scored"""
         assert outputs.speech_mask is not None and outputs.text_mask is not None
         assert outputs.speech_states is not None and outputs.text_states is not None
-        # where the labels are: on the host nothing waits
-        device = outputs.speech_states.device
-        scored = moved((labels != IGNORE_INDEX).flatten().nonzero().squeeze(1), device)
 
         def at_scored(*parts: torch.Tensor) -> torch.Tensor:
             return torch.cat([part.flatten(0, 1).index_select(0, scored) for part in parts])
 
         states = at_scored(outputs.speech_states, outputs.text_states)
         counted = at_scored(outputs.speech_mask, outputs.text_mask)
-        own_labels = moved(labels, device)
-        state_labels = at_scored(own_labels, own_labels)
+        state_labels = at_scored(labels, labels)
         options = {"temperature": self.args.contrastive_temperature, "num_items": num_items}
         if self.accelerator.num_processes == 1:
             return contrastive_loss(states, state_labels, counted=counted, **options)
