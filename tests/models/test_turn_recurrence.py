@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
 from mister_e_hf.models import turn_recurrence
-from mister_e_hf.models.turn_recurrence import in_one_product, packed_gru
+from mister_e_hf.models.turn_recurrence import packed_gru, takes_packed_gru
 from mister_e_hf.models.turns import TurnLayout
 
 SHAPES = {
@@ -94,13 +94,13 @@ def test_order_of_reading_from_the_end():
 
 def test_only_training_on_a_cpu_uses_it():
     module, rows = gru(1, True), torch.zeros(2, 5)
-    assert in_one_product(module, rows)
-    assert not in_one_product(module.eval(), rows)
-    assert not in_one_product(module.train(), rows.to("meta"))
-    assert not in_one_product(nn.LSTM(5, 4), rows)
-    assert not in_one_product(nn.GRU(5, 4, bias=False), rows)
+    assert takes_packed_gru(module, rows)
+    assert not takes_packed_gru(module.eval(), rows)
+    assert not takes_packed_gru(module.train(), rows.to("meta"))
+    assert not takes_packed_gru(nn.LSTM(5, 4), rows)
+    assert not takes_packed_gru(nn.GRU(5, 4, bias=False), rows)
     with torch.no_grad():
-        assert not in_one_product(module, rows)
+        assert not takes_packed_gru(module, rows)
 
 
 def test_predictions_are_those_of_torch_to_the_bit():

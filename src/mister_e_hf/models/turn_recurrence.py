@@ -21,7 +21,7 @@ from torch import nn
 _MANY_STEPS = 24
 
 
-def in_one_product(module: nn.RNNBase, rows: torch.Tensor) -> TypeGuard[nn.GRU]:
+def takes_packed_gru(module: nn.RNNBase, rows: torch.Tensor) -> TypeGuard[nn.GRU]:
     """
     Whether [`packed_gru`] is used. In evaluation it is not, so that predictions are those of PyTorch's GRU to the bit.
     """

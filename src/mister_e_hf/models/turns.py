@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from ..base.devices import moved
 from ..base.errors import InputError
 from .turn_attention import LONG, Attention, attend_to, by_head, split_heads
-from .turn_recurrence import in_one_product, in_own_precision, packed_gru
+from .turn_recurrence import in_own_precision, packed_gru, takes_packed_gru
 
 
 class TurnLayout:
@@ -121,7 +121,7 @@ class TurnLayout:
         """Run a recurrence over each dialogue's own turns: (N, D) -> (N, H)."""
         order, inverse, batch_sizes = self.packing
         ordered = _Reordered.apply(rows, order, inverse)
-        if in_one_product(recurrence, rows):
+        if takes_packed_gru(recurrence, rows):
             return _Reordered.apply(packed_gru(recurrence, ordered, batch_sizes), inverse, order)
         with in_own_precision(recurrence, ordered) as own:
             packed, _ = recurrence(PackedSequence(own, batch_sizes))
@@ -153,8 +153,7 @@ class TurnLayout:
         for rows, group in self._groups:
             own = None if keys is None else keys[rows]
             found.append(group._attend(query[rows], key[rows], value[rows], num_heads, causal, dropout, slopes, own))
-        order = torch.cat([rows for rows, _ in self._groups])
-        return torch.cat(found)[order.argsort()]
+        return torch.cat(found)[self._ungrouped]
 
     def _attend(self, query, key, value, num_heads, causal, dropout, slopes, keys) -> torch.Tensor:
         def heads(rows: torch.Tensor) -> torch.Tensor:  # [N, A] -> [B', heads, T, A / heads], M heads of M streams
@@ -232,6 +231,11 @@ class TurnLayout:
             rows = self.moved(own[(doublings == doubling)[self.on_host.dialogue]])
             groups.append((rows, TurnLayout(place < some[:, None], self.device)))
         return groups
+
+    @functools.cached_property
+    def _ungrouped(self) -> torch.Tensor:
+        """Where each row (N,) is among those of the groups, one behind the other."""
+        return torch.cat([rows for rows, _ in self._groups]).argsort()
 
 
 class Places(NamedTuple):
