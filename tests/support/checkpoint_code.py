@@ -11,7 +11,7 @@ SHARED = (
     "hub.loading",
 )
 PRETRAINING = ("models.pretraining", "models.mister_e.pretraining_mister_e")
-VIDEO = ("media.video", "media.video_frames", "media.media_files")
+VIDEO = ("media.video", "media.video_frames", "media.media_files", "base.interrupts")
 BACKBONES = (
     "encoders.backbones",
     "encoders.backbone_kind",

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_installation()
             arguments.run(arguments)
         _end_process_group()
+        if _cancel_repeated():  # what it interrupted has gone on without what the callback read or wrote
+            raise KeyboardInterrupt
     except KeyboardInterrupt:
         close_bars()
         print("interrupted", file=sys.stderr)

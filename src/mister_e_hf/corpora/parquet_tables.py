@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from ..base.errors import InputError, reading, short
+from ..base.interrupts import delayed_interrupts
 from .columns import listed
 from .delimited import MOST_COLUMNS, Row
 
@@ -129,6 +130,7 @@ def audio_in_table(source: AudioInTable) -> dict[str, Any]:
     return {"path": stored.get("path"), "bytes": stored["bytes"]}
 
 
+@delayed_interrupts()
 def encoded(array: Any, sampling_rate: Any, where: str) -> bytes:
     """Encode samples (S,) or (channels, S), as `datasets` decodes audio, as a WAV file of 32-bit floats."""
     try:

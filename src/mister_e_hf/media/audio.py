@@ -17,6 +17,7 @@ import soundfile
 import soxr
 
 from ..base.errors import short
+from ..base.interrupts import delayed_interrupts
 from .audio_layout import NO_END, examine, rest_behind, says_length, text_at_the_start, without_tags
 from .audio_objects import AudioError, check_stretch, decode, resolve, too_long
 from .media_files import opened, remark
@@ -35,6 +36,7 @@ _RUN_UP = 1.0  # seconds decoded before a stretch, since frames depend on earlie
 _JITTER = 0.1  # seconds by which frame times may be off before they count as a gap or overlap
 
 
+@delayed_interrupts()
 def load_audio(
     source: Any,
     sampling_rate: int | None = None,
@@ -88,6 +90,7 @@ def load_audio(
         return _finish(_file_blocks(file, label, size, start, end, max_seconds), label, start, end, max_seconds)
 
 
+@delayed_interrupts()
 def encode_flac(samples: np.ndarray) -> bytes:
     """
     Encode mono 16 kHz samples (S,) as a 16-bit FLAC file; 16-bit audio round-trips bit-equal. If the peak is above

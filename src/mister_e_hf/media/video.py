@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..base.errors import InputError, short
+from ..base.interrupts import delayed_interrupts
 from .media_files import is_file_like, opened
 from .video_frames import MAX_PIXELS, FramesOfTrack, UnusableVideoError, write_h264
 
@@ -155,7 +156,8 @@ class OpenVideo:
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
         try:
-            yield
+            with delayed_interrupts():
+                yield
         except UnusableVideoError as error:
             raise VideoError(f"{self._label} {error}") from error
 
@@ -225,7 +227,8 @@ def open_video(video: Any, name: str | None = None) -> Iterator[OpenVideo]:
         # A playlist or manifest must not make the decoder open other files or addresses.
         options = {"protocol_whitelist": "", "max_pixels": str(MAX_PIXELS)}
         try:
-            container = stack.enter_context(av.open(file, "r", options=options, metadata_errors="replace"))
+            with delayed_interrupts():
+                container = stack.enter_context(av.open(file, "r", options=options, metadata_errors="replace"))
         except Exception as error:  # errors of FFmpeg, and of PyAV about what FFmpeg found
             if isinstance(error, MemoryError) and not isinstance(error, av.FFmpegError):
                 raise

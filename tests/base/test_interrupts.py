@@ -1,0 +1,136 @@
+import io
+import signal
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+
+from mister_e_hf.base.interrupts import delayed_interrupts
+from mister_e_hf.media import audio
+from mister_e_hf.media.audio import encode_flac, load_audio
+from mister_e_hf.media.video import load_frames
+from support.small_corpora import noise
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_interrupt_comes_at_the_end(sent):
+    seen = []
+    before = signal.signal(sent, lambda number, frame: seen.append(number))
+    try:
+        with delayed_interrupts():
+            signal.raise_signal(sent)
+            assert seen == []
+        assert seen == [sent]
+        signal.raise_signal(sent)
+        assert seen == [sent, sent]  # the handler is there again
+    finally:
+        signal.signal(sent, before)
+
+
+def test_interrupt_replaces_the_error_that_it_met():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("cut short")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_second_interrupt_comes_at_once_and_only_once():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the second")
+    assert reached == ["after the first"]
+
+
+def test_signals_that_are_ignored_or_end_the_process_are_left_alone():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with delayed_interrupts():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_other_threads_have_none():
+    found = []
+
+    def read():
+        with delayed_interrupts():
+            found.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGINT)]
+
+
+class _Interrupted(io.BytesIO):
+    """An interrupt comes while C calls it, in the first of its reads or writes of that length."""
+
+    sent = False
+
+    def _interrupt(self):
+        if not self.sent:
+            self.sent = True
+            signal.raise_signal(signal.SIGINT)
+
+    def readinto(self, buffer):
+        if len(buffer) > 1000:
+            self._interrupt()
+        return super().readinto(buffer)
+
+    def read(self, size=-1):
+        if size > 1000:
+            self._interrupt()
+        return super().read(size)
+
+    def write(self, data):
+        self._interrupt()
+        return super().write(data)
+
+
+@pytest.mark.parametrize("form", ["FLAC", "WAV"])
+def test_interrupt_while_audio_is_read_is_raised(monkeypatch, form):
+    file = io.BytesIO()
+    soundfile.write(file, noise(5), 16_000, format=form)
+    interrupted, lost = _Interrupted(file.getvalue()), []
+    monkeypatch.setattr("sys.unraisablehook", lost.append)
+    with pytest.raises(KeyboardInterrupt):
+        load_audio(interrupted)
+    assert interrupted.sent and not lost
+    np.testing.assert_allclose(load_audio(interrupted) * 32768, noise(5), atol=1e-3)
+
+
+def test_interrupt_while_video_is_read_is_raised(monkeypatch):
+    pytest.importorskip("av")
+    from support.small_videos import clip
+
+    interrupted, lost = _Interrupted(clip(40)), []
+    monkeypatch.setattr("sys.unraisablehook", lost.append)
+    with pytest.raises(KeyboardInterrupt):
+        load_frames(interrupted)
+    assert interrupted.sent and not lost
+    np.testing.assert_array_equal(load_frames(interrupted), load_frames(clip(40)))
+
+
+def test_interrupt_while_audio_is_encoded_is_raised(monkeypatch):
+    files, lost = [], []
+
+    class Memory:
+        @staticmethod
+        def BytesIO():
+            files.append(_Interrupted())
+            return files[-1]
+
+    monkeypatch.setattr("sys.unraisablehook", lost.append)
+    monkeypatch.setattr(audio, "io", Memory)
+    with pytest.raises(KeyboardInterrupt):
+        encode_flac(noise(5))
+    assert files[0].sent and not lost
+    monkeypatch.undo()
+    assert files[0].getvalue() == encode_flac(noise(5))  # nothing of it is lost
