@@ -2,15 +2,17 @@
 
 import json
 import logging
+import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForPreTraining, pipeline
 
 import mister_e_hf
@@ -20,6 +22,7 @@ from mister_e_hf.base.modalities import TASK
 from mister_e_hf.cli.commands import main
 from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents
+from mister_e_hf.inference.doctor import examine
 from mister_e_hf.training.evaluate import evaluate_checkpoint
 from mister_e_hf.training.experiment import run_seeds
 from mister_e_hf.training.pretraining import pretrain
@@ -211,6 +214,20 @@ def test_a_pretrained_folder_predicts_nothing(pretrained, corpora, capsys):
         for parameter in model.parameters():
             parameter.add_(0.01)
     pipeline(TASK, model=model)
+
+
+def test_the_doctor_tries_a_pretrained_folder_out(pretrained, tmp_path):
+    found = list(examine(pretrained))
+    assert all(fine for fine, _ in found)
+    lines = [line for _, line in found]
+    assert lines[1].startswith(f"'{pretrained}': MiSTER-E, pre-trained; ")
+    assert lines[2] == "predicts nothing until it is fine-tuned: mister-e train RECIPE --pretrained FOLDER"
+    assert lines[3] == "errors of three random turns are finite"
+    broken = shutil.copytree(pretrained, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["pretraining.decoders.text.2.bias"].fill_(math.nan)
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    assert (False, "errors of three random turns are NaN or infinite: its weights are broken") in examine(broken)
 
 
 def test_a_push_holds_what_loads_the_model(pretrained, tmp_path):

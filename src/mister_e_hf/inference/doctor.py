@@ -12,7 +12,7 @@ from ..base.modalities import MODALITIES, Modality
 from ..base.plain_text import count_of
 from ..hub.checkpoint import checkpoint_files
 from ..hub.language_models import FIELD, licence_of
-from .stored_stages import load_encoder, load_model
+from .stored_stages import load_any_model, load_encoder
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 
@@ -27,17 +27,21 @@ def examine(folder: str | Path | None = None) -> Iterator[tuple[bool, str]]:
 def _examine_checkpoint(folder: Path) -> Iterator[tuple[bool, str]]:
     try:
         size = sum(checkpoint_files(folder).values())
-        model = load_model(folder)
+        model = load_any_model(folder)
     except Exception as error:  # any error is a finding
         yield False, f"'{folder}': {short(error, 1000)}"
         return
     config: Any = model.config
-    heads = f", heads {', '.join(config.heads)}" if config.heads else ""
+    heads = f", heads {', '.join(config.heads)}" if config.heads and not model.pretrains else ""
     encoders = any((folder / modality.encoder).is_dir() for modality in MODALITIES.values())
     held = "with encoders" if encoders else "without encoders"
-    yield True, f"'{folder}': {model.title}{heads}; {model.num_parameters():,} parameters, {size:,} bytes {held}"
-    predicted = "scores of" if config.task == "regression" else "labels"
-    yield True, f"{predicted} {', '.join(config.id2label.values())}"
+    kind = ", pre-trained" if model.pretrains else ""
+    yield True, f"'{folder}': {model.title}{kind}{heads}; {model.num_parameters():,} parameters, {size:,} bytes {held}"
+    if model.pretrains:
+        yield True, "predicts nothing until it is fine-tuned: mister-e train RECIPE --pretrained FOLDER"
+    else:
+        predicted = "scores of" if config.task == "regression" else "labels"
+        yield True, f"{predicted} {', '.join(config.id2label.values())}"
     if getattr(config, FIELD, None) is not None:
         yield True, _language_model(model)
     yield from _try_out(model)
@@ -62,11 +66,15 @@ def _try_out(model: Any) -> Iterator[tuple[bool, str]]:
     inputs: dict[str, Any] = {each.embeddings: torch.randn(1, 3, getattr(config, each.width)) for each in read}
     if config.reads_transcripts:
         inputs["transcripts"] = [["hello", None, "bye"]]
+    if model.pretrains:
+        inputs |= {each.masked: torch.tensor([[False, True, False]]) for each in read}
     with torch.no_grad():
-        finite = bool(model.view(model(**inputs)).logits.isfinite().all())
+        output = model(**inputs)
+    what, found = ("errors", output.loss) if model.pretrains else ("logits", model.view(output).logits)
+    finite = bool(found.isfinite().all())
     yield (
         finite,
-        f"logits of three random turns are {'finite' if finite else 'NaN or infinite: its weights are broken'}",
+        f"{what} of three random turns are {'finite' if finite else 'NaN or infinite: its weights are broken'}",
     )
 
 
