@@ -148,7 +148,7 @@ from mister_e_hf import cli
 for words in json.loads(sys.argv[1]):
     with contextlib.redirect_stderr(io.StringIO()) as error:
         status = cli.main(["predict", *words])
-    known = {"torch", "transformers", "datasets", "pyarrow", "pandas", "sklearn", "matplotlib"}
+    known = {"torch", "transformers", "datasets", "pyarrow", "pandas", "sklearn", "matplotlib", "peft", "av", "evaluate"}
     heavy = sorted(known & set(sys.modules))
     print(json.dumps([status, heavy, error.getvalue()]))
 """

@@ -6,10 +6,11 @@ import contextlib
 import itertools
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
 from ..base.chatter import hide_unnamed_bars
+from ..base.collection import loading
 from ..base.errors import InputError, short
 from ..base.modalities import MODALITIES
 from ..base.plain_text import count_of
@@ -110,8 +111,22 @@ def add_inference_commands(commands: argparse._SubParsersAction, shared: argpars
 
 
 def _predict(arguments: argparse.Namespace):
+    with loading():
+        labels, lines = _prediction(arguments)
+    with contextlib.closing(lines):
+        if arguments.out:
+            from ..inference.prediction_output import write_predictions
+
+            count = write_predictions(lines, labels, arguments.out)
+            print_result(f"{count_of(count, 'turn')} in {arguments.out}", turns=count, out=arguments.out)
+        else:
+            _print_predictions(lines, arguments.json or not sys.stdout.isatty())
+
+
+def _prediction(arguments: argparse.Namespace) -> tuple[list[str], Generator[dict[str, Any], None, None]]:
+    """What [`predict_dialogues`] returns, once the model is loaded; the input is checked before."""
     from ..inference.predict import check_model, check_source, check_transcriber, predict_dialogues
-    from ..inference.prediction_output import check_format, write_predictions
+    from ..inference.prediction_output import check_format
 
     columns = dict(parse_pairs(arguments.columns)) if arguments.columns else None
     if arguments.out:
@@ -126,13 +141,7 @@ def _predict(arguments: argparse.Namespace):
     check_model(arguments.model, arguments.revision)
     check_transcriber(arguments.transcriber)
     hide_unnamed_bars()
-    labels, lines = predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
-    with contextlib.closing(lines):
-        if arguments.out:
-            count = write_predictions(lines, labels, arguments.out)
-            print_result(f"{count_of(count, 'turn')} in {arguments.out}", turns=count, out=arguments.out)
-        else:
-            _print_predictions(lines, arguments.json or not sys.stdout.isatty())
+    return predict_dialogues(arguments.input, arguments.model, arguments.segments, columns, **options)
 
 
 def _print_predictions(lines: Iterator[dict[str, Any]], as_json: bool):
