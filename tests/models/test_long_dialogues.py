@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from mister_e_hf.models import turn_attention, turns
+from mister_e_hf.models.baselines import dialogue_rnn
 from mister_e_hf.models.baselines.dialogue_rnn import _Past
 from mister_e_hf.models.registry import registered
 from mister_e_hf.models.turns import TurnLayout
 from support.model_contract import assert_same, assert_streams, gradients_of, outputs_of, small_batch, small_model
+from support.peak_memory import peak_of
 
 MODELS = [
     *((each.name, {"causal": causal}) for each in registered() if each.streams for causal in (False, True)),
@@ -87,10 +89,37 @@ def test_recurrence_reads_at_each_step_only_dialogues_that_are_that_long(train, 
 
 
 def test_past_states_are_in_one_tensor_that_grows_with_the_dialogues_still_read():
-    past, states = _Past(), torch.randn(70, 3, 2)
-    with torch.no_grad():
-        for number, state in enumerate(states):
-            past.add(state[: 3 if number < 10 else 1])
-            reading = 3 if number < 9 else 1
-            assert torch.equal(past.of(reading), states[: number + 1, :reading].transpose(0, 1))
-    assert past._together is not None and past._together.shape == (1, 128, 2)
+    states = torch.randn(70, 3, 2, dtype=torch.float64, requires_grad=True)
+    past, read, stacked = _Past(states[0]), [], []
+    for number, state in enumerate(states):
+        past.add(state[: 3 if number < 10 else 1])
+        reading = 3 if number < 9 else 1
+        read.append(past.of(reading))
+        stacked.append(states[: number + 1, :reading].transpose(0, 1))
+        assert torch.equal(read[-1], stacked[-1])
+    assert past._memory.shape == (1, 128, 2)
+    assert read[-1].data_ptr() == past._memory.data_ptr()
+    found, expected = (
+        torch.autograd.grad(sum((number * each**2).sum() for number, each in enumerate(several)), states)[0]
+        for several in (read, stacked)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("name", "changes"), MODELS)
+def test_memory_is_linear_in_the_turns(name, changes, train, monkeypatch):
+    for module in (turns, turn_attention, dialogue_rnn):
+        monkeypatch.setattr(module, "LONG", 8, raising=False)
+    monkeypatch.setattr(turn_attention, "_PAIRS", 2**10)
+    model = small_model(name, **changes).train(train)
+
+    def step(count: int):
+        with torch.set_grad_enabled(train):
+            output = model(**small_batch(model.config, [count]))
+            if train:
+                output.loss.backward()
+
+    peaks = [peak_of(lambda count=count: step(count)) for count in (64, 128, 256)]
+    first, second = peaks[1] - peaks[0], peaks[2] - peaks[1]
+    assert second < 2.3 * first, peaks

@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..turns import TurnLayout
 from .configuration import DialogueRNNConfig
@@ -60,15 +61,19 @@ class DialogueRecurrence(nn.Module):
         else:
             steps = zip(*(layout.pad(part).unbind(1) for part in parts), strict=True)
         party = common = context = rows.new_zeros(layout.num_dialogues, self.party_cell.hidden_size)
-        past = _Past()
+        past: _Past | None = None
         parties: list[torch.Tensor] = []
         for to_global, to_party, query in steps:
             reading = len(query)
-            if parties:
-                states = past.of(reading)  # [b, t, H]
-                weights = (states @ query[..., None]).softmax(1)
-                context = (weights * states).sum(1)
+            if past is not None:
+                states = past.of(reading)
+                # computed again for its gradient, since its parts are as long as the past
+                again = layout.is_long and torch.is_grad_enabled()
+                context = (
+                    checkpoint(_context, query, states, use_reentrant=False) if again else _context(query, states)
+                )
             common = self.global_cell(to_global, party[:reading], common[:reading])
+            past = _Past(common) if past is None else past
             past.add(common)
             party = self.dropout(self.party_cell(to_party, context[:reading], party[:reading]))
             parties.append(party)
@@ -78,33 +83,53 @@ class DialogueRecurrence(nn.Module):
 
 class _Past:
     """
-    The states of the steps until now, of the dialogues that are still read: without a gradient in one tensor that
-    doubles when it is full, so that memory is linear; with one as they are, since it may not be written to.
+    The states of the steps until now, of the dialogues that are still read, in one tensor that doubles when it is
+    full, so that memory is linear in the turns.
     """
 
-    def __init__(self):
-        self._states: list[torch.Tensor] = []
-        self._together: torch.Tensor | None = None
-        self._count = 0
+    def __init__(self, first: torch.Tensor):
+        self._memory = first.new_empty(len(first), 32, first.shape[1])
+        self._states = self._memory[:, :0]  # [b, t, H]
 
     def of(self, reading: int) -> torch.Tensor:
         """Of the first so many dialogues, (b, t, H)."""
-        if self._together is not None:
-            return self._together[:reading, : self._count]
-        return torch.stack([state[:reading] for state in self._states], dim=1)
+        return self._states if len(self._states) == reading else self._states[:reading]
 
     def add(self, state: torch.Tensor):
         """state (b, H)"""
-        if torch.is_grad_enabled():
-            self._states.append(state)
-            return
-        if self._together is None or self._count == self._together.shape[1]:
-            larger = state.new_empty(len(state), max(2 * self._count, 32), state.shape[1])
-            if self._together is not None:
-                larger[:, : self._count] = self._together[: len(state)]
-            self._together = larger
-        self._together[: len(state), self._count] = state
-        self._count += 1
+        count = self._states.shape[1]
+        if count == self._memory.shape[1]:
+            larger = state.new_empty(len(state), 2 * count, state.shape[1])
+            larger[:, :count] = self._memory[: len(state)]
+            self._memory = larger
+        self._states = _Appended.apply(self._states, state, self._memory)
+
+
+class _Appended(torch.autograd.Function):
+    """
+    The states of past steps (B, t, H), which are the first of a memory (B or b, more, H), and behind them that of the
+    dialogues b that are still read, (b, H), which is written there: (b, t + 1, H).
+    """
+
+    @staticmethod
+    def forward(context, past: torch.Tensor, state: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        context.ended, count = len(past) - len(state), past.shape[1]
+        memory[: len(state), count] = state
+        # What is read at a step does not change when a later one is written, so autograd need not know that it is.
+        return memory.data[: len(state), : count + 1]
+
+    @staticmethod
+    def backward(context, gradient: torch.Tensor):
+        of_past = gradient[:, :-1]
+        if context.ended:
+            of_past = F.pad(of_past, (0, 0, 0, 0, 0, context.ended))
+        return of_past, gradient[:, -1], None
+
+
+def _context(query: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """What a turn's query (b, H) attends to among the states (b, t, H): (b, H)."""
+    weights = (states @ query[..., None]).softmax(1)
+    return (weights * states).sum(1)
 
 
 class DialogueRNNModel(BaselineModel):
