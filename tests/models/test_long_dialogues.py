@@ -120,6 +120,5 @@ def test_memory_is_linear_in_the_turns(name, changes, train, monkeypatch):
             if train:
                 output.loss.backward()
 
-    peaks = [peak_of(lambda count=count: step(count)) for count in (64, 128, 256)]
-    first, second = peaks[1] - peaks[0], peaks[2] - peaks[1]
-    assert second < 2.3 * first, peaks
+    fewer, more = (peak_of(lambda count=count: step(count)) for count in (128, 256))
+    assert more < 2.1 * fewer
