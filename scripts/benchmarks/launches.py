@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).parent
 OURS = HERE.parents[1] / "src"
 MODELS = ("mister_e", "emo_caps", "egmf_fusion")
+ENCODERS = ("RoBERTa-large", "WavLM-large", "Qwen2-Audio-7B")  # tiny ones of these kinds, of two layers
 NARROW = {"speech_embedding_dim": 8, "text_embedding_dim": 8, "hidden_size": 24}
 FIELDS = {"mister_e": {"attention_dim": 12}}
 LENGTHS = (5, 6, 7, 8, 8, 9, 9, 10)
@@ -35,7 +36,8 @@ def count(models: list[str]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         for model in models:
             for bf16 in (False, True):
-                for work, counts in _counts(model, bf16, folder):
+                counted = _of_encoder if model in ENCODERS else _counts
+                for work, counts in counted(model, bf16, folder):
                     names = {f"{kind}: {name}": number for (kind, name), number in counts.most_common()}
                     own = {"model": model, "work": work, "precision": "bfloat16" if bf16 else "float32"}
                     rows.append({**own, **counts.totals(), "operators": names})
@@ -85,6 +87,40 @@ def _counts(model: str, bf16: bool, folder: str):
     yield "prediction", found
 
 
+def _of_encoder(name: str, bf16: bool, folder: str):
+    """Training with LoRA and embedding of 8 turns by an encoder of stage 1."""
+    import torch
+    from gpu_encoders import SPEECH, TINY, build, turns_of, write_backbone
+    from gpu_measures import Device
+    from pretended_gpu import counting, put_on_gpu
+
+    from mister_e_hf import MisterEProcessor
+    from mister_e_hf.training.utterance_trainer import UtteranceTrainer, UtteranceTrainingArguments
+
+    write_backbone(place := Path(folder) / name, TINY[name])
+    encoder = build(name, place, Device(torch.device("cpu"), 60.0), "lora")
+    processor = MisterEProcessor.from_backbone(place, "speech" if name in SPEECH else "text")
+    arguments = UtteranceTrainingArguments(
+        folder, use_cpu=True, report_to="none", eval_strategy="no", load_best_model_at_end=False
+    )
+    trainer = UtteranceTrainer(encoder, arguments, processor, train_dataset=[0])
+    own = put_on_gpu(encoder).train()
+    stays = getattr(trainer, "host_fields", ())
+    batch = dict(processor(turns_of(name, 8, 0))) | {"labels": torch.arange(8) % 7}
+    inputs = {key: value if key in stays else put_on_gpu(value) for key, value in batch.items()}
+    for work in ("training step", "embedding"):
+        own.train(work == "training step")
+        with torch.set_grad_enabled(own.training), counting(bf16) as counts:
+            if own.training:
+                loss = own(**inputs, num_items_in_batch=torch.tensor(8)).loss
+                with torch.autocast("cuda", enabled=False):
+                    loss.backward()
+            else:
+                own(**{key: value for key, value in inputs.items() if key != "labels"})
+            found = type(counts)(counts)
+        yield work, found
+
+
 def _dialogue(turns: int) -> dict[str, Any]:
     import torch
 
@@ -96,7 +132,7 @@ def _dialogue(turns: int) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--before", type=Path, help="folder src of another commit, to compare with")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="models to count")
+    parser.add_argument("--models", nargs="+", choices=MODELS + ENCODERS, default=list(MODELS), help="models")
     parser.add_argument("--operators", type=int, default=0, metavar="N", help="also print the N most frequent ones")
     parser.add_argument("--quick", action="store_true", help="changes nothing: the sizes are tiny already")
     parser.add_argument("--json", type=Path, help="also write every number to this file")

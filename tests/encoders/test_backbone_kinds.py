@@ -277,3 +277,18 @@ def test_a_fingerprint_depends_on_no_librarys_version(tmp_path, tuning):
     changed(path, hidden_act="gelu")
     half = UtteranceEncoder.from_pretrained(tmp_path / "encoder", dtype=torch.bfloat16)
     assert half.fingerprint() != first
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_a_causal_model_keeps_no_keys_and_values(model_type, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("keys and values are kept")
+
+    config = transformers.AutoConfig.for_model(
+        model_type, vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    backbone = transformers.AutoModel.from_config(config).eval()
+    monkeypatch.setattr(transformers.cache_utils.DynamicLayer, "update", refuse)
+    ids = torch.arange(6).expand(2, 6)
+    states, mask = kind_of("text", model_type).run(backbone, {"input_ids": ids})
+    assert len(states) == 3 and mask.shape == (2, 6)

@@ -7,6 +7,7 @@ model, configuration and processor are arguments.
 Letters: N turns, W rows of a batch (a turn, or a window of a long one), P positions of a row, H the backbone's width.
 """
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol
@@ -197,6 +198,11 @@ class BackboneKind:
     def costs(self, processor: TurnProcessor, turns: Sequence[Any]) -> list[float]:
         """What each turn costs to encode, in `unit`; see [`MisterEProcessor.sizes`]."""
         raise NotImplementedError
+
+
+def without_cache(backbone: transformers.PreTrainedModel) -> dict[str, bool]:
+    """What has a model that could write on after its input keep no keys and values for that."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(backbone.forward).parameters else {}
 
 
 def with_output_last(output: Any) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
 """Embed a corpus of dialogues: a vector of every turn, in shards ([`Shard`]) that are skipped if they exist."""
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ..base.modalities import MODALITIES
 from ..base.processes import own_folder, processes, report
 from ..base.threads import few_threads
 from ..corpora.dialogues import corpus_fingerprint, cross_fitting_folds, load_dialogues, turns_of_dialogues
+from .ahead import made_ahead
 from .alignment import Alignment, align
 from .backbones import width_and_states
 from .modeling_utterance_encoder import UtteranceEncoder
@@ -30,7 +32,8 @@ from .utterances import Utterances
 
 Encoder = tuple[UtteranceEncoder, MisterEProcessor]
 
-_LARGEST_BATCH = 256  # rows
+_LARGEST_BATCH = 256  # rows; more do not fit into the cache of a processor
+_LARGEST_BATCH_OF_ACCELERATORS = 2048  # fewer do not pay for their launches
 _ALIGNMENT_TURNS = 4096  # about so many turns determine a rotation
 
 
@@ -184,31 +187,56 @@ def embed_turns(
     if processor.kind.unit == "token":
         turns = [utterances[item]["turn"] for item in range(len(utterances))]
     sizes = processor.sizes(turns)
-    loader = torch.utils.data.DataLoader(
-        utterances,
-        batch_sampler=list(packed_batches(sizes, options.budget(processor.kind.unit), _LARGEST_BATCH)),
-        collate_fn=_Preparation(processor),
-        num_workers=options.num_workers,
-        # Batches of pictures are large; two for each worker keep the model busy.
-        prefetch_factor=(2 if processor.kind.unit == "frame" else 4) if options.num_workers else None,
-    )
+    device = next(encoder.parameters()).device
+    largest = _LARGEST_BATCH if device.type == "cpu" else _LARGEST_BATCH_OF_ACCELERATORS
+    batches = list(packed_batches(sizes, options.budget(processor.kind.unit), largest))
     embeddings = torch.zeros(utterances.num_turns, encoder.config.embedding_dim)
     present = torch.zeros(utterances.num_turns, dtype=torch.bool)
-    device = next(encoder.parameters()).device
     dtype = options.dtype_on(device)
     was_training = encoder.training
     encoder.eval()
-    with torch.inference_mode(), few_threads(encoder, device, width_and_states(encoder.config)[0]):
-        for indices, batch in loader:
+    running: list[tuple[torch.Tensor, torch.Tensor]] = []  # of the batch that the device may still be at
+
+    def keep():
+        for given, vectors in running:
+            embeddings[given] = vectors.cpu()
+            present[given] = True
+        running.clear()
+
+    with (
+        torch.inference_mode(),
+        few_threads(encoder, device, width_and_states(encoder.config)[0]),
+        contextlib.closing(_prepared(utterances, batches, processor, options.num_workers)) as prepared,
+    ):
+        for indices, batch in prepared:
             if batch is not None:
                 with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                    vectors = encoder(**{name: value.to(device) for name, value in batch.items()}).embeddings
-                embeddings[indices["given"]] = vectors.float().cpu()
-                present[indices["given"]] = True
+                    vectors = encoder(**batch).embeddings.float()
+                keep()  # the batch before this one, now that the device has more to do
+                running.append((indices["given"], vectors))
             if bar is not None:
                 bar.update(indices["count"])
+        keep()
     encoder.train(was_training)
     return embeddings, present
+
+
+def _prepared(
+    utterances: Utterances, batches: list[list[int]], processor: MisterEProcessor, num_workers: int
+) -> Generator[tuple[dict[str, Any], dict[str, torch.Tensor] | None], None, None]:
+    """What [`_Preparation`] makes of each batch, ahead of the model."""
+    prepare = _Preparation(processor)
+    if not num_workers:
+        yield from made_ahead(lambda batch: prepare([utterances[item] for item in batch]), batches)
+        return
+    yield from torch.utils.data.DataLoader(
+        utterances,
+        batch_sampler=batches,
+        collate_fn=prepare,
+        num_workers=num_workers,
+        # Batches of pictures are large; two for each worker keep the model busy.
+        prefetch_factor=2 if processor.kind.unit == "frame" else 4,
+    )
 
 
 def _move(encoder: UtteranceEncoder, device: torch.device):

@@ -13,6 +13,7 @@ import torch
 import transformers  # the Auto classes when they are used: loading them registers what is here
 from transformers import BatchFeature
 
+from ..base.devices import moved
 from ..base.errors import InputError, short
 from ..media.video import load_frames
 from .backbone_kind import BackboneKind, Inputs, TurnProcessor, with_output_last
@@ -103,15 +104,15 @@ class ImageBackbone(BackboneKind):
                 "pixel_values must have the shape (turns, frames, 3, height, width) and attention_mask (turns, "
                 f"frames), got {tuple(values.shape)} and {tuple(mask.shape)}"
             )
-        frames = values[mask].to(backbone.dtype)  # padding is not run
+        places = moved(mask.flatten().nonzero().squeeze(1), backbone.device)
+        frames = moved(values, backbone.device).flatten(0, 1)[places].to(backbone.dtype)  # padding is not run
         parts = frames.split(len(frames) if torch.is_grad_enabled() else _AT_ONCE)
         found = [_frame_vectors(backbone, part) for part in parts]
         states = []
         for layer in zip(*found, strict=True):
             vectors = torch.cat(layer)
-            states.append(
-                vectors.new_zeros(*mask.shape, vectors.shape[-1]).index_put(mask.nonzero(as_tuple=True), vectors)
-            )
+            whole = vectors.new_zeros(mask.numel(), vectors.shape[-1]).index_put((places,), vectors)
+            states.append(whole.view(*mask.shape, -1))
         return states, mask
 
     def trial_lengths(self, config: transformers.PreTrainedConfig) -> tuple[int, int] | None:

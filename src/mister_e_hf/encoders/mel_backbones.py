@@ -17,6 +17,7 @@ from torch import nn
 from transformers import BatchFeature
 from transformers.masking_utils import create_bidirectional_mask
 
+from ..base.devices import moved
 from ..base.errors import InputError
 from .backbone_kind import BackboneKind, Inputs, TurnProcessor, with_output_last
 from .speech_backbones import SAMPLING_RATE, SpeechBackbone, num_windows
@@ -125,7 +126,7 @@ class AudioLanguageBackbone(MelBackbone):
         mask = inputs.get("feature_attention_mask")
         if mask is None:
             mask = inputs["attention_mask"].new_ones(features.shape[0], features.shape[-1])
-        tower = backbone.get_submodule("audio_tower")
+        device, tower = backbone.device, backbone.get_submodule("audio_tower")
         assert isinstance(tower, transformers.PreTrainedModel)
         frames, tokens = _positions_of_tower(mask.sum(-1))
         # What follows the audio is masked, so that the frames there need not be computed.
@@ -133,14 +134,18 @@ class AudioLanguageBackbone(MelBackbone):
         states = mel_states(tower, features, attended)[-1]
         pooler, norm = tower.get_submodule("avg_pooler"), tower.get_submodule("layer_norm")
         heard = backbone.get_submodule("multi_modal_projector")(norm(pooler(states.transpose(1, 2)).transpose(1, 2)))
-        heard = heard[torch.arange(heard.shape[1], device=tokens.device) < tokens[:, None]]
+        real = torch.arange(heard.shape[1], device=tokens.device) < tokens[:, None]
+        heard = heard.flatten(0, 1)[moved(real.flatten().nonzero().squeeze(1), device)]
         is_audio = torch.eq(ids, backbone.config.audio_token_id)
         if int(is_audio.sum()) != len(heard):
             raise InputError(f"input_ids hold {int(is_audio.sum())} audio tokens, but the audio gives {len(heard)}")
-        embedded = backbone.get_input_embeddings()(ids)
-        embedded = embedded.masked_scatter(is_audio.unsqueeze(-1), heard.to(embedded.dtype))
+        embedded = backbone.get_input_embeddings()(moved(ids, device))
+        embedded = embedded.masked_scatter(moved(is_audio, device).unsqueeze(-1), heard.to(embedded.dtype))
         output = backbone.get_submodule("language_model")(
-            inputs_embeds=embedded, attention_mask=inputs["attention_mask"].long(), output_hidden_states=True
+            inputs_embeds=embedded,
+            attention_mask=moved(inputs["attention_mask"].long(), device),
+            output_hidden_states=True,
+            use_cache=False,
         )
         return with_output_last(output), is_audio
 
@@ -177,11 +182,11 @@ def mel_states(
     attended to where its first frame is. Only the first `depth` layers are run.
     """
     conv1, conv2 = encoder.get_submodule("conv1"), encoder.get_submodule("conv2")
-    states = F.gelu(conv1(input_features.to(encoder.dtype)))
+    states = F.gelu(conv1(moved(input_features, encoder.device).to(encoder.dtype)))
     states = F.gelu(conv2(states)).transpose(1, 2)
     states = states + encoder.get_parameter("embed_positions.weight")[: states.shape[1]]
     states = F.dropout(states, encoder.config.dropout, encoder.training)
-    attended = attention_mask[:, ::2][:, : states.shape[1]].bool()
+    attended = moved(attention_mask[:, ::2][:, : states.shape[1]].bool(), states.device)
     states = states.masked_fill(~attended.unsqueeze(-1), 0)  # what is not attended to must still be finite
     mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=attended.long())
     found = [states]

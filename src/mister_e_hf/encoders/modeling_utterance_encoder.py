@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, initialization
 from transformers.utils import ModelOutput
 from transformers.utils.hub import resolve_revision
 
+from ..base.devices import moved
 from ..base.errors import InputError
 from ..base.losses import focal_loss, regression_loss
 from ..base.remote_code import CarriesCode, write_auto_code
@@ -53,6 +54,10 @@ from .pooling import UtterancePooling
 
 _ACCESS_OPTIONS = (*ACCESS_OPTIONS, "force_download")
 _HUB_OPTIONS = (*_ACCESS_OPTIONS, "revision", "subfolder")
+ENCODER_INPUTS = (
+    *("input_ids", "input_values", "input_features", "pixel_values"),
+    *("attention_mask", "feature_attention_mask", "pooling_mask"),
+)
 
 
 @dataclass
@@ -211,6 +216,7 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
     ) -> UtteranceEncoderOutput:
         r"""
         The inputs are what [`MisterEProcessor`] returns; which of them are needed depends on the kind of backbone.
+        They may be on the host, where they are checked without waiting for the device.
 
         Args:
             input_ids (`(W, P)`): tokens of the text, or of the prompt of an audio language model.
@@ -231,33 +237,27 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
         """
         frozen = self.config.tuning == "frozen"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            inputs = {
-                "input_ids": input_ids,
-                "input_values": input_values,
-                "input_features": input_features,
-                "pixel_values": pixel_values,
-                "attention_mask": attention_mask,
-                "feature_attention_mask": feature_attention_mask,
-                "pooling_mask": pooling_mask,
-            }
+            media = (input_ids, input_values, input_features, pixel_values)
+            masks = (attention_mask, feature_attention_mask, pooling_mask)
+            inputs = dict(zip(ENCODER_INPUTS, (*media, *masks), strict=True))
             states, mask = self.kind.run(self.backbone, inputs, self._depth)
             if self.config.layer != "weighted_sum":
                 states = [states[-1 if self.config.layer is None else self.config.layer]]
         if utterance_index is None:
             utterance_index = torch.arange(len(mask), device=mask.device)
+        utterance_index = utterance_index.to(mask.device)
         count = int(utterance_index[-1]) + 1
-        if (utterance_index.diff() < 0).any() or len(utterance_index.unique()) != count:
+        steps = utterance_index.diff(prepend=utterance_index.new_tensor([-1]))
+        if steps[0] != 1 or ((steps != 0) & (steps != 1)).any():
             raise InputError(f"utterance_index must ascend from 0 without gaps, got {utterance_index.tolist()}")
-        positions = torch.zeros(count, dtype=torch.long, device=mask.device).index_add(
-            0, utterance_index, mask.sum(-1)
-        )
+        positions = utterance_index.new_zeros(count).index_add(0, utterance_index, mask.sum(-1))
         if not positions.all():
-            raise InputError(
-                f"Turns {(positions == 0).nonzero()[:, 0].tolist()} of the batch have no position to pool"
-            )
-        mixed = self._pooled_states(states, mask)
-        utterance = utterance_index[:, None].expand_as(mask)[mask]
-        embeddings = self.projection(self.pooling(self.norm(mixed), utterance, count))
+            unheard = (positions == 0).nonzero()[:, 0].tolist()
+            raise InputError(f"Turns {unheard} of the batch have no position to pool")
+        places = mask.flatten().nonzero().squeeze(1)
+        owners = utterance_index[:, None].expand_as(mask).flatten()[places]
+        places, owners = moved(torch.stack([places, owners]), states[0].device).unbind()
+        embeddings = self.projection(self.pooling(self.norm(self._pooled_states(states, places)), owners, count))
         logits = self.head(self.dropout(F.relu(embeddings)))
         if self.config.task == "regression":
             logits = self.target_scale(logits)
@@ -267,17 +267,18 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
         self.config.check_labels(labels, (len(logits),))
         if self.config.task == "regression":
+            labels = moved(labels, logits.device)
             return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
+        labels = moved(labels, logits.device)
         given = self.config.label_weights()
         weights = None if given is None else logits.new_tensor(given)
         return focal_loss(logits, labels, self.config.focal_gamma, weights, num_items)
 
-    def _pooled_states(self, states: list[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """States (W, P, H) where `mask` (W, P) is true, mixed if there are several: (R, H)."""
+    def _pooled_states(self, states: list[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
+        """States (W, P, H) at R places among the W * P, mixed if there are several: (R, H)."""
         dtype = self.norm.weight.dtype
         if self.config.layer != "weighted_sum":
-            return states[0][mask].to(dtype)
-        places = mask.flatten().nonzero().squeeze(1)
+            return states[0].flatten(0, 1)[places].to(dtype)
         return LayerMixture.apply(self.layer_weights.softmax(0), places, dtype, *states)
 
     def fingerprint(self) -> str:

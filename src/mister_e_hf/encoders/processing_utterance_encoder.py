@@ -214,16 +214,15 @@ class MisterEProcessor(CarriesCode):
         ids = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
         mask, pooled = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
         cut = unknown = 0
+        unread = self.tokenizer.unk_token_id
         for row, (encoding, (begin, end)) in enumerate(zip(encodings, spans, strict=True)):
-            length = len(encoding.ids)
-            ids[row, :length] = torch.tensor(encoding.ids)
+            found = encoding.ids  # a list that is made anew at each call
+            length = len(found)
+            ids[row, :length] = torch.tensor(found)
             mask[row, :length] = True
             own = [start < end and stop > begin for start, stop in encoding.offsets]
             cut += bool(encoding.overflowing)
-            known = any(
-                mine and token != self.tokenizer.unk_token_id for mine, token in zip(own, encoding.ids, strict=True)
-            )
-            unknown += not known
+            unknown += not any(mine and token != unread for mine, token in zip(own, found, strict=True))
             if not length or (encoding.overflowing and not any(own)):
                 raise InputError(
                     f"Nothing is left of turn {row} of the batch within {self.limit} tokens: "

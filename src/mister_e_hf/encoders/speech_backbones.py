@@ -12,6 +12,7 @@ import torch
 import transformers  # the Auto classes when they are used: loading them registers what is here
 from transformers import BatchFeature
 
+from ..base.devices import moved
 from ..base.errors import InputError
 from .backbone_kind import BackboneKind, Inputs, TurnProcessor, with_output_last
 
@@ -110,12 +111,13 @@ class WaveformBackbone(SpeechBackbone):
     ) -> tuple[list[torch.Tensor], torch.Tensor]:
         mask = inputs["attention_mask"].bool()
         lengths = mask.sum(-1)
-        values = inputs["input_values"].to(backbone.dtype).masked_fill(~mask, 0)
+        values, heard = moved(inputs["input_values"], backbone.device), moved(mask, backbone.device)
+        values = values.to(backbone.dtype).masked_fill(~heard, 0)
         by_length = backbone.config.model_type in self._convolves_padding
         if (by_length or getattr(backbone.config, "feat_extract_norm", "layer") == "group") and not mask.all():
             # Group norm computes statistics over time, padding included: only rows of one length are run together.
             return _states_by_length(backbone, values, lengths)
-        output = backbone(values, attention_mask=mask.long(), output_hidden_states=True)
+        output = backbone(values, attention_mask=heard.long(), output_hidden_states=True)
         states = with_output_last(output)
         positions = _positions(backbone, lengths)
         return states, torch.arange(states[0].shape[1], device=mask.device) < positions[:, None]
@@ -155,7 +157,7 @@ def _states_by_length(
     positions = _positions(backbone, lengths)
     together: list[torch.Tensor] = []
     for length in sorted(set(lengths.tolist())):
-        rows = (lengths == length).nonzero()[:, 0]
+        rows = moved((lengths == length).nonzero()[:, 0], values.device)
         states = with_output_last(backbone(values[rows, :length], output_hidden_states=True))
         if not together:
             together = [state.new_zeros(len(lengths), int(positions.max()), state.shape[-1]) for state in states]

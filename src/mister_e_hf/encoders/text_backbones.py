@@ -10,9 +10,10 @@ import torch
 import transformers  # the Auto classes when they are used: loading them registers what is here
 from transformers import BatchFeature
 
+from ..base.devices import moved
 from ..base.errors import InputError, short
 from ..media.transcripts import transcript
-from .backbone_kind import BackboneKind, Inputs, TurnProcessor, with_output_last
+from .backbone_kind import BackboneKind, Inputs, TurnProcessor, with_output_last, without_cache
 
 _TRIAL_TOKENS = (24, 5)
 
@@ -94,7 +95,9 @@ class TextBackbone(BackboneKind):
                 f"Texts of {ids.shape[1]} tokens, but the {config.model_type} backbone takes {longest}: "
                 f"truncate them to max_tokens={longest}"
             )
-        output = backbone(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+        device = backbone.device
+        given = {"input_ids": moved(ids, device), "attention_mask": moved(mask.long(), device)}
+        output = backbone(**given, output_hidden_states=True, **without_cache(backbone))
         own = mask.bool()
         return with_output_last(output), own & inputs["pooling_mask"].bool() if "pooling_mask" in inputs else own
 

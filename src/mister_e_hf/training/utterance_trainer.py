@@ -11,7 +11,7 @@ from ..base.errors import InputError
 from ..base.losses import IGNORE_INDEX
 from ..base.threads import few_threads
 from ..encoders.backbones import width_and_states
-from ..encoders.modeling_utterance_encoder import UtteranceEncoder
+from ..encoders.modeling_utterance_encoder import ENCODER_INPUTS, UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..encoders.utterances import UtteranceCollator, Utterances
 from ..evaluation.metrics import SCORES, emotion_scores, softmax
@@ -73,6 +73,17 @@ class UtteranceTrainer(EpochTrainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = evaluation
+
+    @property
+    def host_fields(self) -> frozenset[str]:
+        """The fields of a batch that stay on the host, where the encoder checks them before it moves them."""
+        inputs = {*ENCODER_INPUTS, "utterance_index"}
+        return frozenset(inputs | {"labels"} if self.trained_model.training else inputs)
+
+    def _prepare_inputs(self, inputs):
+        """As the Trainer's, but for the `host_fields`. Labels that are gathered from all processes are moved."""
+        stays = {name: values for name, values in inputs.items() if name in self.host_fields}
+        return self._prepare_input({name: inputs[name] for name in inputs if name not in stays}) | stays
 
     def create_optimizer(self, *arguments, **kwargs):
         optimizer = super().create_optimizer(*arguments, **kwargs)
