@@ -19,6 +19,7 @@ BACKBONES = (
     "encoders.speech_backbones",
     "encoders.mel_backbones",
     "encoders.image_backbones",
+    "base.devices",
     "media.transcripts",
     *VIDEO,
 )

@@ -1,5 +1,6 @@
 """The processor of stage 1: raw turns of one modality -> the tensors that [`UtteranceEncoder`] takes."""
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -188,12 +189,16 @@ class MisterEProcessor(CarriesCode):
             )
         return limit
 
-    def _encode(self, texts: Sequence[str], **options: Any) -> transformers.BatchEncoding:
-        return self.tokenizer(list(texts), truncation=self.limit is not None, max_length=self.limit, **options)
+    def _encode(self, texts: Sequence[str]) -> list[Any]:
+        """What the library of fast tokenizers makes of each text, without transformers' lists of it."""
+        nothing = dict.fromkeys(("return_attention_mask", "return_token_type_ids"), False)
+        given = self.tokenizer(list(texts), truncation=self.limit is not None, max_length=self.limit, **nothing)
+        assert given.encodings is not None  # the tokenizer is a fast one
+        return given.encodings
 
     def token_counts(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, after truncation."""
-        return [len(ids) for ids in self._encode(texts)["input_ids"]]
+        return [len(encoding) for encoding in self._encode(texts)]
 
     def tokens(self, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> BatchFeature:
         r"""
@@ -207,30 +212,31 @@ class MisterEProcessor(CarriesCode):
         Raises:
             InputError: if nothing of a span is left after truncation.
         """
-        encodings = self._encode(texts, return_offsets_mapping=True).encodings
-        assert encodings is not None  # the tokenizer is a fast one
+        encodings = self._encode(texts)
+        found = [encoding.ids for encoding in encodings]  # each a list that is made when it is read
+        lengths = torch.tensor([len(each) for each in found])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
         # Any token does for padding, also where the tokenizer has none for it.
-        shape = len(texts), max(len(encoding.ids) for encoding in encodings)
-        ids = torch.full(shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
-        mask, pooled = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
-        cut = unknown = 0
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0, dtype=torch.long)
+        ids[mask] = torch.tensor([*itertools.chain.from_iterable(found)], dtype=torch.long)
+        pooled = mask.clone()
         unread = self.tokenizer.unk_token_id
-        for row, (encoding, (begin, end)) in enumerate(zip(encodings, spans, strict=True)):
-            found = encoding.ids  # a list that is made anew at each call
-            length = len(found)
-            ids[row, :length] = torch.tensor(found)
-            mask[row, :length] = True
-            own = [start < end and stop > begin for start, stop in encoding.offsets]
+        cut = unknown = 0
+        for row, (encoding, own_ids, (begin, end)) in enumerate(zip(encodings, found, spans, strict=True)):
             cut += bool(encoding.overflowing)
-            unknown += not any(mine and token != unread for mine, token in zip(own, found, strict=True))
-            if not length or (encoding.overflowing and not any(own)):
+            entire = (begin, end) == (0, len(texts[row]))
+            if entire and unread not in own_ids and any(start < end for start, end in encoding.offsets):
+                continue  # most texts: every token is pooled, and there are words among them
+            own = [start < end and stop > begin for start, stop in encoding.offsets]
+            unknown += not any(mine and token != unread for mine, token in zip(own, own_ids, strict=True))
+            if not own_ids or (encoding.overflowing and not any(own)):
                 raise InputError(
                     f"Nothing is left of turn {row} of the batch within {self.limit} tokens: "
                     f"{short(ascii(texts[row]))}"
                 )
             # Without a prompt, the special tokens are pooled, too; so are all tokens if no word of the turn has one.
-            whole = not any(own) or (begin, end) == (0, len(texts[row]))
-            pooled[row, :length] = True if whole else torch.tensor(own)
+            if any(own) and not entire:
+                pooled[row, : len(own)] = torch.tensor(own)
         if cut:
             self.num_truncated += cut
             logger.warning(f"Texts truncated to {self.limit} tokens: {cut} ({self.num_truncated} so far)")

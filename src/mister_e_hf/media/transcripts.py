@@ -34,7 +34,7 @@ def transcript(text: str | None, where: str) -> str | None:
     """
     if text is None:
         return None
-    for position, letter in enumerate(text):
+    for position, letter in enumerate("" if text.isascii() else text):
         if "\ud800" <= letter <= "\udfff":
             cut = ascii(text[max(0, position - 10) : position + 10])
             raise InputError(
