@@ -2,12 +2,14 @@
 
     python scripts/benchmarks/growth.py
     python scripts/benchmarks/growth.py --before OTHER/src      beside the package of another commit
-    python scripts/benchmarks/growth.py --models mister_e --turns 10000 20000 --train
+    python scripts/benchmarks/growth.py --train
+    python scripts/benchmarks/growth.py --models mister_e --turns 10000 20000 --budget 600
     python scripts/benchmarks/growth.py --quick                 tiny sizes: that it runs, not what it measures
 
 Every number is that of a process of its own: seconds of the processor, and bytes by which its memory grew at its peak.
 Between the sizes of a row, time that doubles with the turns is linear, and time that grows four times is quadratic. A
-cell with a dash ended early, as for want of memory.
+row ends with "long" where the next size would take longer than the budget if time grew with the square, and with a
+dash where a process ended early, as for want of memory.
 """
 
 import argparse
@@ -35,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sdt": {},
 }
 WIDTH, SHORT, SHORT_TURNS = 32, 63, 3
+TURNS = [1000, 2000, 5000, 10000, 20000, 50000]
 
 
 def measure(name: str, lengths: list[int], train: bool) -> dict[str, float]:
@@ -79,32 +82,47 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
 
 
-def work(turns: list[int], train: bool):
+def work(turns: list[int], train: bool, budget: float):
     """For each line of input, which names a model, a line of its measurements: each of them forked, one at a time."""
     import torch  # noqa: F401  # before the forks
 
     import mister_e_hf.models.registry
     import mister_e_hf.vectors.collator  # noqa: F401
 
-    batches = {str(count): [count] for count in turns}
-    batches["beside short ones"] = [turns[-1], *[SHORT_TURNS] * SHORT]
     for line in sys.stdin:
-        found = {}
-        for batch, lengths in batches.items():
-            receiver, sender = os.pipe()
-            if not (child := os.fork()):
-                status = 1
-                try:
-                    os.write(sender, json.dumps(measure(line.strip(), lengths, train)).encode())
-                    status = 0
-                finally:
-                    os._exit(status)
-            os.close(sender)
-            with os.fdopen(receiver) as answer:
-                text = answer.read()
-            os.waitpid(child, 0)
-            found[batch] = json.loads(text) if text else None  # ended early, for example without memory
+        name, found = line.strip(), {}
+        for before, count in zip([0, *turns], turns, strict=False):
+            if before and found[before]["seconds"] * (count / before) ** 2 > budget:
+                found[count] = {"long": True}
+            else:
+                found[count] = forked(name, [count], train)
+            if not found[count] or "long" in found[count]:
+                break
+        found["beside"] = forked(name, [turns[1], *[SHORT_TURNS] * SHORT], train)
         print(json.dumps(found), flush=True)
+
+
+def forked(*arguments: Any) -> dict[str, float] | None:
+    """As `measure`, in a process of its own; None if that ended early."""
+    receiver, sender = os.pipe()
+    if not (child := os.fork()):
+        status = 1
+        try:
+            os.write(sender, json.dumps(measure(*arguments)).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(sender)
+    with os.fdopen(receiver) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+
+def shown(cell: dict[str, float] | None) -> str:
+    if cell is None:
+        return "-"
+    return "long" if "long" in cell else f"{cell['seconds']:.2f} s {cell['bytes'] / 2**20:,.0f} MiB"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -112,26 +130,37 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--models", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="MODEL")
-    parser.add_argument("--turns", nargs="+", type=int, default=[1000, 2000, 4000], help="lengths of the dialogue")
+    parser.add_argument(
+        "--turns",
+        nargs="+",
+        type=int,
+        help="lengths of the dialogue, two or more (default: up to 50,000, of training 10,000)",
+    )
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the processor that a cell may take")
     parser.add_argument("--train", action="store_true", help="a training step in place of a prediction")
     parser.add_argument("--before", type=Path, help="folder src of another commit")
     parser.add_argument("--quick", action="store_true", help="8 and 16 turns")
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    turns = [8, 16] if options.quick else options.turns
+    turns = (
+        [8, 16] if options.quick else options.turns or [each for each in TURNS if not options.train or each <= 10000]
+    )
+    if len(turns) < 2:
+        parser.error(f"--turns must be two or more lengths, got {turns[0]}")
     if options.worker:
-        work(turns, options.train)
+        work(turns, options.train, options.budget)
         return {}
     pipe, results = subprocess.PIPE, {}
-    words = [sys.executable, __file__, "--worker", "--turns", *map(str, turns), *["--train"] * options.train]
+    words = [sys.executable, __file__, "--worker", "--turns", *map(str, turns), "--budget", str(options.budget)]
+    words += ["--train"] * options.train
     workers = {}
     for which, source in {"before": options.before, "now": OURS}.items():
         if source:
             environment = os.environ | {"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
             workers[which] = subprocess.Popen(words, stdin=pipe, stdout=pipe, encoding="utf-8", env=environment)
-    names = [*map(str, turns), f"{turns[-1]} beside {SHORT} of {SHORT_TURNS}"]
-    print(f"{'turns':<40}" + "".join(f"{name:>22}" for name in names))
+    columns = {**{str(count): f"{count:,}" for count in turns}, "beside": f"{turns[1]:,} + {SHORT} of {SHORT_TURNS}"}
+    print(f"{'turns':<40}" + "".join(f"{name:>20}" for name in columns.values()))
     for name in options.models:
         results[name] = {}
         for which, worker in workers.items():
@@ -139,10 +168,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             worker.stdin.write(f"{name}\n")
             worker.stdin.flush()
             results[name][which] = found = json.loads(worker.stdout.readline())
-            cells = [
-                f"{each['seconds']:.2f} s {each['bytes'] / 2**20:,.0f} MiB" if each else "-" for each in found.values()
-            ]
-            print(f"{f'{name}, {which}':<40}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+            cells = (f"{shown(found[column]) if column in found else '':>20}" for column in columns)
+            print(f"{f'{name}, {which}':<40}" + "".join(cells), flush=True)
     for worker in workers.values():
         worker.communicate()
     if options.json:

@@ -151,6 +151,22 @@ def test_one_pipeline_gives_several_threads_the_answers_of_one(folder, sounds):
         assert_same(one, wanted)
 
 
+def test_long_dialogues_are_not_padded_beside_short_ones(pipe):
+    rows = np.random.default_rng(0).standard_normal((700, WIDTH))
+    several = [[{"text_embedding": row} for row in rows[:count]] for count in (3, 700, 5, 300, 256, 310, 1)]
+    shapes: list[tuple[int, ...]] = []
+
+    def noted(module, arguments, inputs):
+        shapes.append(tuple(inputs["text_embeddings"].shape[:2]))
+
+    hook = pipe.model.register_forward_pre_hook(noted, with_kwargs=True)
+    together = pipe(several, batch_size=7)
+    hook.remove()
+    assert shapes == [(4, 256), (1, 700), (2, 310)]
+    for found, dialogue in zip(together, several, strict=True):
+        assert_same(found, pipe(dialogue))
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_batching_changes_no_result(pipe, sounds, batch_size):
     many = dialogues(sounds)

@@ -8,7 +8,7 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from ..base.part_weights import GATE, PART_WEIGHTS, WEIGHT_FIELDS
 from ..encoders.modeling_utterance_encoder import UtteranceEncoder
 from ..encoders.processing_utterance_encoder import MisterEProcessor
 from ..hub.pretrained import check_heads_are_trained
+from ..models.turn_attention import LONG
 from ..models.turns import DialogueCache
 from .generated_answers import check_writes_answers, read_answer
 from .raw_turns import Turn, check_dialogues, is_dialogue, read_dialogue, read_turn, split_slice
@@ -186,8 +187,12 @@ class ConversationEmotionPipeline(Pipeline):
         numbered, batch_size = enumerate(inputs), min(batch_size, sys.maxsize)
         while batch := list(itertools.islice(numbered, batch_size)):
             dialogues = [self.preprocess(dialogue, number, **preprocess_params) for number, dialogue in batch]
-            for output in self.forward(dialogues, **forward_params):
-                yield self.postprocess(output, **postprocess_params)
+            outputs: dict[int, dict[str, Any]] = {}
+            for numbers in of_like_length([len(dialogue) for dialogue in dialogues]):
+                found = self.forward([dialogues[number] for number in numbers], **forward_params)
+                outputs |= zip(numbers, found, strict=True)
+            for number in range(len(dialogues)):
+                yield self.postprocess(outputs.pop(number), **postprocess_params)
 
     # A dialogue is a list of turns here; transformers' Pipeline declares dictionaries of tensors.
     def preprocess(self, inputs, number: int = 0) -> list[Turn]:  # type: ignore[override]
@@ -330,6 +335,17 @@ class ConversationEmotionPipeline(Pipeline):
                 one["task"] = config.task
             found.append(one)
         return found
+
+
+def of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """
+    The numbers of dialogues that are computed together, since each is padded to the longest of them: all of up to
+    `LONG` turns, and longer ones by each doubling.
+    """
+    groups: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        groups.setdefault((max(length - 1, 0) // LONG).bit_length(), []).append(number)
+    return list(groups.values())
 
 
 class EmotionStream:
