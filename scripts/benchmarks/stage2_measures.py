@@ -19,6 +19,7 @@ from torch import nn
 
 from mister_e_hf import MisterEConfig, MisterEModel
 from mister_e_hf.base.losses import IGNORE_INDEX, consistency_loss, contrastive_loss
+from mister_e_hf.training.gradient_clipping import clip_in_step
 from mister_e_hf.vectors.collator import DialogueCollator
 from mister_e_hf.vectors.sampler import LikeLengthSampler
 
@@ -96,7 +97,10 @@ class Contestant:
         note()
         loss.backward()
         note()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        if self.kind == "plain":
+            nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
+        else:
+            clip_in_step(self.optimizer, MAX_GRADIENT_NORM)
         self.optimizer.step()
         note()
         forward, backward, optimizer = np.diff(moments).tolist()

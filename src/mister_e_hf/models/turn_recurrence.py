@@ -87,14 +87,16 @@ class _Layer(torch.autograd.Function):
         -> (N, D H)
         """
         directions, hidden = len(weights) // 4, weights[1].shape[1]
+        of_inputs = [weight.to(dtype) for weight in weights[::4]]
+        of_state = torch.stack(weights[1::4]).to(dtype)  # [D, 3 H, H]
         found = [
-            F.linear(own.to(dtype), weight.to(dtype), bias.to(dtype))
+            F.linear(own.to(dtype), weight, bias.to(dtype))
             for own, weight, bias in zip(
-                _directions(rows, backwards, directions), weights[::4], weights[2::4], strict=True
+                _directions(rows, backwards, directions), of_inputs, weights[2::4], strict=True
             )
         ]
         gates = torch.stack(found).to(weights[0].dtype)  # [D, N, 3 H], what r, z and n are computed from, then they
-        to_state = torch.stack(weights[1::4]).to(dtype).transpose(1, 2)  # [D, H, 3 H]
+        to_state = of_state.transpose(1, 2)  # [D, H, 3 H]
         if len(sizes) > _MANY_STEPS and dtype == torch.float32:
             to_state = to_state.contiguous()
         bias = torch.stack(weights[3::4])[:, None]  # [D, 1, 3 H]
@@ -112,7 +114,7 @@ class _Layer(torch.autograd.Function):
             states[:, here] = state
             start += size
         ctx.sizes, ctx.dtype = sizes, dtype
-        ctx.save_for_backward(rows, backwards, gates, by_state, states, *weights)
+        ctx.save_for_backward(rows, backwards, gates, by_state, states, of_state, *of_inputs)
         return torch.cat([own if not number else own[backwards] for number, own in enumerate(states)], -1)
 
     @staticmethod
@@ -122,7 +124,7 @@ class _Layer(torch.autograd.Function):
                 "The GRU has no second derivative in training on a CPU; take gradients with create_graph=False, or "
                 "put the model in evaluation mode"
             )
-        rows, backwards, gates, by_state, states, *weights = ctx.saved_tensors
+        rows, backwards, gates, by_state, states, from_state, *weights = ctx.saved_tensors
         sizes, dtype = ctx.sizes, ctx.dtype
         directions, count, hidden = states.shape
         reset, update, new = gates.split(hidden, -1)
@@ -134,7 +136,6 @@ class _Layer(torch.autograd.Function):
         parts = gradient.split(hidden, -1)
         # [D, N, H], to which later steps add
         of_state = torch.stack([own if not number else own[backwards] for number, own in enumerate(parts)])
-        from_state = torch.stack(weights[1::4]).to(dtype)  # [D, 3 H, H]
         end, later = count, None
         for size in reversed(sizes):
             here = slice(end - size, end)
@@ -150,9 +151,7 @@ class _Layer(torch.autograd.Function):
         inputs = _directions(rows, backwards, directions)
         of_rows = None
         if ctx.needs_input_grad[0]:
-            parts = torch.stack(
-                [_times(own, weight, dtype) for own, weight in zip(of_inputs, weights[::4], strict=True)]
-            )
+            parts = torch.stack([_times(own, weight, dtype) for own, weight in zip(of_inputs, weights, strict=True)])
             of_rows = parts[0] if directions == 1 else parts[0] + parts[1][backwards]
         found = []
         for own, of_input, of_gate, past in zip(inputs, of_inputs, of_gates, before, strict=True):

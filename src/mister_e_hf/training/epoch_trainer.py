@@ -14,7 +14,7 @@ from typing import Self
 
 import torch
 from accelerate.data_loader import DataLoaderShard
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -29,9 +29,12 @@ from ..vectors.sampler import LikeLengthSampler
 from .checkpoints import check_precision, damage, finished_checkpoints, newest_whole, remove, seal
 from .epoch_lines import EpochLines
 from .first_steps import FirstSteps
+from .gradient_clipping import clip_in_step
 from .training_fields import check_field, check_launcher, check_together, greater_is_better
 
 logger = logging.getLogger(__name__)
+
+_WHOLE_GRADIENTS = (DistributedType.NO, DistributedType.MULTI_CPU)  # each process holds those of all parameters
 
 
 @dataclass
@@ -212,6 +215,11 @@ class EpochTrainer(Trainer):
             {**batch, "labels": _marked(batch["labels"])} if "labels" in batch else batch for batch in batch_samples
         ]
         return super()._get_num_items_in_batch(counted, device)
+
+    def _clip_grad_norm(self, model):
+        if self.args.device.type != "cpu" or self.accelerator.distributed_type not in _WHOLE_GRADIENTS:
+            return super()._clip_grad_norm(model)
+        return clip_in_step(self.optimizer.optimizer, self.args.max_grad_norm)
 
     # Resuming
 
