@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from accelerate.data_loader import DataLoaderShard
@@ -219,7 +219,8 @@ class EpochTrainer(Trainer):
     def _clip_grad_norm(self, model):
         if self.args.device.type != "cpu" or self.accelerator.distributed_type not in _WHOLE_GRADIENTS:
             return super()._clip_grad_norm(model)
-        return clip_in_step(self.optimizer.optimizer, self.args.max_grad_norm)
+        optimizer: Any = self.optimizer  # accelerate's, around torch's
+        return clip_in_step(optimizer.optimizer, self.args.max_grad_norm)
 
     # Resuming
 

@@ -1,5 +1,7 @@
 """Gradients clipped by the optimizer's step, which reads and writes them anyway."""
 
+from typing import Any
+
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
@@ -18,5 +20,6 @@ def clip_in_step(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Ten
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     scale = (norm + 1e-6) / max_norm
     # NaN counts as too large, so that it reaches every weight, as it does in `clip_grad_norm_`.
-    optimizer.grad_scale = None if scale <= 1 else scale.float()  # gradients are divided by it
+    fused: Any = optimizer
+    fused.grad_scale = None if scale <= 1 else scale.float()  # gradients are divided by it
     return norm

@@ -1,6 +1,7 @@
 """What the trainers of models of vectors share: their inputs, statistics, log of loss terms and pushes."""
 
 import contextlib
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,8 @@ class VectorTrainingArguments(EpochTrainingArguments):
 class VectorTrainer(EpochTrainer):
     """Base class of the trainers of models that read vectors: [`ConversationPreTrainedModel`]."""
 
+    _unwrapped: tuple[Any, Any] = (None, None)
+
     def __init__(self, *arguments, **kwargs):
         super().__init__(*arguments, **kwargs)
         self._term_sums: dict[tuple[str, ...], torch.Tensor] = {}
@@ -55,7 +58,11 @@ class VectorTrainer(EpochTrainer):
     @property
     def own_model(self) -> ConversationPreTrainedModel:
         """The model without what the Trainer wraps around it."""
-        return self.accelerator.unwrap_model(self.model)
+        wrapped, own = self._unwrapped
+        if wrapped is not self.model:  # accelerate looks through all modules, which would be done many times a step
+            own = self.accelerator.unwrap_model(self.model)
+            self._unwrapped = self.model, own
+        return own
 
     @contextlib.contextmanager
     def as_loaded(self) -> Iterator[None]:
@@ -122,9 +129,19 @@ class VectorTrainer(EpochTrainer):
     def _prepare_inputs(self, inputs):
         """As the Trainer's, without the modalities that the model does not read, and but for the `host_fields`."""
         left_out = {field for name in self._unread for field in (MODALITIES[name].embeddings, MODALITIES[name].mask)}
-        stays = {name: values for name, values in inputs.items() if name in self.host_fields - left_out}
+        stay = self.host_fields - left_out
+        stays = {name: values for name, values in inputs.items() if name in stay}
         moves = {name: values for name, values in inputs.items() if name not in left_out | {*stays}}
         return super()._prepare_inputs(moves) | stays
+
+    def floating_point_ops(self, inputs) -> int:
+        """As the Trainer's, which counts the model's parameters at each step."""
+        values = inputs.get(getattr(self.model, "main_input_name", "input_ids"))
+        return 0 if values is None else 6 * values.numel() * self._parameter_count
+
+    @functools.cached_property
+    def _parameter_count(self) -> int:
+        return self.own_model.num_parameters(exclude_embeddings=True)
 
     # The log
 
