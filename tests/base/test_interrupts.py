@@ -1,3 +1,4 @@
+import asyncio
 import io
 import signal
 import threading
@@ -44,6 +45,72 @@ def test_second_interrupt_comes_at_once_and_only_once():
         signal.raise_signal(signal.SIGINT)
         reached.append("after the second")
     assert reached == ["after the first"]
+
+
+@pytest.mark.parametrize("order", [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)], ids=str)
+def test_no_interrupt_is_lost_to_another(order):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))  # ends nothing by itself
+    try:
+        with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+            for each in order:
+                signal.raise_signal(each)
+        if order[0] == signal.SIGTERM:
+            assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_event_loop_is_called_once():
+    called = []
+
+    async def run():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, called.append, "ended")
+        with delayed_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert called == ["ended"]
+
+
+def test_handler_that_a_handler_sets_remains():
+    def ignoring(number, frame):
+        signal.signal(number, signal.SIG_IGN)  # as a command's does, whose clean-up must not be interrupted
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, ignoring)
+    try:
+        with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("change", range(4))
+def test_interrupt_between_two_changes_of_handlers_leaves_none_behind(monkeypatch, change):
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    change_handler, changes = signal.signal, []
+    own = {number: change_handler(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def interrupted(number, handler):
+        changes.append(number)
+        if len(changes) == change + 1:
+            signal.raise_signal(signal.SIGTERM if change < 2 else signal.SIGINT)
+        return change_handler(number, handler)
+
+    try:
+        monkeypatch.setattr(signal, "signal", interrupted)
+        with pytest.raises(KeyboardInterrupt), delayed_interrupts():
+            pass
+        assert all(signal.getsignal(number) is stop for number in own)
+    finally:
+        for number, handler in own.items():
+            change_handler(number, handler)
 
 
 def test_signals_that_are_ignored_or_end_the_process_are_left_alone():
