@@ -1,6 +1,9 @@
 import pytest
 import torch
+import transformers
 
+from mister_e_hf import UtteranceEncoder
+from mister_e_hf.encoders.configuration_utterance_encoder import UtteranceEncoderConfig
 from mister_e_hf.encoders.layer_mixture import LayerMixture
 
 MASK = torch.tensor([[True, True, False], [False, True, True]])
@@ -53,3 +56,28 @@ def test_no_copy_of_a_layer_is_kept():
         LayerMixture.apply(weights, PLACES, torch.float32, *layers)
     own = {layer.data_ptr() for layer in layers} | {weights.data_ptr(), PLACES.data_ptr()}
     assert {each.data_ptr() for each in kept} == own
+
+
+def test_training_keeps_no_more_for_a_mixture_than_for_the_last_layer():
+    layers = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 64}
+    convolutions = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 1}
+    backbone = transformers.WavLMConfig(
+        feat_extract_norm="layer", do_stable_layer_norm=True, **layers, **convolutions
+    ).to_dict()
+    kept: dict[str | None, dict[int, int]] = {}
+    for layer in (None, "weighted_sum"):
+        torch.manual_seed(0)
+        options = {"backbone_config": backbone, "tuning": "lora", "layer": layer, "id2label": {0: "a", 1: "b"}}
+        config = UtteranceEncoderConfig(modality="speech", backbone="wavlm", **options)
+        encoder, sizes, alive = UtteranceEncoder(config).train(), kept.setdefault(layer, {}), []
+
+        def keep(tensor, sizes=sizes, alive=alive):
+            alive.append(tensor)
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            encoder(input_values=torch.randn(2, 16_000), labels=torch.zeros(2, dtype=torch.long))
+    alone, mixture = (sum(sizes.values()) for sizes in kept.values())
+    assert mixture < 1.03 * alone

@@ -285,7 +285,7 @@ def _write_missing(
             modality: _alignments(corpus["train"], encoders[modality], folds, options)
             for modality, folds in fold_encoders.items()
         }
-    total = sum(shard.num_turns(corpus) for shard in waiting) * len(encoders)
+    total = sum(shard.num_turns for shard in waiting) * len(encoders)
     title = f"embedding {', '.join(encoders)}"
     unreadable = dict.fromkeys(encoders, 0)
     with progress.bar(title, total, "turns", shown=state.is_main_process and bool(waiting)) as bar:
@@ -304,7 +304,7 @@ def _write_missing(
                 unreadable[modality] += lost
     state.wait_for_everyone()
     if missing:
-        report(f"vectors: {sum(shard.num_turns(corpus) for shard in missing):,} turns embedded")
+        report(f"vectors: {sum(shard.num_turns for shard in missing):,} turns embedded")
     for modality in encoders:
         lost = sum(counts[modality] for counts in gather_object([unreadable]))
         if lost:

@@ -41,6 +41,7 @@ class Shard:
         split: name of the split.
         number, count: which shard of the split it is, from 0, and how many there are.
         begin, end: the first of its dialogues, and the one after the last.
+        num_turns: of these dialogues.
     """
 
     split: str
@@ -48,6 +49,7 @@ class Shard:
     count: int
     begin: int
     end: int
+    num_turns: int
 
     def table(self, folder: Path) -> Path:
         return folder / f"{self.split}-{self.number:05}-of-{self.count:05}.parquet"
@@ -57,9 +59,6 @@ class Shard:
 
     def dialogues(self, corpus: datasets.DatasetDict) -> datasets.Dataset:
         return corpus[self.split].select(range(self.begin, self.end))
-
-    def num_turns(self, corpus: datasets.DatasetDict) -> int:
-        return int(turns_of_dialogues(corpus[self.split])[self.begin : self.end].sum())
 
     def is_whole(self, folder: Path) -> bool:
         """Whether both files exist and can be read; the size of the vectors must be that in their header."""
@@ -107,10 +106,12 @@ def shards_of(corpus: datasets.DatasetDict, turns: int) -> list[Shard]:
     """Every split in runs of whole dialogues of about so many turns."""
     shards = []
     for split, data in corpus.items():
-        ends = np.cumsum(turns_of_dialogues(data))
+        ends = np.cumsum(turns_of_dialogues(data), dtype=np.int64)
         cuts = {0, *(int(np.searchsorted(ends, goal)) + 1 for goal in range(turns, int(ends[-1]), turns)), len(ends)}
         runs = list(zip(sorted(cuts), sorted(cuts)[1:], strict=False))
-        shards += [Shard(split, number, len(runs), begin, end) for number, (begin, end) in enumerate(runs)]
+        for number, (begin, end) in enumerate(runs):
+            turns_before = int(ends[begin - 1]) if begin else 0
+            shards.append(Shard(split, number, len(runs), begin, end, int(ends[end - 1]) - turns_before))
     return shards
 
 
