@@ -103,15 +103,19 @@ class Products(TorchFunctionMode):
     def __init__(self):
         super().__init__()
         self._noted: list[Callable[[], Any]] = []
+        self._inputs: dict[torch.Size, torch.Tensor] = {}  # one of each shape, since all of them do not fit in memory
+
+    def _input(self, shape: torch.Size) -> torch.Tensor:
+        return self._inputs.setdefault(shape, torch.rand(shape))
 
     def __torch_function__(self, function, types, arguments=(), options=None):
         name = getattr(function, "__name__", "")
         if name in ("linear", "conv1d"):
             given, *others = arguments
-            self._noted.append(partial(function, torch.randn_like(given.float()), *others, **(options or {})))
+            self._noted.append(partial(function, self._input(given.shape), *others, **(options or {})))
         elif name == "scaled_dot_product_attention":
-            query, key, value = (torch.randn_like(each) for each in arguments[:3])
-            weights = torch.rand(*query.shape[:-1], key.shape[-2])
+            query, key, value = (self._input(each.shape) for each in arguments[:3])
+            weights = self._input(torch.Size([*query.shape[:-1], key.shape[-2]]))
             self._noted += [partial(torch.matmul, query, key.transpose(-1, -2)), partial(torch.matmul, weights, value)]
         return function(*arguments, **(options or {}))
 
@@ -145,7 +149,7 @@ def measure(folder: Path, turns: int) -> dict:
         encoder = UtteranceEncoder.from_backbone(backbone, modality, **options)
         processor = MisterEProcessor.from_backbone(backbone, modality, trailing_silence=silence)
         # a window of 30 seconds takes as long as 20 texts
-        part = np.arange(len(data)) < (len(data) if modality == "text" else max(1, len(data) // 10))
+        part = np.arange(len(data)) < (len(data) if modality == "text" else max(1, len(data) // 24))
         utterances = Utterances(data, modality, dialogues=part)
         half = EmbeddingOptions(dtype=torch.bfloat16)
         with Products() as products:

@@ -83,6 +83,7 @@ def test_models_of_one_hidden_size_are_compared(tmp_path):
     assert numbers["mult"]["three"]["ratio"]["train"] == 1 and numbers["emo_caps"]["three"]["ratio"]["train"] > 0
 
 
+@pytest.mark.slow
 def test_embedding_is_measured_as_the_corpus_grows(tmp_path):
     numbers = run("embed_growth.py", tmp_path, "--modalities", "text")
     assert [row["turns"] for row in numbers] == [20, 40]
@@ -91,6 +92,7 @@ def test_embedding_is_measured_as_the_corpus_grows(tmp_path):
         assert row["steps"]["embed"]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_what_an_encoder_would_do_on_a_gpu_is_counted(tmp_path):
     rows = run("launches.py", tmp_path, "--models", "RoBERTa-large")["now"]
     assert [row["work"] for row in rows] == 2 * ["training step", "embedding"]
