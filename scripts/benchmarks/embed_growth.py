@@ -126,6 +126,7 @@ def measure(modality: str, turns: int) -> dict[str, Any]:
     from transformers.utils import logging
 
     from mister_e_hf import MisterEProcessor, UtteranceEncoder
+    from mister_e_hf.base.progress import quiet
     from mister_e_hf.corpora.dialogues import load_dialogues
     from mister_e_hf.encoders.embedding import embed_corpus
     from mister_e_hf.vectors.store import read_corpus
@@ -133,7 +134,7 @@ def measure(modality: str, turns: int) -> dict[str, Any]:
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, quiet():
         folder = Path(place)
         os.environ["HF_DATASETS_CACHE"] = place
         datasets.config.HF_DATASETS_CACHE = str(folder / "cache")

@@ -33,12 +33,12 @@ ROWS: dict[str, Callable[[Device, float, bool], list[dict[str, Any]]]] = {
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure (default: all)")
     parser.add_argument("--device", help="by default the GPU, or with --quick the CPU")
-    parser.add_argument("--minutes", type=float, default=4.5, help="after which nothing new is measured")
+    parser.add_argument(
+        "--minutes", type=float, default=4.5, help="after which nothing new is measured (default: 4.5)"
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one step")
     parser.add_argument("--json", type=Path, help="also write every number to this file")
     options = parser.parse_args(arguments)

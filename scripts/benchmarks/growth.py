@@ -126,17 +126,24 @@ def shown(cell: dict[str, float] | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(
-        description=__doc__.partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        metavar="MODEL",
+        help=f"models to measure, of {'; '.join(SETTINGS)} (default: all)",
     )
-    parser.add_argument("--models", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="MODEL")
     parser.add_argument(
         "--turns",
         nargs="+",
         type=int,
         help="lengths of the dialogue, two or more (default: up to 50,000, of training 10,000)",
     )
-    parser.add_argument("--budget", type=float, default=60.0, help="seconds of the processor that a cell may take")
+    parser.add_argument(
+        "--budget", type=float, default=60.0, help="seconds of the processor that a cell may take (default: 60)"
+    )
     parser.add_argument("--train", action="store_true", help="a training step in place of a prediction")
     parser.add_argument("--before", type=Path, help="folder src of another commit")
     parser.add_argument("--quick", action="store_true", help="8 and 16 turns")

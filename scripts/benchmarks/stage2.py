@@ -115,7 +115,7 @@ def report_prediction(rows: list[dict]) -> str:
                 spread([seconds * 1e3 for seconds in row["seconds"][kind]], 2),
                 f"{statistics.median(row['seconds']['plain']) / statistics.median(row['seconds'][kind]):.2f}",
                 f"{row['bytes'][kind] / 2**20:,.1f} MiB",
-                f"{row['bytes'][kind] / max(row['bytes']['plain'], 1):.2f}",
+                f"{row['bytes'][kind] / row['bytes']['plain']:.2f}" if row["bytes"]["plain"] else "-",
             ]
             for row in rows
             for kind in row["seconds"]

@@ -201,10 +201,14 @@ def card_claims(contents: Mapping[str, Path | bytes]) -> dict[str, Any]:
         return {}
     data: Any = (ModelCard(card.decode()) if isinstance(card, bytes) else _card(card)).data
     scores = [
-        f"{found.metric_type} {found.metric_value} on {found.dataset_name} ({found.dataset_split})"
+        f"{found.metric_type} {_rounded(found.metric_value)} on {found.dataset_name} ({found.dataset_split})"
         for found in data.eval_results or ()
     ]
     return {**{name: data.get(name) for name in ("model_name", "license", "base_model")}, "scores": scores}
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _card(path: Path) -> ModelCard:

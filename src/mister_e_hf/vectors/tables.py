@@ -141,8 +141,9 @@ class TurnColumns:
         values = self.flat(field)
         if pa.types.is_floating(values.type):
             raise InputError(
-                f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices as "
-                "label_column, or predict the numbers themselves with targets (corpus.targets)"
+                f"{self.name}: '{field}' holds real numbers. Name a column of labels or class indices with "
+                "label_column (corpus.label_column of a recipe), or predict the numbers themselves with targets "
+                "(corpus.targets)"
             )
         names = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
         if not (is_text(names) or pa.types.is_integer(names) or pa.types.is_null(names)):
