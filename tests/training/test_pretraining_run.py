@@ -24,7 +24,7 @@ from mister_e_hf.corpora.demo import LABELS, SPEECH_DIM, TEXT_DIM, demo_corpus
 from mister_e_hf.hub.checkpoint import checkpoint_files, pushed_contents
 from mister_e_hf.inference.doctor import examine
 from mister_e_hf.training.evaluate import evaluate_checkpoint
-from mister_e_hf.training.experiment import run_seeds
+from mister_e_hf.training.experiment import run_experiment, run_seeds
 from mister_e_hf.training.pretraining import pretrain
 from mister_e_hf.training.recipe import Recipe
 from support.loopback_hub import loopback_hub
@@ -195,6 +195,27 @@ def test_what_is_not_a_pretrained_model_is_refused(pretrained, corpora, tmp_path
     # a baseline is another model, which does not begin from it
     begun = recipe(corpora[0], training__pretrained=str(pretrained))
     assert "pretrained" not in begun.baseline("sdt").sections["training"]
+
+
+def test_damaged_results_of_a_pretraining_are_found_before_training(pretrained, corpora, tmp_path):
+    folder = shutil.copytree(pretrained, tmp_path / "half")
+    (folder / "results.json").write_bytes((pretrained / "results.json").read_bytes()[:300])
+    with pytest.raises(InputError, match="results.json' is not valid JSON"):
+        recipe(corpora[0], training__pretrained=str(folder)).model()
+    (folder / "results.json").write_text('{"corpora": [], "data": {"training": 3}}', encoding="utf-8")
+    recipe(corpora[0], training__pretrained=str(folder)).model()
+
+
+def test_a_run_does_not_write_over_what_it_begins_from(pretrained, corpora, tmp_path):
+    folder = shutil.copytree(pretrained, tmp_path / "downloaded")
+    (folder / "run.yaml").unlink()  # as on the Hub
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    begun = recipe(corpora[0], training__pretrained=str(folder))
+    with pytest.raises(InputError, match="is the folder of training.pretrained"):
+        run_experiment(begun, folder, 0)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(begun.to_dict()), encoding="utf-8")
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--output_dir", str(folder), "--seeds", "0", "1"]) == 2
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_a_pretrained_folder_predicts_nothing(pretrained, corpora, capsys):

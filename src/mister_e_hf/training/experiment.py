@@ -38,7 +38,7 @@ from ..vectors.corpus_facts import corpus_facts
 from ..vectors.dialogue_vectors import DialogueVectors
 from .dialogue_trainer import DialogueTrainer, DialogueTrainingArguments
 from .own_pretraining import model_of_run, pretraining_of_run
-from .pretrained_start import pretraining_facts, weights_of
+from .pretrained_start import check_other_folder, pretraining_facts, weights_of
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import best_epoch, check_seeds, check_unchanged, learning_history, peak_memory, provenance, run_once
@@ -75,6 +75,7 @@ def run_experiment(
     """
     output_dir = Path(output_dir)
     check_output_folder(output_dir, [recipe.corpus_path()])
+    check_other_folder(output_dir, recipe.sections["training"].get("pretrained"))
     arguments = recipe.training_arguments(output_dir, seed)  # starts the process group, if there is one
     corpus = _read_corpus(recipe) if corpus is None else corpus
     fingerprints = {name: data.fingerprint() for name, data in corpus.items()}

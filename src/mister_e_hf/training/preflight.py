@@ -25,7 +25,7 @@ from ..vectors.store import vector_modalities
 from .dialogue_trainer import check_training
 from .epoch_trainer import check_metric
 from .own_pretraining import check_own_pretraining
-from .pretrained_start import check_pretrained
+from .pretrained_start import check_other_folder, check_pretrained
 from .recipe import Recipe
 from .recipe_widths import take_widths
 from .run_folder import check_seeds, read_results
@@ -70,6 +70,7 @@ def check_run(recipe: Recipe, output_dir: str | Path, seeds: Sequence[int] = (0,
     """
     check_seeds(seeds)
     check_output_folder(output_dir, [recipe.corpus_path()])
+    check_other_folder(Path(output_dir), recipe.sections["training"].get("pretrained"))
     recipe = Recipe(recipe.to_dict(), recipe.source)
     recipe.training_arguments(output_dir, seeds[0])  # first: it starts the process group, if there is one
     columns = recipe.corpus.speech_columns

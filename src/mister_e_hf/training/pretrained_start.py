@@ -41,7 +41,7 @@ def check_pretrained(config: ConversationConfig, pretrained: str | None):
 
     Raises:
         InputError: if it is missing, not a pre-training model, or one of another model, or of other sizes, naming the
-            fields.
+            fields, or its results are damaged.
     """
     if pretrained is None:
         return
@@ -64,6 +64,22 @@ def check_pretrained(config: ConversationConfig, pretrained: str | None):
             f"{where} does not fit the model of this recipe: it has {', '.join(differences)}. Pre-train with the same "
             "section model and corpus.speech_columns, or change them here"
         )
+    pretraining_facts(pretrained)  # a damaged file is found before the training whose results need it
+
+
+def check_other_folder(output_dir: Path, pretrained: str | None):
+    r"""
+    Check that a run does not write to the folder that it begins from.
+
+    Raises:
+        InputError: if it does.
+    """
+    folder = None if pretrained in (None, OWN) else Path(_place(pretrained))
+    if folder is not None and folder.exists() and output_dir.exists() and folder.samefile(output_dir):
+        raise InputError(
+            f"'{output_dir}' is the folder of training.pretrained, which the run would write over; choose another "
+            "--output_dir"
+        )
 
 
 def weights_of(pretrained: str | None) -> dict[str, str]:
@@ -80,7 +96,8 @@ def pretraining_facts(pretrained: str | None) -> dict[str, Any]:
     if not isinstance(corpora, list) or not isinstance(data, dict):
         return {} if pretrained is None else {"pretraining": {}}
     names = [each.get("name") for each in corpora if isinstance(each, dict)]
-    return {"pretraining": {"corpora": names, **data.get("training", {})}}
+    counts = data.get("training")
+    return {"pretraining": {"corpora": names, **(counts if isinstance(counts, dict) else {})}}
 
 
 def _value(config: Any, field: str) -> str:
