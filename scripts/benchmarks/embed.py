@@ -153,8 +153,9 @@ def measure(folder: Path, turns: int) -> dict:
         utterances = Utterances(data, modality, dialogues=part)
         half = EmbeddingOptions(dtype=torch.bfloat16)
         with Products() as products:
-            vectors, _ = embed_turns(encoder, processor, utterances)
+            vectors, present = embed_turns(encoder, processor, utterances)
         rounded, _ = embed_turns(encoder, processor, utterances, half)
+        vectors, rounded = vectors[present], rounded[present]
         expected = plain_loop(encoder, processor, utterances)
         plain, ours, bf16, alone = seconds(
             partial(plain_loop, encoder, processor, utterances),
@@ -190,9 +191,7 @@ def main():
             write_folder(Path(folder) / "source", turns)
             write_backbones(Path(folder) / "backbones")
             words = [sys.executable, __file__, "--folder", folder, "--turns", str(turns)]
-            call = subprocess.run(
-                words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, encoding="utf-8"
-            )
+            call = subprocess.run(words, stdout=subprocess.PIPE, check=True, encoding="utf-8")
         found = json.loads(call.stdout.splitlines()[-1])
         print(f"{turns} turns, peak {found['peak MiB']:.0f} MiB")
         for name in CASES:
