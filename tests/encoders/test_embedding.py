@@ -242,6 +242,17 @@ def test_workers_give_the_same_files(corpus, encoders, whole, tmp_path):
     assert contents(folder) == contents(whole)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_audio_that_cannot_be_read_is_named_with_and_without_workers(encoders, tmp_path, num_workers):
+    data = read_lines(write_lines(tmp_path / "source", {"train": 4}), tmp_path / "cache")["train"]
+    turns = [turn for dialogue in data["utterances"] for turn in dialogue]
+    last = [turn for turn in turns if turn["audio"] is not None][-1]
+    Path(last["audio"]["path"]).write_bytes(b"RIFF" * 20)
+    options = EmbeddingOptions(second_budget=1.0, num_workers=num_workers)
+    with pytest.raises(AudioError, match=f"^Turn {last['utterance_id']}: '.*' is corrupt"):
+        embed_turns(*encoders["speech"], Utterances(data, "speech"), options)
+
+
 def test_batches_change_nothing(corpus, encoders, whole, tmp_path):
     folder = embed_corpus(corpus, encoders, tmp_path / "small", shard_turns=SHARD, token_budget=6, second_budget=0.4)
     one, other = (read_corpus(path)["train"].vectors for path in (whole, folder))

@@ -229,14 +229,36 @@ def _prepared(
     if not num_workers:
         yield from made_ahead(lambda batch: prepare([utterances[item] for item in batch]), batches)
         return
-    yield from torch.utils.data.DataLoader(
-        utterances,
-        batch_sampler=batches,
-        collate_fn=prepare,
+    found = torch.utils.data.DataLoader(
+        _Batches(utterances, batches, prepare),
+        batch_size=None,
         num_workers=num_workers,
         # Batches of pictures are large; two for each worker keep the model busy.
         prefetch_factor=2 if processor.kind.unit == "frame" else 4,
     )
+    for batch in found:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _Batches(torch.utils.data.Dataset):
+    """
+    What workers make of each batch. An error that the user can correct is returned: torch would raise it with the
+    traceback of the worker as its message.
+    """
+
+    def __init__(self, utterances: Utterances, batches: list[list[int]], prepare: "_Preparation"):
+        self.utterances, self.batches, self.prepare = utterances, batches, prepare
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int):
+        try:
+            return self.prepare([self.utterances[item] for item in self.batches[number]])
+        except InputError as error:
+            return type(error)(str(error))  # without a cause, which another process may not be able to read
 
 
 def _move(encoder: UtteranceEncoder, device: torch.device):
