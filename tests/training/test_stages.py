@@ -149,6 +149,13 @@ def test_commands_train_and_embed(run, tmp_path, capsys):
             assert torch.equal(again[split].vectors[modality].rows(0, again[split].num_turns), expected)
 
 
+def test_embedding_with_trained_encoders_needs_no_backbone(run, tmp_path):
+    recipe = Recipe.load(RECIPE, ["--corpus", str(run / "demo" / "corpus")])
+    assert "backbone" not in recipe.sections["text_encoder"]
+    found = read_corpus(stages.embed(recipe, run, tmp_path / "vectors"), splits=("test",))["test"]
+    assert torch.equal(found[0]["text_embeddings"], read_corpus(run / "vectors")["test"][0]["text_embeddings"])
+
+
 def test_embedding_needs_trained_encoders(run, tmp_path):
     recipe = Recipe.load(RECIPE, words(run)[5:])
     with pytest.raises(FileNotFoundError, match="No trained encoder of speech .* train it first"):

@@ -79,10 +79,11 @@ def take_pretrained(model: Any, name: str | os.PathLike, info: dict[str, Any]):
     unexpected = set(info["unexpected_keys"]) - {*unused}
     info["missing_keys"] = set(info["missing_keys"]) - {*new}
     info["unexpected_keys"] = {key for key in unexpected if not key.startswith(OWN_WEIGHTS)}
+    layers = ", ".join(sorted({key.rpartition(".")[0] or key for key in new}))
     parts = ", ".join(sorted({*unused.values()}))
     logger.warning(
-        f"'{name}' is a pre-training model without heads. Train these weights before use, they are new: "
-        f"{', '.join(new)}." + (f" The model leaves out {parts}." if parts else "")
+        f"'{name}' is a pre-training model without heads. Train these layers before use, they are new: {layers}."
+        + (f" The model leaves out {parts}." if parts else "")
     )
     heads = [key for key, _ in model.named_parameters() if key in new and key.endswith("bias")]
     if heads:

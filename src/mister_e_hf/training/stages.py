@@ -44,7 +44,8 @@ def embed(
         raise InputError(f"{recipe.source}: no turn of the corpus has {' or '.join(named_encoders(recipe))}")
     encoders, fold_encoders = {}, {}
     for modality in modalities:
-        folder, folds = encoder_folder(output_dir, modality), recipe.encoder(modality).folds
+        folder = encoder_folder(output_dir, modality)
+        folds = recipe.sections[MODALITIES[modality].encoder].get("folds") or 0  # a trained encoder needs no backbone
         for each in (folder, *fold_folders(folder, folds)):
             if not (each / "results.json").is_file():
                 raise FileNotFoundError(
