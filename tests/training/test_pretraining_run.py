@@ -96,6 +96,9 @@ def test_a_pretrained_folder_holds_a_model_its_card_and_its_results(pretrained):
     for said in ("No label was read", "labelled", "bare", "Training (train)", "`mask_rate` 0.15", "without heads"):
         assert said in card
     assert "Test dialogues" not in card
+    rows = re.findall(r"^\| (\w.*?) \|", card, flags=re.MULTILINE)
+    losses = ["Reconstruction loss", "Reconstruction loss of speech", "Reconstruction loss of text"]
+    assert rows == [*losses, "InfoNCE", "InfoNCE of a model that finds nothing"]
     stored = Recipe.load(pretrained / "training.yaml")
     assert stored.sections["pretraining"]["mask_rate"] == 0.15 and stored.sections["model"] == MODEL
 

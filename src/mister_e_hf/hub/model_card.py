@@ -93,18 +93,18 @@ def _prompt(model: Any) -> dict[str, str]:
 def _predicted(config: Any) -> str:
     names = [for_markdown(name) for name in config.id2label.values()]
     if config.task == "regression":
-        return f"a score of {_listed(names)}" if len(names) == 1 else f"scores of {_listed(names)}"
+        return f"a score of {listed(names)}" if len(names) == 1 else f"scores of {listed(names)}"
     return f"one of {config.num_labels} emotions ({', '.join(names)})"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _inputs(config: Any, encoders: Sequence[str]) -> str:
     if encoders:
-        return _listed([MODALITIES[name].content for name in encoders])
-    vectors = f"vectors of {_listed(config.modalities)}"
+        return listed([MODALITIES[name].content for name in encoders])
+    vectors = f"vectors of {listed(config.modalities)}"
     return f"{vectors} and the transcripts" if config.reads_transcripts else vectors
 
 
@@ -118,7 +118,7 @@ def picked_columns(config: Any) -> str:
 def _heads(config: Any) -> str:
     if not config.heads:
         return ""
-    heads = f"heads {_listed(config.heads)}" if len(config.heads) > 1 else f"head {config.heads[0]}"
+    heads = f"heads {listed(config.heads)}" if len(config.heads) > 1 else f"head {config.heads[0]}"
     return f" Beside its own prediction it has {'those' if len(config.heads) > 1 else 'that'} of its {heads}."
 
 
@@ -197,7 +197,7 @@ def _pretraining(facts: dict) -> str:
         return f"{began}."
     splits = facts.get("splits") or ["unknown splits"]
     said = f"{began}, on {facts.get('dialogues', 0):,} dialogues ({', '.join(map(str, splits))}) of "
-    said += f"{_listed([for_markdown(str(name)) for name in facts['corpora']])}."
+    said += f"{listed([for_markdown(str(name)) for name in facts['corpora']])}."
     return f"{said} **Test dialogues were among them.**" if "test" in splits else said
 
 

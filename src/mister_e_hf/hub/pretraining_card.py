@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..base.plain_text import for_markdown, for_terminal
-from .model_card import REPOSITORY, picked_columns, training_facts
+from .model_card import REPOSITORY, listed, picked_columns, training_facts
 
 _METRICS = {
     "reconstruction_loss": "Reconstruction loss",
@@ -31,7 +31,7 @@ def pretraining_card(model: Any, recipe: dict, results: dict) -> ModelCard:
         tags=["emotion-recognition-in-conversation", "pre-training", *model.tags],
         model_name=for_terminal(f"{model.title} pre-training"),
     )
-    modalities = " and ".join(model.config.modalities)
+    modalities = listed(model.config.modalities)
     sections = {
         f"# {model.title}, pre-training": f"Weights to fine-tune from, without heads: this model predicts nothing. "
         f"It was trained without labels on vectors of {modalities} of the turns of dialogues, to reconstruct hidden "
@@ -80,10 +80,10 @@ def _results(results: dict) -> str:
     scores = results.get("validation")
     if not scores:
         return "None: there were no dialogues of validation, so the last epoch was kept."
-    suffix = "_reconstruction_loss"
-    titles = {name: title for name, title in _METRICS.items() if name in scores}
-    parts = {name: f"of {name.removesuffix(suffix)}" for name in scores if name.endswith(suffix)}
-    rows = [f"| {title} | {scores[name]:.3f} |" for name, title in (titles | parts).items()]
+    whole, suffix = "reconstruction_loss", "_reconstruction_loss"
+    parts = {name: f"{_METRICS[whole]} of {name.removesuffix(suffix)}" for name in scores if name.endswith(suffix)}
+    titles = {whole: _METRICS[whole], **parts, **_METRICS}
+    rows = [f"| {title} | {scores[name]:.3f} |" for name, title in titles.items() if name in scores]
     return (
         "On the dialogues of validation, at the epoch that they chose. The reconstruction loss is a squared error in "
         "units of each dimension's variance, so that 1 is that of the mean.\n\n"
