@@ -202,4 +202,4 @@ def test_the_card_says_scores_with_their_units_and_intervals(tmp_path, text_enco
         "acc2_non0": 0.85,
     }
     assert results["mae"].task_type == "audio-text-regression" and results["mae"].metric_name == "Mean absolute error"
-    assert "mae 0.71234 on custom (test)" in card_claims(pushed_contents(folder))["scores"]
+    assert "mae 0.7123 on custom (test)" in card_claims(pushed_contents(folder))["scores"]

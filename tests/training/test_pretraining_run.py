@@ -315,7 +315,7 @@ def test_corpora_that_cannot_be_pretrained_on_are_refused(corpora, tmp_path):
 
     mute = write(tmp_path / "mute", 3, labelled=False, change=silent)
     with pytest.raises(
-        InputError, match="No turn of the corpora has speech, so nothing can be learned from it; leave"
+        InputError, match="No turn of the corpora has a speech vector, so nothing can be learned from it; leave"
     ):
         pretrain(recipe(), tmp_path / "run", [str(mute)])
     with pytest.raises(InputError, match="speech_embedding_dim = 7"):

@@ -212,7 +212,7 @@ def pretraining_config(recipe: Recipe, data: DialogueVectors) -> ConversationCon
         if name not in data.present or not data.present[name].any():
             field = next(iter(config.without([name])), None)
             hint = f"leave it out of {field}" if field else "leave it out of model.modalities, or add a corpus with it"
-            raise InputError(f"No turn of the corpora has {name}, so nothing can be learned from it; {hint}")
+            raise InputError(f"No turn of the corpora has a {name} vector, so nothing can be learned from it; {hint}")
     vectors = np.stack([data.present[name] for name in config.modalities]).sum(0)
     if np.add.reduceat(vectors, data.offsets[:-1]).max() < 2:
         raise InputError(
