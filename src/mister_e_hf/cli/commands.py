@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_installation()
             arguments.run(arguments)
         _end_process_group()
-        if _cancel_repeated():  # what it interrupted has gone on without what the callback read or wrote
+        if _cancel_repeated():  # the library continued, so data may be missing
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         close_bars()

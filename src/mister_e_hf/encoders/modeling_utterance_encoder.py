@@ -266,10 +266,9 @@ class UtteranceEncoder(CarriesCode, PreTrainedModel):
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
         self.config.check_labels(labels, (len(logits),))
-        if self.config.task == "regression":
-            labels = moved(labels, logits.device)
-            return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
         labels = moved(labels, logits.device)
+        if self.config.task == "regression":
+            return regression_loss(logits, labels, self.config.regression_loss, self.config.huber_delta, num_items)
         given = self.config.label_weights()
         weights = None if given is None else logits.new_tensor(given)
         return focal_loss(logits, labels, self.config.focal_gamma, weights, num_items)
